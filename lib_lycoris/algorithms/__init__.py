@@ -1,0 +1,67 @@
+"""Stored tensors -> ΔW: one algorithm a file, and the list of them in the order in which a module is tried."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import NetworkFormatError
+from .base import Algorithm, Scaled
+from .boft import BOFT
+from .dora import DoRA
+from .full import Bias, Full
+from .glora import GLoRA
+from .ia3 import IA3, PeftIA3
+from .layer import Change, Convolution, Layer, LowRank
+from .loha import LoHa
+from .lokr import LoKr
+from .lora import LoRA
+from .norm import Norm, NormBias
+from .oft import OFT, StoredRotation
+from .peft_boft import PeftBOFT
+from .peft_oft import InputOFT, OutputOFT, PackedOFT
+from .replacement import Replacement
+from .tlora import TLoRA
+
+__all__ = ["ALGORITHMS", "Algorithm", "Bias", "Change", "Convolution", "DoRA", "Full", "Layer", "LowRank", "NormBias", "SUFFIXES", "Scaled", "parse"]
+
+ALGORITHMS: tuple[type[Algorithm], ...] = (
+    Replacement, Full, Norm, LoRA, LoHa, LoKr, GLoRA, TLoRA, BOFT, OFT, StoredRotation, PackedOFT, InputOFT, OutputOFT, PeftBOFT, PeftIA3, IA3,
+)  # fmt: skip
+
+BIASES: tuple[type[Full], ...] = (Bias, NormBias)
+
+# written beside an algorithm's own tensors and without a meaning for it: (IA)^3's and OFT's alpha, LyCORIS' folded scalar
+IGNORED = frozenset({"alpha", "scalar"})
+
+SUFFIXES: frozenset[str] = IGNORED | frozenset(s for kind in (*ALGORITHMS, *BIASES, DoRA) for s in kind.suffixes().values()) | {"lora_B.bias"}
+
+
+def parse(tensors: Mapping[str, Tensor], **settings: Any) -> tuple[dict[str, Algorithm], set[str]]:
+    """Turn one module's ``suffix -> tensor`` into ``leaf -> algorithm`` (leaf "weight" or "bias") and the suffixes left over.
+
+    Raises NetworkFormatError when no algorithm has these suffixes.
+    """
+    kind = next((a for a in ALGORITHMS if a.detects(tensors)), None)
+    found: dict[str, Algorithm] = {}
+    used: set[str] = set()
+    if kind is not None:
+        found["weight"] = kind.from_state_dict(tensors, **settings)
+        used |= set(kind.suffixes().values())
+        if "dora_scale" in tensors:
+            found["weight"] = DoRA.from_state_dict(tensors, inner=found["weight"], **settings)
+            used.add("dora_scale")
+    for bias in BIASES:
+        if bias.detects(tensors):
+            found["bias"] = bias.from_state_dict(tensors)
+            used |= bias.required()
+    if "lora_B.bias" in tensors and isinstance(found.get("weight"), Scaled):
+        found["bias"] = Bias(diff=tensors["lora_B.bias"].float() * found["weight"].scale)
+        used.add("lora_B.bias")
+    if isinstance(kind, type) and issubclass(kind, PeftIA3):
+        found["bias"] = PeftIA3(factor=tensors["ia3_l"])
+    if not found:
+        known = ", ".join(sorted(tensors))
+        raise NetworkFormatError(f"no known algorithm stores exactly {known}")
+    return found, set(tensors) - used - IGNORED

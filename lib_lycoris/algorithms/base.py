@@ -1,0 +1,151 @@
+"""W' = W + s · ΔW: what every algorithm has in common - stored tensors, declared once, that give ΔW for a base weight W.
+
+Axis letters used in every file of this package: ``out``, ``in`` the base weight's first two axes, ``*k`` its kernel (empty
+for a linear layer), ``r`` a rank, ``b`` a block size, ``n`` a number of blocks. ``flat(W)`` is W as (out, in·k).
+"""
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import NetworkFormatError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .layer import Change, Layer
+
+
+def stored(suffix: str, *, optional: bool = False, scalar: bool = False) -> Any:
+    """Declare a field that a file keeps as ``<module>.<suffix>``; detection, reading and writing all come from it."""
+    metadata = {"suffix": suffix, "optional": optional, "scalar": scalar}
+    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Algorithm(ABC):
+    """One module of a network: immutable stored tensors, and the pure functions that they stand for."""
+
+    name: ClassVar[str]
+    reads_output: ClassVar[bool] = False  # whether the activation-side form looks at y, or only at its shape
+    binds_weight: ClassVar[bool] = False  # whether preparing that form reads values of W, and so must be done again for another W
+
+    @classmethod
+    def suffixes(cls) -> dict[str, str]:
+        """Return field name -> key suffix of every stored tensor."""
+        return {f.name: f.metadata["suffix"] for f in fields(cls) if "suffix" in f.metadata}
+
+    @classmethod
+    def required(cls) -> frozenset[str]:
+        """Return the key suffixes without which this is another algorithm."""
+        return frozenset(f.metadata["suffix"] for f in fields(cls) if f.metadata.get("optional") is False)
+
+    @classmethod
+    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Tell whether a module with these suffixes is of this algorithm."""
+        return cls.required() <= tensors.keys()
+
+    @classmethod
+    def from_state_dict(cls, tensors: Mapping[str, Tensor], **settings: Any) -> Self:
+        """Build from ``suffix -> tensor``; settings are what a file says outside its tensors (see networks.settings)."""
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {key: value for key, value in settings.items() if key in known}
+        for item in fields(cls):
+            suffix = item.metadata.get("suffix")
+            if suffix is None or suffix not in tensors:
+                continue
+            values[item.name] = _scalar(tensors[suffix], suffix) if item.metadata["scalar"] else tensors[suffix]
+        return cls(**values)
+
+    def to_state_dict(self) -> dict[str, Tensor]:
+        """Return ``suffix -> tensor``, from which :meth:`from_state_dict` makes the same ΔW again."""
+        found = {suffix: getattr(self, name) for name, suffix in self.suffixes().items()}
+        return {s: v if isinstance(v, Tensor) else torch.tensor(float(v)) for s, v in found.items() if v is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the stored tensors alone, by suffix."""
+        return {s: v for name, s in self.suffixes().items() if isinstance(v := getattr(self, name), Tensor)}
+
+    @property
+    def rank(self) -> int | None:
+        """The rank r of the factorisation; None where there is none."""
+        return None
+
+    @property
+    def is_zero(self) -> bool:
+        """Tell whether ΔW is zero for every base weight, as far as the stored tensors alone can show it."""
+        return False
+
+    def truncated(self, ranks: int) -> Algorithm:
+        """Return this with the first ``ranks`` ranks only; algorithms that cannot be cut are returned as they are."""
+        return self
+
+    @abstractmethod
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Say why this cannot change a weight of this shape; None when it can."""
+
+    @abstractmethod
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return ΔW at strength 1 for the base weight (out, in, *k): same shape and device, float32 (float64 for float64)."""
+
+    @abstractmethod
+    def change(self, layer: Layer) -> Change:
+        """Return the activation-side form: a function (x, y = W·x) -> ΔW·x with everything prepared for this layer."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scaled(Algorithm):
+    """An algorithm whose ΔW is multiplied by α/r: alpha absent means 1."""
+
+    alpha: float | None = stored("alpha", optional=True, scalar=True)
+    fixed_scale: float | None = None  # the scale where it is written outside the tensors (PEFT's config, kohya's arguments)
+
+    @property
+    def scale(self) -> float:
+        """α/r, or what the file says instead of it."""
+        if self.fixed_scale is not None:
+            return self.fixed_scale
+        if self.alpha is None or not self.rank:
+            return 1.0
+        return self.alpha / self.rank
+
+    def to_state_dict(self) -> dict[str, Tensor]:
+        """Return ``suffix -> tensor``, a scale from outside the tensors written as alpha."""
+        found = super().to_state_dict()
+        if self.fixed_scale is not None and self.rank:
+            found["alpha"] = torch.tensor(self.fixed_scale * self.rank)
+        return found
+
+
+def _scalar(value: Tensor, suffix: str) -> float:
+    if value.numel() != 1:
+        raise NetworkFormatError(f"{suffix} has the shape {tuple(value.shape)}, but one number is expected")
+    return float(value.reshape(()).float() if value.is_floating_point() else value.reshape(()))
+
+
+def precise(tensor: Tensor, weight: Tensor) -> Tensor:
+    """Return a stored tensor on the weight's device in the precision that deltas are computed in."""
+    return tensor.to(device=weight.device, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """Return a tensor as a matrix (first axis, all others)."""
+    return tensor.reshape(tensor.shape[0], -1)
+
+
+def columns(shape: Sequence[int]) -> int:
+    """Return in·k of a weight's shape."""
+    return prod(shape[1:])
+
+
+def expect(what: str, got: tuple[int, ...], shape: Sequence[int]) -> str | None:
+    """Say that factors give another shape than the layer has; None when they agree, kernels flattened."""
+    if len(shape) and got[0] == shape[0] and prod(got[1:]) == columns(shape):
+        return None
+    return f"{what} gives {got}, but the layer is {tuple(shape)} - is this file for another model?"

@@ -1,0 +1,96 @@
+"""W' = V ⊙ magnitude / ‖V‖ with V = W + ΔW(inner): the norm over all axes but the one that the magnitude indexes.
+
+DoRA (arXiv 2402.09353) over any other algorithm. The axis is decided by the magnitude's shape, never by metadata: (out, 1, ...) per output
+(LyCORIS >= 3.2, PEFT), (1, in, ...) per input (LyCORIS before it, OneTrainer), 1-D and PEFT's (1, out, 1, 1) per output.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Algorithm, precise, stored
+from .layer import Change, Layer
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DoRA(Algorithm):
+    """Another algorithm with the norm of every row or column of the result replaced."""
+
+    name: ClassVar[str] = "dora"
+    reads_output: ClassVar[bool] = True
+    binds_weight: ClassVar[bool] = True
+
+    inner: Algorithm
+    magnitude: Tensor = stored("dora_scale")
+    per_output: bool | None = None  # PEFT: always; otherwise by shape
+
+    def to_state_dict(self) -> dict[str, Tensor]:
+        """Return the inner algorithm's tensors and the magnitude."""
+        return {**self.inner.to_state_dict(), **super().to_state_dict()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the inner algorithm's tensors and the magnitude."""
+        return {**self.inner.tensors(), **super().tensors()}
+
+    @property
+    def rank(self) -> int | None:
+        """The inner algorithm's rank."""
+        return self.inner.rank
+
+    def axis(self, shape: Sequence[int]) -> int | None:
+        """Return the axis of W that the magnitude indexes; None when it fits neither."""
+        size, first = self.magnitude.numel(), self.magnitude.shape[0] if self.magnitude.dim() else 1
+        if len(shape) < 2:
+            return None
+        if self.per_output or self.magnitude.dim() <= 1:
+            return 0 if size == shape[0] else None
+        if first == shape[0] and size == shape[0]:
+            return 0
+        return 1 if first == 1 and size == shape[1] else None
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Say that the inner algorithm does not fit, or that the magnitude indexes no axis."""
+        if problem := self.inner.misfit(shape):
+            return problem
+        if self.axis(shape) is None:
+            return f"dora_scale {tuple(self.magnitude.shape)} fits no axis of the layer {tuple(shape)}"
+        return None
+
+    def truncated(self, ranks: int) -> Algorithm:
+        """Return this: the magnitude belongs to all ranks."""
+        return self
+
+    def _gain(self, value: Tensor) -> Tensor:
+        """Return magnitude / ‖V‖, shaped to multiply V."""
+        axis = self.axis(value.shape)
+        norm = torch.linalg.vector_norm(value, dim=[a for a in range(value.dim()) if a != axis], keepdim=True)
+        # a row that is all zero stays so whatever its magnitude
+        return precise(self.magnitude, value).reshape(norm.shape) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the decomposed weight minus the weight."""
+        base = precise(weight, weight)
+        value = base + self.inner.delta(weight)
+        return value * self._gain(value) - base
+
+    def change(self, layer: Layer) -> Change:
+        """Return the output of V, scaled on its own axis, minus the output.
+
+        The norm of V is taken once, when the change is prepared, from a V that is dropped at once; the forward never forms it.
+        """
+        inner = self.inner.change(layer)
+        weight = layer.weight
+        gain = layer.on_channels(layer.ready(self._gain(precise(weight, weight) + self.inner.delta(weight)).flatten()))
+        if self.axis(layer.shape) == 0:
+            return lambda x, y: gain * inner(x, y) + (gain - 1) * y
+
+        def act(x: Tensor, y: Tensor) -> Tensor:
+            scaled = gain * x
+            base = layer.base(scaled)
+            return base + inner(scaled, base) - y
+
+        return act

@@ -1,0 +1,88 @@
+"""ΔW = (α/r) · (up · down + sparse); with a Tucker core: ΔW[o,i,k] = (α/r) · Σ_pq core[p,q,k] · up[o,p] · down[q,i].
+
+LoRA (arXiv 2106.09685) as kohya's sd-scripts (LierLa: linear and 1x1 layers; C3Lier: 3x3 too), LyCORIS (LoCon, DyLoRA:
+arXiv 2210.07558), diffusers, PEFT and OneTrainer write it. LoRA-FA, LoRA+ and rsLoRA differ in training only: rsLoRA's √r
+is inside the saved alpha, or in PEFT's config. "NestedUNet", which a Japanese wiki lists as a C3Lier variant, is read as
+this by its keys: no public file or loader of it is known.
+
+DyLoRA is read with α/r over all its ranks, as every loader does; LyCORIS' own forward multiplies by block_size · α/r.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Algorithm, Scaled, columns, expect, flat, precise, stored
+from .layer import Change, Layer, dense, low_rank, tucker
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoRA(Scaled):
+    """Two factors, a Tucker core between them if there is one, and the sparse rest that LyCORIS' extraction keeps."""
+
+    name: ClassVar[str] = "lora"
+
+    up: Tensor = stored("lora_up.weight")  # (out, r) or (out, r, 1, 1)
+    down: Tensor = stored("lora_down.weight")  # (r, in, *k), (r, in·k); (r, in, 1, 1) with a core
+    core: Tensor | None = stored("lora_mid.weight", optional=True)  # (r, r, *k): first axis to up, second to down
+    sparse_indices: Tensor | None = stored("bias_indices", optional=True)  # (2, nonzeros), into flat(W); "bias" by mistake
+    sparse_values: Tensor | None = stored("bias_values", optional=True)  # (nonzeros,)
+    sparse_size: Tensor | None = stored("bias_size", optional=True)  # (out, in·k)
+
+    @property
+    def rank(self) -> int:
+        """The rows of down."""
+        return self.down.shape[0]
+
+    @property
+    def is_zero(self) -> bool:
+        """Tell whether a factor is all zero and nothing sparse is added."""
+        return self.sparse_values is None and not all(bool(t.float().any()) for t in (self.up, self.down))
+
+    def truncated(self, ranks: int) -> Algorithm:
+        """Return this with the first ranks only (DyLoRA's ``dyn``), the scale still α over all of them."""
+        if self.core is not None or not 0 < ranks < self.rank:
+            return self
+        return replace(self, up=flat(self.up)[:, :ranks], down=self.down[:ranks], fixed_scale=self.scale)
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Say why the factors do not multiply to this shape."""
+        up, down, core = flat(self.up).shape, flat(self.down).shape, self.core
+        if core is None:
+            if up[1] != down[0]:
+                return f"lora_up {tuple(self.up.shape)} and lora_down {tuple(self.down.shape)} have different ranks"
+            return expect(f"lora_up {tuple(self.up.shape)} x lora_down {tuple(self.down.shape)}", (up[0], down[1]), shape)
+        if core.shape[:2] != (up[1], down[0]):
+            return f"lora_mid {tuple(core.shape)} does not stand between lora_up {tuple(up)} and lora_down {tuple(down)}"
+        return expect("lora_up x lora_mid x lora_down", (up[0], down[1], *core.shape[2:]), shape)
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return up (out, r) with the scale in it, down (r, in·k) and the core, in the precision of deltas."""
+        core = None if self.core is None else precise(self.core, weight)
+        return precise(flat(self.up), weight) * self.scale, precise(flat(self.down), weight), core
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return up · (core) · down, and the sparse rest."""
+        up, down, core = self.factors(weight)
+        product = up @ down if core is None else tucker(core, up, down)
+        product = product.reshape(weight.shape)
+        return product if self.sparse_values is None else product + self.sparse(weight).reshape(weight.shape)
+
+    def sparse(self, weight: Tensor) -> Tensor:
+        """Return the sparse rest as a dense matrix (out, in·k), scaled."""
+        assert self.sparse_indices is not None and self.sparse_values is not None
+        rows, cols = self.sparse_indices.to(device=weight.device, dtype=torch.int64)
+        full = torch.zeros(weight.shape[0], columns(weight.shape), device=weight.device)
+        return full.index_put((rows, cols), precise(self.sparse_values, weight).to(full.dtype)) * self.scale
+
+    def change(self, layer: Layer) -> Change:
+        """Return two thin products; what is stored sparse over the full size is a full-size one."""
+        act = low_rank(layer, *self.factors(layer.weight))
+        if self.sparse_values is None:
+            return act
+        rest = dense(layer, self.sparse(layer.weight))
+        return lambda x, y: act(x, y) + rest(x, y)

@@ -1,0 +1,135 @@
+"""W'_j = rescale_j ⊙ (R_jᵀ · W_j) on blocks of b output rows; R = (I + Q)(I - Q)⁻¹, Q = B - Bᵀ, ‖Q‖ <= constraint.
+
+Diag-OFT and COFT (arXiv 2306.07280) by LyCORIS, OFT by kohya's sd-scripts (``oft_unet_``; few large blocks), and LyCORIS 2.0's
+``oft_diag``, which holds R itself. The key "alpha" is no scale: alpha · out is the largest norm that Q may have, over all blocks of
+the layer together; 0, negative or absent means none - but in kohya's files, where 0 freezes the layer, which we read as no change.
+The bias is not rotated. LyCORIS 2.1.0 broadcast a 1-D rescale along the inputs by mistake; it is read per row.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Algorithm, precise, stored
+from .layer import Change, Layer, block_rows
+
+
+def constrained(skew: Tensor, limit: float) -> Tensor:
+    """Return skew-symmetric blocks, scaled down so that their common Frobenius norm is at most limit; limit <= 0: as they are."""
+    norm = skew.norm()
+    return skew * (limit / norm) if limit > 0 and norm > limit else skew
+
+
+def cayley(skew: Tensor) -> Tensor:
+    """Return (I + Q)(I - Q)⁻¹ for blocks (..., b, b), solved together."""
+    eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+    return torch.linalg.solve(eye - skew, eye + skew, left=False)
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Return a stored tensor in float64 where it lies: an inverse in less would cost the delta several digits."""
+    return tensor.to(torch.float64)
+
+
+def change_of_rows(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Return blockdiag(matrix) · W; matrix: (n, b, b), n·b = out."""
+    blocks = precise(matrix, weight)
+    rows = precise(weight, weight).reshape(blocks.shape[0], blocks.shape[1], -1)
+    return torch.matmul(blocks, rows).reshape(weight.shape)
+
+
+def rows_fit(blocks: Tensor, shape: Sequence[int], what: str) -> str | None:
+    """Say that blocks (n, b, b) do not tile the output rows."""
+    if blocks.shape[-1] == blocks.shape[-2] and len(shape) and blocks.shape[-3] * blocks.shape[-2] == shape[0]:
+        return None
+    got = f"{what} {tuple(blocks.shape)} rotates {blocks.shape[-3] * blocks.shape[-2]} outputs"
+    return f"{got}, but the layer is {tuple(shape)} - is this file for another model?"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OFT(Algorithm):
+    """A block-diagonal rotation of the output rows."""
+
+    name: ClassVar[str] = "oft"
+    reads_output: ClassVar[bool] = True
+
+    blocks: Tensor = stored("oft_blocks")  # (n, b, b), n·b = out
+    constraint: float | None = stored("alpha", optional=True, scalar=True)  # of ‖Q‖, per output row
+    rescale: Tensor | None = stored("rescale", optional=True)  # (out, 1[, 1, 1])
+    zero_constraint_freezes: bool = False  # kohya's files
+
+    @classmethod
+    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Tell whether the blocks are one layer of rotations; four axes are BOFT's."""
+        return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 3
+
+    @property
+    def rank(self) -> int:
+        """The block size."""
+        return self.blocks.shape[-1]
+
+    @property
+    def is_zero(self) -> bool:
+        """Tell whether nothing is rotated or rescaled."""
+        return self.rescale is None and not bool(self.blocks.float().any())
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Say that the blocks do not tile the output rows."""
+        return rows_fit(self.blocks, shape, "oft_blocks")
+
+    def matrix(self) -> Tensor:
+        """Return rescale ⊙ Rᵀ - I as (n, b, b) in float64."""
+        blocks = exact(self.blocks)
+        count, size = blocks.shape[:2]
+        eye = torch.eye(size, dtype=blocks.dtype, device=blocks.device)
+        if self.zero_constraint_freezes and self.constraint == 0:
+            return torch.zeros_like(blocks)
+        skew = constrained(blocks - blocks.transpose(1, 2), (self.constraint or 0.0) * count * size)
+        turned = cayley(skew).transpose(1, 2)
+        if self.rescale is not None:
+            turned = turned * exact(self.rescale).reshape(count, size, 1)
+        return turned - eye
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the rotated rows minus the rows."""
+        return change_of_rows(self.matrix(), weight)
+
+    def change(self, layer: Layer) -> Change:
+        """Return the rotated output minus the output."""
+        return block_rows(layer, self.matrix())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StoredRotation(Algorithm):
+    """LyCORIS 2.0's form: W'_j = R_jᵀ · W_j with R in the file, constraint and rescale already in it."""
+
+    name: ClassVar[str] = "oft (2.0)"
+    reads_output: ClassVar[bool] = True
+
+    rotation: Tensor = stored("oft_diag")  # (n, b, b)
+
+    @property
+    def rank(self) -> int:
+        """The block size."""
+        return self.rotation.shape[-1]
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Say that the blocks do not tile the output rows."""
+        return rows_fit(self.rotation, shape, "oft_diag")
+
+    def matrix(self) -> Tensor:
+        """Return Rᵀ - I as (n, b, b) in float64."""
+        turned = exact(self.rotation).transpose(1, 2)
+        return turned - torch.eye(turned.shape[-1], dtype=turned.dtype, device=turned.device)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the rotated rows minus the rows."""
+        return change_of_rows(self.matrix(), weight)
+
+    def change(self, layer: Layer) -> Change:
+        """Return the rotated output minus the output."""
+        return block_rows(layer, self.matrix())

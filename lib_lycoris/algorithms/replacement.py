@@ -1,0 +1,40 @@
+"""ΔW = set_weight - W: the parameter is replaced at strength 1.
+
+Written by ComfyUI's tools. They replace at every strength, 0 included; we follow the linear rule, so that 0 is off.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import Algorithm, precise, stored
+from .layer import Change, Layer, dense
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Replacement(Algorithm):
+    """A whole parameter."""
+
+    name: ClassVar[str] = "replacement"
+    reads_output: ClassVar[bool] = True
+
+    value: Tensor = stored("set_weight")  # the parameter's shape
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Say that the parameter has another shape."""
+        if self.value.numel() == prod(shape) and (not shape or self.value.shape[0] == shape[0]):
+            return None
+        return f"set_weight is {tuple(self.value.shape)}, but the parameter is {tuple(shape)} - is this file for another model?"
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return what is missing to the stored parameter."""
+        return precise(self.value, weight).reshape(weight.shape) - precise(weight, weight)
+
+    def change(self, layer: Layer) -> Change:
+        """Return the stored layer's output in place of y."""
+        replaced = dense(layer, self.value)
+        return lambda x, y: replaced(x, y) - y

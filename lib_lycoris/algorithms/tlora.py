@@ -1,0 +1,59 @@
+"""ΔW = (α/r) · (P · diag(λ) · Q - U_r · diag(S_r) · V_rᵀ): trained factors minus the ones that training began with.
+
+T-LoRA (arXiv 2507.05964) by LyCORIS >= 4. The file holds P, Q and λ only; the beginning is the rank-r principal part of the *base weight's*
+singular value decomposition, found again here. On another checkpoint than the one trained on, the difference of both principal parts stays
+in ΔW. At inference every rank is on at every timestep, as in the trainer. 3x3 convolutions cannot be trained by it.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Scaled, expect, flat, precise, stored
+from .layer import Change, Layer, low_rank
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TLoRA(Scaled):
+    """Singular factors, trained."""
+
+    name: ClassVar[str] = "t-lora"
+    binds_weight: ClassVar[bool] = True
+
+    q: Tensor = stored("q_layer.weight")  # (r, in)
+    p: Tensor = stored("p_layer.weight")  # (out, r)
+    values: Tensor = stored("lambda_layer")  # (1, r)
+
+    @property
+    def rank(self) -> int:
+        """The rows of Q."""
+        return self.q.shape[0]
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Say why the factors do not multiply to this shape."""
+        p, q = flat(self.p).shape, flat(self.q).shape
+        if p[1] != q[0] or self.values.numel() != q[0]:
+            return f"p_layer {tuple(p)}, lambda_layer {tuple(self.values.shape)} and q_layer {tuple(q)} have different ranks"
+        return expect(f"p_layer {tuple(p)} x q_layer {tuple(q)}", (p[0], q[1]), shape)
+
+    def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ΔW as LoRA factors of rank 2r: up (out, 2r) with the scale in it, down (2r, in)."""
+        # float64 on the CPU: the two principal parts are nearly equal, what counts is their small difference
+        u, s, v = torch.linalg.svd(flat(weight).to("cpu", torch.float64), full_matrices=False)
+        r = self.rank
+        up = torch.cat((flat(self.p).cpu().double() * self.values.cpu().double().flatten(), -u[:, :r] * s[:r]), 1) * self.scale
+        down = torch.cat((flat(self.q).cpu().double(), v[:r]), 0)
+        return precise(up, weight), precise(down, weight)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the trained product minus the one training began with."""
+        up, down = self.factors(weight)
+        return (up @ down).reshape(weight.shape)
+
+    def change(self, layer: Layer) -> Change:
+        """Return two thin products of rank 2r."""
+        return low_rank(layer, *self.factors(layer.weight))
