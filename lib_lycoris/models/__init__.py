@@ -1,0 +1,30 @@
+"""Names of base models: canonical parameter names, key styles of files, block tables. No torch; tables are built on use."""
+
+from .base import Alias, BaseModel, base_model, reference
+from .blocks import LAYOUTS, block_of, layout, sd3_layout
+from .detect import detect_family
+from .families import FAMILIES
+from .live import LiveNames, Piece, from_live
+from .parameters import LayerInfo, parameter, rows, split_parameter, split_part, with_part
+
+__all__ = [
+    "FAMILIES",
+    "LAYOUTS",
+    "Alias",
+    "BaseModel",
+    "LayerInfo",
+    "LiveNames",
+    "Piece",
+    "base_model",
+    "block_of",
+    "detect_family",
+    "from_live",
+    "layout",
+    "parameter",
+    "reference",
+    "rows",
+    "sd3_layout",
+    "split_parameter",
+    "split_part",
+    "with_part",
+]

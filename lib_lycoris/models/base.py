@@ -1,0 +1,216 @@
+"""A base model as a table of canonical names, and the look-up from the names that files use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from . import architectures as build
+from .families import FAMILIES, FILE_PREFIXES, FILE_WRAPPERS, Component
+from .parameters import LayerInfo, split_part, with_part
+from .renames import TABLES, unet_to_diffusers
+
+# Spellings of old diffusers versions; tried only after the name as it stands was not found.
+_OLD = (
+    (re.compile(r"(^|_)processor_"), r"\1"),
+    (re.compile(r"_lora(_linear_layer)?$"), ""),
+    (re.compile(r"self_attn_to_out(_0)?$"), "self_attn_out_proj"),
+    (re.compile(r"self_attn_to_([qkv])$"), r"self_attn_\1_proj"),
+    (re.compile(r"_to_out$"), "_to_out_0"),
+    (re.compile(r"^(encoder_layers|embeddings|final_layer_norm)"), r"text_model_\1"),
+)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Name a canonical module, or one part of it, as diffusers and transformers do."""
+
+    component: str  # attribute of the pipeline: unet, transformer, text_encoder, text_encoder_2, text_encoder_3
+    path: str  # inside that component
+    part: str | None
+
+    @property
+    def name(self) -> str:
+        """Give the dotted name inside a whole pipeline."""
+        return f"{self.component}.{self.path}"
+
+
+class BaseModel:
+    """The modules of one base model under canonical names."""
+
+    def __init__(self, family: str, layers: Mapping[str, LayerInfo]) -> None:
+        if family not in FAMILIES:
+            raise ValueError(f"{family!r} is not a known family; known are {', '.join(FAMILIES)}")
+        self.family = family
+        self.label = FAMILIES[family].label
+        self.layers: Mapping[str, LayerInfo] = dict(layers)
+
+    def component_of(self, module: str) -> Component | None:
+        """Give the component that a canonical module or parameter belongs to, or None for a foreign name."""
+        return next((item for item in FAMILIES[self.family].components if module.startswith(item.prefix)), None)
+
+    def aliases(self, module: str) -> tuple[Alias, ...]:
+        """List the diffusers names of a canonical module, each with the part that it names; empty if it has none."""
+        component = self.component_of(module)
+        if component is None or module not in self.layers:
+            return ()
+        path = module[len(component.prefix) :]
+        found = _other_paths(component, path, self.layers[module])
+        return tuple(Alias(component.pipeline, other, part) for other, part in found)
+
+    def name_in(self, style: str, target: str) -> str | None:
+        """Write a target (`module` or `module[part]`) in the style "diffusers" or "kohya"; None if no name says it."""
+        module, part = split_part(target)
+        component = self.component_of(module)
+        if component is None:
+            return None
+        alias = next((item for item in self.aliases(module) if item.part == part), None)
+        if style == "diffusers":
+            return alias.name if alias else None
+        if component.key == "unet" and FAMILIES[self.family].kohya_native:
+            path = None if part else module[len(component.prefix) :]
+        else:
+            path = alias.path if alias else None
+        return f"{component.kohya}_{_flat(path)}" if path else None
+
+    def find(self, file_module: str) -> str | None:
+        """Find the target that a file's module name means, in any known key style; None if this model lacks it.
+
+        A name with the prefix of a component is looked up in that component only. A name without one is tried in
+        the UNet first, then in the text encoders in order.
+        """
+        return next(iter(self.find_all(file_module)), None)
+
+    def find_all(self, file_module: str) -> tuple[str, ...]:
+        """List every target that a name can mean, the one of `find` first.
+
+        Only a name without a component's prefix can mean several: a bare CLIP layer on a model with two text encoders.
+        """
+        if file_module in self.layers:
+            return (file_module,)
+        name = _unwrap(file_module)
+        found = self._canonical.get(_flat(name))
+        if found is not None:
+            return (found,)
+        for prefix, slot in FILE_PREFIXES:
+            if name.startswith(prefix):
+                key = slot if slot == "unet" else FAMILIES[self.family].slots.get(slot)
+                return self._in_components((key,) if key else (), _flat(name[len(prefix) :]))
+        return self._in_components(self._index, _flat(name))
+
+    def _in_components(self, keys: Iterable[str], path: str) -> tuple[str, ...]:
+        """Look a flattened path up in components; an old spelling only if no component knows it as it stands."""
+        for spelling in dict.fromkeys((path, _modern(path))):
+            found = tuple(self._index[key][spelling] for key in keys if spelling in self._index.get(key, {}))
+            if found:
+                return found
+        return ()
+
+    @cached_property
+    def _canonical(self) -> dict[str, str]:
+        names = {_flat(module): module for module in self.layers}
+        for module, info in self.layers.items():
+            if info.kind == "MultiheadAttention":
+                names.update(_fused_names(_flat(module), module))
+        return names
+
+    @cached_property
+    def _index(self) -> dict[str, dict[str, str]]:
+        return {item.key: self._component_index(item) for item in FAMILIES[self.family].components}
+
+    def _component_index(self, component: Component) -> dict[str, str]:
+        index: dict[str, str] = {}
+        own: dict[str, str] = {}
+        for module, info in self.layers.items():
+            if not module.startswith(component.prefix):
+                continue
+            path = module[len(component.prefix) :]
+            for other, part in _other_paths(component, path, info):
+                index[_flat(other)] = with_part(module, part)
+            own[_flat(path)] = module
+            if info.kind == "MultiheadAttention":
+                own.update(_fused_names(_flat(path), module))
+            if path.startswith("output_blocks.") and path.endswith(".conv"):
+                # Converters that know one family only write the upsampler's place of that family into all files.
+                block = path.split(".")[1]
+                own.setdefault(f"output_blocks_{block}_1_conv", module)
+                own.setdefault(f"output_blocks_{block}_2_conv", module)
+        return {**own, **index}
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _fused_names(flat: str, module: str) -> dict[str, str]:
+    whole = {f"{flat}_in_proj": module, f"{flat}_in_proj_weight": module}
+    return whole | {f"{flat}_{letter}_proj": f"{module}[{letter}]" for letter in "qkv"}
+
+
+def _other_paths(component: Component, path: str, info: LayerInfo) -> list[tuple[str, str | None]]:
+    if component.style == "unet":
+        other = unet_to_diffusers(path)
+        return [(other, None)] if other else []
+    if component.style not in TABLES:
+        return [(path, None)]
+    found = TABLES[component.style].to_other(path)
+    if is_swapped(component.style, path, info.shape):
+        return [(other, "swap") for other, _ in found]
+    return found
+
+
+def is_swapped(style: str, path: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether diffusers holds the two halves of SD3's last context modulation the other way round."""
+    return style == "mmdit" and path.endswith("context_block.adaLN_modulation.1") and shape[0] == 2 * shape[1]
+
+
+def _unwrap(name: str) -> str:
+    name = name.replace("_orig_mod.", "")
+    while True:
+        for wrapper in FILE_WRAPPERS:
+            if name.startswith(wrapper):
+                name = name[len(wrapper) :]
+                break
+        else:
+            return name
+
+
+def _modern(path: str) -> str:
+    for pattern, replacement in _OLD:
+        path = pattern.sub(replacement, path)
+    return path
+
+
+def base_model(family: str, layers: Mapping[str, LayerInfo]) -> BaseModel:
+    """Make a base model of a live model's own modules, which may be few, small or an inpainting variant's."""
+    return BaseModel(family, layers)
+
+
+@cache
+def reference(family: str, variant: str | None = None) -> BaseModel:
+    """Give the full-size model of a family.
+
+    Variants: sd3 "medium" (default), "3.5-medium", "3.5-large"; flux "dev" (default), "schnell". Raises KeyError.
+    """
+    plans = _components(family, variant)
+    layers = {
+        component.prefix + path: info
+        for component in FAMILIES[family].components
+        for path, info in plans[component.key]
+    }
+    return BaseModel(family, layers)
+
+
+def _components(family: str, variant: str | None) -> dict[str, build.Layers]:
+    if family == "sd3":
+        plan = build.SD3_VARIANTS[variant or "medium"]
+        texts = {"te1": build.clip(768, 12, 768), "te2": build.clip(1280, 32, 1280), "te3": build.t5()}
+        return {"unet": build.mmdit(plan), **texts}
+    if family == "flux":
+        guidance = build.FLUX_VARIANTS[variant or "dev"]
+        return {"unet": build.flux(guidance), "te1": build.clip(768, 12, 768), "te3": build.t5()}
+    bigger = build.open_clip(1024, 24) if family == "sd2" else build.open_clip(1280, 32)
+    te1 = bigger if family == "sd2" else build.clip(768, 12)
+    return {"unet": build.unet(build.UNETS[family]), "te1": te1, "te2": bigger}

@@ -1,0 +1,231 @@
+"""A live model's own module names, in LDM or diffusers style, matched with the canonical ones tensor by tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ..errors import ModelMismatchError
+from .base import BaseModel, is_swapped
+from .detect import detect_family
+from .families import FAMILIES, Component, Family
+from .parameters import LayerInfo, parameter, rows, split_part
+from .renames import OPEN_CLIP, TABLES, unet_to_ldm
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Say where rows of a canonical tensor live: `live_rows` of the parameter `leaf` of a live module."""
+
+    rows: slice
+    module: str
+    leaf: str
+    live_rows: slice
+    transposed: bool = False  # the live tensor is the canonical one transposed; both ranges are then all rows
+
+
+@dataclass(frozen=True)
+class LiveNames:
+    """A live model under canonical names: what it is, where each canonical parameter lives, and what nobody knows."""
+
+    base: BaseModel
+    places: Mapping[str, tuple[Piece, ...]]
+    unknown: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class _Match:
+    """One live module (or a part of it) that holds a canonical module (or a part of it)."""
+
+    module: str
+    part: str | None
+    live: str
+    live_part: str | None
+    info: LayerInfo
+
+
+_HOST_INFIX = re.compile(r"\.wrapped(?=\.|$)|\b_orig_mod\.")
+_HOST_PREFIXES = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
+_OTHER_NETWORKS = ("vae.", "first_stage_model.", "model_ema.", "image_encoder.", "safety_checker.")
+_BARE_TEXT = re.compile(
+    r"(text_model|encoder\.layers|embeddings|transformer\.resblocks)\.|final_layer_norm$|text_projection$"
+)
+_BARE_OPEN_CLIP = re.compile(r"(token_embedding|positional_embedding|ln_final)$")
+_BARE_T5 = re.compile(r"encoder\.(block|final_layer_norm|embed_tokens)|shared$")
+_SHORT_CLIP = re.compile(r"(encoder\.layers|embeddings|final_layer_norm)\b")
+_OTHER_UNET = re.compile(
+    r"(down_blocks|up_blocks|mid_block|transformer_blocks|single_transformer_blocks|time_embedding|add_embedding|"
+    r"time_text_embed|norm_out)\.|(conv_in|conv_out|conv_norm_out|proj_out)$"
+)
+_UP_ATTENTION = re.compile(r"up_blocks\.(\d+)\.attentions\.")
+_OWN_UNET = re.compile(
+    r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out|double_blocks|single_blocks|joint_blocks|final_layer|"
+    r"img_in|txt_in|time_in|vector_in|guidance_in|x_embedder|t_embedder|y_embedder|context_embedder|pos_embed)(\.|$)"
+)
+
+
+def from_live(names: Mapping[str, LayerInfo], family: str | None = None) -> LiveNames:
+    """Match a live model's dotted module names with the canonical ones.
+
+    `names` is a whole pipeline, a webui's model, or a bare UNet or text encoder; a bare parameter is a name of kind
+    Parameter. The family is detected if it is not given. Raises ModelMismatchError when it cannot be told.
+    """
+    cleaned = {live: name for live in names if (name := _clean(live)) is not None}
+    family = family or _family({name: names[live] for live, name in cleaned.items()})
+    located: dict[str, list[tuple[str, str]]] = {}
+    components = {item.key: item for item in FAMILIES[family].components}
+    bare_text = _bare_text(components, [names[live] for live, name in cleaned.items() if _BARE_TEXT.match(name)])
+    for live, name in cleaned.items():
+        key, path = _locate(FAMILIES[family], name, bare_text)
+        located.setdefault(key, []).append((live, path))
+    unknown = [live for live in names if live not in cleaned]
+    matches: dict[str, list[_Match]] = {}
+    for key, paths in located.items():
+        unknown += _match_component(components[key], paths, names, matches) if key else [live for live, _ in paths]
+    layers = {module: _canonical_info(module, found) for module, found in matches.items()}
+    places: dict[str, tuple[Piece, ...]] = {}
+    for module, found in matches.items():
+        places.update(_places(module, layers[module], found))
+    return LiveNames(BaseModel(family, layers), places, tuple(unknown))
+
+
+def _clean(name: str) -> str | None:
+    if name.startswith(_OTHER_NETWORKS):
+        return None
+    name = _HOST_INFIX.sub("", name)
+    if name.startswith("model.diffusion_model."):
+        return name[len("model.") :]
+    return next((name[len(prefix) :] for prefix in _HOST_PREFIXES if name.startswith(prefix)), name)
+
+
+def _family(cleaned: Mapping[str, LayerInfo]) -> str:
+    text = [info for name, info in cleaned.items() if _BARE_TEXT.match(name)]
+    if text and not any(_OTHER_UNET.match(name) or _OWN_UNET.match(name) for name in cleaned):
+        # A text encoder on its own: several families share it, the width is all there is to see.
+        return {1024: "sd2", 1280: "sdxl"}.get(text[0].shape[-1], "sd1")
+    found = detect_family({name: {"diff": info.shape} for name, info in cleaned.items()})
+    if found is None and any(_OTHER_UNET.search(name) or "input_blocks." in name for name in cleaned):
+        # A UNet of unusual width: SD1 is the family whose projections are convolutions, SD2 has linear ones.
+        linear = any(name.endswith(".proj_in") and info.kind == "Linear" for name, info in cleaned.items())
+        found = "sd2" if linear else "sd1"
+    if found is None:
+        example = next(iter(cleaned), "no module at all")
+        raise ModelMismatchError(
+            f"The live model has {example} and nothing that tells which of {', '.join(FAMILIES)} it is; name the family."
+        )
+    return found
+
+
+def _bare_text(components: Mapping[str, Component], found: list[LayerInfo]) -> str:
+    """Say which text encoder one without a prefix is: bigG if the family has it and the width is its own."""
+    width = min((info.shape[-1] for info in found), default=0)
+    return "te2" if "te2" in components and ("te1" not in components or width == 1280) else "te1"
+
+
+def _locate(family: Family, name: str, bare_text: str) -> tuple[str, str]:
+    """Give the component's key and the path inside it; the key is "" for a name of no component."""
+    for item in family.components:
+        for prefix in (item.prefix, f"{item.pipeline}."):
+            if name.startswith(prefix) and not (item.key != "unet" and name.startswith("model.diffusion_model.")):
+                return item.key, name[len(prefix) :]
+    for slot, key in family.slots.items():
+        if name.startswith(f"{slot}.transformer."):
+            return key, name[len(slot) + len(".transformer.") :]
+    if _BARE_T5.match(name):
+        return ("te3" if family.slots.get("t5xxl") else ""), name
+    if _BARE_TEXT.match(name) or _BARE_OPEN_CLIP.match(name):
+        return bare_text, name
+    return ("unet" if _OWN_UNET.match(name) or _OTHER_UNET.match(name) else ""), name
+
+
+def _match_component(
+    component: Component, paths: list[tuple[str, str]], names: Mapping[str, LayerInfo], matches: dict[str, list[_Match]]
+) -> list[str]:
+    """Add the matches of one component; return the live names that it does not know."""
+    unknown = []
+    attention = {int(match[1]) for _, path in paths if (match := _UP_ATTENTION.match(path))}
+    foreign = any(_OTHER_UNET.match(path) for _, path in paths) if component.key == "unet" else None
+    for live, path in paths:
+        info = names[live]
+        found = list(_canonical_paths(component, path, info, foreign, attention))
+        for canonical, part, live_part in found:
+            module = component.prefix + canonical
+            matches.setdefault(module, []).append(_Match(module, part, live, live_part, info))
+        if not found:
+            unknown.append(live)
+    return unknown
+
+
+def _canonical_paths(
+    component: Component, path: str, info: LayerInfo, foreign: bool | None, attention: set[int]
+) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yield (canonical path, part of it, part of the live module) for a live path of a component."""
+    if component.key == "unet":
+        if not foreign:
+            if _OWN_UNET.match(path):
+                yield path, None, None
+        elif component.style == "unet":
+            other = unet_to_ldm(path, attention)
+            if other:
+                yield other, None, None
+        else:
+            yield from _from_table(component.style, path, info)
+        return
+    open_clip = path.startswith("transformer.resblocks.") or _BARE_OPEN_CLIP.match(path) is not None
+    if path == "text_projection":
+        open_clip = info.kind == "Parameter"
+    if _SHORT_CLIP.match(path) and component.style != "t5":
+        path = f"text_model.{path}"
+    if component.style == "open_clip" and not open_clip:
+        yield from _from_table(component.style, path, info)
+    elif component.style == "clip" and open_clip:
+        yield from ((other, "T" if part == "T" else None, part) for other, part in OPEN_CLIP.to_other(path))
+    else:
+        yield path, None, None
+
+
+def _from_table(style: str, path: str, info: LayerInfo) -> Iterator[tuple[str, str | None, str | None]]:
+    found = TABLES[style].to_canonical(path)
+    if found:
+        part = "swap" if is_swapped(style, found[0], info.shape) else found[1]
+        yield found[0], part, None
+
+
+def _canonical_info(module: str, found: list[_Match]) -> LayerInfo:
+    """Describe the canonical module that these live ones make up."""
+    first = found[0].info
+    parts = {match.part: match.info for match in found}
+    bias = any(match.info.bias for match in found)
+    if None in parts or "swap" in parts:
+        if found[0].live_part in ("q", "k", "v"):
+            return LayerInfo("Linear", first.shape[1:] * 2, bias)
+        kind = "Parameter" if module.endswith("positional_embedding") else first.kind
+        kind = "Embedding" if module.endswith("embeddings.position_embedding") else kind
+        return LayerInfo(kind, first.shape, bias)
+    if "T" in parts:
+        return LayerInfo("Parameter" if first.kind == "Linear" else "Linear", first.shape[::-1], False)
+    width = first.shape[1]
+    count = 3 * width + (parts["mlp"].shape[0] if "mlp" in parts else 0)
+    kind = "MultiheadAttention" if module.endswith(".attn") else "Linear"
+    return LayerInfo(kind, (count, width), bias)
+
+
+def _places(module: str, info: LayerInfo, found: list[_Match]) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    for leaf in ("weight", "bias") if info.bias else ("weight",):
+        pieces = [piece for match in found for piece in _pieces(match, leaf, info)]
+        yield parameter(module, leaf), tuple(sorted(pieces, key=lambda piece: piece.rows.start))
+
+
+def _pieces(match: _Match, leaf: str, info: LayerInfo) -> Iterator[Piece]:
+    if leaf == "bias" and not match.info.bias:
+        return
+    name, _ = split_part(parameter(match.live, leaf) if match.info.kind != "Parameter" else match.live)
+    module, _, live_leaf = name.rpartition(".")
+    canonical = rows(match.part, info.shape)
+    live = rows(match.live_part if match.live_part in ("q", "k", "v") else None, match.info.shape)[0]
+    start = live.start
+    for part in canonical:
+        count = live.stop - live.start if match.part == "T" else part.stop - part.start
+        yield Piece(part, module, live_leaf, slice(start, start + count), match.part == "T")
+        start += count

@@ -1,0 +1,82 @@
+"""Canonical parameter names: `module` + leaf + optional `[part]` of a fused tensor.
+
+Most modules hold `<module>.weight` and `<module>.bias`. Three kinds do not, and their names are known only here:
+open_clip's fused attention (`<attn>.in_proj_weight`), Flux' query and key norms (`.scale`) and bare parameters, which
+are their own module (`1.model.text_projection`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BARE = ("model.text_projection", "model.positional_embedding", "diffusion_model.pos_embed")
+SCALED = (".query_norm", ".key_norm")
+FUSED = ".attn"
+PARTS = ("q", "k", "v", "mlp", "swap", "T")
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """Say what one module is: its kind, the shape of its weight (in_proj_weight of a MultiheadAttention), its bias."""
+
+    kind: str  # Linear, Conv2d, LayerNorm, GroupNorm, Embedding, MultiheadAttention or Parameter
+    shape: tuple[int, ...]
+    bias: bool
+
+
+def split_part(name: str) -> tuple[str, str | None]:
+    """Split `name[part]` into name and part; the part is None when there is none."""
+    if name.endswith("]"):
+        head, _, part = name[:-1].rpartition("[")
+        return head, part
+    return name, None
+
+
+def with_part(name: str, part: str | None) -> str:
+    """Join a name and a part, the reverse of `split_part`."""
+    return name if part is None else f"{name}[{part}]"
+
+
+def parameter(target: str, leaf: str) -> str:
+    """Name the parameter of a target (`module` or `module[part]`) that plays the role `leaf`, "weight" or "bias"."""
+    module, part = split_part(target)
+    if module.endswith(BARE):
+        name = module
+    elif module.endswith(FUSED):
+        name = f"{module}.in_proj_{leaf}"
+    elif module.endswith(SCALED) and leaf == "weight":
+        name = f"{module}.scale"
+    else:
+        name = f"{module}.{leaf}"
+    return with_part(name, part)
+
+
+def split_parameter(name: str) -> tuple[str, str, str | None]:
+    """Split a parameter name into module, role ("weight" or "bias") and part, the reverse of `parameter`."""
+    whole, part = split_part(name)
+    if whole.endswith(BARE):
+        return whole, "weight", part
+    module, _, leaf = whole.rpartition(".")
+    if leaf.startswith("in_proj_"):
+        leaf = leaf[len("in_proj_") :]
+    elif leaf == "scale" and module.endswith(SCALED):
+        leaf = "weight"
+    return module, leaf, part
+
+
+def rows(part: str | None, weight_shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Give the row ranges of a part, in its own order, inside the fused weight of this shape.
+
+    `T` (the transposed tensor) and None are all rows. The same ranges hold for the fused bias.
+    Raises ValueError for a part that is not in `PARTS`.
+    """
+    count = weight_shape[0]
+    if part is None or part == "T":
+        return (slice(0, count),)
+    if part == "swap":
+        return slice(count // 2, count), slice(0, count // 2)
+    if part not in PARTS:
+        raise ValueError(f"{part!r} is not a part of a fused weight; the parts are {', '.join(PARTS)}")
+    width = weight_shape[1]
+    start = PARTS.index(part) * width
+    return (slice(start, count if part == "mlp" else start + width),)
