@@ -1,0 +1,41 @@
+"""The hashes that programs know network files by."""
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+
+from ..errors import NetworkFormatError
+
+CHUNK = 1 << 20  # bytes
+
+
+def sha256(path: str | Path) -> str:
+    """Return the hash of the whole file, as model sites list it."""
+    return _sha256_from(Path(path), 0)
+
+
+def model_hash(path: str | Path) -> str:
+    """Return kohya's ``sshs_model_hash`` as the webui computes it: of everything behind a safetensors file's header."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return sha256(path)
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) < 8:
+        raise NetworkFormatError(f"{path.name} is cut off; download it again")
+    return _sha256_from(path, 8 + struct.unpack("<Q", start)[0])
+
+
+def short(digest: str) -> str:
+    """Return the first 12 characters, as infotexts show a hash; LyCORIS' own ``0x`` is no part of it."""
+    return digest.removeprefix("0x")[:12]
+
+
+def _sha256_from(path: Path, offset: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""What a file says outside its tensors and an algorithm needs to know: PEFT's config, kohya's network arguments, who wrote it."""
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from ..errors import NetworkFormatError
+
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_encoder_2", "text_encoder_2": "text_encoder_2",
+            "unet": "unet", "transformer": "transformer"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who wrote a file, and the configs that came with it."""
+
+    configs: Mapping[str, Mapping[str, Any]]  # component, or "" for the whole file -> PEFT's config
+    arguments: Mapping[str, str]  # ss_network_args
+    dim: int | None  # ss_network_dim
+    peft: bool
+
+    def settings(self, module: str, suffixes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Return what the algorithm of a module must know besides its tensors; suffixes: suffix -> shape."""
+        found: dict[str, Any] = {}
+        if "magnitude" in suffixes:
+            found["per_output"] = True
+        if module.startswith(("oft_unet_", "oft_te")):
+            found["zero_constraint_freezes"] = True
+        if "a1.weight" in suffixes and _true(self.arguments.get("rs_lora")):
+            found["rank_stabilised"] = True
+        if "lora_down.weight" in suffixes and "alpha" in suffixes and (scale := self._split_scale(suffixes)):
+            found["split_rank"] = scale
+        config = self.config(module)
+        if config is not None:
+            found.update(_peft(config, module, suffixes))
+        elif "oft_R.weight" in suffixes and not self.peft:
+            found["transposed_convolutions"] = True  # OneTrainer
+        return found
+
+    def config(self, module: str) -> Mapping[str, Any] | None:
+        """Return the PEFT config that a module falls under."""
+        plain = module.removeprefix("base_model.model.")
+        component = next((c for c in sorted(COMPONENTS, key=len, reverse=True) if plain.startswith(c + ".")), None)
+        if component is None:
+            component = "text_encoder" if plain.startswith("text_model.") or ".text_model." in plain else ""
+        if component in self.configs:
+            return self.configs[component]
+        unet = self.configs.get("unet") or self.configs.get("transformer")
+        return self.configs.get("") or (unet if component == "" else None)
+
+    def _split_scale(self, suffixes: Mapping[str, Sequence[int]]) -> int | None:
+        """Return the rank that alpha is divided by where kohya's split_qkv saved 3 or 4 adapters as one block-diagonal one."""
+        rank = suffixes["lora_down.weight"][0]
+        split = _true(self.arguments.get("split_qkv")) and self.dim and rank in (3 * self.dim, 4 * self.dim)
+        return self.dim if split else None
+
+
+def read_source(path: Path, metadata: Mapping[str, str], keys: Sequence[str]) -> Source:
+    """Collect what stands in a file's metadata and in the adapter_config files beside it."""
+    arguments = _json(metadata.get("ss_network_args"))
+    dim = metadata.get("ss_network_dim", "")
+    configs = _configs(path, metadata)
+    peft = bool(configs) or any(key.startswith("base_model.model.") for key in keys)
+    return Source(configs, {k: str(v) for k, v in arguments.items()}, int(dim) if dim.isdigit() else None, peft)
+
+
+def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in _json(metadata.get("lora_adapter_metadata")).items():
+        component, _, name = key.partition(".")
+        found.setdefault(component if component in COMPONENTS else "", {})[name if component in COMPONENTS else key] = value
+    if found:
+        return found
+    for name, component in {"": "", **SIDECARS}.items():
+        beside = path.with_name(f"adapter_config.{name}.json" if name else "adapter_config.json")
+        if beside.is_file():
+            try:
+                found[component] = _json(beside.read_text("utf-8"), beside)
+            except (OSError, UnicodeDecodeError) as error:
+                raise NetworkFormatError(f"{beside.name} beside {path.name} cannot be read: {error}") from error
+    return found
+
+
+def _json(text: str | None, beside: Path | None = None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        if beside is None:  # metadata is a hint; many programs write "None" or Python literals there
+            return {}
+        raise NetworkFormatError(f"{beside.name} is not JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _true(value: str | None) -> bool:
+    return str(value).lower() in ("true", "1")
+
+
+def _pattern(config: Mapping[str, Any], name: str, module: str) -> Any:
+    """Return what PEFT's rank_pattern or alpha_pattern says of a module: keys are names' ends or regular expressions."""
+    for pattern, value in (config.get(name) or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error:
+            continue
+    return None
+
+
+def _peft(config: Mapping[str, Any], module: str, suffixes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    kind = str(config.get("peft_type", "LORA")).upper()
+    if kind in ("LORA", "LOHA", "LOKR"):
+        return _peft_scale(config, module)
+    if kind == "IA3" and config.get("feedforward_modules") is not None:
+        names = config["feedforward_modules"]
+        return {"feedforward": bool(re.fullmatch(names, module)) if isinstance(names, str) else any(_ends(module, n) for n in names)}
+    return _peft_oft(config, suffixes) if kind == "OFT" else {}
+
+
+def _ends(module: str, name: str) -> bool:
+    return module == name or module.endswith("." + name)
+
+
+def _peft_scale(config: Mapping[str, Any], module: str) -> dict[str, Any]:
+    alpha = _pattern(config, "alpha_pattern", module) or config.get("lora_alpha", config.get("alpha"))
+    rank = _pattern(config, "rank_pattern", module) or config.get("r")
+    if alpha is None or not rank:
+        return {}
+    return {"fixed_scale": alpha / (sqrt(rank) if config.get("use_rslora") else rank)}
+
+
+def _peft_oft(config: Mapping[str, Any], suffixes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "oft_R.weight" in suffixes:
+        neumann = config.get("use_cayley_neumann", True)
+        found["terms"] = int(config.get("num_cayley_neumann_terms", 5)) if neumann else None
+        if config.get("coft"):
+            found["largest"] = float(config.get("eps", 6e-5)) / sqrt(suffixes["oft_R.weight"][0])
+    elif "oft_r" in suffixes and config.get("coft"):
+        count, size = suffixes["oft_r"][:2]
+        found["largest"] = float(config.get("eps", 6e-5)) * size**2 / sqrt(count)
+    return found

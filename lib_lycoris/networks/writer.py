@@ -1,0 +1,32 @@
+"""Tensors -> file, written beside its place and renamed: a killed run leaves the old file or the new one, never a half."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .network import Network
+
+
+def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file of ``key -> tensor``."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(beside), dict(metadata or {"format": "pt"}))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def state_dict(network: Network) -> dict[str, Tensor]:
+    """Return a network's patches under the file's own module names: reading it again gives the same network."""
+    found: dict[str, Tensor] = {}
+    for name, algorithm in network.patches.items():
+        found.update({f"{network.modules[name]}.{suffix}": tensor for suffix, tensor in algorithm.to_state_dict().items()})
+    for name, parts in network.embeddings.items():
+        found.update({f"bundle_emb.{name}.{part}": tensor for part, tensor in parts.items()})
+    return found

@@ -1,0 +1,41 @@
+"""One network as it is asked for: its strength on every parameter, and how many of its ranks."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Union
+
+from ..networks import Network
+
+
+class Varying(Protocol):
+    """A strength that changes while a picture is made."""
+
+    def value(self, step: int, steps: int) -> float:
+        """Return the strength at a 0-based step of so many."""
+        ...
+
+
+Strength = Union[float, Varying]
+
+
+@dataclass
+class Progress:
+    """Where the sampling is; all strengths that vary look here."""
+
+    step: int = 0
+    steps: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """A network, and canonical parameter name -> strength: 0 is off, 1 what was trained, W + s·ΔW at every other s."""
+
+    network: Network
+    strength: Callable[[str], Strength]
+    ranks: int | None = None  # the first so many ranks of what can be cut (DyLoRA); None or 0: all
+
+
+def at(strength: Strength, progress: Progress) -> float:
+    """Return a strength as it is at this point of the sampling."""
+    return float(strength) if isinstance(strength, (int, float)) else strength.value(progress.step, progress.steps)

@@ -1,0 +1,90 @@
+"""One change to one live parameter: an algorithm, its strength, and which rows of which live weights it sees."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..algorithms import Algorithm, Change, Convolution, Layer
+from .activation import Progress, Strength, at
+from .base_state import BaseState
+
+Rows = slice
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Rows of a live parameter."""
+
+    module: nn.Module
+    leaf: str
+    rows: Rows
+
+    def __call__(self) -> Tensor:
+        """Return them as they are now; zeros for a bias that the layer does not have."""
+        parameter: Tensor | None = getattr(self.module, self.leaf)
+        if parameter is None:
+            weight = getattr(self.module, "weight", None)
+            weight = self.module.in_proj_weight if weight is None else weight
+            parameter = torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype)
+        return parameter[self.rows]
+
+
+@dataclass(eq=False)
+class Edit:
+    """What one network does to one live parameter.
+
+    The algorithm's weight is put together from ``sources``: several where a file changes a fused weight and the live model keeps its
+    parts apart. Of what the algorithm gives, ``pieces`` says which rows belong to which rows of this parameter.
+    """
+
+    algorithm: Algorithm
+    strength: Strength
+    sources: tuple[Source, ...]
+    pieces: tuple[tuple[Rows, Rows], ...]  # (rows of this parameter, rows of the algorithm's weight)
+    order: tuple[str, str, str]  # the fixed order of several edits of a parameter: digest, parameter, strength
+    whole: bool  # the one piece is all of the parameter
+    _change: Change | None = field(default=None, repr=False)
+    _bound_to: tuple[object, ...] | None = field(default=None, repr=False)
+    _bound_base: BaseState | None = field(default=None, repr=False)
+
+    def now(self, progress: Progress) -> float:
+        """Return the strength at this point of the sampling."""
+        return at(self.strength, progress)
+
+    def weight(self) -> Tensor:
+        """Return the base weight that the algorithm sees."""
+        parts = [source() for source in self.sources]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def add_delta(self, total: Tensor, strength: float) -> None:
+        """Add strength · ΔW to rows of a float tensor of the parameter's shape."""
+        delta = self.algorithm.delta(self.weight())
+        for mine, its in self.pieces:
+            total[mine].add_(delta[its].to(total.dtype), alpha=strength)
+
+    def change(self, device: torch.device, dtype: torch.dtype, convolution: Convolution | None) -> Change:
+        """Return the activation-side form, prepared anew only when the device, the dtype or a base weight that it read has changed."""
+        weight = self.weight()
+        target = (device, dtype, weight.shape, convolution)
+        reads = self.algorithm.binds_weight
+        parameters = [getattr(s.module, s.leaf) for s in self.sources] if reads else []
+        if self._change is None or self._bound_to != target or (reads and not (self._bound_base and self._bound_base.holds(*parameters))):
+            layer = Layer(self.weight, weight.shape, device, dtype, convolution)
+            with torch.no_grad():
+                self._change = _of_parts(layer, self) if len(self.sources) > 1 else self.algorithm.change(layer)
+            self._bound_to = target
+            self._bound_base = BaseState(*parameters) if reads else None
+        return self._change
+
+    def adopt(self, other: Edit) -> None:
+        """Take over what another edit of the same algorithm on the same rows has prepared."""
+        self._change, self._bound_to, self._bound_base = other._change, other._bound_to, other._bound_base
+
+
+def _of_parts(layer: Layer, edit: Edit) -> Change:
+    """Prepare a change of a fused weight for a layer that holds some of its rows: the others' outputs are computed beside it."""
+    inner: Callable[[Tensor, Tensor], Tensor] = edit.algorithm.change(layer)
+    return lambda x, y: inner(x, layer.base(x))

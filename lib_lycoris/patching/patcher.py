@@ -1,0 +1,206 @@
+"""Activations on a live model: plan, put on, take off. The only place that changes a module, and only its forward."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from .. import models
+from ..errors import ModelMismatchError
+from ..models import BaseModel, LayerInfo
+from ..networks import Skipped
+from .activation import Activation, Progress
+from .attention import unsupported
+from .edit import Edit, Source
+from .layers import PatchedLayer, patched
+from .report import NetworkReport, Report
+
+Mode = Literal["auto", "functional", "merged"]
+
+
+class Hook:
+    """Stands in for a module's forward; does nothing but call it once the changes are taken off."""
+
+    def __init__(self, module: nn.Module, layer: PatchedLayer) -> None:
+        self.own: Any = module.__dict__.get("forward")  # set by another program on this one module, such as accelerate
+        self.inner = self.own if self.own is not None else type(module).forward.__get__(module)
+        self.layer: PatchedLayer | None = layer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the changed output, or the module's own."""
+        return self.inner(*args, **kwargs) if self.layer is None else self.layer(self.inner, *args, **kwargs)
+
+
+class Patcher:
+    """Puts networks on the layers of a live model and takes them off again; no parameter is ever written to.
+
+    The model may be one module or several by name: ``{"unet": ..., "text_encoder": ...}``. Layers without a network keep their forward.
+    """
+
+    def __init__(self, model: nn.Module | Mapping[str, nn.Module]) -> None:
+        self.modules = live_modules(model)
+        self.names = models.from_live({name: info for name, module in self.modules.items() if (info := layer_info(module))})
+        self.progress = Progress()
+        self._hooks: dict[nn.Module, Hook] = {}
+        self._edits: dict[tuple[object, ...], Edit] = {}
+
+    @property
+    def base(self) -> BaseModel:
+        """The canonical names and shapes of the live model's layers."""
+        return self.names.base
+
+    def apply(self, activations: Sequence[Activation], mode: Mode = "auto") -> Report:
+        """Put exactly these networks on, in place of those before.
+
+        Raises ModelMismatchError before anything is changed when a network does not fit the live model.
+        """
+        report = Report()
+        plan: dict[nn.Module, dict[str, list[Edit]]] = {}
+        edits: dict[tuple[object, ...], Edit] = {}
+        for index, activation in enumerate(activations):
+            self._plan(activation, index, plan, edits, report)
+        layers = {module: self._layer(module, found, mode == "merged") for module, found in plan.items()}
+        self._edits = edits
+        self._install(layers)
+        return report
+
+    def restore(self) -> None:
+        """Take every network off: the model computes as if there had never been one."""
+        self._install({})
+        self._edits = {}
+
+    def step(self, step: int, steps: int) -> None:
+        """Say where the sampling is, for strengths that vary: a 0-based step of so many."""
+        self.progress.step, self.progress.steps = step, steps
+
+    def layer(self, module: nn.Module) -> PatchedLayer | None:
+        """Return the changed form of a live module; None where nothing changes it."""
+        hook = self._hooks.get(module)
+        return None if hook is None else hook.layer
+
+    def _plan(
+        self, activation: Activation, index: int, plan: dict[nn.Module, dict[str, list[Edit]]], edits: dict[tuple[object, ...], Edit], report: Report
+    ) -> None:
+        network, unmatched, matched = activation.network, list(activation.network.skipped), 0
+        cut = False
+        for name, algorithm in network.patches.items():
+            strength = activation.strength(name)
+            pieces = self.pieces(name)
+            if not pieces:
+                unmatched.append(Skipped(name, f"the running model ({self.base.label}) has no such layer"))
+                continue
+            matched += 1
+            if isinstance(strength, (int, float)) and strength == 0:
+                continue
+            if activation.ranks:
+                shorter = algorithm.truncated(activation.ranks)
+                cut, algorithm = cut or shorter is not algorithm, shorter
+            order = (network.digest, name, str(strength))
+            for number, (module, leaf, edit) in enumerate(self._edits_of(network.name, name, algorithm, strength, pieces, order)):
+                key = (network.digest, name, activation.ranks, number, index)
+                if (before := self._edits.get(key)) is not None and before.pieces == edit.pieces:
+                    edit.adopt(before)
+                edits[key] = edit
+                plan.setdefault(module, {}).setdefault(leaf, []).append(edit)
+        if network.patches and not matched:
+            raise ModelMismatchError(f"{network.name} fits no layer of the running model ({self.base.label})")
+        if activation.ranks and not cut:
+            report.notes.append(f"{network.name}: dyn={activation.ranks} changes nothing, none of its modules can be cut or has more ranks")
+        report.networks.append(NetworkReport(network.name, matched, tuple(unmatched)))
+
+    def pieces(self, name: str) -> list[tuple[str, str, slice, slice]]:
+        """Return the live (module, parameter, rows) that a canonical parameter, or a part of one, is kept in, and which of its rows each is."""
+        module = models.split_parameter(name)[0]
+        whole, part = models.split_part(name)
+        places = self.names.places.get(whole, ())
+        if part is None or part == "T":  # a file's transposed matrix fits a layer that keeps it transposed, and only that
+            return [(p.module, p.leaf, p.live_rows, p.live_rows if part else p.rows) for p in places if p.transposed == (part == "T")]
+        shape = self.base.layers[module].shape if module in self.base.layers else ()
+        found, offset = [], 0
+        for wanted in models.rows(part, shape):
+            for place in places:
+                first, last = max(place.rows.start, wanted.start), min(place.rows.stop, wanted.stop)
+                if first < last:
+                    live = place.live_rows.start + first - place.rows.start
+                    mine = slice(live, live + last - first)
+                    found.append((place.module, place.leaf, mine, slice(offset + first - wanted.start, offset + last - wanted.start)))
+            offset += wanted.stop - wanted.start
+        return found
+
+    def _edits_of(
+        self, network: str, name: str, algorithm: Any, strength: Any, pieces: list[tuple[str, str, slice, slice]], order: tuple[str, str, str]
+    ) -> Iterable[tuple[nn.Module, str, Edit]]:
+        ordered = sorted(pieces, key=lambda piece: piece[3].start)
+        sources = tuple(Source(self.modules[module], leaf, rows) for module, leaf, rows, _ in ordered)
+        shape = _shape(sources, ordered)
+        if problem := algorithm.misfit(shape):
+            raise ModelMismatchError(f"{network} does not fit the running model ({self.base.label}): {name}: {problem}")
+        for module, leaf in dict.fromkeys((piece[0], piece[1]) for piece in ordered):
+            mine = tuple((rows, its) for m, lf, rows, its in ordered if (m, lf) == (module, leaf))
+            owner, key = self._owner(module, leaf)
+            whole = len(sources) == 1 and mine[0][0] == slice(0, _rows(self.modules[module]))
+            yield owner, key, Edit(algorithm, strength, sources, mine, order, whole)
+
+    def _owner(self, module: str, leaf: str) -> tuple[nn.Module, str]:
+        """Return the module whose forward reads a parameter: an attention reads its out_proj's itself."""
+        parent, _, child = module.rpartition(".")
+        if child == "out_proj" and isinstance(self.modules.get(parent), nn.MultiheadAttention):
+            return self.modules[parent], f"out_proj.{leaf}"
+        return self.modules[module], leaf
+
+    def _layer(self, module: nn.Module, edits: dict[str, list[Edit]], merged: bool) -> PatchedLayer:
+        layer = patched(module, edits, self.progress, merged)
+        problem = unsupported(module) if isinstance(module, nn.MultiheadAttention) else None
+        if layer is None or problem:
+            raise ModelMismatchError(f"a layer of the kind {type(module).__name__} cannot be changed" + (f": {problem}" if problem else ""))
+        return layer
+
+    def _install(self, layers: Mapping[nn.Module, PatchedLayer]) -> None:
+        for module, hook in list(self._hooks.items()):
+            if module not in layers:
+                hook.layer = None
+                if module.__dict__.get("forward") is hook:
+                    del module.__dict__["forward"]
+                    if hook.own is not None:
+                        module.__dict__["forward"] = hook.own
+                    del self._hooks[module]
+        for module, layer in layers.items():
+            if (known := self._hooks.get(module)) is not None:
+                known.layer = layer
+            else:
+                self._hooks[module] = hook = Hook(module, layer)
+                module.__dict__["forward"] = hook
+
+
+def live_modules(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return every module of a model, or of several by name, by its dotted name."""
+    if isinstance(model, nn.Module):
+        return dict(model.named_modules())
+    return {f"{prefix}.{name}" if name else prefix: m for prefix, part in model.items() for name, m in part.named_modules()}
+
+
+def layer_info(module: nn.Module) -> LayerInfo | None:
+    """Return what names are decided by; None for a module that holds no weight of its own."""
+    if isinstance(module, nn.MultiheadAttention):
+        if module.in_proj_weight is None:
+            return None
+        return LayerInfo("MultiheadAttention", tuple(module.in_proj_weight.shape), module.in_proj_bias is not None)
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return None
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
+    kind = next((k.__name__ for k in kinds if isinstance(module, k)), type(module).__name__)
+    return LayerInfo(kind, tuple(weight.shape), module._parameters.get("bias") is not None)
+
+
+def _rows(module: nn.Module) -> int:
+    weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
+    return weight.shape[0]  # type: ignore[union-attr,operator,no-any-return,index,return-value]
+
+
+def _shape(sources: Sequence[Source], pieces: Sequence[tuple[str, str, slice, slice]]) -> tuple[int, ...]:
+    rows = sum(its.stop - its.start for *_, its in pieces)
+    first = sources[0]
+    parameter = getattr(first.module, first.leaf)
+    return (rows,) if first.leaf.endswith("bias") or parameter is None else (rows, *parameter.shape[1:])

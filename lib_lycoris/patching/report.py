@@ -1,0 +1,37 @@
+"""What applying networks did, in words for a person."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..networks import Skipped
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """One network: how many parameters it changes, and which keys change nothing, and why."""
+
+    name: str
+    matched: int
+    unmatched: tuple[Skipped, ...]
+
+    @property
+    def sentence(self) -> str | None:
+        """Say what was left out; None when nothing was."""
+        if not self.unmatched:
+            return None
+        first = self.unmatched[0]
+        more = f" and {len(self.unmatched) - 1} more" if len(self.unmatched) > 1 else ""
+        return f"{self.name}: {self.matched} parameters changed, {len(self.unmatched)} keys not used: {first.key}{more} ({first.reason})"
+
+
+@dataclass
+class Report:
+    """All networks of one application, in the order in which they were given."""
+
+    networks: list[NetworkReport] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """Return one sentence for everything that a person would want to know about."""
+        return [text for network in self.networks if (text := network.sentence)] + self.notes
