@@ -1,0 +1,153 @@
+"""Named block weights and element filters, in the text formats of the block weight extension."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import PromptError
+from ..models.blocks import LAYOUTS
+from .elements import ElementRule, parse_rule
+from .preset_tables import CLASSIC_TEXT, ELEMENTS_TEXT, NAMED_TEXT
+from .weights import BlockWeights, parse_weights
+
+
+@dataclass(frozen=True)
+class Presets:
+    """The presets of a tag's `lbw=` and `lbwe=`: two texts, kept whole so that saving loses no comment of a person.
+
+    `weights_text` has a line `NAME:v,v,...` for each; a line with `#`, or with a count that no layout has, is skipped.
+    `elements_text` has sets split by blank lines, each `NAME:BLOCKS:ELEMENTS:RATIO` and more rules after `,` or a line.
+    """
+
+    weights_text: str
+    elements_text: str
+
+    @classmethod
+    def default(cls) -> Presets:
+        """Return our own presets."""
+        return cls(CLASSIC_TEXT + NAMED_TEXT, ELEMENTS_TEXT)
+
+    @classmethod
+    def load(cls, weights_path: str | Path | None, elements_path: str | Path | None = None) -> Presets:
+        """Read the files of the block weight extension; ours stand in for one that is not given.
+
+        Raise PromptError for a file that cannot be read. Our SDXL-* and FLUX-* names work beside a file's names.
+        """
+        return cls(
+            _read(weights_path) if weights_path else cls.default().weights_text,
+            _read(elements_path) if elements_path else ELEMENTS_TEXT,
+        )
+
+    def save(self, weights_path: str | Path, elements_path: str | Path | None = None) -> None:
+        """Write the texts; each file is written beside its place and renamed. Raise PromptError if that fails."""
+        _write(weights_path, self.weights_text)
+        if elements_path:
+            _write(elements_path, self.elements_text)
+
+    def with_weights(self, name: str, weights: BlockWeights) -> Presets:
+        """Return these presets with one added, or replaced in its place."""
+        if not name.strip() or re.search(r"[:#>=,\n]", name):
+            raise PromptError(f'"{name}" cannot name a preset; use a name without any of : # > = ,')
+        line = f"{name.strip()}:{weights.format()}"
+        lines = self.weights_text.splitlines()
+        places = [i for i, old in enumerate(lines) if _entry(old) and old.partition(":")[0].strip() == name.strip()]
+        kept = [line if i in places[-1:] else old for i, old in enumerate(lines)]
+        return Presets("\n".join(kept if places else [*kept, line]) + "\n", self.elements_text)
+
+    def weights(self, name: str) -> BlockWeights:
+        """Return a preset's weights; raise PromptError naming the nearest names if there is none."""
+        found = self._weights.get(name) or _NAMED.get(name)
+        if found is None:
+            raise PromptError(f'there is no preset "{name}"{_nearest(name, self.weight_names)}')
+        try:
+            return parse_weights(found)
+        except PromptError as error:
+            raise PromptError(f'in the preset "{name}", {error}') from error
+
+    def elements(self, name: str) -> tuple[ElementRule, ...]:
+        """Return a set of element filters; raise PromptError naming the nearest names if there is none."""
+        if name not in self._elements:
+            hint = _nearest(name, self.element_names)
+            raise PromptError(f'there is no set of element filters "{name}"{hint}, or BLOCKS:ELEMENTS:RATIO in the tag')
+        try:
+            return tuple(parse_rule(rule) for rule in self._elements[name])
+        except PromptError as error:
+            raise PromptError(f'in the element filters "{name}", {error}') from error
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The names that `lbw=` knows, those of the text first."""
+        return tuple({**self._weights, **_NAMED})
+
+    @property
+    def element_names(self) -> tuple[str, ...]:
+        """The names that `lbwe=` knows."""
+        return tuple(self._elements)
+
+    @cached_property
+    def _weights(self) -> dict[str, str]:
+        return _weight_entries(self.weights_text)
+
+    @cached_property
+    def _elements(self) -> dict[str, list[str]]:
+        return _element_sets(self.elements_text)
+
+
+def _entry(line: str) -> tuple[str, str] | None:
+    name, colon, values = line.partition(":")
+    if not colon or "#" in line or not name.strip() or len(values.split(",")) not in LAYOUTS:
+        return None
+    return name.strip(), values.strip()
+
+
+def _weight_entries(text: str) -> dict[str, str]:
+    return dict(entry for line in text.splitlines() if (entry := _entry(line)))
+
+
+_NAMED = _weight_entries(NAMED_TEXT)
+
+
+def _element_sets(text: str) -> dict[str, list[str]]:
+    sets: dict[str, list[str]] = {}
+    name = ""  # of the set that the line belongs to
+    for line in text.splitlines():
+        if not line.strip():
+            name = ""
+            continue
+        # A named line also opens a set without a blank line before it: files edited by hand often lack that.
+        if not name or line.partition(",")[0].count(":") == 3:
+            name, _, line = (piece.strip() for piece in line.partition(":"))
+            sets[name] = []
+        sets[name] += [rule for rule in line.split(",") if rule.count(":") == 2]
+    return {name: rules for name, rules in sets.items() if name}
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    by_upper = {known.upper(): known for known in names}
+    near = [by_upper[upper] for upper in difflib.get_close_matches(name.upper(), by_upper, n=3, cutoff=0.5)]
+    return f"; the nearest are {', '.join(near)}" if near else f"; there are {', '.join(by_upper.values())}"
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"the presets in {path} cannot be read ({error}); expected a UTF-8 text file") from error
+
+
+def _write(path: str | Path, text: str) -> None:
+    part = Path(f"{path}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):  # what counts is the first error
+            part.unlink(missing_ok=True)
+        raise PromptError(f"the presets cannot be written to {path} ({error}); nothing was changed there") from error
