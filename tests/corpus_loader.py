@@ -35,7 +35,7 @@ def build(layer: dict[str, Any]) -> nn.Module:
     bias: Tensor | None = layer["bias"]
     if layer["kind"] == "mha_in_proj":
         module: nn.Module = nn.MultiheadAttention(weight.shape[1], 1, bias=True, batch_first=True)
-        state = {"in_proj_weight": weight}
+        state = {"in_proj_weight": weight, "out_proj.weight": torch.eye(weight.shape[1])}
     elif layer["kind"] == "ln":
         module, state = nn.LayerNorm(weight.shape[0]), {"weight": weight}
     elif layer["kind"] == "gn":
