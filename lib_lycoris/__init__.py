@@ -4,10 +4,11 @@
     with lib_lycoris.apply(unet, {"style.safetensors": 0.7}):
         image = pipeline("a castle").images[0]
 
-The packages, from the leaves up: ``algorithms`` (stored tensors -> ΔW) and ``models`` (names of base models), ``networks`` (files), ``prompt``
-(what a tag means), ``patching`` (on a live model), ``tools`` (files to files), ``hosts`` and ``ui`` (programs and pages). Everything here is
-imported when it is first used.
+The packages, from the leaves up: ``algorithms`` (stored tensors -> ΔW) and ``models`` (names of base models), ``networks`` (files),
+``prompt`` (what a tag means), ``patching`` (on a live model), ``tools`` (files to files), ``hosts`` and ``ui`` (programs and pages).
+Everything here is imported when it is first used.
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .networks import Network, load
     from .patching import Activation, Patcher
-    from .patching.apply import apply
+    from .patching.context import apply
 
 __version__ = "0.1.0"
 __all__ = ["Activation", "Network", "Patcher", "apply", "load"]
 
-_HOMES = {"Network": "networks", "load": "networks", "Activation": "patching", "Patcher": "patching", "apply": "patching.apply"}
+_HOMES = {
+    "Network": "networks",
+    "load": "networks",
+    "Activation": "patching",
+    "Patcher": "patching",
+    "apply": "patching.context",
+}
 
 
 def __getattr__(name: str) -> Any:

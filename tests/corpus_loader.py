@@ -2,6 +2,7 @@
 
 ``apply`` goes through the merged path; ``apply_functional`` takes the changed weight from the functional path's outputs on basis vectors.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -61,10 +62,10 @@ def live_model(layers: Layers) -> tuple[nn.Module, dict[str, nn.Module]]:
     return root, found
 
 
-def activate(path: str, layers: Layers, strength: float, mode: str) -> tuple[Patcher, dict[str, nn.Module]]:
+def activate(path: str, layers: Layers, arch: str, strength: float, mode: str) -> tuple[Patcher, dict[str, nn.Module]]:
     """Put a network on a model made of a case's layers."""
     model, found = live_model(layers)
-    patcher = Patcher(model)
+    patcher = Patcher(model, arch)
     network = load(path, patcher.base)
     patcher.apply([Activation(network, lambda name: strength)], mode)  # type: ignore[arg-type]
     return patcher, found
@@ -72,7 +73,7 @@ def activate(path: str, layers: Layers, strength: float, mode: str) -> tuple[Pat
 
 def apply(path: str, layers: Layers, arch: str, strength: float) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Return the effective weight and bias of every layer that the merged path changes."""
-    patcher, found = activate(path, layers, strength, "merged")
+    patcher, found = activate(path, layers, arch, strength, "merged")
     results = {}
     for name, module in found.items():
         parent = found.get(name.removesuffix("out_proj") + "in_proj_weight")
@@ -89,7 +90,7 @@ def apply(path: str, layers: Layers, arch: str, strength: float) -> dict[str, tu
 @torch.no_grad()
 def apply_functional(path: str, layers: Layers, arch: str, strength: float) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Return weights and biases read off the functional path's outputs: the layers' answers to basis vectors and to nothing."""
-    patcher, found = activate(path, layers, strength, "functional")
+    patcher, found = activate(path, layers, arch, strength, "functional")
     results: dict[str, tuple[Tensor, Tensor | None]] = {}
     for name, module in found.items():
         parent = found.get(name.removesuffix("out_proj") + "in_proj_weight")

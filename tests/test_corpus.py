@@ -2,6 +2,7 @@
 
 ``LYCORIS_CORPUS`` names another folder of the same layout: ``<split>/<case>/case.json``.
 """
+
 from __future__ import annotations
 
 import json
@@ -24,6 +25,11 @@ CASES = sorted(CORPUS.glob("*/*/case.json"))
 STRENGTHS = (1.0, 0.7, -0.5)
 
 
+def arch_of(case: Path) -> str:
+    """Return the family of the base model that a case is for."""
+    return str(json.loads(case.read_text("utf-8"))["arch"])
+
+
 def layers_of(case: Path) -> dict[str, dict[str, Any]]:
     """Return a case's layers in the form that the loaders take."""
     expected = load_file(case.parent / "expected.safetensors")
@@ -35,7 +41,12 @@ def layers_of(case: Path) -> dict[str, dict[str, Any]]:
             fused.setdefault(info["fused_target"]["name"], {})[info["fused_target"]["rows"][0]] = weight
         else:
             bias = expected.get(f"base/{name}/bias")
-            layers[info["ldm_name"]] = {"kind": info["kind"], "weight": weight, "bias": bias, "stride": info.get("stride")}
+            layers[info["ldm_name"]] = {
+                "kind": info["kind"],
+                "weight": weight,
+                "bias": bias,
+                "stride": info.get("stride"),
+            }
     for name, parts in fused.items():
         weight = torch.cat([parts[row] for row in sorted(parts)])
         layers[name] = {"kind": "mha_in_proj", "weight": weight, "bias": None, "stride": None}
@@ -82,21 +93,28 @@ def test_both_paths_on_real_activations(case: Path) -> None:
     path, layers = str(case.parent / "network.safetensors"), layers_of(case)
     generator = torch.Generator().manual_seed(len(case.parent.name))
     tolerance = 5e-3 if "oft" in case.parent.name else 5e-4
-    plain, base = live_model(layers)
+    _, base = live_model(layers)
     inputs = {name: sample_input(module, generator) for name, module in base.items()}
     before = {name: output(module, inputs[name]) for name, module in base.items()}
     for strength in STRENGTHS:
-        expected = apply(path, layers, "", strength)
-        changed = {name: {**layer, "weight": expected[name][0], "bias": expected[name][1]} if name in expected else layer for name, layer in layers.items()}
+        expected = apply(path, layers, arch_of(case), strength)
+        changed = {
+            name: {**layer, "weight": expected[name][0], "bias": expected[name][1]} if name in expected else layer
+            for name, layer in layers.items()
+        }
         _, truth = live_model(changed)
         for mode in ("functional", "merged"):
-            _, found = activate(path, layers, strength, mode)
+            _, found = activate(path, layers, arch_of(case), strength, mode)
             for name, module in found.items():
                 if name.endswith(".attn.out_proj"):  # never called: the attention reads its parameters
                     continue
                 want = output(truth[name], inputs[name])
                 size = max((want - before[name]).abs().max().item(), 1e-3)
-                assert (output(module, inputs[name]) - want).abs().max().item() <= tolerance * size, (name, strength, mode)
+                assert (output(module, inputs[name]) - want).abs().max().item() <= tolerance * size, (
+                    name,
+                    strength,
+                    mode,
+                )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.parent.name)
@@ -107,7 +125,7 @@ def test_strength_zero_and_restore_give_the_same_bits(case: Path) -> None:
     inputs = {name: sample_input(module, generator) for name, module in found.items()}
     before = {name: output(module, inputs[name]) for name, module in found.items()}
     parameters = {name: value.clone() for name, value in model.state_dict().items()}
-    patcher = Patcher(model)
+    patcher = Patcher(model, arch_of(case))
     network = load(case.parent / "network.safetensors", patcher.base)
     for strength, mode in ((0.0, "functional"), (0.0, "merged"), (0.7, "functional"), (-0.5, "merged")):
         patcher.apply([Activation(network, lambda name, s=strength: s)], mode)  # type: ignore[misc,arg-type]
@@ -123,7 +141,7 @@ def test_every_key_is_used_or_explained(case: Path) -> None:
     """Each key of the file is in a patch, a bundled embedding, or in ``skipped`` with a reason; what is written again reads the same."""
     from lib_lycoris.networks.reader import open_file
 
-    patcher = Patcher(live_model(layers_of(case))[0])
+    patcher = Patcher(live_model(layers_of(case))[0], arch_of(case))
     network = load(case.parent / "network.safetensors", patcher.base)
     keys = set(open_file(case.parent / "network.safetensors").tensors)
     modules = set(network.modules.values())

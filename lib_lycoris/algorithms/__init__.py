@@ -1,4 +1,5 @@
 """Stored tensors -> ΔW: one algorithm a file, and the list of them in the order in which a module is tried."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -24,10 +25,25 @@ from .peft_oft import InputOFT, OutputOFT, PackedOFT
 from .replacement import Replacement
 from .tlora import TLoRA
 
-__all__ = ["ALGORITHMS", "Algorithm", "Bias", "Change", "Convolution", "DoRA", "Full", "Layer", "LowRank", "NormBias", "SUFFIXES", "Scaled", "parse"]
+__all__ = [
+    "ALGORITHMS",
+    "SUFFIXES",
+    "Algorithm",
+    "Bias",
+    "Change",
+    "Convolution",
+    "DoRA",
+    "Full",
+    "Layer",
+    "LowRank",
+    "NormBias",
+    "Scaled",
+    "parse",
+]
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
-    Replacement, Full, Norm, LoRA, LoHa, LoKr, GLoRA, TLoRA, BOFT, OFT, StoredRotation, PackedOFT, InputOFT, OutputOFT, PeftBOFT, PeftIA3, IA3,
+    Replacement, Full, Norm, LoRA, LoHa, LoKr, GLoRA, TLoRA, BOFT, OFT, StoredRotation, PackedOFT, InputOFT, OutputOFT, PeftBOFT,
+    PeftIA3, IA3,
 )  # fmt: skip
 
 BIASES: tuple[type[Full], ...] = (Bias, NormBias)
@@ -35,7 +51,8 @@ BIASES: tuple[type[Full], ...] = (Bias, NormBias)
 # written beside an algorithm's own tensors and without a meaning for it: (IA)^3's and OFT's alpha, LyCORIS' folded scalar
 IGNORED = frozenset({"alpha", "scalar"})
 
-SUFFIXES: frozenset[str] = IGNORED | frozenset(s for kind in (*ALGORITHMS, *BIASES, DoRA) for s in kind.suffixes().values()) | {"lora_B.bias"}
+KINDS: tuple[type[Algorithm], ...] = (*ALGORITHMS, *BIASES, DoRA)
+SUFFIXES: frozenset[str] = IGNORED | {suffix for kind in KINDS for suffix in kind.suffixes().values()} | {"lora_B.bias"}
 
 
 def parse(tensors: Mapping[str, Tensor], **settings: Any) -> tuple[dict[str, Algorithm], set[str]]:
@@ -56,10 +73,12 @@ def parse(tensors: Mapping[str, Tensor], **settings: Any) -> tuple[dict[str, Alg
         if bias.detects(tensors):
             found["bias"] = bias.from_state_dict(tensors)
             used |= bias.required()
-    if "lora_B.bias" in tensors and isinstance(found.get("weight"), Scaled):
-        found["bias"] = Bias(diff=tensors["lora_B.bias"].float() * found["weight"].scale)
+    weight = found.get("weight")
+    scaled = weight.inner if isinstance(weight, DoRA) else weight
+    if "lora_B.bias" in tensors and isinstance(scaled, Scaled):
+        found["bias"] = Bias(diff=tensors["lora_B.bias"].float() * scaled.scale)
         used.add("lora_B.bias")
-    if isinstance(kind, type) and issubclass(kind, PeftIA3):
+    if kind is PeftIA3:
         found["bias"] = PeftIA3(factor=tensors["ia3_l"])
     if not found:
         known = ", ".join(sorted(tensors))

@@ -3,6 +3,7 @@
 Axis letters used in every file of this package: ``out``, ``in`` the base weight's first two axes, ``*k`` its kernel (empty
 for a linear layer), ``r`` a rank, ``b`` a block size, ``n`` a number of blocks. ``flat(W)`` is W as (out, in·k).
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

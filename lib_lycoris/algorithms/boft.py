@@ -4,6 +4,7 @@ BOFT (arXiv 2311.06243) by LyCORIS: stage i (from 0) looks at the rows as (c, 2,
 cuts the result into blocks of b, multiplies block j by R[i, j] and goes back. R = (I + Q)(I - Q)⁻¹ as in oft.py, the constraint over
 all stages together.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -3,6 +3,7 @@
 DoRA (arXiv 2402.09353) over any other algorithm. The axis is decided by the magnitude's shape, never by metadata: (out, 1, ...) per output
 (LyCORIS >= 3.2, PEFT), (1, in, ...) per input (LyCORIS before it, OneTrainer), 1-D and PEFT's (1, out, 1, 1) per output.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

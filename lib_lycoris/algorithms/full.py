@@ -4,6 +4,7 @@ Full ("native" fine-tuning) by LyCORIS and extraction tools, on any layer, norms
 (control files), and other algorithms bring one too: PEFT's lora_B.bias, already scaled when it gets here. A layer without a bias
 gets one.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

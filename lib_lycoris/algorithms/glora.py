@@ -6,6 +6,7 @@ a1 and b1 were the down and a2 and b2 the up projections, ΔW = (α/r) · (W · 
 Disputed: LyCORIS 1.9 to 2.2 multiplied by (α/r)² in its forward and by α/r when merging; before and since it is α/r, and nothing in
 the file tells the release. We take α/r. With rs_lora=True in ss_network_args LyCORIS uses α/√r, which the reader passes on.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ class GLoRA(Scaled):
 
     def change(self, layer: Layer) -> Change:
         """Return W on a low-rank mix of the input - W itself is the second full-size product - and two thin products."""
-        left, right, up, down = (t.to(layer.device).float() for t in self._ordered(layer.shape))
+        left, right, up, down = (precise(t, layer.weight) for t in self._ordered(layer.shape))
         beside = low_rank(layer, up * self.scale, down)
         first, second = layer.ready(right), layer.ready(left * self.scale)
         return lambda x, y: layer.base(layer.pointwise(layer.pointwise(x, first), second)) + beside(x, y)

@@ -6,6 +6,7 @@ Disputed: LyCORIS <= 2.2 scaled the layer's output, bias included; since 3.0 the
 release wrote it; we leave the bias, as the present release does. PEFT scales the output, so its bias is scaled (the reader adds a
 patch for the bias).
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -3,6 +3,7 @@
 ``x`` and ``y`` keep the layer's own layout: channels last for linear layers, channels second for convolutions. ``y`` is
 always without the bias: a rotation of W leaves the bias alone.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -29,10 +30,9 @@ class Convolution:
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolve without a bias; weight: (out, in/groups, *k)."""
+        padding: tuple[int, ...] | str = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self.pad, mode=self.padding_mode), (0,) * len(self.stride)
-        else:
-            padding = self.padding
         return CONVOLUTIONS[weight.dim()](x, weight, None, self.stride, padding, self.dilation, self.groups)
 
 
@@ -151,10 +151,13 @@ def _turned_output(layer: Layer, turn: Callable[[Tensor], Tensor], x: Tensor, y:
 
 def _patches(convolution: Convolution, x: Tensor, kernel: torch.Size) -> Tensor:
     """Return what each output position sees, as (batch, positions, in·k)."""
-    padding = convolution.padding
+    padding: tuple[int, ...] = (0, 0)
     if convolution.padding_mode != "zeros":
-        x, padding = F.pad(x, convolution.pad, mode=convolution.padding_mode), 0
-    elif isinstance(padding, str):
-        edges = [size * (step - 1) for size, step in zip(convolution.dilation, kernel)] if padding == "same" else [0, 0]
-        x, padding = F.pad(x, (edges[1] // 2, edges[1] - edges[1] // 2, edges[0] // 2, edges[0] - edges[0] // 2)), 0
+        x = F.pad(x, convolution.pad, mode=convolution.padding_mode)
+    elif isinstance(convolution.padding, str):
+        same = convolution.padding == "same"
+        edges = [size * (step - 1) if same else 0 for size, step in zip(convolution.dilation, kernel)]
+        x = F.pad(x, (edges[1] // 2, edges[1] - edges[1] // 2, edges[0] // 2, edges[0] - edges[0] // 2))
+    else:
+        padding = convolution.padding
     return F.unfold(x, tuple(kernel), convolution.dilation, padding, convolution.stride).transpose(1, 2)

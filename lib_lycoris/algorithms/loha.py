@@ -6,6 +6,7 @@ low-rank too: (a ⊙ c)(b ⊙ d) summed over pairs of ranks, the Khatri-Rao prod
 Disputed: LyCORIS <= 1.9.0 trained Tucker convolutions with hada_t1 in both halves but saved hada_t2 as well. The file does not
 say which release wrote it; we read t1 and t2, as every loader and later release does.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

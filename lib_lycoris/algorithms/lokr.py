@@ -5,6 +5,7 @@ unbalanced factorisations are read alike. GLoKr is its generalised form - any tw
 layer's shape; LyCORIS <= 2.2 shipped it with these same keys. With both factors whole alpha is ignored (the trainer saves
 alpha = dim and uses 1), but in PEFT's files, which always use alpha/r.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ class LoKr(Scaled):
 
     def _factored(self, layer: Layer, first: Tensor) -> Change:
         assert self.w2_a is not None and self.w2_b is not None
-        w1, a, b = (layer.ready(t) for t in (first, flat(self.w2_a).float(), flat(self.w2_b).float()))
+        w1, a, b = (layer.ready(t) for t in (first, flat(self.w2_a), flat(self.w2_b)))
 
         def act(x: Tensor, y: Tensor) -> Tensor:
             inner = (x.unflatten(-1, (w1.shape[1], b.shape[1])) @ b.T) @ a.T

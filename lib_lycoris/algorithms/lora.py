@@ -7,6 +7,7 @@ this by its keys: no public file or loader of it is known.
 
 DyLoRA is read with α/r over all its ranks, as every loader does; LyCORIS' own forward multiplies by block_size · α/r.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 The weights of LayerNorm and GroupNorm layers as LyCORIS trains them (``train_norm``).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

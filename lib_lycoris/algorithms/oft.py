@@ -5,6 +5,7 @@ Diag-OFT and COFT (arXiv 2306.07280) by LyCORIS, OFT by kohya's sd-scripts (``of
 the layer together; 0, negative or absent means none - but in kohya's files, where 0 freezes the layer, which we read as no change.
 The bias is not rotated. LyCORIS 2.1.0 broadcast a 1-D rescale along the inputs by mistake; it is read per row.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

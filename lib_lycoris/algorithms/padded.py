@@ -3,6 +3,7 @@
 A network for the plain model on an inpainting or edit model: the first convolution of those has further input channels, which the network
 knows nothing of. Made when a network is matched with a model; never in a file.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

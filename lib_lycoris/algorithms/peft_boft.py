@@ -3,6 +3,7 @@
 BOFT (arXiv 2311.06243) by PEFT. D as in peft_oft.py; P_i is the identity for one stage, else it brings together, in every run of
 b · 2^i columns (i from 0), the chunks of b/2 with even numbers before those with odd ones.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

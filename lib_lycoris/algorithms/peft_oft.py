@@ -11,6 +11,7 @@ Three layouts of OFT (arXiv 2306.07280) that share the idea and no detail:
 Disputed: PEFT's forward on convolutions larger than 1x1 is not a rotation of the weight and disagrees with PEFT's own merge; we follow
 the merge.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,7 @@
 
 Written by ComfyUI's tools. They replace at every strength, 0 included; we follow the linear rule, so that 0 is off.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ T-LoRA (arXiv 2507.05964) by LyCORIS >= 4. The file holds P, Q and λ only; the 
 singular value decomposition, found again here. On another checkpoint than the one trained on, the difference of both principal parts stays
 in ΔW. At inference every rank is on at every timestep, as in the trainer. 3x3 convolutions cannot be trained by it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

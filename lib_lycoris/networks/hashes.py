@@ -1,4 +1,5 @@
 """The hashes that programs know network files by."""
+
 from __future__ import annotations
 
 import hashlib

@@ -2,6 +2,7 @@
 
 Modules keep the name that the file gives them; finding the layer that is meant is `models`' part.
 """
+
 from __future__ import annotations
 
 import re
@@ -22,7 +23,18 @@ ALIASES = {
 # diffusers' first format names the projection inside the suffix: ...attn1.processor.to_q_lora.down.weight
 PROCESSOR = re.compile(r"^(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<suffix>down\.weight|up\.weight|alpha)$")
 SLICES = re.compile(r"^(?P<module>.+)\.oft_blocks\.(?P<slice>\d+)$")  # kohya's Flux OFT: one rotation for each of q, k, v, mlp
-EMBEDDING_PARTS = ("string_to_param.*", "emb_params", "clip_l", "clip_g", "clip_l_out", "clip_g_out", "t5", "t5_out", "qwen", "*")
+EMBEDDING_PARTS = (
+    "string_to_param.*",
+    "emb_params",
+    "clip_l",
+    "clip_g",
+    "clip_l_out",
+    "clip_g_out",
+    "t5",
+    "t5_out",
+    "qwen",
+    "*",
+)
 
 _BY_LENGTH = sorted(SUFFIXES | set(ALIASES), key=len, reverse=True)
 

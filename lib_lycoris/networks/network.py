@@ -1,4 +1,5 @@
 """A network: one file, loaded - the change that it makes to each parameter, and what of the file could not be used, and why."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

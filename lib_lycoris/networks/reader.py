@@ -3,6 +3,7 @@
 Nothing in a file is trusted: the header is checked against the file's size before anything is read, and pickles are only opened
 by torch's weights-only unpickler.
 """
+
 from __future__ import annotations
 
 import json
@@ -115,7 +116,7 @@ def _checked(path: Path, key: str, entry: Any, room: int) -> TensorInfo:
 def _open_pickle(path: Path) -> TensorFile:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - the unpickler raises whatever the bytes lead it to
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NetworkFormatError(
             f"{path.name} is not opened: it holds more than tensors or is damaged ({reason[:120]}); use a .safetensors file"

@@ -1,4 +1,5 @@
 """What a file says outside its tensors and an algorithm needs to know: PEFT's config, kohya's network arguments, who wrote it."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Tensors -> file, written beside its place and renamed: a killed run leaves the old file or the new one, never a half."""
+
 from __future__ import annotations
 
 import os
@@ -16,7 +17,11 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(beside), dict(metadata or {"format": "pt"}))
+        save_file(
+            {key: tensor.contiguous() for key, tensor in tensors.items()},
+            str(beside),
+            dict(metadata or {"format": "pt"}),
+        )
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
 """Activations on live modules: the only part of the library that keeps a state."""
+
 from __future__ import annotations
 
 from .activation import Activation, Progress, Strength

@@ -1,4 +1,5 @@
 """One network as it is asked for: its strength on every parameter, and how many of its ranks."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

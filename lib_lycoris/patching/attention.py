@@ -1,4 +1,5 @@
 """torch's MultiheadAttention with its four projections given from outside; it never calls forwards of its own that could be hooked."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -72,5 +73,14 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def bind_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return a call's arguments by the names that MultiheadAttention.forward gives them."""
-    names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
+    names = (
+        "query",
+        "key",
+        "value",
+        "key_padding_mask",
+        "need_weights",
+        "attn_mask",
+        "average_attn_weights",
+        "is_causal",
+    )
     return {**dict(zip(names, args)), **kwargs}

@@ -1,4 +1,5 @@
 """Tells whether a base weight is still the one that something was computed from, without keeping it."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
 """One change to one live parameter: an algorithm, its strength, and which rows of which live weights it sees."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -26,8 +27,7 @@ class Source:
         """Return them as they are now; zeros for a bias that the layer does not have."""
         parameter: Tensor | None = getattr(self.module, self.leaf)
         if parameter is None:
-            weight = getattr(self.module, "weight", None)
-            weight = self.module.in_proj_weight if weight is None else weight
+            weight: Tensor = getattr(self.module, "in_proj_weight" if self.leaf == "in_proj_bias" else "weight")
             parameter = torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype)
         return parameter[self.rows]
 

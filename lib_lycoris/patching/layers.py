@@ -3,6 +3,7 @@
 One class a kind of layer. Each holds the edits of the layer's parameters, is called in place of the layer's forward with that forward
 as ``inner``, and never writes to a parameter.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -130,10 +131,10 @@ class PatchedLayer:
 
     def without_bias(self, y: Tensor, column: tuple[int, ...]) -> Tensor:
         """Return y without the bias if a change of the weight looks at it; column: the shape that the bias is added in."""
-        bias = self.module.bias
+        bias: Any = self.module.bias
         if bias is None or not any(edit.algorithm.reads_output for edit in self.edits.get("weight", ())):
             return y
-        return y - bias.to(y.dtype).reshape(column)  # type: ignore[union-attr,operator]
+        return y - bias.to(y.dtype).reshape(column)  # type: ignore[no-any-return]
 
 
 def _rows_of(plain: Tensor, edit: Edit, axis: int) -> Tensor:
@@ -210,7 +211,7 @@ class PatchedAttention(PatchedLayer):
         dtype = self.compute_dtype(x)
         if name == "out":
             bias = None if m.out_proj.bias is None else m.out_proj.bias.to(dtype)
-            return self.out(lambda t: F.linear(t, m.out_proj.weight.to(dtype), bias), x)  # type: ignore[no-any-return]
+            return self.out(lambda t: F.linear(t, m.out_proj.weight.to(dtype), bias), x)
         width: int = m.embed_dim
         rows = slice("qkv".index(name) * width, ("qkv".index(name) + 1) * width)
         plain = F.linear(x, m.in_proj_weight[rows].to(dtype))

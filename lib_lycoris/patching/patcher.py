@@ -1,4 +1,5 @@
 """Activations on a live model: plan, put on, take off. The only place that changes a module, and only its forward."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +36,14 @@ class Hook:
 class Patcher:
     """Puts networks on the layers of a live model and takes them off again; no parameter is ever written to.
 
-    The model may be one module or several by name: ``{"unet": ..., "text_encoder": ...}``. Layers without a network keep their forward.
+    The model may be one module or several by name: ``{"unet": ..., "text_encoder": ...}``; its family ("sd1", "sdxl", ...) is told from its
+    layers when it is not given. Layers without a network keep their forward.
     """
 
-    def __init__(self, model: nn.Module | Mapping[str, nn.Module]) -> None:
+    def __init__(self, model: nn.Module | Mapping[str, nn.Module], family: str | None = None) -> None:
         self.modules = live_modules(model)
-        self.names = models.from_live({name: info for name, module in self.modules.items() if (info := layer_info(module))})
+        layers = {name: info for name, module in self.modules.items() if (info := layer_info(module))}
+        self.names = models.from_live(layers, family)
         self.progress = Progress()
         self._hooks: dict[nn.Module, Hook] = {}
         self._edits: dict[tuple[object, ...], Edit] = {}
@@ -80,7 +83,12 @@ class Patcher:
         return None if hook is None else hook.layer
 
     def _plan(
-        self, activation: Activation, index: int, plan: dict[nn.Module, dict[str, list[Edit]]], edits: dict[tuple[object, ...], Edit], report: Report
+        self,
+        activation: Activation,
+        index: int,
+        plan: dict[nn.Module, dict[str, list[Edit]]],
+        edits: dict[tuple[object, ...], Edit],
+        report: Report,
     ) -> None:
         network, unmatched, matched = activation.network, list(activation.network.skipped), 0
         cut = False
@@ -110,7 +118,7 @@ class Patcher:
         report.networks.append(NetworkReport(network.name, matched, tuple(unmatched)))
 
     def pieces(self, name: str) -> list[tuple[str, str, slice, slice]]:
-        """Return the live (module, parameter, rows) that a canonical parameter, or a part of one, is kept in, and which of its rows each is."""
+        """Return where a canonical parameter or a part of one lives: (module, parameter, rows there, rows of it) of every piece."""
         module = models.split_parameter(name)[0]
         whole, part = models.split_part(name)
         places = self.names.places.get(whole, ())
@@ -124,12 +132,25 @@ class Patcher:
                 if first < last:
                     live = place.live_rows.start + first - place.rows.start
                     mine = slice(live, live + last - first)
-                    found.append((place.module, place.leaf, mine, slice(offset + first - wanted.start, offset + last - wanted.start)))
+                    found.append(
+                        (
+                            place.module,
+                            place.leaf,
+                            mine,
+                            slice(offset + first - wanted.start, offset + last - wanted.start),
+                        )
+                    )
             offset += wanted.stop - wanted.start
         return found
 
     def _edits_of(
-        self, network: str, name: str, algorithm: Any, strength: Any, pieces: list[tuple[str, str, slice, slice]], order: tuple[str, str, str]
+        self,
+        network: str,
+        name: str,
+        algorithm: Any,
+        strength: Any,
+        pieces: list[tuple[str, str, slice, slice]],
+        order: tuple[str, str, str],
     ) -> Iterable[tuple[nn.Module, str, Edit]]:
         ordered = sorted(pieces, key=lambda piece: piece[3].start)
         sources = tuple(Source(self.modules[module], leaf, rows) for module, leaf, rows, _ in ordered)
@@ -183,8 +204,6 @@ def live_modules(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Mod
 def layer_info(module: nn.Module) -> LayerInfo | None:
     """Return what names are decided by; None for a module that holds no weight of its own."""
     if isinstance(module, nn.MultiheadAttention):
-        if module.in_proj_weight is None:
-            return None
         return LayerInfo("MultiheadAttention", tuple(module.in_proj_weight.shape), module.in_proj_bias is not None)
     weight = module._parameters.get("weight")
     if weight is None:
@@ -195,8 +214,8 @@ def layer_info(module: nn.Module) -> LayerInfo | None:
 
 
 def _rows(module: nn.Module) -> int:
-    weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
-    return weight.shape[0]  # type: ignore[union-attr,operator,no-any-return,index,return-value]
+    weight: Any = getattr(module, "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight")
+    return int(weight.shape[0])
 
 
 def _shape(sources: Sequence[Source], pieces: Sequence[tuple[str, str, slice, slice]]) -> tuple[int, ...]:

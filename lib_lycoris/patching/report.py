@@ -1,4 +1,5 @@
 """What applying networks did, in words for a person."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -1,4 +1,5 @@
 """Networks on a model for the length of a ``with`` block."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
