@@ -57,9 +57,10 @@ def _refuse_if_foreign(file: TensorFile, keys: Keys, found: Match, base: models.
     if not found.patches and not embeddings:
         if not keys.modules:
             raise NetworkFormatError(f"{file.path.name} holds no network: no key of it is a tensor of a known algorithm")
-        first = found.skipped[0]
-        reason = f"it is for {foreign}" if foreign else found.misfits[0][1] if found.misfits else f"{first.key}: {first.reason}"
-        raise ModelMismatchError(f"{file.path.name} fits no layer of the loaded model ({base.label}): {reason}")
+        if not foreign:
+            first = found.skipped[0]
+            reason = found.misfits[0][1] if found.misfits else f"{first.key}: {first.reason}"
+            raise ModelMismatchError(f"{file.path.name} fits no layer of the loaded model ({base.label}): {reason}")
     unmatched = len(keys.modules) - len(set(found.modules.values()))
     if foreign and (found.misfits or 2 * unmatched > len(keys.modules)):
         detail = ": ".join(found.misfits[0]) if found.misfits else f"{unmatched} of its {len(keys.modules)} layers are not there"
