@@ -84,7 +84,8 @@ def lokr_tucker(g: torch.Generator, shape: Shape) -> Tensors:
 def glora(g: torch.Generator, shape: Shape) -> Tensors:
     ones = (1,) * (len(shape) - 2)
     return {"a1.weight": _random(g, shape[1], RANK, *ones), "a2.weight": _random(g, RANK, shape[1], *ones),
-            "b1.weight": _random(g, shape[0], RANK, *ones), "b2.weight": _random(g, RANK, *shape[1:]), "alpha": torch.tensor(2.0)}  # fmt: skip
+            "b1.weight": _random(g, shape[0], RANK, *ones), "b2.weight": _random(g, RANK, *shape[1:]),
+            "alpha": torch.tensor(2.0)}  # fmt: skip
 
 
 def glora_old(g: torch.Generator, shape: Shape) -> Tensors:
@@ -158,8 +159,8 @@ def peft_boft(g: torch.Generator, shape: Shape) -> Tensors:
 
 
 def tlora(g: torch.Generator, shape: Shape) -> Tensors:
-    return {"q_layer.weight": _random(g, RANK, shape[1]), "p_layer.weight": _random(g, shape[0], RANK), "lambda_layer": 1 + _random(g, 1, RANK),
-            "alpha": torch.tensor(2.0)}  # fmt: skip
+    return {"q_layer.weight": _random(g, RANK, shape[1]), "p_layer.weight": _random(g, shape[0], RANK),
+            "lambda_layer": 1 + _random(g, 1, RANK), "alpha": torch.tensor(2.0)}  # fmt: skip
 
 
 def dora_out(g: torch.Generator, shape: Shape) -> Tensors:
@@ -172,8 +173,8 @@ def dora_in(g: torch.Generator, shape: Shape) -> Tensors:
 
 LINEAR: dict[str, Callable[[torch.Generator, Shape], Tensors]] = {
     f.__name__: f for f in (
-        lora, lora_sparse, loha, lokr, lokr_whole, lokr_both, glora, glora_old, full, bias_only, replacement, ia3_in, ia3_out, peft_ia3_out, oft,
-        coft_rescaled, oft_stored, boft, boft_rescaled, peft_oft, peft_oft_rows, peft_oft_output, peft_boft, tlora, dora_out, dora_in,
+        lora, lora_sparse, loha, lokr, lokr_whole, lokr_both, glora, glora_old, full, bias_only, replacement, ia3_in, ia3_out, peft_ia3_out,
+        oft, coft_rescaled, oft_stored, boft, boft_rescaled, peft_oft, peft_oft_rows, peft_oft_output, peft_boft, tlora, dora_out, dora_in,
     )
 }  # fmt: skip
 CONVOLUTION = {k: f for k, f in LINEAR.items() if k != "tlora"} | {f.__name__: f for f in (lora_tucker, loha_tucker, lokr_tucker)}

@@ -27,8 +27,8 @@ PARAMETER = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.we
 
 def lora(out: int = 320, inputs: int = 768, rank: int = 4) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {"lora_up.weight": torch.randn(out, rank, generator=generator), "lora_down.weight": torch.randn(rank, inputs, generator=generator),
-            "alpha": torch.tensor(2.0)}  # fmt: skip
+    up, down = torch.randn(out, rank, generator=generator), torch.randn(rank, inputs, generator=generator)
+    return {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(2.0)}
 
 
 def written(path: Path, module: str = MODULE, metadata: dict[str, str] | None = None, **tensors: Tensor) -> Path:
@@ -138,7 +138,7 @@ def test_an_unknown_algorithm_is_skipped_with_its_reason(tmp_path: Path) -> None
     reasons = dict(network.skipped)
     assert reasons[f"{other}.hada_w1_a"] == "no known algorithm stores exactly hada_w1_a"
     assert f"{other}.zeta.weight" in reasons
-    alone = written(tmp_path / "alone.safetensors", **{"hada_w1_a": torch.ones(320, 2)})
+    alone = written(tmp_path / "alone.safetensors", hada_w1_a=torch.ones(320, 2))
     with pytest.raises(ModelMismatchError, match=r"alone\.safetensors fits no layer.*hada_w1_a"):
         load(alone)
 
@@ -254,9 +254,8 @@ def test_kohyas_flux_rotations_go_to_their_slices(tmp_path: Path) -> None:
 
 
 def test_dora_of_peft_is_per_output_and_of_onetrainer_by_shape(tmp_path: Path) -> None:
-    peft = {f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.{k}": v for k, v in
-            {"lora_A.weight": torch.randn(4, 320), "lora_B.weight": torch.randn(320, 4), "lora_magnitude_vector": torch.rand(320)}.items()}  # fmt: skip
-    save(tmp_path / "peft.safetensors", peft)
+    factors = {"lora_A.weight": torch.randn(4, 320), "lora_B.weight": torch.randn(320, 4), "lora_magnitude_vector": torch.rand(320)}
+    written(tmp_path / "peft.safetensors", "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", **factors)
     patch = next(iter(load(tmp_path / "peft.safetensors", models.reference("sd1")).patches.values()))
     assert isinstance(patch, DoRA)
     assert patch.axis((320, 320)) == 0
@@ -289,7 +288,7 @@ def test_writing_again_gives_the_same_network(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = written(tmp_path / "keep.safetensors")
     before = path.read_bytes()
-    with pytest.raises(Exception, match="."):
+    with pytest.raises((AttributeError, TypeError, ValueError)):
         save(path, {"a": torch.ones(2), "b": "no tensor"})  # type: ignore[dict-item]
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["keep.safetensors"]

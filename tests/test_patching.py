@@ -185,6 +185,37 @@ def test_apply_in_plain_python(x: Tensor, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_networks_are_given_in_one_call(x: Tensor, tmp_path: Path) -> None:
+    """A second set on the same layers is refused: its deltas could not be computed from the base weight."""
+    model = TinyModel()
+    path = write_network(tmp_path / "style.safetensors", "oft", 1)
+    with lib_lycoris.apply(model, {path: 0.7}):
+        before = model(x)
+        with pytest.raises(ModelMismatchError, match="in one call"), lib_lycoris.apply(model, {path: 0.2}):
+            model(x)
+        assert torch.equal(model(x), before)
+
+
+@torch.no_grad()
+def test_a_layer_without_a_bias_gets_one(tmp_path: Path) -> None:
+    """A bias delta on such a layer is added on both paths, and gone afterwards."""
+    model = TinyModel()
+    layer = model.named("linear")
+    patcher = Patcher(model)
+    network = networks(tmp_path, patcher, ["bias_only"])["bias_only"]
+    x = torch.randn(2, 24)
+    base = layer(x)
+    name = LAYERS["linear"][0] + ".bias"
+    for mode in ("functional", "merged"):
+        report = patcher.apply([constant(network, -0.5)], mode)  # type: ignore[arg-type]
+        assert not report.problems
+        torch.testing.assert_close(layer(x) - base, -0.5 * network.patches[name].delta(torch.zeros(16)).expand(2, -1))
+    patcher.restore()
+    assert layer.bias is None
+    assert torch.equal(layer(x), base)
+
+
+@torch.no_grad()
 def test_a_network_that_does_not_fit_changes_nothing(x: Tensor, tmp_path: Path) -> None:
     """The error names the file, and the networks that were on stay on."""
     model = TinyModel()
@@ -221,7 +252,9 @@ class Storm:
         self.random = random.Random(seed)
         self.model, self.twin = TinyModel(seed), TinyModel(seed)
         self.patcher = Patcher(self.model)
-        self.networks = networks(folder, self.patcher, ["lora", "loha", "lokr", "oft", "boft", "glora", "ia3_in", "full", "norm", "dora_out", "tlora"])
+        self.networks = networks(
+            folder, self.patcher, ["lora", "loha", "lokr", "oft", "boft", "glora", "ia3_in", "full", "norm", "dora_out", "tlora"]
+        )
         self.active: tuple[list[Activation], str] = ([], "functional")
         self.place = (0, 1)
 

@@ -1,4 +1,4 @@
-"""Names of base models: canonical parameter names, key styles of files, block tables. No torch; tables are built on use."""
+"""Names of base models: canonical parameter names, key styles of files, block tables; no torch, built on use."""
 
 from .base import Alias, BaseModel, base_model, reference
 from .blocks import LAYOUTS, block_of, layout, sd3_layout

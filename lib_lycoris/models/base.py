@@ -102,11 +102,12 @@ class BaseModel:
 
     def _in_components(self, keys: Iterable[str], path: str) -> tuple[str, ...]:
         """Look a flattened path up in components; an old spelling only if no component knows it as it stands."""
-        for spelling in dict.fromkeys((path, _modern(path))):
-            found = tuple(self._index[key][spelling] for key in keys if spelling in self._index.get(key, {}))
-            if found:
-                return found
-        return ()
+        indexes = [self._index[key] for key in keys if key in self._index]
+        found = tuple(index[path] for index in indexes if path in index)
+        if found:
+            return found
+        path = _modern(path)
+        return tuple(index[path] for index in indexes if path in index)
 
     @cached_property
     def _canonical(self) -> dict[str, str]:

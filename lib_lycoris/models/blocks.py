@@ -24,9 +24,8 @@ _TEXT = {
     "sd3": {"clip_l": "CLIPL", "clip_g": "CLIPG", "t5xxl": "T5"},
 }
 _TRANSFORMER = {"double_blocks": "D", "single_blocks": "S", "joint_blocks": "J"}
-_FIRST = frozenset(
-    "img_in txt_in time_in vector_in guidance_in context_embedder x_embedder t_embedder y_embedder pos_embed".split()
-)
+_FLUX_FIRST = ("img_in", "txt_in", "time_in", "vector_in", "guidance_in")
+_SD3_FIRST = ("context_embedder", "x_embedder", "t_embedder", "y_embedder", "pos_embed")
 
 
 def sd3_layout(blocks: int = 24) -> tuple[str, ...]:
@@ -57,6 +56,6 @@ def block_of(name: str, family: str) -> str | None:
 def _transformer_block(section: str, number: str) -> str | None:
     if section in _TRANSFORMER:
         return f"{_TRANSFORMER[section]}{int(number):02d}"
-    if section in _FIRST:
+    if section in _FLUX_FIRST or section in _SD3_FIRST:
         return "IN"
     return "OUT" if section == "final_layer" else None

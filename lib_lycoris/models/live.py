@@ -112,7 +112,7 @@ def _family(cleaned: Mapping[str, LayerInfo]) -> str:
     if found is None:
         example = next(iter(cleaned), "no module at all")
         raise ModelMismatchError(
-            f"The live model has {example} and nothing that tells which of {', '.join(FAMILIES)} it is; name the family."
+            f"The live model has {example} and no sign of any of {', '.join(FAMILIES)}; name its family."
         )
     return found
 

@@ -39,7 +39,7 @@ class Effective:
         if not any(strengths):
             return base
         read = [getattr(s.module, s.leaf) for edit in self.edits for s in edit.sources]
-        seen = [t for t in (base, *read) if t is not None]
+        seen = [weight if tensor is None else tensor for tensor in (base, *read)]  # a missing bias follows its weight
         if self._value is None or strengths != self._strengths or not (self._state and self._state.holds(*seen)):
             with torch.no_grad():
                 self._value = nn.Parameter(self._sum(base, strengths, weight), requires_grad=False)
@@ -94,7 +94,7 @@ class PatchedLayer:
     def parameter(self, leaf: str) -> Tensor | None:
         """Return the effective parameter at this point of the sampling; the layer's own where nothing changes it."""
         base = getattr(*self.owner(leaf))
-        return self.effective[leaf](base, self.progress, self.weight) if leaf in self.effective else base  # type: ignore[no-any-return]
+        return self.effective[leaf](base, self.progress, self.weight) if leaf in self.effective else base
 
     def owner(self, leaf: str) -> tuple[nn.Module, str]:
         """Return the module that holds a parameter, and its name there."""
@@ -134,7 +134,7 @@ class PatchedLayer:
         bias: Any = self.module.bias
         if bias is None or not any(edit.algorithm.reads_output for edit in self.edits.get("weight", ())):
             return y
-        return y - bias.to(y.dtype).reshape(column)  # type: ignore[no-any-return]
+        return y - bias.to(y.dtype).reshape(column)
 
 
 def _rows_of(plain: Tensor, edit: Edit, axis: int) -> Tensor:

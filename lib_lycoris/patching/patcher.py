@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
@@ -64,13 +65,14 @@ class Patcher:
         for index, activation in enumerate(activations):
             self._plan(activation, index, plan, edits, report)
         layers = {module: self._layer(module, found, mode == "merged") for module, found in plan.items()}
+        self._refuse_a_second_patcher(layers)
         self._edits = edits
-        self._install(layers)
+        self.install(layers)
         return report
 
     def restore(self) -> None:
         """Take every network off: the model computes as if there had never been one."""
-        self._install({})
+        self.install({})
         self._edits = {}
 
     def step(self, step: int, steps: int) -> None:
@@ -121,7 +123,7 @@ class Patcher:
         """Return where a canonical parameter or a part of one lives: (module, parameter, rows there, rows of it) of every piece."""
         module = models.split_parameter(name)[0]
         whole, part = models.split_part(name)
-        places = self.names.places.get(whole, ())
+        places = self.names.places.get(whole) or self._missing_bias(whole)
         if part is None or part == "T":  # a file's transposed matrix fits a layer that keeps it transposed, and only that
             return [(p.module, p.leaf, p.live_rows, p.live_rows if part else p.rows) for p in places if p.transposed == (part == "T")]
         shape = self.base.layers[module].shape if module in self.base.layers else ()
@@ -142,6 +144,14 @@ class Patcher:
                     )
             offset += wanted.stop - wanted.start
         return found
+
+    def _missing_bias(self, name: str) -> tuple[models.Piece, ...]:
+        """Return where the bias of a layer without one would be: with its weight."""
+        module, role, _ = models.split_parameter(name)
+        if role != "bias":
+            return ()
+        weights = self.names.places.get(models.parameter(module, "weight"), ())
+        return tuple(replace(p, leaf=p.leaf.replace("weight", "bias")) for p in weights if not p.transposed)
 
     def _edits_of(
         self,
@@ -177,7 +187,15 @@ class Patcher:
             raise ModelMismatchError(f"a layer of the kind {type(module).__name__} cannot be changed" + (f": {problem}" if problem else ""))
         return layer
 
-    def _install(self, layers: Mapping[nn.Module, PatchedLayer]) -> None:
+    def _refuse_a_second_patcher(self, layers: Iterable[nn.Module]) -> None:
+        """Raise where another Patcher's networks are on: deltas of both could not be computed from the same base weight."""
+        for module in layers:
+            hook = module.__dict__.get("forward")
+            if isinstance(hook, Hook) and hook.layer is not None and self._hooks.get(module) is not hook:
+                raise ModelMismatchError("networks are on this model already; take them off first, or give all networks in one call")
+
+    def install(self, layers: Mapping[nn.Module, PatchedLayer]) -> None:
+        """Have exactly these layers called in place of their modules' forwards; a host with hooks of its own does it its way."""
         for module, hook in list(self._hooks.items()):
             if module not in layers:
                 hook.layer = None
