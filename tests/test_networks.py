@@ -253,6 +253,16 @@ def test_kohyas_flux_rotations_go_to_their_slices(tmp_path: Path) -> None:
         assert network.patches[f"{name}[{part}]"].delta(torch.randn(rows, 64)).abs().max() > 0
 
 
+def test_a_bias_that_peft_trained_replaces_the_layers(tmp_path: Path) -> None:
+    module = "base_model.model.down_blocks.0.attentions.0.proj_in"
+    factors = {"lora_A.weight": torch.randn(4, 320, 1, 1), "lora_B.weight": torch.randn(320, 4, 1, 1), "base_layer.bias": torch.randn(320)}
+    network = load(written(tmp_path / "adapter_model.safetensors", module, **factors), models.reference("sd1"))
+    assert not network.skipped
+    bias = torch.randn(320)
+    delta = network.patches["diffusion_model.input_blocks.1.1.proj_in.bias"].delta(bias)
+    torch.testing.assert_close(bias + delta, factors["base_layer.bias"])
+
+
 def test_dora_of_peft_is_per_output_and_of_onetrainer_by_shape(tmp_path: Path) -> None:
     factors = {"lora_A.weight": torch.randn(4, 320), "lora_B.weight": torch.randn(320, 4), "lora_magnitude_vector": torch.rand(320)}
     written(tmp_path / "peft.safetensors", "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", **factors)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,8 @@ import peft  # noqa: E402
 import torch  # noqa: E402
 from lycoris.modules.dylora import DyLoraModule  # noqa: E402
 from lycoris.wrapper import LycorisNetwork, create_lycoris  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from lib_lycoris import Activation, Patcher, load  # noqa: E402
@@ -31,12 +35,11 @@ from lib_lycoris.errors import ModelMismatchError  # noqa: E402
 from .oracle_models import (  # noqa: E402
     BLOCK,
     DOUBLE,
-    LAYER,
     MODES,
     ROTATED,
     SINGLE,
-    STRENGTHS,
     TEXT,
+    TEXT_2,
     UNET,
     Answers,
     leaves,
@@ -47,10 +50,10 @@ from .oracle_models import (  # noqa: E402
 
 EXCEPTIONS = {
     "LyCORIS DyLoRA": "its forward multiplies by alpha/blocks = block_size · alpha/r, every loader and our corpus by alpha/r",
-    "LyCORIS bypass_mode": "of OFT, BOFT and IA3 turns the layer's output with the bias in it; no tensor of the file tells, we leave the bias",
+    "LyCORIS bypass_mode": "of OFT, BOFT and IA3 turns the layer's output, bias and all; no tensor tells, we leave the bias",
     "LyCORIS T-LoRA 3x3": "its 1x1 factors do not fit a 3x3 convolution: the forward raises, so nothing was trained that could be read",
-    "LyCORIS LoKr rs_lora, both factors whole": "multiplies by the root of the dim, which no tensor tells: alpha holds the dim's power 3/2",
-    "PEFT OFT on 3x3": "its forward unfolds and folds the input, which is no rotation of the weight and disagrees with its own merge: the merge",
+    "LyCORIS LoKr rs_lora, both factors whole": "the forward multiplies by √dim, which ss_network_args alone tells: without it, 1",
+    "PEFT OFT on 3x3": "its forward folds the input, which is no rotation of the weight, and disagrees with its merge: the merge",
     "PEFT without its config": "alpha is in adapter_config.json alone: a file without it has scale 1",
 }
 
@@ -59,7 +62,7 @@ EXCEPTIONS = {
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep LyCORIS' presets, which are class attributes, its logging and the random numbers of both libraries to one test."""
     logging.getLogger("LyCORIS").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
+    monkeypatch.setattr("lycoris.modules.tlora.gc", SimpleNamespace(collect=lambda: 0))  # after every layer: most of the time
     for owner in (LycorisNetwork, kohya.LycorisNetworkKohya):
         for name in [n for n in vars(owner) if n.isupper()]:
             monkeypatch.setattr(owner, name, deepcopy(getattr(owner, name)))
@@ -76,7 +79,7 @@ def lycoris(name: str, path: Path, layers: dict[str, Any], algo: str, dim: int, 
     """Put a random LyCORIS network on a model, save it, and return the model's answers; table, dtype, saved, times are ours."""
     numbers, preset = stream(name), options.pop("table", None)
     dtype, saved, times = options.pop("dtype", torch.float64), options.pop("saved", None), options.pop("times", 1.0)
-    torch.manual_seed(numbers.initial_seed() % 2**63)
+    torch.manual_seed(numbers.initial_seed())
     model = tree(layers, numbers, dtype)
     answers = Answers(name, {"model": model})
     LycorisNetwork.apply_preset(preset or {})
@@ -152,6 +155,7 @@ LYCORIS: dict[str, tuple[str, int, float, dict[str, Any]]] = {
     "boft small blocks": ("boft", 6, 1.0, {**FLOAT, "conv_dim": 8, "table": {"exclude_name": [r".*(proj_in|to_out|net\.2|linear_1)"]}}),
     "dylora of single rows": ("dylora", 6, 2.5, {"block_size": 1}),
     "tlora": ("tlora", 4, 2.5, {"preset": "full-lin"}),
+    "tlora of more ranks than inputs": ("tlora", 22, 2.5, {"preset": "full-lin"}),
     "mixed": ("lora", 4, 2.5, {"table": MIXED}),
 }
 
@@ -202,7 +206,7 @@ def test_exception_lycoris_bypass(algo: str, tolerance: float, tmp_path: Path) -
     assert EXCEPTIONS["LyCORIS bypass_mode"]
     options = {"bypass_mode": True, "conv_dim": 10, **({} if algo == "ia3" else FLOAT)}
     path = tmp_path / "n.safetensors"
-    answers = lycoris(f"bypass {algo}", path, {k: v for k, v in UNET.items() if len(v) != 4}, algo, 10, 1.0, **options)  # type: ignore[arg-type]
+    answers = lycoris(f"bypass {algo}", path, {k: v for k, v in UNET.items() if len(v) != 4}, algo, 10, 1.0, **options)
     network = answers.network(path)
     for mode in MODES:
         patcher, layers = answers.patcher()
@@ -229,12 +233,16 @@ def test_exception_lycoris_tlora_on_a_3x3_convolution(tmp_path: Path) -> None:
 
 
 def kohya_network(name: str, path: Path, texts: int | None, algo: str, dim: int, **options: Any) -> Answers:
-    """Put a random network of LyCORIS' kohya wrapper on a UNet and a text encoder; texts: how many in a list, None for one alone."""
+    """Put a random network of LyCORIS' kohya wrapper on a UNet and text encoders; texts: how many in a list, None for one alone."""
     numbers, dtype, times = stream(name), options.pop("dtype", torch.float64), options.pop("times", 1.0)
-    torch.manual_seed(numbers.initial_seed() % 2**63)
-    models = {"unet": tree(UNET, numbers, dtype), "text_encoder": tree(TEXT, numbers, dtype)}
+    torch.manual_seed(numbers.initial_seed())
+    extra = {"add_embedding.linear_1": (36, 40)} if texts == 2 else {}
+    models = {"unet": tree({**UNET, **extra}, numbers, dtype), "text_encoder": tree(TEXT, numbers, dtype)}
+    if texts == 2:
+        models["text_encoder_2"] = tree(TEXT_2, numbers, dtype)
     answers = Answers(name, models)
-    text: Any = models["text_encoder"] if texts is None else [models["text_encoder"]]
+    encoders = [model for part, model in models.items() if part != "unet"]
+    text: Any = encoders[0] if texts is None else encoders
     network = kohya.create_network(1.0, dim, 2.5, None, text, models["unet"], False, algo=algo, conv_dim=dim, **options)
     network.apply_to(text, models["unet"], True, True)
     _trained(network, numbers, dtype, None)
@@ -247,34 +255,44 @@ def kohya_network(name: str, path: Path, texts: int | None, algo: str, dim: int,
 RS = {"rs_lora": True}
 KOHYA: dict[str, tuple[int | None, str, int, dict[str, Any]]] = {
     "lora": (None, "lora", 6, {}),
-    "lora, a list of text encoders": (1, "lora", 6, {"train_norm": True}),
+    "lora, a list of one": (1, "lora", 6, {"train_norm": True}),
+    "lora, a list of two": (2, "lora", 6, {"train_norm": True}),
     "lora rs": (None, "lora", 6, RS),
     "lora rs tucker dora": (None, "lora", 6, {**RS, "use_tucker": True, **DORA}),
     "loha rs": (None, "loha", 3, RS),
     "lokr rs": (None, "lokr", 2, {**RS, "factor": 2}),
-    "lokr": (None, "lokr", 2, {"factor": 2}),
+    "lokr, a list of two": (2, "lokr", 2, {"factor": 2, **PER_INPUT}),
     "lokr whole": (None, "lokr", 6, {"full_matrix": True}),
+    "lokr rs whole": (None, "lokr", 6, {**RS, "full_matrix": True}),
     "glora rs": (None, "glora", 6, RS),
+    "glora, a list of two": (2, "glora", 6, {}),
     "full": (None, "full", 6, {"train_norm": True}),
-    "ia3": (None, "ia3", 6, {"preset": "ia3"}),
+    "ia3, a list of two": (2, "ia3", 6, {}),
     "oft": (None, "diag-oft", 4, {**FLOAT, "constraint": 0.02, "rescaled": True}),
+    "oft, a list of two": (2, "diag-oft", 4, FLOAT),
     "boft": (1, "boft", 10, {**FLOAT, "rescaled": True}),
+    "tlora, a list of two": (2, "tlora", 4, {"preset": "full-lin"}),
 }
 
 
 @pytest.mark.parametrize("name", KOHYA)
 def test_kohya_wrapper(name: str, tmp_path: Path) -> None:
     texts, algo, dim, options = KOHYA[name]
-    answers = kohya_network(f"kohya {name}", tmp_path / "n.safetensors", texts, algo, dim, **options)
-    answers.check(tmp_path / "n.safetensors", tolerance(algo, options))
+    path = tmp_path / "n.safetensors"
+    answers = kohya_network(f"kohya {name}", path, texts, algo, dim, **options)
+    with safe_open(str(path), "pt") as file:
+        prefixes = {re.match(r"lora_(unet|te\d?)_", key)[0] for key in file.keys()}  # type: ignore[index]  # noqa: SIM118
+    assert prefixes == {"lora_unet_", *(["lora_te_"] if texts is None else [f"lora_te{i + 1}_" for i in range(texts)])}
+    assert {n.partition(".")[0] for n in answers.changed} == set(answers.models)
+    answers.check(path, tolerance(algo, options))
 
 
 def test_exception_lokr_rs_whole(tmp_path: Path) -> None:
-    """A file whose metadata was stripped: what we read as 1 the forward multiplied by √dim, of which alpha keeps the power 3."""
+    """A file whose metadata was stripped: what the forward multiplied by √dim is read as it stands."""
     assert EXCEPTIONS["LyCORIS LoKr rs_lora, both factors whole"]
-    options = {**RS, "full_matrix": True, "factor": 4}
     path = tmp_path / "n.safetensors"
-    answers = kohya_network("kohya lokr rs whole", path, None, "lokr", 6, **options)
+    answers = kohya_network("kohya lokr rs bare", path, None, "lokr", 6, **RS, full_matrix=True, times=1 / math.sqrt(6))
+    save_file(load_file(str(path)), str(path))
     answers.check(path, DOUBLE)
 
 
@@ -284,7 +302,7 @@ def test_exception_lokr_rs_whole(tmp_path: Path) -> None:
 def peft_network(name: str, path: Path, layers: dict[str, Any], kind: str, **options: Any) -> tuple[Answers, nn.Module]:
     """Put a random PEFT adapter on a model, save it in a folder, and return the model's answers and the adapted model."""
     numbers, dtype, times = stream(name), options.pop("dtype", torch.float64), options.pop("times", 1.0)
-    torch.manual_seed(numbers.initial_seed() % 2**63)
+    torch.manual_seed(numbers.initial_seed())
     model = tree(layers, numbers, dtype)
     answers = Answers(name, {"model": model})
     norms = (nn.LayerNorm, nn.GroupNorm)
@@ -299,8 +317,8 @@ def peft_network(name: str, path: Path, layers: dict[str, Any], kind: str, **opt
 
 
 # convolutions of 1x1 only: what OFT's forward is a rotation on
-FLAT = [name for name, sizes in UNET.items() if not (len(sizes) == 4 and sizes[2] > 1) and "norm" not in name]  # type: ignore[arg-type,misc]
-LINEAR = [name for name in FLAT if len(UNET[name]) == 2]  # type: ignore[arg-type]
+FLAT = [name for name, sizes in UNET.items() if not (len(sizes) == 4 and sizes[2] > 1) and "norm" not in name]
+LINEAR = [name for name in FLAT if len(UNET[name]) == 2]
 FEED = ["ff.net.0.proj", "ff.net.2", "proj_in", "conv1", "downsamplers.0.conv"]
 ENDS = ["to_q", "to_k", "to_out.0", "proj_out", "time_emb_proj", "conv_in", "conv_shortcut", *FEED]
 PATTERNS = {
@@ -315,7 +333,7 @@ PEFT: dict[str, tuple[str, dict[str, Any]]] = {
     "lora patterns rs": ("Lora", {"r": 4, "lora_alpha": 2.5, "use_rslora": True, **PATTERNS}),
     "lora anchored patterns": ("Lora", {"r": 4, "lora_alpha": 2.5, **ANCHORED}),
     "lora a pattern of no alpha": ("Lora", {"r": 4, "lora_alpha": 2.5, "alpha_pattern": {"to_q": 1, "to_k": 0}}),
-    "lora bias": ("Lora", {"r": 4, "lora_alpha": 2.5, "lora_bias": True, "target_modules": [n for n in FLAT if UNET[n][0] > 0]}),  # type: ignore[index,operator]
+    "lora bias": ("Lora", {"r": 4, "lora_alpha": 2.5, "lora_bias": True, "target_modules": [n for n in FLAT if UNET[n][0] > 0]}),
     "lora dora": ("Lora", {"r": 4, "lora_alpha": 2.5, "use_dora": True}),
     "lora dora rs patterns": ("Lora", {"r": 4, "lora_alpha": 2.5, "use_dora": True, "use_rslora": True, **PATTERNS}),
     "loha": ("LoHa", {"r": 3, "alpha": 2.5}),
@@ -334,7 +352,6 @@ PEFT: dict[str, tuple[str, dict[str, Any]]] = {
     "oft": ("OFT", {"oft_block_size": 4, "target_modules": FLAT}),
     "oft by count": ("OFT", {"r": 4, "oft_block_size": 0, "target_modules": FLAT}),
     "oft exact": ("OFT", {"oft_block_size": 4, "use_cayley_neumann": False, "target_modules": FLAT}),
-    "oft 1 term": ("OFT", {"oft_block_size": 4, "num_cayley_neumann_terms": 1, "target_modules": FLAT}),
     "oft 2 terms": ("OFT", {"oft_block_size": 4, "num_cayley_neumann_terms": 2, "target_modules": FLAT}),
     "oft 3 terms": ("OFT", {"oft_block_size": 4, "num_cayley_neumann_terms": 3, "target_modules": FLAT}),
     "oft 4 terms": ("OFT", {"oft_block_size": 4, "num_cayley_neumann_terms": 4, "target_modules": FLAT}),
@@ -363,7 +380,7 @@ class BlockDiagonal:
         return [torch.stack([torch.block_diag(*stage) for stage in blocks])]
 
 
-@pytest.fixture()
+@pytest.fixture
 def _butterflies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peft.tuners.boft.layer.get_fbd_cuda", lambda: BlockDiagonal)
 
@@ -375,7 +392,7 @@ def test_peft(name: str, tmp_path: Path) -> None:
     kind, options = PEFT[name]
     path = tmp_path / "adapter_model.safetensors"
     answers, _ = peft_network(f"peft {name}", path, UNET, kind, **options)
-    answers.check(path, DOUBLE)
+    answers.check(path, DOUBLE, idle=name == "lora a pattern of no alpha")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -393,7 +410,7 @@ def test_peft_on_a_text_encoder(name: str, tmp_path: Path) -> None:
 def test_exception_peft_oft_on_3x3_convolutions(options: dict[str, Any], tmp_path: Path) -> None:
     assert EXCEPTIONS["PEFT OFT on 3x3"]
     path = tmp_path / "adapter_model.safetensors"
-    convolutions = [n for n, sizes in UNET.items() if len(sizes) == 4 and sizes[2] == 3]  # type: ignore[arg-type,misc]
+    convolutions = [n for n, sizes in UNET.items() if len(sizes) == 4 and sizes[2] == 3]
     name = f"peft oft 3x3 {sorted(options)}"
     answers, adapted = peft_network(name, path, UNET, "OFT", oft_block_size=4, target_modules=convolutions, **options)
     forward = dict(answers.trained)
@@ -421,13 +438,8 @@ def test_exception_peft_without_its_config(name: str, tmp_path: Path) -> None:
     answers.check(path, DOUBLE)
 
 
-def test_strengths_of_the_oracle_itself(tmp_path: Path) -> None:
-    """A wrong formula must be noticed: a file whose alpha is changed after the forward was taken fails."""
+def test_the_oracle_notices_a_scale_off_by_a_thousandth(tmp_path: Path) -> None:
     path = tmp_path / "n.safetensors"
-    answers = lycoris("noticed", path, UNET, "lora", 4, 2.5)
-    answers.ask(lambda n: answers.models["model"].get_submodule(n.removeprefix("model.")))
-    assert answers.changed == []
     answers = lycoris("noticed", path, UNET, "lora", 4, 2.5, times=1 + 1e-3)
-    with pytest.raises(AssertionError, match="off by 0.001"):
+    with pytest.raises(AssertionError, match=r"off by (0\.000999|0\.001) of the change"):
         answers.check(path, DOUBLE)
-    assert set(STRENGTHS) > {1.0, 0.0} and math.isfinite(DOUBLE) and LAYER and SINGLE < ROTATED

@@ -22,7 +22,7 @@ from .norm import Norm, NormBias
 from .oft import OFT, StoredRotation
 from .peft_boft import PeftBOFT
 from .peft_oft import InputOFT, OutputOFT, PackedOFT
-from .replacement import Replacement
+from .replacement import BiasReplacement, Replacement
 from .tlora import TLoRA
 
 __all__ = [
@@ -46,7 +46,7 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     PeftIA3, IA3,
 )  # fmt: skip
 
-BIASES: tuple[type[Full], ...] = (Bias, NormBias)
+BIASES: tuple[type[Algorithm], ...] = (Bias, NormBias, BiasReplacement)
 
 # written beside an algorithm's own tensors and without a meaning for it: (IA)^3's and OFT's alpha, LyCORIS' folded scalar
 IGNORED = frozenset({"alpha", "scalar"})

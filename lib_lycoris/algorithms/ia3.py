@@ -93,10 +93,10 @@ class PeftIA3(Algorithm):
         """Return the axis of W that is scaled; a convolution's factor has one shape for both, so its size or the config decides."""
         if len(shape) < 2:
             return 0
-        if self.feedforward is not None:
-            return 1 if self.feedforward else 0
         if self.factor.dim() == 2:
             return 1 if self.factor.shape[0] == 1 and self.factor.numel() == shape[1] else 0
+        if self.feedforward is not None:
+            return 1 if self.feedforward else 0
         return 1 if self.factor.numel() == shape[1] and self.factor.numel() != shape[0] else 0
 
     def misfit(self, shape: Sequence[int]) -> str | None:

@@ -27,11 +27,15 @@ from .oft import cayley, exact
 
 
 def neumann(skew: Tensor, terms: int) -> Tensor:
-    """Return I + 2Q + ... + 2Qⁿ⁻² + Qⁿ⁻¹ for blocks (..., b, b): the Cayley transform with its inverse as a short series."""
+    """Return I + 2Q + ... + 2Qⁿ⁻² + Qⁿ⁻¹ for blocks (..., b, b): the Cayley transform with its inverse as a short series.
+
+    PEFT's code makes two exceptions, followed here: 2 terms are I + 2Q, and 3 are I + 2Q + 2Q² + Q³.
+    """
+    coefficients = [] if terms < 2 else [2.0] if terms == 2 else [2.0] * max(terms - 2, 2) + [1.0]
     total = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device).expand_as(skew).clone()
     power = skew
-    for term in range(1, terms):
-        total = total + (power if term == terms - 1 else 2 * power)
+    for coefficient in coefficients:
+        total = total + coefficient * power
         power = power @ skew
     return total
 

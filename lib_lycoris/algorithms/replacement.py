@@ -1,6 +1,7 @@
 """ΔW = set_weight - W: the parameter is replaced at strength 1.
 
-Written by ComfyUI's tools. They replace at every strength, 0 included; we follow the linear rule, so that 0 is off.
+Written by ComfyUI's tools, which replace at every strength, 0 included; we follow the linear rule, so that 0 is off. PEFT saves the biases
+that it trained (``bias="all"``) as they are, too.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ class Replacement(Algorithm):
 
     value: Tensor = stored("set_weight")  # the parameter's shape
 
+    @property
+    def key(self) -> str:
+        """The key suffix that the value is stored under."""
+        return self.suffixes()["value"]
+
     def misfit(self, shape: Sequence[int]) -> str | None:
         """Say that the parameter has another shape."""
         if self.value.numel() == prod(shape) and (not shape or self.value.shape[0] == shape[0]):
             return None
-        return f"set_weight is {tuple(self.value.shape)}, but the parameter is {tuple(shape)} - is this file for another model?"
+        return f"{self.key} is {tuple(self.value.shape)}, but the parameter is {tuple(shape)} - is this file for another model?"
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return what is missing to the stored parameter."""
@@ -39,3 +45,12 @@ class Replacement(Algorithm):
         """Return the stored layer's output in place of y."""
         replaced = dense(layer, self.value)
         return lambda x, y: replaced(x, y) - y
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BiasReplacement(Replacement):
+    """A whole bias."""
+
+    name: ClassVar[str] = "bias replacement"
+
+    value: Tensor = stored("base_layer.bias")  # (out,)

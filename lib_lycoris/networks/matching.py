@@ -100,6 +100,8 @@ def _parse(source: Source, module: str, tensors: Mapping[str, Tensor]) -> tuple[
         settings["fixed_scale"] = float(named.pop("scale").float())
     if split_rank := settings.pop("split_rank", None):
         settings["fixed_scale"] = float(named["alpha"].float()) / split_rank
+    if settings.pop("alpha_is_cubed_scale", False):
+        settings["fixed_scale"] = float(named["alpha"].float()) ** (1 / 3)
     return parse(named, **settings)
 
 

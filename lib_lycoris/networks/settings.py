@@ -37,6 +37,8 @@ class Source:
             found["rank_stabilised"] = True
         if "lora_down.weight" in suffixes and "alpha" in suffixes and (scale := self._split_scale(suffixes)):
             found["split_rank"] = scale
+        if {"lokr_w1", "lokr_w2", "alpha"} <= suffixes.keys() and _true(self.arguments.get("rs_lora")):
+            found["alpha_is_cubed_scale"] = True  # LyCORIS multiplies by √dim and saves dim · √dim
         config = self.config(module)
         if config is not None:
             found.update(_peft(config, module, suffixes))
@@ -115,21 +117,19 @@ def _pattern(config: Mapping[str, Any], name: str, module: str) -> Any:
 
 def _peft(config: Mapping[str, Any], module: str, suffixes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     kind = str(config.get("peft_type", "LORA")).upper()
+    module = module.removeprefix("base_model.model.")
     if kind in ("LORA", "LOHA", "LOKR"):
         return _peft_scale(config, module)
     if kind == "IA3" and config.get("feedforward_modules") is not None:
         names = config["feedforward_modules"]
-        return {"feedforward": bool(re.fullmatch(names, module)) if isinstance(names, str) else any(_ends(module, n) for n in names)}
+        return {"feedforward": bool(re.fullmatch(names, module)) if isinstance(names, str) else any(module.endswith(n) for n in names)}
     return _peft_oft(config, suffixes) if kind == "OFT" else {}
 
 
-def _ends(module: str, name: str) -> bool:
-    return module == name or module.endswith("." + name)
-
-
 def _peft_scale(config: Mapping[str, Any], module: str) -> dict[str, Any]:
-    alpha = _pattern(config, "alpha_pattern", module) or config.get("lora_alpha", config.get("alpha"))
-    rank = _pattern(config, "rank_pattern", module) or config.get("r")
+    alpha, rank = _pattern(config, "alpha_pattern", module), _pattern(config, "rank_pattern", module)
+    alpha = config.get("lora_alpha", config.get("alpha")) if alpha is None else alpha
+    rank = config.get("r") if rank is None else rank
     if alpha is None or not rank:
         return {}
     return {"fixed_scale": alpha / (sqrt(rank) if config.get("use_rslora") else rank)}
