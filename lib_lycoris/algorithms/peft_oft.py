@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Algorithm, columns, flat, precise, stored
-from .layer import Change, Layer, on_inputs
-from .oft import cayley, exact
+from .layer import Change, Layer, block_rows, on_inputs
+from .oft import cayley, change_of_rows, exact
 
 
 def neumann(skew: Tensor, terms: int) -> Tensor:
@@ -206,20 +207,26 @@ class OutputOFT(Algorithm):
         return f"oft_r {tuple(self.blocks.shape)} does not cover the outputs of a layer {tuple(shape)} - is this file for another model?"
 
     def matrix(self, rows: int) -> Tensor:
-        """Return blockdiag(D)ᵀ - I as (rows, rows) in float64, what is beyond the rows cut off."""
-        blocks = repeated(half_cayley(self.blocks, self.largest), rows)
-        whole = torch.block_diag(*blocks)[:rows, :rows].T
-        return whole - torch.eye(rows, dtype=whole.dtype, device=whole.device)
+        """Return Dᵀ - I as (n, b, b) in float64; of the last block the rows and columns beyond the layer's meet zeros only."""
+        blocks = repeated(half_cayley(self.blocks, self.largest), rows).transpose(1, 2)
+        return blocks - torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the turned rows minus the rows."""
-        turned = precise(self.matrix(weight.shape[0]), weight) @ flat(precise(weight, weight))
-        return turned.reshape(weight.shape)
+        matrix, rows = self.matrix(weight.shape[0]), flat(weight)
+        beyond = matrix.shape[0] * matrix.shape[1] - len(rows)
+        return change_of_rows(matrix, F.pad(rows, (0, 0, 0, beyond)))[: len(rows)].reshape(weight.shape)
 
     def change(self, layer: Layer) -> Change:
         """Return the turned output minus the output."""
-        matrix = layer.ready(self.matrix(layer.shape[0]))
-        return lambda x, y: layer.pointwise(y, matrix)
+        matrix, rows = self.matrix(layer.shape[0]), layer.shape[0]
+        turn = block_rows(layer, matrix)
+        beyond = matrix.shape[0] * matrix.shape[1] - rows
+        if not beyond:
+            return turn
+        axis = -1 if layer.convolution is None else 1
+        edge = (0, beyond) if layer.convolution is None else (0, 0) * (len(layer.shape) - 2) + (0, beyond)
+        return lambda x, y: turn(x, F.pad(y, edge)).narrow(axis, 0, rows)
 
 
 def half_cayley(blocks: Tensor, largest: float | None = None) -> Tensor:
