@@ -304,6 +304,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["keep.safetensors"]
 
 
+def test_a_written_file_has_the_mode_of_new_files(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    assert written(tmp_path / "style.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_hashes_are_the_ones_that_programs_know(tmp_path: Path) -> None:
     """``sshs_model_hash`` is of everything behind the header, so metadata does not change it."""
     one, two = written(tmp_path / "a.safetensors"), written(tmp_path / "b.safetensors", metadata={"x": "1"})

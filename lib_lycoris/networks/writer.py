@@ -17,11 +17,10 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(
-            {key: tensor.contiguous() for key, tensor in tensors.items()},
-            str(beside),
-            dict(metadata or {"format": "pt"}),
-        )
+        beside.touch()  # with the mode that new files have here: safetensors makes its own readable by the owner alone
+        mode = beside.stat().st_mode
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(beside), dict(metadata or {"format": "pt"}))
+        beside.chmod(mode)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

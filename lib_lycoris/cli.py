@@ -1,0 +1,183 @@
+"""The command line: `app` (what runs without a verb), `generate`, `inspect`. Heavy imports wait for the verb that needs them."""
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import LycorisError
+from .tools.cli import add_tool_commands
+
+if TYPE_CHECKING:
+    from .models import BaseModel
+
+FAILED, STOPPED = 2, 130  # exit codes; 130 is what shells expect after Ctrl-C
+DEFAULT_PORT = 7870
+TAG_HELP = 'A prompt may hold tags: "a castle <lyco:style:0.7>" puts the network "style" on at strength 0.7'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code; what goes wrong is one sentence on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser, verbs = _parser()
+    if not words or (words[0] not in verbs and words[0] not in ("-h", "--help", "--version")):
+        words.insert(0, "app")
+    arguments = parser.parse_args(words)
+    try:
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        return run(arguments)
+    except LycorisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nStopped; nothing was written.", file=sys.stderr)
+        return STOPPED
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Any]:
+    parser = argparse.ArgumentParser(
+        prog="run.py", description="Networks of the LoRA/LyCORIS family on Stable Diffusion: make pictures, look into files.",
+        epilog=f"Without a verb the app opens in the browser. Every verb has its own --help. {TAG_HELP}.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"sd-webui-lycoris {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _add_app(verbs.add_parser("app", help="open the app in the browser (the default)", description="Open the app in the browser."))
+    _add_generate(verbs.add_parser("generate", help="make one picture", description=f"Make one picture. {TAG_HELP}."))
+    _add_inspect(verbs.add_parser("inspect", help="tell what a network file is", description="Tell everything about a network file."))
+    add_tool_commands(verbs)
+    return parser, verbs.choices
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ckpt", type=Path, metavar="FILE",
+        help="a checkpoint: a .safetensors file (SD1, SD2, SDXL base) or a diffusers folder; without it a tiny random model"
+        " with demo networks",
+    )  # fmt: skip
+    parser.add_argument("--networks", type=Path, metavar="DIR", help="a folder with network files, searched with its subfolders")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the demo networks are kept (default: the user's cache folder)")
+
+
+def _add_app(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="the port, or the next free one (default: %(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the browser, only print the address")
+    parser.set_defaults(run=_app)
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", required=True, help="what to draw, tags included")
+    parser.add_argument("--negative", default="", help="what to stay away from")
+    parser.add_argument("--seed", type=int, default=-1, help="the same seed gives the same picture (default: a random one)")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 512x768 (default: what suits the model)")
+    parser.add_argument("--cfg", type=float, default=7.0, help="how closely to follow the prompt (default: %(default)s)")
+    parser.add_argument("--sampler", default="DDIM", help='DDIM, Euler, "Euler a", "DPM++ 2M" or "DPM++ 2M Karras" (default: %(default)s)')
+    parser.add_argument("--out", type=Path, default=Path("image.png"), metavar="FILE", help="the picture, a PNG (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON on stdout")
+    _add_model(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    from .models import FAMILIES
+
+    parser.add_argument("file", type=Path, help="a network file: .safetensors, .pt or .ckpt")
+    parser.add_argument("--base", choices=list(FAMILIES), help="compare with this family of base models (default: the file's own)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.set_defaults(run=_inspect)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a size; write WIDTHxHEIGHT in pixels, such as 512x768') from None
+
+
+def _app(arguments: argparse.Namespace) -> int:
+    host = _open(arguments)
+    from .hosts.infotext import save_png
+    from .ui.app import launch
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end by a service manager tidies up as Ctrl-C does
+    print(host.about(), file=sys.stderr)
+    launch(host, save_png, port=arguments.port, browser=not arguments.no_browser)
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    if arguments.out.suffix.lower() != ".png":
+        print(f"error: {arguments.out} must end in .png, the format that keeps the prompt in the picture", file=sys.stderr)
+        return FAILED
+    host = _open(arguments)
+    from .hosts.infotext import save_png
+    from .hosts.protocol import Request
+
+    width, height = arguments.size or (host.size, host.size)
+    request = Request(
+        arguments.prompt, arguments.negative, arguments.seed, arguments.steps, width, height, arguments.cfg, arguments.sampler
+    )
+    started = time.monotonic()
+    picture = _with_bar(host, request)
+    save_png(picture, arguments.out)
+    seconds = time.monotonic() - started
+    for sentence in picture.problems:
+        print(f"note: {sentence}", file=sys.stderr)
+    if arguments.json:
+        facts = {"image": str(arguments.out), "seed": picture.seed, "seconds": round(seconds, 3), "model": host.identity}
+        facts.update(applied=picture.applied, problems=picture.problems, infotext=picture.infotext)
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        for sentence in picture.applied:
+            print(sentence)
+        print(f"{arguments.out}: {width}x{height}, seed {picture.seed}, {seconds:.1f} s")
+    return 0
+
+
+def _with_bar(host: Any, request: Any) -> Any:
+    from tqdm import tqdm
+
+    with tqdm(total=request.steps, unit="step", desc="sampling", leave=False) as bar:
+        return host.paint(request, lambda at: bar.update(at.step - bar.n))
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from .tools.inspect import inspect
+    from .tools.inspect_text import as_text
+
+    found = inspect(arguments.file, _base(arguments))
+    print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if arguments.json else as_text(found))
+    return 0
+
+
+def _base(arguments: argparse.Namespace) -> BaseModel | None:
+    """Return what to compare a network with: the family asked for, or the tiny model for its own demo networks."""
+    if arguments.base:
+        from .models import reference
+
+        return reference(arguments.base)
+    from .networks.reader import open_file
+
+    if open_file(arguments.file).metadata.get("ss_sd_model_name") != "tiny-random-sd1":
+        return None
+    from .hosts.embedded import EmbeddedHost
+
+    return EmbeddedHost.tiny().base
+
+
+def _open(arguments: argparse.Namespace) -> Any:
+    """Open the embedded host; say what to install where its packages are missing."""
+    try:
+        from .hosts.embedded import EmbeddedHost
+    except ImportError as error:
+        raise LycorisError(f"the package {error.name} is missing; `python3 run.py` installs what pictures need") from error
+    return EmbeddedHost.open(arguments.ckpt, arguments.networks, arguments.device, arguments.data_dir)

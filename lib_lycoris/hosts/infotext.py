@@ -1,0 +1,47 @@
+"""What is written into a picture: the webui's "parameters" text, and what could not be done."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import HostError
+from .protocol import Picture, Request
+
+
+def infotext(request: Request, seed: int, model: str, hashes: Mapping[str, str]) -> str:
+    """Return the text from which the webui and its readers make the same picture again."""
+    facts = {
+        "Steps": str(request.steps), "Sampler": request.sampler, "CFG scale": f"{request.cfg:g}", "Seed": str(seed),
+        "Size": f"{request.width}x{request.height}", "Model": _quoted(model),
+    }  # fmt: skip
+    if hashes:
+        facts["Lyco hashes"] = json.dumps(", ".join(f"{name}: {digest}" for name, digest in hashes.items()), ensure_ascii=False)
+    lines = [request.prompt]
+    if request.negative:
+        lines.append(f"Negative prompt: {request.negative}")
+    return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in facts.items())])
+
+
+def save_png(picture: Picture, path: Path) -> None:
+    """Write the picture with its texts, beside its place and then renamed; raise HostError if that fails."""
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    texts.add_itxt("parameters", picture.infotext)
+    if picture.problems:
+        texts.add_itxt("lyco problems", "\n".join(picture.problems))
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.image.save(beside, format="PNG", pnginfo=texts)
+        os.replace(beside, path)
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror or error}; choose another place with --out") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text

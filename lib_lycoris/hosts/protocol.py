@@ -1,0 +1,117 @@
+"""What every host offers to the rest of the package, and the words in which a picture is asked for and handed back."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models import BaseModel
+    from ..patching import Activation, Report
+
+
+class Host(Protocol):
+    """A program with a running model that networks can be put on."""
+
+    name: str
+
+    @classmethod
+    def detect(cls) -> bool:
+        """Tell whether we run inside this host."""
+
+    @property
+    def base(self) -> BaseModel:
+        """The running model's family and canonical parameter names."""
+
+    @property
+    def identity(self) -> str:
+        """A text that changes when another model is loaded."""
+
+    def weight(self, parameter: str) -> Tensor:
+        """Return the base weight under a canonical parameter name; raise HostError if there is none."""
+
+    def apply(self, activations: Sequence[Activation]) -> Report:
+        """Put exactly these networks on the model; what could not be done is in the report."""
+
+    def step(self, step: int, steps: int) -> None:
+        """Say which sampling step (from 0) comes next, for strengths with a schedule."""
+
+    def clear(self) -> None:
+        """Take all networks off: the model's bits are what they were."""
+
+    def folders(self) -> Sequence[Path]:
+        """Return the folders that hold network files."""
+
+    def report(self, sentences: Sequence[str]) -> None:
+        """Tell the person, where this host shows such things."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to make."""
+
+    prompt: str
+    negative: str = ""
+    seed: int = -1  # -1: a random one
+    steps: int = 20
+    width: int = 512  # pixels, a multiple of 8
+    height: int = 512
+    cfg: float = 7.0
+    sampler: str = "DDIM"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a picture is: steps done and, once a step is done, steps a second and seconds left."""
+
+    step: int
+    steps: int
+    rate: float | None = None
+    eta: float | None = None
+
+    def text(self) -> str:
+        """Return it as a person reads it."""
+        done = f"step {self.step} of {self.steps}"
+        if self.rate is None or self.eta is None:
+            return done
+        speed = f"{self.rate:.1f} steps/s" if self.rate >= 1 else f"{1 / self.rate:.1f} s/step"
+        return f"{done} - {speed} - {self.eta:.0f} s left"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture with what was done to make it and what could not be done."""
+
+    image: Any  # PIL.Image.Image
+    infotext: str  # the webui's "parameters" text
+    seed: int
+    applied: tuple[str, ...]  # one sentence a network
+    problems: tuple[str, ...]  # one sentence each
+
+
+class Cancelled(Exception):
+    """The person asked to stop; nothing was written and the model is as it was."""
+
+
+class Painter(Host, Protocol):
+    """A host that makes pictures by itself."""
+
+    def paint(self, request: Request, progress: Callable[[Progress], None] | None = None, cancel: Event | None = None) -> Picture:
+        """Make one picture; raise HostError with a sentence if it cannot be made, Cancelled if ``cancel`` was set."""
+
+    def networks(self) -> Sequence[str]:
+        """Return the names that a tag can use, sorted, after a fresh look at the folders."""
+
+    def samplers(self) -> Sequence[str]:
+        """Return the names of the samplers."""
+
+    def about(self) -> str:
+        """Return one sentence on the model that is loaded."""
+
+    @property
+    def size(self) -> int:
+        """The side of a square picture that suits the model, in pixels."""
