@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Algorithm, precise, stored
+from .base import precise
 from .layer import Change, Layer
-from .oft import cayley, constrained, exact, rows_fit
+from .oft import OutputRotation, cayley, rows_fit
 
 
 def butterfly(rotations: Tensor, rows: Tensor) -> Tensor:
@@ -32,30 +32,15 @@ def butterfly(rotations: Tensor, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BOFT(Algorithm):
-    """A product of butterfly rotations of the output rows."""
+class BOFT(OutputRotation):
+    """A product of butterfly rotations of the output rows; blocks: (m, n, b, b), b even."""
 
     name: ClassVar[str] = "boft"
-    reads_output: ClassVar[bool] = True
-
-    blocks: Tensor = stored("oft_blocks")  # (m, n, b, b), n·b = out, b even
-    constraint: float | None = stored("alpha", optional=True, scalar=True)  # of ‖Q‖, per output row
-    rescale: Tensor | None = stored("rescale", optional=True)  # (out, 1[, 1, 1])
 
     @classmethod
     def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
         """Tell whether the blocks have stages."""
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 4
-
-    @property
-    def rank(self) -> int:
-        """The block size."""
-        return self.blocks.shape[-1]
-
-    @property
-    def is_zero(self) -> bool:
-        """Tell whether nothing is rotated or rescaled."""
-        return self.rescale is None and not bool(self.blocks.float().any())
 
     def misfit(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the output rows, or that a stage's stride does not."""
@@ -68,9 +53,7 @@ class BOFT(Algorithm):
 
     def rotations(self) -> Tensor:
         """Return every R as (m, n, b, b) in float64."""
-        blocks = exact(self.blocks)
-        outputs = blocks.shape[1] * blocks.shape[2]
-        return cayley(constrained(blocks - blocks.transpose(-1, -2), (self.constraint or 0.0) * outputs))
+        return cayley(self.skew())
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the turned rows minus the rows."""

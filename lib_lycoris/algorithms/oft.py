@@ -52,21 +52,14 @@ def rows_fit(blocks: Tensor, shape: Sequence[int], what: str) -> str | None:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OFT(Algorithm):
-    """A block-diagonal rotation of the output rows."""
+class OutputRotation(Algorithm):
+    """What LyCORIS stores of rotations of the output rows, in one stage (here) or in several (boft.py)."""
 
-    name: ClassVar[str] = "oft"
     reads_output: ClassVar[bool] = True
 
-    blocks: Tensor = stored("oft_blocks")  # (n, b, b), n·b = out
+    blocks: Tensor = stored("oft_blocks")  # (n, b, b), n·b = out; (m, n, b, b) with m stages
     constraint: float | None = stored("alpha", optional=True, scalar=True)  # of ‖Q‖, per output row
     rescale: Tensor | None = stored("rescale", optional=True)  # (out, 1[, 1, 1])
-    zero_constraint_freezes: bool = False  # kohya's files
-
-    @classmethod
-    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Tell whether the blocks are one layer of rotations; four axes are BOFT's."""
-        return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 3
 
     @property
     def rank(self) -> int:
@@ -78,19 +71,37 @@ class OFT(Algorithm):
         """Tell whether nothing is rotated or rescaled."""
         return self.rescale is None and not bool(self.blocks.float().any())
 
+    def skew(self) -> Tensor:
+        """Return every Q = B - Bᵀ in float64, all of the layer together held to the constraint."""
+        blocks = exact(self.blocks)
+        outputs = blocks.shape[-3] * blocks.shape[-2]
+        return constrained(blocks - blocks.transpose(-1, -2), (self.constraint or 0.0) * outputs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OFT(OutputRotation):
+    """A block-diagonal rotation of the output rows."""
+
+    name: ClassVar[str] = "oft"
+
+    zero_constraint_freezes: bool = False  # kohya's files
+
+    @classmethod
+    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Tell whether the blocks are one layer of rotations; four axes are BOFT's."""
+        return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 3
+
     def misfit(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the output rows."""
         return rows_fit(self.blocks, shape, "oft_blocks")
 
     def matrix(self) -> Tensor:
         """Return rescale ⊙ Rᵀ - I as (n, b, b) in float64."""
-        blocks = exact(self.blocks)
-        count, size = blocks.shape[:2]
-        eye = torch.eye(size, dtype=blocks.dtype, device=blocks.device)
+        count, size = self.blocks.shape[:2]
+        eye = torch.eye(size, dtype=torch.float64, device=self.blocks.device)
         if self.zero_constraint_freezes and self.constraint == 0:
-            return torch.zeros_like(blocks)
-        skew = constrained(blocks - blocks.transpose(1, 2), (self.constraint or 0.0) * count * size)
-        turned = cayley(skew).transpose(1, 2)
+            return torch.zeros(count, size, size, dtype=torch.float64, device=self.blocks.device)
+        turned = cayley(self.skew()).transpose(1, 2)
         if self.rescale is not None:
             turned = turned * exact(self.rescale).reshape(count, size, 1)
         return turned - eye
