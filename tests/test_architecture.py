@@ -23,7 +23,7 @@ MAY_IMPORT = {  # part of the package -> parts it may import; `errors` and itsel
     "networks": LEAVES,
     "prompt": FILES,
     "patching": FILES,
-    "tools": FILES,
+    "tools": FILES | {"prompt"},  # a strength in a merge is what it is in a prompt
     "hosts": FILES | {"prompt", "patching"},
     "ui": FILES | {"tools", "hosts.protocol"},
     "cli": FILES | {"tools", "hosts", "ui"},
@@ -37,7 +37,7 @@ FOREIGN = {  # part -> packages beside the standard library; None: whatever is i
     "networks": CORE_NEEDS,
     "prompt": CORE_NEEDS,
     "patching": CORE_NEEDS,
-    "tools": CORE_NEEDS,
+    "tools": CORE_NEEDS | {"tqdm"},  # the bar of the command line that is built from the declarations
     "cli": CORE_NEEDS | {"tqdm"},
     "__init__": CORE_NEEDS,
     "hosts": None,

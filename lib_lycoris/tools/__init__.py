@@ -2,6 +2,7 @@
 
 ``TOOLS`` maps a tool's name to its declaration; the tools of a name are imported when it is first looked into.
 """
+
 from __future__ import annotations
 
 from importlib import import_module

@@ -1,0 +1,57 @@
+"""The section "LyCORIS" of the webui's settings; the original extension's keys keep their meaning, new ones begin with `lyco_` too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import shared  # type: ignore[import-not-found,unused-ignore]
+
+from . import a1111_page_files as files
+
+gr = shared.gr  # the gradio that the host itself draws with
+SECTION = ("lycoris", "LyCORIS", "sd")
+
+
+def register() -> None:
+    """Add the settings; they have their values from config.json as soon as this has run."""
+    shared.options_templates.update(shared.options_section(SECTION, {**_applying(), **_cards(), **_infotext()}))
+
+
+def _applying() -> dict[str, Any]:
+    option = shared.OptionInfo
+    # an old config.json may still ask for the functional way under the key of the original extension
+    mode = "functional" if shared.opts.data.get("lyco_functional") else "auto"
+    return {
+        "lyco_take_over_lora": option(False, "Apply <lora:...> tags too").info(
+            "one loader for both kinds of tags; off: those stay with the built-in Lora extension"
+        ),
+        "lyco_mode": option(mode, "How networks are applied", gr.Radio, {"choices": ["auto", "functional", "merged"]}).info(
+            "merged: weights are computed once and kept, fast steps; functional: computed beside each layer, less memory; "
+            "auto: whichever suits the network and its strengths"
+        ),
+        "lyco_in_memory_limit": option(
+            0, "Number of networks to keep in memory", gr.Number, {"precision": 0, "minimum": 0}
+        ).info("beside those that the last prompt used, which always stay"),
+    }  # fmt: skip
+
+
+def _cards() -> dict[str, Any]:
+    option, versions = shared.OptionInfo, list(dict.fromkeys(files.VERSIONS.values()))
+    return {
+        "lyco_preferred_name": option(
+            "Filename", "Name that a click on a card writes into the prompt", gr.Radio, {"choices": ["Filename", "Alias from file"]}
+        ).info("the alias is the name that the trainer wrote into the file"),
+        "lyco_show_all": option(False, "Always show all networks").info("otherwise only those for the loaded checkpoint's kind of model"),
+        "lyco_hide_unknown_for_versions": option(
+            [], "Hide networks of unknown kind when the checkpoint is", gr.CheckboxGroup, {"choices": versions}
+        ),
+    }
+
+
+def _infotext() -> dict[str, Any]:
+    return {
+        "lyco_add_hashes_to_infotext": shared.OptionInfo(True, "Write the hashes of networks into the image's text").info(
+            "so that sites know them, and a pasted text finds a renamed file"
+        )
+    }
+

@@ -1,0 +1,25 @@
+"""What people see of us in the webui beside the image itself: page of cards, settings, axes of plots, API, pasted texts."""
+
+from __future__ import annotations
+
+from . import a1111_api, a1111_paste, a1111_settings, a1111_xyz
+
+
+def register(inspect: a1111_api.Inspect | None = None) -> None:
+    """Register all of it with the running webui; `inspect` describes one file and is what the API's inspect answers with."""
+    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
+
+    a1111_settings.register()
+    a1111_paste.register()
+    a1111_xyz.register()
+    a1111_api.register(inspect)
+    script_callbacks.on_before_ui(_add_page)
+
+
+def _add_page() -> None:
+    """Add the page; the host forgets all pages before it builds its UI."""
+    from modules import ui_extra_networks  # type: ignore[import-not-found,unused-ignore]
+
+    from .a1111_page import Page
+
+    ui_extra_networks.register_page(Page())

@@ -1,0 +1,208 @@
+"""The tools on the command line, built from their declarations; a tool is imported when its verb is used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..errors import ToolError
+from . import VERBS, tools_of
+from .declaration import Option, Tool
+from .progress import Progress, State
+
+FAILED_CHECK = 1  # exit code of a verification that found a difference
+OWN = ("run", "verb", "json", "dry_run", "recipe", "quiet")  # what every verb has beside its tool's options
+
+
+def add_tool_commands(subparsers: Any) -> None:
+    """Add a verb for every tool to argparse's subparsers; each sets ``run`` to what runs it."""
+    for verb, (summary, _) in VERBS.items():
+        parser = subparsers.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        parser.parse_known_args = _filled_first(parser, verb)
+
+
+def _filled_first(parser: argparse.ArgumentParser, verb: str) -> Callable[..., Any]:
+    """Return the parser's own method, which then knows the tool's options: importing all tools for one verb would take seconds."""
+    own = parser.parse_known_args
+    filled: list[bool] = []
+
+    def parse(*args: Any, **kwargs: Any) -> Any:
+        if not filled:
+            filled.append(True)
+            fill(parser, verb, tools_of(verb))
+        return own(*args, **kwargs)
+
+    return parse
+
+
+def fill(parser: argparse.ArgumentParser, verb: str, tools: Sequence[Tool]) -> None:
+    """Give a parser the options of the tools of a verb; what is required is checked when it is known which of them is meant."""
+    known: set[str] = set()
+    for option in (option for tool in tools for option in tool.options):
+        if option.name not in known:
+            known.add(option.name)
+            _add_option(parser, option)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
+    parser.add_argument("--dry-run", "--dry_run", action="store_true", help="tell what would be done, and what it takes; write nothing")
+    parser.add_argument(
+        "--recipe", type=Path, metavar="FILE",
+        help="a JSON file: a list of jobs, each a table of these options (paths from its folder on); what is given beside it holds for all",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run, verb=verb)
+
+
+def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
+    text = argparse.SUPPRESS if option.ignored or option.refused else option.help
+    if option.default not in (None, False, ()) and text != argparse.SUPPRESS:
+        text += f" (default: {option.default})"
+    facts: dict[str, Any] = {"help": text.replace("%", "%%") if text != argparse.SUPPRESS else text, "default": argparse.SUPPRESS}
+    positional = not option.flags[0].startswith("-")
+    if option.type is bool:
+        facts["action"] = "store_true"
+    else:
+        facts.update(type=option.type, choices=option.choices or None, nargs=option.nargs or ("?" if positional else None))
+        facts["metavar"] = None if option.choices else _metavar(option)
+    if positional:
+        parser.add_argument(option.name, **facts)
+    else:
+        parser.add_argument(*option.flags, dest=option.name, **facts)
+
+
+def _metavar(option: Option) -> str:
+    return {Path: "FILE", int: "N", float: "X"}.get(option.type, "TEXT")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the tool that arguments ask for; return the exit code. Raises LycorisError, KeyboardInterrupt on Ctrl-C and SIGTERM."""
+    given = {key: value for key, value in vars(arguments).items() if key not in OWN}
+    tools = tools_of(arguments.verb)
+    jobs = [given] if arguments.recipe is None else read_jobs(arguments.recipe, given, tools)
+    chosen = [(choose(tools, job), job) for job in jobs]
+    ready = [(tool, options_for(tool, job)) for tool, job in chosen]  # all of them are looked at before the first one runs
+    reports, code = [], 0
+    with _terminable():
+        for tool, options in ready:
+            report, text = _do(tool, options, arguments)
+            code = FAILED_CHECK if report.get("ok") is False else code
+            reports.append(report)
+            if not arguments.json:
+                print(text)
+    if arguments.json:
+        print(json.dumps(reports[0] if arguments.recipe is None else reports, indent=2, ensure_ascii=False))
+    return code
+
+
+def _do(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
+    if arguments.dry_run:
+        planned = tool.plan(**options)
+        return planned.as_json(), planned.text
+    with _bar(arguments.quiet or not sys.stderr.isatty()) as callback:
+        result = tool.run(progress=Progress(callback), **options)
+    return result.report, result.text
+
+
+def choose(tools: Sequence[Tool], given: Mapping[str, Any]) -> Tool:
+    """Return the tool that is meant: the first that has all it requires. Raises ToolError naming what is missing."""
+    for tool in tools:
+        if not _missing(tool, given):
+            return tool
+    last = tools[-1]
+    raise ToolError(f"{last.verb or last.name} needs {', '.join(_missing(last, given))}; see --help")
+
+
+def _missing(tool: Tool, given: Mapping[str, Any]) -> list[str]:
+    return [option.flags[0] for option in tool.options if option.required and given.get(option.name) in (None, [], ())]
+
+
+def options_for(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a tool for what was given. Raises ToolError for an option that it cannot obey."""
+    declared = {option.name: option for option in tool.options}
+    options = tool.defaults()
+    for name, value in given.items():
+        option = declared.get(name)
+        if option is None:
+            raise ToolError(f'"{name}" is no option of: {tool.summary}; see --help')
+        if option.refused:
+            raise ToolError(option.refused)
+        if option.ignored:
+            print(f"note: {option.ignored}", file=sys.stderr)
+        else:
+            options[name] = value
+    return options
+
+
+def read_jobs(path: Path, given: Mapping[str, Any], tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """Return the jobs of a recipe file, with what was given beside it as defaults. Raises ToolError naming the file."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{path.name} cannot be read as JSON: {error}") from error
+    jobs = found.get("jobs", [found]) if isinstance(found, dict) else found
+    if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):
+        raise ToolError(f"{path.name} must hold a list of jobs, each a table of options")
+    options = {option.name: option for tool in tools for option in tool.options}
+    return [{**given, **{name: _read_value(path, options.get(name), value) for name, value in job.items()}} for job in jobs]
+
+
+def _read_value(recipe: Path, option: Option | None, value: Any) -> Any:
+    """Return a value of a recipe as the option has it: paths from the recipe's folder on."""
+    if option is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_read_value(recipe, option, item) for item in value]
+    wanted = (int, float) if option.type is float else (str,) if option.type is Path else (option.type,)
+    if not isinstance(value, wanted):
+        raise ToolError(f"{recipe.name}: {option.name} is {value!r}, but a value of the kind {option.type.__name__} is expected")
+    return recipe.parent / str(value) if option.type is Path else value
+
+
+@contextmanager
+def _bar(hidden: bool) -> Iterator[Callable[[State], None] | None]:
+    """Give a progress callback that draws a bar with the rate and the time left."""
+    try:
+        from tqdm import tqdm
+    except ImportError:  # the library needs torch and safetensors only
+        hidden = True
+    if hidden:
+        yield None
+        return
+    bars: list[Any] = []
+
+    def show(state: State) -> None:
+        if not bars or bars[-1].total != state.total or state.step < bars[-1].n:
+            for bar in bars:
+                bar.close()
+            scaled = state.unit == "B"
+            bars[:] = [tqdm(total=state.total, desc=state.text[:32], unit=state.unit, unit_scale=scaled, unit_divisor=1000, leave=False)]
+        bars[-1].update(state.step - bars[-1].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a request to end the process (SIGTERM) clean up as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = None
+    with suppress(ValueError):  # only the main thread may say what a signal does
+        before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

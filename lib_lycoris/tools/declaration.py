@@ -1,0 +1,108 @@
+"""What a tool is: a pure function and one declaration of its options, from which the command line, the HTTP API and the tab are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["value", "network", "networks", "checkpoint", "output", "file", "folder"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: a keyword of the tool's functions, a flag on the command line, a field of the API and of the tab."""
+
+    name: str  # the keyword: save_to
+    help: str
+    type: type = str  # str, int, float, bool or Path
+    default: Any = None
+    flag: str = ""  # --save_to; made of the name when empty; a name without dashes is positional
+    aliases: tuple[str, ...] = ()  # other spellings, kohya's among them
+    choices: tuple[Any, ...] = ()
+    nargs: str | int | None = None  # "+", "*", "?"; None for one value
+    required: bool = False
+    per_network: bool = False  # one value for each of --models
+    kind: Kind = "value"  # what a page offers to fill it in
+    ignored: str = ""  # accepted for the sake of old command lines: the sentence that says why it has no meaning here
+    refused: str = ""  # known, but obeying it would change the result: the sentence that says what to use instead
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All spellings on the command line."""
+        return (self.flag or f"--{self.name}", *self.aliases)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made: files, a report for machines and the same for people."""
+
+    report: Mapping[str, Any]  # plain JSON values
+    text: str
+    outputs: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, without doing it."""
+
+    report: Mapping[str, Any]  # matched, unmatched: [[key, reason]], and what else the tool can tell beforehand
+    text: str
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as plain JSON values."""
+        costs = {"seconds": self.seconds, "memory_bytes": self.memory_bytes, "disk_bytes": self.disk_bytes}
+        return {**self.report, **costs}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool. ``run(progress=..., **options)`` and ``plan(**options)`` take the options by their names and hold no state."""
+
+    name: str  # merge
+    pretty: str  # Merge
+    summary: str  # one line
+    run: Callable[..., Result]
+    plan: Callable[..., Plan]
+    options: tuple[Option, ...] = field(default=())
+    verb: str = ""  # on the command line, where two tools share one; the name when empty
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the default of every option that means something here."""
+        return {o.name: o.default for o in self.options if not (o.ignored or o.refused)}
+
+
+MODELS = Option("models", "network files", Path, nargs="+", required=True, kind="networks")
+PER_NETWORK = (
+    Option("ratios", "strength of each network (default 1); the text encoders' and the UNet's default", float, nargs="+", per_network=True),
+    Option("te", "strength of each network on the first text encoder", float, nargs="+", per_network=True),
+    Option("te2", "strength of each network on the other text encoders (default: te)", float, nargs="+", per_network=True),
+    Option("unet", "strength of each network on the UNet or transformer", float, nargs="+", per_network=True),
+    Option(
+        "lbw", "block weights of each network: a preset's name or 12, 17, 20, 26 or 61 values with commas; - for none",
+        nargs="+", per_network=True, aliases=("--lbws",),
+    ),
+    Option("lbwe", "element filters of each network: a set's name or BLOCKS:ELEMENTS:RATIO; - for none", nargs="+", per_network=True),
+)  # fmt: skip
+SAVE_TO = Option("save_to", "the file to write", Path, required=True, kind="output", aliases=("-o", "--output"))
+PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "fp8_e4m3fn", "fp8_e5m2")
+SAVE_PRECISION = Option("save_precision", "dtype of the tensors that are written", choices=(*PRECISIONS, "float"))
+DEVICE = Option("device", "where to compute: cpu, cuda, cuda:0, mps", default="cpu")
+IGNORED_KOHYA = (
+    Option("v2", "", bool, ignored="--v2 is not needed: which model a file is for is read from the file"),
+    Option("sdxl", "", bool, ignored="--sdxl is not needed: which model a file is for is read from the file"),
+    Option("v_parameterization", "", bool, ignored="--v_parameterization has no meaning here: weights are the same for it"),
+    Option("precision", "", str, ignored="--precision has no meaning here: everything is computed in float32"),
+    Option("mem_eff_load_save", "", bool, ignored="--mem_eff_load_save is always on here: files are streamed"),
+)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return an option's value as a list: nothing, one value or several."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]

@@ -1,0 +1,56 @@
+"""Peak memory of a piece of work: the highest anonymous RSS above the process after ``import torch``, sampled in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PERIOD = 1 / 50  # seconds between two samples
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def anonymous() -> int:
+    """Return the process' anonymous resident memory in bytes (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not tell anonymous memory")
+
+
+def peak_of(module: str, options: dict[str, Any]) -> int:
+    """Run ``module.run(**options)`` in a new process; return its peak in bytes."""
+    command = [sys.executable, "-m", "tests.benchmarks.memory", module, json.dumps(options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Measure what the arguments say."""
+    import torch  # noqa: F401 - the level that is measured from is with it
+
+    start, highest, ending = anonymous(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not ending.is_set():
+            highest = max(highest, anonymous())
+            time.sleep(PERIOD)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    import_module(sys.argv[1]).run(**json.loads(sys.argv[2]))
+    ending.set()
+    thread.join()
+    print(max(0, highest - start))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""For tests only: tells what the API of the webui does not - the model's bits, and the memory that the server holds."""
+
+import gc
+import hashlib
+import os
+
+from modules import script_callbacks, shared
+
+
+def state():
+    """Return a digest of every parameter and buffer of the loaded model, and the resident memory in MB."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(shared.sd_model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    gc.collect()
+    with open(f"/proc/{os.getpid()}/statm") as file:
+        pages = int(file.read().split()[1])
+    return {"bits": digest.hexdigest(), "memory": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
+
+
+def hooked():
+    """Tell whether anything of ours is between the webui and its model."""
+    import networks
+    from modules import patches, sd_models
+
+    forwards = {name: f.__module__ for name, f in vars(networks.originals).items() if name.endswith("_forward") and f}
+    return {"forwards": forwards, "empty": sd_models.get_empty_cond.__module__, "patches": list(patches.originals)}
+
+
+script_callbacks.on_app_started(lambda _, app: app.add_api_route("/tests/state", state, methods=["GET"]))
+script_callbacks.on_app_started(lambda _, app: app.add_api_route("/tests/hooked", hooked, methods=["GET"]))
