@@ -52,7 +52,7 @@ class WebuiHost:
 
     def __init__(self) -> None:
         self.dispatcher = Dispatcher()
-        self.library = Library(folders())
+        self.library = Library([])  # filled when the command line is known to be read
         self.presets_of = PresetFiles()
         self.loaded = Loaded()
         self.words = Words()
@@ -78,13 +78,17 @@ class WebuiHost:
         model = live.current()
         if model is None:
             raise HostError("the webui has no model loaded; choose a checkpoint first")
-        if self._patcher is None or self._identity != live.identity(model):
+        if self._patcher is None or not self._holds(model):
             self.forget_model()
             self._patcher = DispatchedPatcher(live.parts(model), live.family(model), self.dispatcher)
             self._model, self._identity = weakref.ref(model), live.identity(model)
             layers = sorted((name, info.shape) for name, info in self._patcher.base.layers.items())
             self._shapes = hashlib.sha256(repr((self._patcher.base.family, layers)).encode()).hexdigest()
         return self._patcher
+
+    def _holds(self, model: Any) -> bool:
+        """Tell whether the patcher is for this model with these weights; a new model may have the address of one that is gone."""
+        return self._model is not None and self._model() is model and self._identity == live.identity(model)
 
     def forget_model(self) -> None:
         """Let go of the model of the last plan."""
@@ -175,7 +179,7 @@ class WebuiHost:
 
     def model_changed(self) -> bool:
         """Tell whether the plan is for another model than the one that the webui computes with."""
-        return self.wanted is not None and not self.suspended and self._identity != self.identity
+        return self.wanted is not None and not self.suspended and not self._holds(live.current())
 
     def _activation(self, tag: Tag, wanted: Wanted, done: Applied) -> Activation | None:
         try:

@@ -17,6 +17,7 @@ def tell(p: Any, sentences: Sequence[str]) -> None:
     """Show sentences below the picture, and in what the API returns: of comments it returns none."""
     if not sentences:
         return
+    sentences = [" ".join(sentence.split()) for sentence in sentences]  # an infotext has one line for all of them
     for sentence in sentences:
         p.comment(sentence)
     before = p.extra_generation_params.get(PROBLEMS)

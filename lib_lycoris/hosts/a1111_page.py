@@ -150,19 +150,19 @@ class Page(ui_extra_networks.ExtraNetworksPage):
         return f"<p class='lycoris-note'>{self._hidden_note()}</p>{text}"
 
     def _hidden_note(self) -> str:
-        count = f"{self.hidden} network is" if self.hidden == 1 else f"{self.hidden} networks are"
+        made = "network is not shown because it was" if self.hidden == 1 else "networks are not shown because they were"
         return (
-            f"{count} not shown: not made for the loaded checkpoint ({loaded_version()}). "
+            f"{self.hidden} {made} not made for the kind of checkpoint that is loaded ({loaded_version()}). "
             'To see all, switch on "Always show all networks" in Settings, LyCORIS.'
         )
 
 
 def _badge(item: dict[str, Any]) -> str:
-    """Return the words in a card's corner: algorithm and base model, or that the file cannot be read."""
-    if not item["label"]:
-        return ""
-    look = " lycoris-broken" if item["broken"] else ""
-    return f'<span class="lycoris-badge{look}" title="{html.escape(item["broken"])}">{html.escape(item["label"])}</span>'
+    """Return the words in a card's corner: algorithm and base model, or why the file cannot be read."""
+    if item["broken"]:
+        reason = html.escape(item["broken"])
+        return f'<span class="lycoris-badge lycoris-broken">cannot be read</span><span class="lycoris-reason">{reason}</span>'
+    return f'<span class="lycoris-badge">{html.escape(item["label"])}</span>' if item["label"] else ""
 
 
 def _usable(alias: str, file: NetworkFile) -> bool:

@@ -58,7 +58,9 @@ class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):
     def create_editor(self) -> None:
         """Draw the form and connect its buttons; the webui calls this."""
         self.create_default_editor_elems()
-        self.tags = gr.HighlightedText(label="Tags it was trained on (click to add to the activation text)")
+        self.tags = gr.HighlightedText(
+            label="Tags it was trained on (click to add to the activation text)", elem_classes="lycoris-tags"
+        )
         self.edit_text = gr.Text(label="Activation text", info="Added to the prompt behind the tag")
         self.edit_weight = gr.Slider(
             label="Preferred weight", info="0: the default of the settings", minimum=-2.0, maximum=2.0, step=0.01

@@ -44,7 +44,7 @@ def _cards() -> dict[str, Any]:
         "lyco_show_all": option(False, "Always show all networks").info("otherwise only those for the loaded checkpoint's kind of model"),
         "lyco_hide_unknown_for_versions": option(
             [], "Hide networks of unknown kind when the checkpoint is", gr.CheckboxGroup, {"choices": versions}
-        ),
+        ).info("a network's kind is told from its layers; it can be set in the form behind its card"),
     }
 
 

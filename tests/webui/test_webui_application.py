@@ -14,15 +14,12 @@ import torch
 from lib_lycoris import load
 from tests.samples import CONVOLUTION, LINEAR, NORM
 from tests.webui.files import SD1_LAYERS, STYLES, base_of, linear_layers, merge, modules_of, write_network
-from tests.webui.running import PROBE, PROMPT, Picture, Running, largest, mean
+from tests.webui.running import HIRES, PROBE, PROMPT, Picture, Running, largest, mean
 from tests.webui.server import WebUI, make_checkpoints
 
 pytestmark = [pytest.mark.webui, pytest.mark.timeout(1800)]
 torch.set_num_threads(1)
 ALGORITHMS = sorted({*LINEAR, *CONVOLUTION, *NORM})
-HIRES: dict[str, Any] = {
-    "enable_hr": True, "hr_scale": 1.5, "hr_second_pass_steps": 3, "denoising_strength": 0.7, "hr_upscaler": "Latent",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +153,7 @@ def test_other_families_agree_with_the_built_in_loader(running: Running, plain: 
         assert running.info["sd_model_name"] == f"{kind}-1"
         assert largest(running.paint(f"<lyco:for-{kind}:0.7>"), theirs) <= 1 and running.problems == ""
         assert mean(theirs, before) >= 1
-        assert largest(running.paint("<lyco:full:0.7>"), before) == 0 and "is for Stable Diffusion 1.x" in running.problems
+        assert largest(running.paint("<lyco:turned:0.7>"), before) == 0 and "is for Stable Diffusion 1.x" in running.problems
         assert largest(running.paint(), before) == 0
     finally:
         running.webui.options(sd_model_checkpoint="sd1-1.safetensors")

@@ -16,13 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris import load
 from tests.webui.files import base_of, linear_layers, merge, write_network
-from tests.webui.running import PROBE, PROMPT, Running, largest, mean
+from tests.webui.running import HIRES, PROBE, PROMPT, Running, largest, mean
 from tests.webui.server import CHECKOUT, WebUI, make_checkpoints
 
 pytestmark = [pytest.mark.webui, pytest.mark.long, pytest.mark.timeout(1800)]
-HIRES: dict[str, Any] = {
-    "enable_hr": True, "hr_scale": 1.5, "hr_second_pass_steps": 3, "denoising_strength": 0.7, "hr_upscaler": "Latent",
-}  # fmt: skip
 PAIRS = 100
 
 
@@ -171,6 +168,18 @@ def test_words_of_a_network_work_in_the_prompt_while_it_is_there(start: Starter)
         assert mean(with_word, without) >= 1 and running.problems == ""
         assert largest(running.paint("<lyco:full:0.5>", prompt=prompt), without) == 0
         assert largest(running.paint(prompt=prompt), plain) == 0
+
+
+def test_lora_tags_can_be_taken_over(start: Starter) -> None:
+    with start("taken") as running:
+        plain, theirs, ours = running.paint(), running.paint("<lora:plain:0.6>"), running.paint("<lyco:plain:0.6>")
+        running.webui.options(lyco_take_over_lora=True)
+        assert largest(running.paint("<lora:plain:0.6>"), ours) == 0
+        assert running.info["extra_generation_params"]["Lyco hashes"].startswith("plain: ")
+        assert largest(running.paint("<lora:plain:foo=1>"), plain) == 0 and "<lora:plain:foo=1>" in running.problems
+        running.webui.options(lyco_take_over_lora=False)
+        assert largest(running.paint("<lora:plain:0.6>"), theirs) == 0 and "Lyco hashes" not in running.info["extra_generation_params"]
+        assert largest(running.paint(), plain) == 0
 
 
 def test_what_we_cost_where_we_do_nothing(start: Starter) -> None:
