@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..errors import ModelMismatchError
 from .base import BaseModel, is_swapped
 from .detect import detect_family
 from .families import FAMILIES, Component, Family
-from .parameters import LayerInfo, parameter, rows, split_part
+from .parameters import LayerInfo, parameter, rows, split_parameter, split_part
 from .renames import OPEN_CLIP, TABLES, unet_to_ldm
 
 
@@ -33,6 +33,34 @@ class LiveNames:
     places: Mapping[str, tuple[Piece, ...]]
     unknown: tuple[str, ...] = field(default=())
 
+    def pieces(self, name: str) -> tuple[Piece, ...]:
+        """Return where a canonical parameter, or a part of one, lives; `rows` are those of what is named. Empty if nowhere."""
+        whole, part = split_part(name)
+        places = self.places.get(whole, ())
+        if part is None:
+            return tuple(place for place in places if not place.transposed)
+        if part == "T":  # a file's transposed matrix fits a layer that keeps it transposed, and only that
+            return tuple(replace(place, rows=place.live_rows) for place in places if place.transposed)
+        module = split_parameter(name)[0]
+        ranges = rows(part, self.base.layers[module].shape) if module in self.base.layers else ()
+        return tuple(piece for start, wanted in _with_starts(ranges) for place in places for piece in _overlap(place, wanted, start))
+
+
+def _with_starts(ranges: Sequence[slice]) -> Iterator[tuple[int, slice]]:
+    """Yield each range with the row that it begins at when all are put one after the other."""
+    start = 0
+    for item in ranges:
+        yield start, item
+        start += item.stop - item.start
+
+
+def _overlap(place: Piece, wanted: slice, start: int) -> Iterator[Piece]:
+    """Yield the rows of a place that are wanted, as a piece of what begins with them at `start`."""
+    first, last = max(place.rows.start, wanted.start), min(place.rows.stop, wanted.stop)
+    if first < last:
+        live, mine = place.live_rows.start + first - place.rows.start, start + first - wanted.start
+        yield replace(place, rows=slice(mine, mine + last - first), live_rows=slice(live, live + last - first))
+
 
 @dataclass(frozen=True)
 class _Match:
@@ -48,9 +76,7 @@ class _Match:
 _HOST_INFIX = re.compile(r"\.wrapped(?=\.|$)|\b_orig_mod\.")
 _HOST_PREFIXES = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
 _OTHER_NETWORKS = ("vae.", "first_stage_model.", "model_ema.", "image_encoder.", "safety_checker.")
-_BARE_TEXT = re.compile(
-    r"(text_model|encoder\.layers|embeddings|transformer\.resblocks)\.|final_layer_norm$|text_projection$"
-)
+_BARE_TEXT = re.compile(r"(text_model|encoder\.layers|embeddings|transformer\.resblocks)\.|final_layer_norm$|text_projection$")
 _BARE_OPEN_CLIP = re.compile(r"(token_embedding|positional_embedding|ln_final)$")
 _BARE_T5 = re.compile(r"encoder\.(block|final_layer_norm|embed_tokens)|shared$")
 _SHORT_CLIP = re.compile(r"(encoder\.layers|embeddings|final_layer_norm)\b")
@@ -111,9 +137,7 @@ def _family(cleaned: Mapping[str, LayerInfo]) -> str:
         found = "sd2" if linear else "sd1"
     if found is None:
         example = next(iter(cleaned), "no module at all")
-        raise ModelMismatchError(
-            f"The live model has {example} and no sign of any of {', '.join(FAMILIES)}; name its family."
-        )
+        raise ModelMismatchError(f"The live model has {example} and no sign of any of {', '.join(FAMILIES)}; name its family.")
     return found
 
 

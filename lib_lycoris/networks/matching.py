@@ -78,7 +78,7 @@ def _add_module(
     if number is not None:
         target = f"{target}[{SLICES[number]}]" if number < len(SLICES) else target
     try:
-        patches, left = _parse(source, module, tensors)
+        patches, left = parse_module(source, module, tensors)
     except NetworkFormatError as error:
         found.skipped.extend(Skipped(key, str(error)) for key in keys.values())
         return
@@ -91,7 +91,8 @@ def _add_module(
         _add_patch(found, models.parameter(target, leaf), algorithm, shape if leaf == "weight" else shape[:1], module, keys)
 
 
-def _parse(source: Source, module: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Algorithm], set[str]]:
+def parse_module(source: Source, module: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Algorithm], set[str]]:
+    """Turn one module's ``suffix -> tensor`` into ``leaf -> algorithm`` and the suffixes left over, with what its file says besides."""
     settings = source.settings(module, {suffix: tuple(t.shape) for suffix, t in tensors.items()})
     named = dict(tensors)
     if "magnitude" in named:

@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import models
 from ..errors import ModelMismatchError
-from ..models import BaseModel, LayerInfo
+from ..models import BaseModel, LayerInfo, Piece
 from ..networks import Skipped
 from .activation import Activation, Progress
 from .attention import unsupported
@@ -96,7 +96,7 @@ class Patcher:
         cut = False
         for name, algorithm in network.patches.items():
             strength = activation.strength(name)
-            pieces = self.pieces(name)
+            pieces = self.names.pieces(name) or self._missing_bias(name)
             if not pieces:
                 unmatched.append(Skipped(name, f"the running model ({self.base.label}) has no such layer"))
                 continue
@@ -119,39 +119,13 @@ class Patcher:
             report.notes.append(f"{network.name}: dyn={activation.ranks} changes nothing, none of its modules can be cut or has more ranks")
         report.networks.append(NetworkReport(network.name, matched, tuple(unmatched)))
 
-    def pieces(self, name: str) -> list[tuple[str, str, slice, slice]]:
-        """Return where a canonical parameter or a part of one lives: (module, parameter, rows there, rows of it) of every piece."""
-        module = models.split_parameter(name)[0]
-        whole, part = models.split_part(name)
-        places = self.names.places.get(whole) or self._missing_bias(whole)
-        if part is None or part == "T":  # a file's transposed matrix fits a layer that keeps it transposed, and only that
-            return [(p.module, p.leaf, p.live_rows, p.live_rows if part else p.rows) for p in places if p.transposed == (part == "T")]
-        shape = self.base.layers[module].shape if module in self.base.layers else ()
-        found, offset = [], 0
-        for wanted in models.rows(part, shape):
-            for place in places:
-                first, last = max(place.rows.start, wanted.start), min(place.rows.stop, wanted.stop)
-                if first < last:
-                    live = place.live_rows.start + first - place.rows.start
-                    mine = slice(live, live + last - first)
-                    found.append(
-                        (
-                            place.module,
-                            place.leaf,
-                            mine,
-                            slice(offset + first - wanted.start, offset + last - wanted.start),
-                        )
-                    )
-            offset += wanted.stop - wanted.start
-        return found
-
-    def _missing_bias(self, name: str) -> tuple[models.Piece, ...]:
+    def _missing_bias(self, name: str) -> tuple[Piece, ...]:
         """Return where the bias of a layer without one would be: with its weight."""
-        module, role, _ = models.split_parameter(name)
+        module, role, part = models.split_parameter(name)
         if role != "bias":
             return ()
-        weights = self.names.places.get(models.parameter(module, "weight"), ())
-        return tuple(replace(p, leaf=p.leaf.replace("weight", "bias")) for p in weights if not p.transposed)
+        weight = models.with_part(models.parameter(module, "weight"), part)
+        return tuple(replace(piece, leaf=piece.leaf.replace("weight", "bias")) for piece in self.names.pieces(weight))
 
     def _edits_of(
         self,
@@ -159,16 +133,15 @@ class Patcher:
         name: str,
         algorithm: Any,
         strength: Any,
-        pieces: list[tuple[str, str, slice, slice]],
+        pieces: Sequence[Piece],
         order: tuple[str, str, str],
     ) -> Iterable[tuple[nn.Module, str, Edit]]:
-        ordered = sorted(pieces, key=lambda piece: piece[3].start)
-        sources = tuple(Source(self.modules[module], leaf, rows) for module, leaf, rows, _ in ordered)
-        shape = _shape(sources, ordered)
-        if problem := algorithm.misfit(shape):
+        ordered = sorted(pieces, key=lambda piece: piece.rows.start)
+        sources = tuple(Source(self.modules[piece.module], piece.leaf, piece.live_rows) for piece in ordered)
+        if problem := algorithm.misfit(_shape(sources)):
             raise ModelMismatchError(f"{network} does not fit the running model ({self.base.label}): {name}: {problem}")
-        for module, leaf in dict.fromkeys((piece[0], piece[1]) for piece in ordered):
-            mine = tuple((rows, its) for m, lf, rows, its in ordered if (m, lf) == (module, leaf))
+        for module, leaf in dict.fromkeys((piece.module, piece.leaf) for piece in ordered):
+            mine = tuple((piece.live_rows, piece.rows) for piece in ordered if (piece.module, piece.leaf) == (module, leaf))
             owner, key = self._owner(module, leaf)
             whole = len(sources) == 1 and mine[0][0] == slice(0, _rows(self.modules[module]))
             yield owner, key, Edit(algorithm, strength, sources, mine, order, whole)
@@ -236,8 +209,8 @@ def _rows(module: nn.Module) -> int:
     return int(weight.shape[0])
 
 
-def _shape(sources: Sequence[Source], pieces: Sequence[tuple[str, str, slice, slice]]) -> tuple[int, ...]:
-    rows = sum(its.stop - its.start for *_, its in pieces)
-    first = sources[0]
-    parameter = getattr(first.module, first.leaf)
-    return (rows,) if first.leaf.endswith("bias") or parameter is None else (rows, *parameter.shape[1:])
+def _shape(sources: Sequence[Source]) -> tuple[int, ...]:
+    """Return the shape of what the sources make together."""
+    rows = sum(source.rows.stop - source.rows.start for source in sources)
+    parameter = getattr(sources[0].module, sources[0].leaf)
+    return (rows,) if sources[0].leaf.endswith("bias") else (rows, *parameter.shape[1:])

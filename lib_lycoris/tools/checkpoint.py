@@ -106,21 +106,7 @@ class Checkpoint:
 
     def places(self, name: str) -> list[Place]:
         """Return where a canonical parameter, or a part of one, is kept; empty when this checkpoint lacks it."""
-        whole, part = models.split_part(name)
-        module = models.split_parameter(name)[0]
-        pieces = self.names.places.get(whole, ())
-        if part is None or part == "T":  # a transposed matrix fits a tensor that is kept transposed, and only that
-            fitting = [p for p in pieces if p.transposed == (part == "T")]
-            return [Place(_key(p.module, p.leaf), p.live_rows, p.live_rows if part else p.rows) for p in fitting]
-        found, offset = [], 0
-        for wanted in models.rows(part, self.base.layers[module].shape if module in self.base.layers else ()):
-            for p in pieces:
-                first, last = max(p.rows.start, wanted.start), min(p.rows.stop, wanted.stop)
-                if first < last:
-                    start, its = p.live_rows.start + first - p.rows.start, offset + first - wanted.start
-                    found.append(Place(_key(p.module, p.leaf), slice(start, start + last - first), slice(its, its + last - first)))
-            offset += wanted.stop - wanted.start
-        return found
+        return [Place(_key(piece.module, piece.leaf), piece.live_rows, piece.rows) for piece in self.names.pieces(name)]
 
 
 def _key(module: str, leaf: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..algorithms import Algorithm
 from ..errors import NetworkFormatError, ToolError
 from ..networks.keys import Keys, sort_out
-from ..networks.matching import _parse
+from ..networks.matching import parse_module
 from ..networks.reader import TensorFile, open_file
 from ..networks.settings import Source, read_source
 from .output import Output, refuse_inputs, require_space
@@ -37,7 +37,7 @@ class NetworkFile:
     def algorithms(self, module: str) -> dict[str, Algorithm]:
         """Return leaf -> algorithm of a module; empty when it cannot be understood."""
         try:
-            return _parse(self.source, module, {suffix: self.tensors[key] for suffix, key in self.keys.modules[module].items()})[0]
+            return parse_module(self.source, module, {suffix: self.tensors[key] for suffix, key in self.keys.modules[module].items()})[0]
         except NetworkFormatError:
             return {}
 
