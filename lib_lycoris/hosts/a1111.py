@@ -42,6 +42,7 @@ class Applied:
 
     networks: dict[str, Network] = field(default_factory=dict)  # by the name in the tag
     problems: list[str] = field(default_factory=list)
+    effects: list[tuple[object, ...]] = field(default_factory=list)
     digest: str = ""  # of all that the text encoders' output depends on beside the text of the tags
 
 
@@ -62,6 +63,7 @@ class WebuiHost:
         self._model: weakref.ref[Any] | None = None
         self._identity = ""
         self._shapes: object = None
+        self._stamps: dict[Path, tuple[int, int]] = {}
 
     @classmethod
     def detect(cls) -> bool:
@@ -173,8 +175,7 @@ class WebuiHost:
         done.problems += report.problems
         done.problems += self.words.put(done.networks.values())
         done.problems = list(dict.fromkeys(done.problems))
-        effects = [(a.network.digest, a.ranks, getattr(a.strength, "digest", "")) for a in activations]
-        done.digest = hashlib.sha256(repr(sorted(effects, key=repr)).encode()).hexdigest()
+        done.digest = hashlib.sha256(repr(sorted(done.effects, key=repr)).encode()).hexdigest()
         return done
 
     def model_changed(self) -> bool:
@@ -185,11 +186,17 @@ class WebuiHost:
         try:
             base = self.patcher.base
             strength = resolve(tag, base.family, wanted.seed, self.presets(), wanted.hires)
-            network = self.loaded.get(self.library.find(tag.name).path, base, self._shapes)
+            path = self.library.find(tag.name).path
+            network = self.loaded.get(path, base, self._shapes)
         except (LycorisError, OSError, RuntimeError, ValueError) as error:
             done.problems.append(str(error) if isinstance(error, LycorisError) else f"{tag.name} cannot be used: {error}")
             return None
+        stamp = self.loaded.stamp(path, self._shapes)
+        if self._stamps.get(path, stamp) != stamp:
+            self.patcher.restore()  # what was prepared of the file's old content goes with it
+        self._stamps[path] = stamp
         done.networks[tag.name] = network
+        done.effects.append((network.digest, stamp, tag.dyn, strength.digest))
         done.problems += strength.notes
         return Activation(network, strength, tag.dyn)
 

@@ -50,6 +50,10 @@ class Loaded:
             raise type(found)(*found.args)
         return found
 
+    def stamp(self, path: Path, shapes: object) -> tuple[int, int]:
+        """Return the time and size that a file had when it was read; it must be in memory."""
+        return self._found[(path, shapes)][0]
+
     def end_run(self, kept: int) -> None:
         """Forget what the last run did not use, but for so many."""
         others = [key for key in self._found if key not in self._used]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_networks import notes, write_network, write_samples
-from server import WebUI, WebUIError, decode, make_checkpoints
+
+from tests.webui.sample_networks import notes, write_network, write_samples
+from tests.webui.server import WebUI, WebUIError, decode, make_checkpoints
 
 pytestmark = pytest.mark.webui
 
@@ -48,8 +49,10 @@ def webui(webui_dir: Path, webui_python: str, tmp_path_factory: pytest.TempPathF
     make_checkpoints(webui_dir, Path(webui_python), folder / "models", "sd1")
     options = {"disabled_extensions": ["Lora"], "lyco_functional": True, "sd_lyco": "None"}
     data = folder / "data"
-    flags = ["--api-auth", PASSWORD]
+    elsewhere = folder / "elsewhere"
+    flags = ["--api-auth", PASSWORD, "--lyco-dir", str(elsewhere)]
     with GuardedWebUI(webui_dir, Path(webui_python), models=folder / "models", data=data, flags=flags, options=options) as running:
+        running.lyco_dir = elsewhere
         write_samples(running.lyco_dir)
         notes(running.lyco_dir / "broken.safetensors", ["no", "table"])
         running.call("/sdapi/v1/refresh-lycos", {})

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_networks import write_samples, write_traps
-from server import WebUI, make_checkpoints
+
+from tests.webui.sample_networks import write_samples, write_traps
+from tests.webui.server import WebUI, make_checkpoints
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.new_set]
 
