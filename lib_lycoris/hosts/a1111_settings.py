@@ -26,8 +26,8 @@ def _applying() -> dict[str, Any]:
             "one loader for both kinds of tags; off: those stay with the built-in Lora extension"
         ),
         "lyco_mode": option(mode, "How networks are applied", gr.Radio, {"choices": ["auto", "functional", "merged"]}).info(
-            "merged: weights are computed once and kept, fast steps; functional: computed beside each layer, less memory; "
-            "auto: whichever suits the network and its strengths"
+            "functional: computed beside each layer, no wait and no copy of a weight; merged: changed weights are computed once and kept "
+            "beside the model's, faster steps; auto: functional"
         ),
         "lyco_in_memory_limit": option(
             0, "Number of networks to keep in memory", gr.Number, {"precision": 0, "minimum": 0}
