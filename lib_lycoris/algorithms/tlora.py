@@ -48,6 +48,7 @@ class TLoRA(Scaled):
         r = self.rank
         up = torch.cat((flat(self.p).cpu().double() * self.values.cpu().double().flatten(), -u[:, :r] * s[:r]), 1) * self.scale
         down = torch.cat((flat(self.q).cpu().double(), v[:r]), 0)
+        up, down = _without_cancellation(up, down)
         return precise(up, weight), precise(down, weight)
 
     def delta(self, weight: Tensor) -> Tensor:
@@ -58,3 +59,11 @@ class TLoRA(Scaled):
     def change(self, layer: Layer) -> Change:
         """Return two thin products of rank 2r."""
         return low_rank(layer, *self.factors(layer.weight))
+
+
+def _without_cancellation(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Return factors of the same product whose terms do not cancel, so that they may be rounded to half precision: its own SVD."""
+    left, upper = torch.linalg.qr(up)
+    right, lower = torch.linalg.qr(down.T)
+    u, s, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
+    return left @ (u * s.sqrt()), (v.T * s.sqrt()).T @ right.T
