@@ -119,7 +119,7 @@ def probe(module: nn.Module, layer: Any) -> tuple[Tensor, Tensor | None]:
         return _probe_convolution(module)
     bias = module(torch.zeros(1, module.in_features))[0]  # type: ignore[arg-type]
     if "weight" not in layer.edits:  # only the bias is changed: what is read off would be the rounding of y + bias - bias
-        return module.weight, bias  # type: ignore[return-value]
+        return module.weight.detach(), bias
     return (module(torch.eye(module.in_features)) - bias).T, bias  # type: ignore[arg-type]
 
 

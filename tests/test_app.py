@@ -51,7 +51,7 @@ def values(prompt: str, steps: int = 3) -> tuple[Any, ...]:
 
 
 def test_a_run_tells_its_progress_and_ends_with_a_picture(page: GeneratePage) -> None:
-    shown = list(page.run(*values("a red house <lyco:demo-lora:0.7> <lyco:nope>")))
+    shown = list(page.run(*values("a red house <lyco:demo-lora:0.7> <lyco:nope>", steps=40)))  # longer than the page waits between looks
     assert shown[0][START_BUTTON]["interactive"] is False and shown[0][CANCEL_BUTTON]["interactive"] is True
     assert any("step " in update[STATE]["value"] for update in shown[1:-1])
     last = shown[-1]

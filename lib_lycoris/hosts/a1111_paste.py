@@ -26,8 +26,9 @@ def on_pasted(_: str, fields: dict[str, Any]) -> None:
     hashes = read_hashes(fields)
     if not any("<lyco:" in str(fields.get(prompt, "")) for prompt in PROMPTS) or not hashes:
         return
-    wanted = set(hashes.values())
-    local = {digest: name for name, digest in known_hashes() if digest in wanted}
+    known = set(known_hashes())
+    hashes = {name: digest for name, digest in hashes.items() if (name, digest) not in known}  # of two copies, the one that is named
+    local = {digest: name for name, digest in sorted(known)}
     for prompt in PROMPTS:
         if isinstance(fields.get(prompt), str):
             fields[prompt] = renamed(fields[prompt], hashes, local.get)
