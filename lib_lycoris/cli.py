@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code; what goes wrong is one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser, verbs = _parser()
-    if not words or (words[0] not in verbs and words[0] not in ("-h", "--help", "--version")):
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "app")
+    elif not words[0].startswith("-") and words[0] not in verbs:
+        near = "".join(f" did you mean {name}?" for name in get_close_matches(words[0], list(verbs), 1))
+        print(f'error: there is no verb "{words[0]}";{near} There are {", ".join(verbs)}', file=sys.stderr)
+        return FAILED
     arguments = parser.parse_args(words)
     try:
         run: Callable[[argparse.Namespace], int] = arguments.run
-        return run(arguments)
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except LycorisError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
@@ -118,6 +129,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.out.suffix.lower() != ".png":
         print(f"error: {arguments.out} must end in .png, the format that keeps the prompt in the picture", file=sys.stderr)
         return FAILED
+    if not _writable(arguments.out.absolute().parent):
+        print(f"error: {arguments.out} cannot be written: its folder does not take files; choose another with --out", file=sys.stderr)
+        return FAILED
     host = _open(arguments)
     from .hosts.infotext import save_png
     from .hosts.protocol import Request
@@ -143,10 +157,18 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _writable(folder: Path) -> bool:
+    """Tell whether files can be made in a folder, which may itself have to be made: before minutes are spent on one."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
 def _with_bar(host: Any, request: Any) -> Any:
     from tqdm import tqdm
 
-    with tqdm(total=request.steps, unit="step", desc="sampling", leave=False) as bar:
+    live = sys.stderr.isatty()  # elsewhere a line now and then, and one at the end: a log is not redrawn
+    with tqdm(total=request.steps, unit="step", desc="sampling", leave=not live, mininterval=0.1 if live else 10) as bar:
         return host.paint(request, lambda at: bar.update(at.step - bar.n))
 
 

@@ -267,7 +267,7 @@ def test_the_library_finds_by_name_place_and_alias(tmp_path: Path) -> None:
     assert {name: library.find(name).place for name in expected} == expected
     with pytest.raises(HostError, match=r"one/style.*two/style"):
         library.find("style")
-    with pytest.raises(HostError, match="nearest names are top"):
+    with pytest.raises(HostError, match="nearest name is top"):
         library.find("topp")
     save_file({"a": torch.ones(1)}, tmp_path / "late.safetensors")
     assert library.find("late").name == "late"  # a file that came after the first look

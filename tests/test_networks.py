@@ -145,7 +145,7 @@ def test_an_unknown_algorithm_is_skipped_with_its_reason(tmp_path: Path) -> None
 
 def test_a_file_for_another_model_says_which(tmp_path: Path) -> None:
     sd2 = written(tmp_path / "two.safetensors", **lora(320, 1024))
-    with pytest.raises(ModelMismatchError, match=r"two\.safetensors is for Stable Diffusion 2.*the loaded model is Stable Diffusion 1"):
+    with pytest.raises(ModelMismatchError, match=r"two\.safetensors is for Stable Diffusion 2.*the model is Stable Diffusion 1"):
         load(sd2, models.reference("sd1"))
     tensors = {}
     for block in (4, 5, 7, 8):
@@ -153,7 +153,7 @@ def test_a_file_for_another_model_says_which(tmp_path: Path) -> None:
         tensors.update({f"{name}.{k}": v for k, v in lora(640 if block < 6 else 1280, 2048).items()})
     tensors.update({f"lora_te1_text_model_encoder_layers_0_mlp_fc1.{k}": v for k, v in lora(3072, 768).items()})
     save(tmp_path / "xl.safetensors", tensors)
-    with pytest.raises(ModelMismatchError, match=r"xl\.safetensors is for Stable Diffusion XL.*the loaded model is Stable Diffusion 1"):
+    with pytest.raises(ModelMismatchError, match=r"xl\.safetensors is for Stable Diffusion XL.*the model is Stable Diffusion 1"):
         load(tmp_path / "xl.safetensors", models.reference("sd1"))
     assert len(load(tmp_path / "xl.safetensors").patches) == 5
 

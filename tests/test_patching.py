@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lib_lycoris
 from lib_lycoris import Activation, Network, Patcher
-from lib_lycoris.errors import ModelMismatchError
+from lib_lycoris.errors import LycorisError, ModelMismatchError
 from tests.samples import LAYERS, builders
 from tests.tiny_model import TinyModel, networks, write_network
 
@@ -324,3 +324,12 @@ def test_any_history_ends_with_the_twins_bits(seed: int, x: Tensor, tmp_path: Pa
     for name, parameter in storm.twin.state_dict().items():
         assert torch.equal(storm.model.state_dict()[name], parameter)
     assert not any("forward" in module.__dict__ for module in storm.model.modules())
+
+
+@pytest.mark.parametrize(("strength", "mode", "named"), [(float("nan"), "auto", "nan"), ("x", "auto", "'x'"), (1.0, "foo", "'foo'")])
+def test_wrong_arguments_are_named(strength: object, mode: str, named: str, tmp_path: Path) -> None:
+    model = TinyModel()
+    path = write_network(tmp_path / "style.safetensors", "lora", 1)
+    with pytest.raises(LycorisError, match=named), lib_lycoris.apply(model, {path: strength}, mode):  # type: ignore[dict-item,arg-type]
+        model(torch.ones(2, 8, 8, 8))
+    assert not any("forward" in module.__dict__ for module in model.modules())

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -39,6 +41,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 TAGS = ("lyco", "lora")  # nothing else here understands <lora:...>
 KEPT = 4  # networks in memory beyond those of one picture
 LARGEST_SEED = 2**32 - 1
+MOST_STEPS = 999  # the schedules have 1000 training steps, and begin one in
 
 
 @dataclass
@@ -174,6 +177,7 @@ class EmbeddedHost:
         """Turn the tags of a prompt into activations; whatever is wrong with one leaves that one out, with a sentence."""
         text, tags = find_tags(prompt, TAGS)
         chosen = _Chosen(text.strip())
+        chosen.problems.extend(_near_tags(text))
         for tag in tags:
             if not isinstance(tag, Tag):
                 chosen.problems.append(str(tag))
@@ -233,15 +237,27 @@ class EmbeddedHost:
 
         words = encode(self.model, chosen.text, negative, embeddings)
         noise = torch.Generator("cpu").manual_seed(seed)  # on the CPU, so that a seed means the same on every device
-        return pipe(
+        pixels = pipe(
             **words.arguments(), num_inference_steps=request.steps, guidance_scale=request.cfg, width=request.width,
-            height=request.height, generator=noise, callback_on_step_end=after,
-        ).images[0]  # fmt: skip
+            height=request.height, generator=noise, callback_on_step_end=after, output_type="pt",
+        ).images  # fmt: skip
+        if not bool(torch.isfinite(pixels).all()):
+            chosen.problems.append("the model's numbers ran over: what is black in the picture is NaN; try smaller strengths")
+        return pipe.image_processor.postprocess(torch.nan_to_num(pixels) * 2 - 1, output_type="pil")[0]
+
+
+def _near_tags(text: str) -> list[str]:
+    """Return a sentence for everything left in a prompt that was probably meant as a tag."""
+    left = re.findall(r"<\s*\w+\s*:[^<>]*>?", text)
+    rule = "a tag is <lyco:NAME:STRENGTH>, in small letters and with both brackets"
+    return [f'"{item.strip()}" was read as plain words: {rule}' for item in left]
 
 
 def _check(request: Request) -> None:
-    if not 1 <= request.steps <= 1000:
-        raise HostError(f"{request.steps} steps cannot be made; give 1 to 1000")
+    if not 1 <= request.steps <= MOST_STEPS:
+        raise HostError(f"{request.steps} steps cannot be made; give 1 to {MOST_STEPS}")
+    if not isfinite(request.cfg):
+        raise HostError(f"a guidance (cfg) of {request.cfg} cannot be followed; give a number, such as 7")
     for side in (request.width, request.height):
         if side % 8 or not 64 <= side <= 4096:
             raise HostError(f"a side of {side} pixels cannot be made; give a multiple of 8 from 64 to 4096")

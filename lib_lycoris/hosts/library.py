@@ -103,7 +103,8 @@ class Library:
             return f'there is no network called "{name}": {where} holds no network file'
         near = difflib.get_close_matches(wanted.lower(), [n.lower() for n in self.names()], n=3, cutoff=0.5)
         nearest = [n for n in self.names() if n.lower() in near]
-        hint = f"; the nearest names are {', '.join(nearest)}" if nearest else f" among {len(self.files)} network files"
+        verb = "name is" if len(nearest) == 1 else "names are"
+        hint = f"; the nearest {verb} {', '.join(nearest)}" if nearest else f" among {len(self.files)} network files"
         return f'there is no network called "{name}"{hint}'
 
 

@@ -26,11 +26,19 @@ def load(path: str | Path, base: models.BaseModel | None = None) -> Network:
     file = open_file(path)
     keys = sort_out(file.tensors)
     family = models.detect_family(module_shapes(file, keys), file.metadata)
+    usual = base is None
     base = base or reference_model(file, keys, family)
     tensors = _read_finite(file)
     found = match(file, keys, tensors, base)
     embeddings = {name: {part: tensors[key] for part, key in parts.items()} for name, parts in keys.embeddings.items()}
-    _refuse_if_foreign(file, keys, found, base, family, bool(embeddings))
+    try:
+        _refuse_if_foreign(file, keys, found, base, family, bool(embeddings))
+    except ModelMismatchError as error:
+        if usual and found.misfits:
+            raise ModelMismatchError(
+                f"{error} A network for a model of unusual size needs that model beside it (--base_model FILE)."
+            ) from error
+        raise
     return Network(
         name=file.path.stem, path=file.path, patches=found.patches, skipped=tuple(found.skipped), metadata=file.metadata,
         embeddings=embeddings, family=base.family, digest=_digest(file, tensors), modules=found.modules,
@@ -60,11 +68,11 @@ def _refuse_if_foreign(file: TensorFile, keys: Keys, found: Match, base: models.
         if not foreign:
             first = found.skipped[0]
             reason = found.misfits[0][1] if found.misfits else f"{first.key}: {first.reason}"
-            raise ModelMismatchError(f"{file.path.name} fits no layer of the loaded model ({base.label}): {reason}")
+            raise ModelMismatchError(f"{file.path.name} fits no layer of {base.label}: {reason}")
     unmatched = len(keys.modules) - len(set(found.modules.values()))
     if foreign and (found.misfits or 2 * unmatched > len(keys.modules)):
         detail = ": ".join(found.misfits[0]) if found.misfits else f"{unmatched} of its {len(keys.modules)} layers are not there"
-        raise ModelMismatchError(f"{file.path.name} is for {foreign}, but the loaded model is {base.label} ({detail})")
+        raise ModelMismatchError(f"{file.path.name} is for {foreign}, but the model is {base.label} ({detail})")
 
 
 def _digest(file: TensorFile, tensors: Mapping[str, Tensor]) -> str:

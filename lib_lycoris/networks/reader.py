@@ -61,6 +61,8 @@ class TensorFile:
 def open_file(path: str | Path) -> TensorFile:
     """Read a file's header. Raises NetworkFormatError naming the file when it is not what its name says."""
     path = Path(path)
+    if path.is_dir():
+        raise NetworkFormatError(f"{path.name} is a folder; give the file in it that is meant")
     if not path.is_file():
         raise NetworkFormatError(f"{path.name} is not there (looked in {path.parent})")
     if path.suffix == ".safetensors":

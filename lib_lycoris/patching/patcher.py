@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -59,6 +59,8 @@ class Patcher:
 
         Raises ModelMismatchError before anything is changed when a network does not fit the live model.
         """
+        if mode not in get_args(Mode):
+            raise ModelMismatchError(f"there is no way to apply networks called {mode!r}; there are {', '.join(get_args(Mode))}")
         report = Report()
         plan: dict[nn.Module, dict[str, list[Edit]]] = {}
         edits: dict[tuple[object, ...], Edit] = {}

@@ -47,6 +47,9 @@ class Schedule:
     def parse(cls, text: str, what: str = "a strength") -> Schedule:
         """Read `0.7` or `0@0,1@0.5` (`~` for `@`, `;` for `,`); raise PromptError naming `what` on bad input."""
         points = [_parse_point(piece, what) for piece in re.split("[,;]", text)]
+        if len(points) > 1 and not re.search("[@~]", text):
+            decimal = f"; write {text.replace(',', '.')} for a decimal number" if len(points) == 2 else ""
+            raise PromptError(f'"{text.strip()}" has several values of {what} and no positions{decimal}, or 0@0,1@0.5 for keyframes')
         if not re.search("[@~]", re.split("[,;]", text)[0]):
             return cls.constant(points[0][1])
         return cls.through(points)

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -68,12 +69,21 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     if option.type is bool:
         facts["action"] = "store_true"
     else:
-        facts.update(type=option.type, choices=option.choices or None, nargs=option.nargs or ("?" if positional else None))
+        facts["type"] = _finite if option.type is float else option.type
+        facts.update(choices=option.choices or None, nargs=option.nargs or ("?" if positional else None))
         facts["metavar"] = None if option.choices else _metavar(option)
     if positional:
         parser.add_argument(option.name, **facts)
     else:
         parser.add_argument(*option.flags, dest=option.name, **facts)
+
+
+def _finite(text: str) -> float:
+    """Read a number as a person means it: neither NaN nor infinity."""
+    value = float(text)
+    if not isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no strength or size; give a number")
+    return value
 
 
 def _metavar(option: Option) -> str:

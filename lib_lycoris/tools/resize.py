@@ -108,6 +108,9 @@ def _understand(options: Mapping[str, Any]) -> Request:
     method, value = given["dynamic_method"], given["dynamic_param"]
     if method and value is None:
         raise ToolError(f"--dynamic_method {method} needs --dynamic_param")
+    for name in ("new_rank", "new_conv_rank"):
+        if given[name] is not None and given[name] < 1:
+            raise ToolError(f"--{name} {given[name]}: a network needs at least rank 1; `prune` leaves out modules that change nothing")
     rank = given["new_rank"]
     conv = rank if given["new_conv_rank"] is None else given["new_conv_rank"]
     if not method and not given["size"] and not given["module_ranks"] and rank is None:

@@ -157,4 +157,4 @@ def test_a_plot_with_an_unknown_name_or_preset_is_refused_before_the_first_pictu
         with pytest.raises(WebUIError, match=r"^500"):
             plot(webui, "a cat<lyco:plain:0.5>", (label, value))
     log = webui.log()
-    assert 'there is no network called "plian"; the nearest names are plain' in log and 'there is no preset "MID"' in log
+    assert 'there is no network called "plian"; the nearest name is plain' in log and 'there is no preset "MID"' in log
