@@ -99,8 +99,9 @@ class Library:
 
     def _missing(self, name: str, wanted: str) -> str:
         if not self.files:
-            where = " or ".join(str(folder) for folder in self.folders) or "any folder"
-            return f'there is no network called "{name}": {where} holds no network file'
+            where = " or ".join(str(folder) for folder in self.folders)
+            reason = f"{where} holds no network file" if where else "no folder with network files was given"
+            return f'there is no network called "{name}": {reason}'
         near = difflib.get_close_matches(wanted.lower(), [n.lower() for n in self.names()], n=3, cutoff=0.5)
         nearest = [n for n in self.names() if n.lower() in near]
         verb = "name is" if len(nearest) == 1 else "names are"

@@ -25,8 +25,8 @@ def apply(
 ) -> Iterator[Report]:
     """Put ``{network or its path: strength}`` on a model (or several by name) and take them off at the end, also after an error.
 
-    ``mode`` is "functional" (what "auto" is), or "merged"; the model's ``family`` ("sd1", "sdxl", ...) is told from its layers when it is not
-    given. The model's parameters are never written to. Gives the report of what matched; raises LycorisError for what cannot be used.
+    ``mode`` is "functional" (what "auto" is), or "merged"; the model's ``family`` ("sd1", "sdxl", ...) is told from its layers when it is
+    not given. The model's parameters are never written to. Gives the report of what matched; raises LycorisError for what cannot be used.
     """
     for network, strength in networks.items():
         if not isinstance(strength, (int, float)) or not isfinite(strength):
