@@ -37,7 +37,7 @@ def build(layer: dict[str, Any]) -> nn.Module:
     if layer["kind"] == "mha_in_proj":
         module: nn.Module = nn.MultiheadAttention(weight.shape[1], 1, bias=True, batch_first=True)
         state = {"in_proj_weight": weight, "out_proj.weight": torch.eye(weight.shape[1])}
-    elif layer["kind"] == "ln":
+    elif layer["kind"] == "ln" or (weight.dim() == 1 and layer["kind"] != "gn"):
         module, state = nn.LayerNorm(weight.shape[0]), {"weight": weight}
     elif layer["kind"] == "gn":
         module, state = nn.GroupNorm(1, weight.shape[0]), {"weight": weight}
