@@ -25,7 +25,7 @@ MAY_IMPORT = {  # part of the package -> parts it may import; `errors` and itsel
     "patching": FILES,
     "tools": FILES | {"prompt"},  # a strength in a merge is what it is in a prompt
     "hosts": FILES | {"prompt", "patching"},
-    "ui": FILES | {"tools", "hosts.protocol"},
+    "ui": FILES | {"tools", "prompt", "hosts.protocol"},
     "cli": FILES | {"tools", "hosts", "ui"},
     "__init__": FILES | {"patching", "tools"},
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkFormatError
+from .layer import Work
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,6 +96,25 @@ class Algorithm(ABC):
     def delta(self, weight: Tensor) -> Tensor:
         """Return ΔW at strength 1 for the base weight (out, in, *k): same shape and device, float32 (float64 for float64)."""
 
+    def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
+        """Write base + s · ΔW into out, for the base weight (out, in, *k) that ΔW is made of.
+
+        All have the weight's shape; out is float32 (float64 for float64), contiguous, and may be base itself.
+        """
+        torch.add(base, self.delta(weight), alpha=strength, out=out)
+
+    def work(self, shape: Sequence[int]) -> Work:
+        """Return what either form costs on a weight of this shape; unless an algorithm knows better, a second full-size product."""
+        size = float(prod(shape))
+        return Work(size, 4.0 * shape[0], size, 10.0 * size)
+
+    def for_use(self, dtype: torch.dtype) -> Algorithm:
+        """Return the same change in the form to be kept by a program that applies it: in no less than this precision."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: value.to(dtype) for name, value in values.items() if _narrower(value, dtype)}
+        changed.update({name: value.for_use(dtype) for name, value in values.items() if isinstance(value, Algorithm)})
+        return replace(self, **changed) if changed else self
+
     @abstractmethod
     def change(self, layer: Layer) -> Change:
         """Return the activation-side form: a function (x, y = W·x) -> ΔW·x with everything prepared for this layer."""
@@ -128,6 +148,11 @@ def _scalar(value: Tensor, suffix: str) -> float:
     if value.numel() != 1:
         raise NetworkFormatError(f"{suffix} has the shape {tuple(value.shape)}, but one number is expected")
     return float(value.reshape(()).float() if value.is_floating_point() else value.reshape(()))
+
+
+def _narrower(value: Any, dtype: torch.dtype) -> bool:
+    """Tell whether a value is a tensor of numbers that all fit into a wider dtype."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.promote_types(value.dtype, dtype) == dtype
 
 
 def precise(tensor: Tensor, weight: Tensor) -> Tensor:

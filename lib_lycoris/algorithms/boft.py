@@ -75,4 +75,4 @@ class BOFT(OutputRotation):
             turned = turned if gain is None else turned * gain
             return (turned.transpose(1, 2) if linear else turned).reshape(y.shape) - y
 
-        return act
+        return Change(act)

@@ -87,11 +87,11 @@ class DoRA(Algorithm):
         weight = layer.weight
         gain = layer.on_channels(layer.ready(self._gain(precise(weight, weight) + self.inner.delta(weight)).flatten()))
         if self.axis(layer.shape) == 0:
-            return lambda x, y: gain * inner(x, y) + (gain - 1) * y
+            return Change(lambda x, y: gain * inner(x, y) + (gain - 1) * y)
 
         def act(x: Tensor, y: Tensor) -> Tensor:
             scaled = gain * x
             base = layer.base(scaled)
             return base + inner(scaled, base) - y
 
-        return act
+        return Change(act)

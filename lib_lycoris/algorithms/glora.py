@@ -76,6 +76,6 @@ class GLoRA(Scaled):
     def change(self, layer: Layer) -> Change:
         """Return W on a low-rank mix of the input - W itself is the second full-size product - and two thin products."""
         left, right, up, down = (precise(t, layer.weight) for t in self._ordered(layer.shape))
-        beside = low_rank(layer, up * self.scale, down)
+        beside = low_rank(layer, up, down, scale=self.scale)
         first, second = layer.ready(right), layer.ready(left * self.scale)
-        return lambda x, y: layer.base(layer.pointwise(layer.pointwise(x, first), second)) + beside(x, y)
+        return Change(lambda x, y: layer.base(layer.pointwise(layer.pointwise(x, first), second)) + beside(x, y))

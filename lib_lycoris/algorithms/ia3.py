@@ -29,8 +29,8 @@ def _scaled(weight: Tensor, factor: Tensor, axis: int) -> Tensor:
 def _channel_change(layer: Layer, factor: Tensor, axis: int) -> Change:
     gain = layer.on_channels(layer.ready(factor))
     if axis == 0:
-        return lambda x, y: gain * y
-    return lambda x, y: layer.base(gain * x)
+        return Change(lambda x, y: gain * y)
+    return Change(lambda x, y: layer.base(gain * x))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,14 +6,13 @@ always without the bias: a rotation of W leaves the bias alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Change = Callable[[Tensor, Tensor], Tensor]
 CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
@@ -34,6 +33,16 @@ class Convolution:
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self.pad, mode=self.padding_mode), (0,) * len(self.stride)
         return CONVOLUTIONS[weight.dim()](x, weight, None, self.stride, padding, self.dilation, self.groups)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a change of a layer costs, from which the cheaper way to apply it is told: see patching.cost."""
+
+    products: float  # multiply-adds for every position of the activations
+    moved: float  # elements read and written for every position
+    rebuild_products: float  # multiply-adds for one changed weight
+    rebuild_moved: float  # elements read and written for one changed weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,38 +86,115 @@ class Layer:
         return tensor.to(device=self.device, dtype=self.dtype).contiguous()
 
 
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """Δy = up · (core ∗) (down ∗ x): the one change that several networks on a layer can share."""
+class Change:
+    """Δy of a prepared algorithm: a function of a layer's input x and of its output y = W·x."""
 
-    layer: Layer
-    down: Tensor  # (r, in, *k), or (r, in) with a core and on linear layers
-    up: Tensor  # (out, r')
-    core: Tensor | None = None  # (r', r, *k)
+    def __init__(self, act: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._act = act
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return Δy; y: without the bias."""
+        return self._act(x, y)
+
+    def add_to(self, total: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, strength: float) -> None:
+        """Add s · Δy to total, which may be y itself; y: with this bias, already shaped to be added to it."""
+        delta = self(x, y if bias is None else y - bias)
+        total.add_(delta.to(total.dtype), alpha=strength)
+
+
+class LowRank(Change):
+    """Δy = up · (core ∗) (down ∗ x), scaled: the one change that several networks on a layer can share."""
+
+    def __init__(self, layer: Layer, down: Tensor, up: Tensor, core: Tensor | None = None, scale: float = 1.0) -> None:
+        self.layer = layer
+        self.down = down  # (r, in, *k), or (r, in) with a core and on linear layers
+        self.up = up  # (out, r')
+        self.core = core  # (r', r, *k)
+        self.scale = scale  # never inside a factor, which would have to be a copy of the stored one
+
+    def inner(self, x: Tensor) -> Tensor:
+        """Return (core ∗) (down ∗ x), unscaled."""
+        if self.core is None:
+            return self.layer.map(x, self.down)
+        return self.layer.map(self.layer.pointwise(x, self.down), self.core)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ΔW·x."""
-        if self.core is not None:
-            inner = self.layer.map(self.layer.pointwise(x, self.down), self.core)
-        else:
-            inner = self.layer.map(x, self.down)
-        return self.layer.pointwise(inner, self.up)
+        return self.layer.pointwise(self.inner(x) * self.scale, self.up)
+
+    def add_to(self, total: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, strength: float) -> None:
+        """Add s · ΔW·x in one pass over total."""
+        add_mapped(self.layer, total, self.inner(x), self.up, strength * self.scale)
 
 
-def low_rank(layer: Layer, up: Tensor, down: Tensor, core: Tensor | None = None) -> Change:
-    """Prepare Δy from factors in full precision; up: (out, r'), down: (r, in·k) or (r, in) with core (r', r, *k)."""
+class Stacked:
+    """Several low-rank changes of one layer as one product: their factors one behind the other."""
+
+    def __init__(self, changes: Sequence[LowRank]) -> None:
+        self.layer = changes[0].layer
+        self.down = torch.cat([change.down for change in changes])  # (Σr, in, *k)
+        self.up = torch.cat([change.up for change in changes], 1)  # (out, Σr)
+        self._ranks = [change.up.shape[1] for change in changes]
+        self._scales = [change.scale for change in changes]
+
+    def add_to(self, total: Tensor, x: Tensor, strengths: Sequence[float]) -> None:
+        """Add Σ s · ΔW·x; the strengths are put into the narrow product between the factors."""
+        inner = self.layer.map(x, self.down)
+        axis = -1 if self.layer.convolution is None else 1
+        for part, scale, strength in zip(inner.split(self._ranks, axis), self._scales, strengths):
+            part.mul_(scale * strength)
+        add_mapped(self.layer, total, inner, self.up, 1.0)
+
+
+def add_mapped(layer: Layer, total: Tensor, inner: Tensor, matrix: Tensor, strength: float) -> None:
+    """Add s · matrix · inner over the channels to total, in place and in one pass where the memory's layout allows it.
+
+    matrix: (out, r); inner: r channels and total: out channels, both in the layer's own layout.
+    """
+    if not (total.dtype == inner.dtype == matrix.dtype):  # autocast, or a layer that gives another dtype than its weight's
+        total.add_(layer.pointwise(inner, matrix).to(total.dtype), alpha=strength)
+    elif layer.convolution is None and total.is_contiguous():
+        total.view(-1, total.shape[-1]).addmm_(inner.reshape(-1, inner.shape[-1]), matrix.T, alpha=strength)
+    elif layer.convolution is not None and total.is_contiguous():
+        batch, (rows, ranks) = total.shape[0], matrix.shape
+        total.view(batch, rows, -1).baddbmm_(matrix.expand(batch, rows, ranks), inner.reshape(batch, ranks, -1), alpha=strength)
+    else:
+        total.add_(layer.pointwise(inner, matrix), alpha=strength)
+
+
+def low_rank(layer: Layer, up: Tensor, down: Tensor, core: Tensor | None = None, scale: float = 1.0) -> Change:
+    """Prepare Δy from factors; up: (out, r'), down: (r, in·k) or (r, in) with core (r', r, *k)."""
     grouped = layer.convolution is not None and layer.convolution.groups != 1
     if grouped:  # a grouped convolution has no low-rank form that spans its groups
-        return dense(layer, (up @ down if core is None else tucker(core, up, down)).reshape(layer.shape))
+        wide = torch.promote_types(up.dtype, torch.float32)
+        up, down = up.to(wide) * scale, down.to(wide)
+        return dense(layer, up @ down if core is None else tucker(core.to(wide), up, down))
     if core is None:
         down = down.reshape(down.shape[0], *layer.shape[1:])
-    return LowRank(layer, layer.ready(down), layer.ready(up), None if core is None else layer.ready(core))
+    return LowRank(layer, layer.ready(down), layer.ready(up), None if core is None else layer.ready(core), scale)
 
 
 def dense(layer: Layer, delta: Tensor) -> Change:
     """Prepare Δy as a second full-size product: for what is stored at full size anyway."""
     weight = layer.ready(delta.reshape(layer.shape))
-    return lambda x, y: layer.map(x, weight)
+    return Change(lambda x, y: layer.map(x, weight))
+
+
+def row_blocks(tensor: Tensor, fits: int = 1 << 19) -> Iterator[slice]:
+    """Give the rows of a matrix in blocks of so many bytes, which stay in a CPU's cache; on other devices all rows at once."""
+    rows = tensor.shape[0]
+    size = rows if tensor.device.type != "cpu" else max(1, fits * rows // (tensor.numel() * tensor.element_size() or 1))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def add_product(out: Tensor, base: Tensor, up: Tensor, down: Tensor, strength: float) -> None:
+    """Write base + s · up · down into out (out, in, *k), which may be base itself; up: (out, r), down: (r, in·k)."""
+    target, source = out.view(out.shape[0], -1), base.reshape(out.shape[0], -1)
+    for rows in row_blocks(target):
+        part = target[rows]
+        if out is not base:
+            part.copy_(source[rows])
+        part.addmm_(up[rows], down, alpha=strength)
 
 
 def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -116,18 +202,52 @@ def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return torch.einsum("pq...,op,qi->oi...", core, up, down).contiguous()
 
 
+class BlockRows(Change):
+    """Δy = blockdiag(blocks) · y."""
+
+    def __init__(self, layer: Layer, blocks: Tensor) -> None:
+        self.layer = layer
+        self.blocks = blocks  # (n, b, b), n·b = out
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the turned output minus the output."""
+        count, size = self.blocks.shape[:2]
+        if self.layer.convolution is not None:
+            grouped = y.reshape(y.shape[0], count, size, -1)
+            return torch.matmul(self.blocks, grouped).reshape(y.shape)
+        rows = y.reshape(-1, count, size).transpose(0, 1)  # (n, positions, b)
+        return torch.bmm(rows, self.blocks.transpose(1, 2)).transpose(0, 1).reshape(y.shape)
+
+    def add_to(self, total: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, strength: float) -> None:
+        """Add s · Δy: on a CPU a strip of channels at a time, whose intermediate stays in the cache."""
+        strips = self.layer.convolution is None and y.device.type == "cpu" and y.dtype == total.dtype == self.blocks.dtype
+        if not (strips and total.is_contiguous() and y.is_contiguous()):
+            super().add_to(total, x, y, bias, strength)
+            return
+        blocks = _joined(self.blocks)
+        moved = None if bias is None else torch.matmul(blocks, bias.reshape(len(blocks), -1, 1)).squeeze(-1)  # what the bias must not add
+        source, target = y.view(-1, y.shape[-1]), total.view(-1, y.shape[-1])
+        width = blocks.shape[-1]
+        for index, block in enumerate(blocks):
+            strip = source.narrow(1, index * width, width)
+            delta = strip @ block.T if moved is None else torch.addmm(moved[index], strip, block.T, beta=-1)
+            target.narrow(1, index * width, width).add_(delta, alpha=strength)
+
+
+def _joined(blocks: Tensor, wanted: int = 64) -> Tensor:
+    """Return a block-diagonal matrix in fewer, larger blocks: products of matrices as narrow as 8 are slow."""
+    count, size = blocks.shape[:2]
+    group = max((g for g in range(1, count + 1) if count % g == 0 and g * size <= wanted), default=1)
+    if group == 1:
+        return blocks
+    joined = blocks.new_zeros(count // group, group, size, group, size)
+    joined.diagonal(dim1=1, dim2=3).copy_(blocks.view(-1, group, size, size).permute(0, 2, 3, 1))
+    return joined.view(-1, group * size, group * size)
+
+
 def block_rows(layer: Layer, matrix: Tensor) -> Change:
     """Prepare Δy = blockdiag(matrix) · y; matrix: (n, b, b), n·b = out."""
-    blocks = layer.ready(matrix)
-    count, size = blocks.shape[0], blocks.shape[1]
-
-    def act(x: Tensor, y: Tensor) -> Tensor:
-        if layer.convolution is None:
-            return torch.einsum("nij,...nj->...ni", blocks, y.unflatten(-1, (count, size))).flatten(-2)
-        grouped = y.reshape(y.shape[0], count, size, -1)
-        return torch.matmul(blocks, grouped).reshape(y.shape)
-
-    return act
+    return BlockRows(layer, layer.ready(matrix))
 
 
 def on_inputs(layer: Layer, turn: Callable[[Tensor], Tensor], rows: Tensor | None = None) -> Change:
@@ -138,7 +258,7 @@ def on_inputs(layer: Layer, turn: Callable[[Tensor], Tensor], rows: Tensor | Non
         turned = _turned_output(layer, turn, x, y)
         return (turned if gain is None else gain * turned) - y
 
-    return act
+    return Change(act)
 
 
 def _turned_output(layer: Layer, turn: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:

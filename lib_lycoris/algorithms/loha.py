@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .base import Scaled, expect, flat, precise, stored
-from .layer import Change, Layer, low_rank, tucker
+from .base import Scaled, columns, expect, flat, precise, stored
+from .layer import Change, Layer, Work, dense, low_rank, row_blocks, tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,5 +77,48 @@ class LoHa(Scaled):
         return up, down, core.flatten(2, 3).flatten(0, 1)
 
     def change(self, layer: Layer) -> Change:
-        """Return two thin products of rank r²."""
-        return low_rank(layer, *self.factors(layer.weight))
+        """Return two thin products of rank r²; without cores their factors are made for each forward, from the smaller stored ones."""
+        if self.t1 is not None and self.t2 is not None:
+            return low_rank(layer, *self.factors(layer.weight))
+        a, b, c, d = (layer.ready(flat(t)) for t in (self.w1_a, self.w1_b, self.w2_a, self.w2_b))
+        return _Products(layer, a, b, c, d, self.scale)
+
+    def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
+        """Write base + s · ΔW into out, some rows at a time."""
+        (a, b, t), (c, d, _) = self.halves(weight)
+        if t is not None:
+            super().add_delta(out, base, weight, strength)
+            return
+        target, source = out.view(out.shape[0], -1), base.reshape(out.shape[0], -1)
+        for rows in row_blocks(target):
+            product = (a[rows] @ b).mul_(c[rows] @ d)
+            torch.add(source[rows], product, alpha=strength * self.scale, out=target[rows])
+
+    def work(self, shape: Sequence[int]) -> Work:
+        """Return the cost of thin products of rank r², or of the two products and their elementwise one."""
+        size, pairs = float(prod(shape)), min(self.rank**2, shape[0], columns(shape))
+        return Work(pairs * (shape[0] + columns(shape)), 2.0 * shape[0], 2.0 * self.rank * size, 4.0 * size)
+
+
+class _Products(Change):
+    """Δy from LoHa's four factors: a, c (out, r) and b, d (r, in·k)."""
+
+    def __init__(self, layer: Layer, a: Tensor, b: Tensor, c: Tensor, d: Tensor, scale: float) -> None:
+        self.layer, self.a, self.b, self.c, self.d, self.scale = layer, a, b, c, d, scale
+
+    def _now(self) -> Change:
+        """Return the change as thin products, or as a full-size one where r² ranks would be more work than that."""
+        a, b, c, d = self.a, self.b, self.c, self.d
+        out, rank, cols = a.shape[0], a.shape[1] * c.shape[1], b.shape[1]
+        if rank * (out + cols) > out * cols:
+            return dense(self.layer, (a @ b).mul_(c @ d).mul_(self.scale))
+        up = (a[:, :, None] * c[:, None, :]).flatten(1)
+        return low_rank(self.layer, up, (b[:, None, :] * d[None, :, :]).flatten(0, 1), scale=self.scale)
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ΔW·x."""
+        return self._now()(x, y)
+
+    def add_to(self, total: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, strength: float) -> None:
+        """Add s · ΔW·x."""
+        self._now().add_to(total, x, y, bias, strength)

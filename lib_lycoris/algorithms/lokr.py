@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .base import Scaled, expect, flat, precise, stored
-from .layer import CONVOLUTIONS, Change, Layer, dense, tucker
+from .layer import Change, Layer, Work, dense, tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,36 +105,89 @@ class LoKr(Scaled):
         w1, w2 = self.first(weight), self.second(weight)
         return torch.einsum("ac,bd...->abcd...", w1, w2).reshape(weight.shape)
 
+    def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
+        """Write base + s · ΔW into out in one pass; the Kronecker product is never formed."""
+        w1, w2 = self.first(weight), self.second(weight).flatten(1)
+        blocks = out.view(w1.shape[0], w2.shape[0], w1.shape[1], w2.shape[1])
+        if base.dtype != out.dtype:
+            base = out.copy_(base)
+        torch.addcmul(base.reshape(blocks.shape), w1[:, None, :, None], w2[None, :, None, :], value=strength, out=blocks)
+
+    def work(self, shape: Sequence[int]) -> Work:
+        """Return the cost of w2 on every group of inputs and of w1 between them, or of one pass over the weight."""
+        size, (o1, i1), (o2, i2) = float(prod(shape)), self._outer(), self._inner()[:2]
+        columns = prod(self._inner()[1:])
+        factored = self.w2 is None and self.t2 is None and self.w2_b is not None
+        inner = self.w2_b.shape[0] * (i1 * columns + o1 * o2) if factored and self.w2_b is not None else min(i1, o1) * o2 * columns
+        return Work(inner + o1 * i1 * min(o2, i2), 3.0 * (shape[0] + shape[1]), size, 2.0 * size)
+
     def change(self, layer: Layer) -> Change:
-        """Return w2 on every group of inputs, then w1 between the groups; the Kronecker product is never formed."""
+        """Return w2 on every group of inputs and w1 between the groups; the Kronecker product is never formed."""
         if layer.convolution is not None and layer.convolution.groups != 1:
             return dense(layer, self.delta(layer.weight))
-        w1, w2 = self.first(layer.weight), self.second(layer.weight)
-        if layer.convolution is None and self.w2 is None and self.t2 is None:
-            return self._factored(layer, w1)
-        return _whole(layer, layer.ready(w1), layer.ready(w2))
+        w1 = layer.ready(self.first(layer.weight))
+        if self.w2 is None and self.t2 is None:
+            assert self.w2_a is not None and self.w2_b is not None
+            b = layer.ready(flat(self.w2_b)).reshape(-1, *self._inner_input(layer))
+            return Kronecker(layer, w1, b, layer.ready(flat(self.w2_a)))
+        return Kronecker(layer, w1, layer.ready(self.second(layer.weight)))
 
-    def _factored(self, layer: Layer, first: Tensor) -> Change:
-        assert self.w2_a is not None and self.w2_b is not None
-        w1, a, b = (layer.ready(t) for t in (first, flat(self.w2_a), flat(self.w2_b)))
-
-        def act(x: Tensor, y: Tensor) -> Tensor:
-            inner = (x.unflatten(-1, (w1.shape[1], b.shape[1])) @ b.T) @ a.T
-            return (w1 @ inner).flatten(-2)
-
-        return act
+    def _inner_input(self, layer: Layer) -> tuple[int, ...]:
+        """Return (i2, *k)."""
+        return layer.shape[1] // self._outer()[1], *layer.shape[2:]
 
 
-def _whole(layer: Layer, w1: Tensor, w2: Tensor) -> Change:
-    outer, inner = w1.shape[1], w2.shape[1]
+class Kronecker(Change):
+    """Δy = (w1 ⊗ w2) · x, with w2 whole or as a product a · b; w1 works between the groups of channels where they are the narrowest."""
 
-    def linear(x: Tensor, y: Tensor) -> Tensor:
-        return (w1 @ (x.unflatten(-1, (outer, inner)) @ w2.T)).flatten(-2)
+    def __init__(self, layer: Layer, w1: Tensor, b: Tensor, a: Tensor | None = None) -> None:
+        self.layer = layer
+        self.w1 = w1  # (o1, i1)
+        self.b = b  # (r, i2, *k) with a, else w2 itself: (o2, i2, *k)
+        self.a = a  # (o2, r)
 
-    def convolution(x: Tensor, y: Tensor) -> Tensor:
-        assert layer.convolution is not None
-        groups = layer.convolution(x.reshape(-1, inner, *x.shape[2:]), w2)  # (batch·i1, o2, *positions)
-        mixed = w1 @ groups.reshape(x.shape[0], outer, -1)
-        return mixed.reshape(y.shape)
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return ΔW·x."""
+        total = torch.zeros(y.shape, dtype=x.dtype, device=x.device)
+        self.add_to(total, x, y, None, 1.0)
+        return total
 
-    return linear if len(layer.shape) not in CONVOLUTIONS else convolution
+    def add_to(self, total: Tensor, x: Tensor, y: Tensor, bias: Tensor | None, strength: float) -> None:
+        """Add s · ΔW·x in one pass over total."""
+        if not total.is_contiguous() or not (total.dtype == x.dtype == self.w1.dtype):
+            wanted = torch.zeros(total.shape, dtype=self.w1.dtype, device=total.device)
+            self._add(wanted, x.to(self.w1.dtype), 1.0)
+            total.add_(wanted.to(total.dtype), alpha=strength)
+        else:
+            self._add(total, x, strength)
+
+    def _add(self, total: Tensor, x: Tensor, strength: float) -> None:
+        if self.layer.convolution is None:
+            self._add_linear(total, x, strength)
+        else:
+            self._add_convolved(total, x, strength)
+
+    def _add_linear(self, total: Tensor, x: Tensor, strength: float) -> None:
+        (o1, i1), (width, i2) = self.w1.shape, self.b.shape
+        groups = x.reshape(-1, i1, i2)
+        if self.a is not None:
+            mixed = self.w1 @ (groups @ self.b.T)  # (positions, o1, r)
+            total.view(-1, self.a.shape[0]).addmm_(mixed.view(-1, width), self.a.T, alpha=strength)
+        elif i2 <= width:
+            mixed = torch.matmul(self.w1, groups)  # (positions, o1, i2)
+            total.view(-1, width).addmm_(mixed.view(-1, i2), self.b.T, alpha=strength)
+        else:
+            inner = groups @ self.b.T  # (positions, i1, o2)
+            total.view(-1, o1, width).baddbmm_(self.w1.expand(len(inner), o1, i1), inner, alpha=strength)
+
+    def _add_convolved(self, total: Tensor, x: Tensor, strength: float) -> None:
+        assert self.layer.convolution is not None
+        (o1, i1), batch = self.w1.shape, x.shape[0]
+        inner = self.layer.convolution(x.reshape(batch * i1, -1, *x.shape[2:]), self.b)  # (batch·i1, r or o2, *positions)
+        inner = inner.reshape(batch, i1, -1)
+        first = self.w1.expand(batch, o1, i1)
+        if self.a is None:
+            total.view(batch, o1, -1).baddbmm_(first, inner, alpha=strength)
+            return
+        mixed = torch.bmm(first, inner).view(batch * o1, self.a.shape[1], -1)
+        total.view(batch * o1, self.a.shape[0], -1).baddbmm_(self.a.expand(batch * o1, *self.a.shape), mixed, alpha=strength)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .base import Algorithm, Scaled, columns, expect, flat, precise, stored
-from .layer import Change, Layer, dense, low_rank, tucker
+from .layer import Change, Layer, Work, add_product, dense, low_rank, tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,8 +83,24 @@ class LoRA(Scaled):
 
     def change(self, layer: Layer) -> Change:
         """Return two thin products; what is stored sparse over the full size is a full-size one."""
-        act = low_rank(layer, *self.factors(layer.weight))
+        act = low_rank(layer, flat(self.up), flat(self.down), self.core, self.scale)
         if self.sparse_values is None:
             return act
         rest = dense(layer, self.sparse(layer.weight))
-        return lambda x, y: act(x, y) + rest(x, y)
+        return Change(lambda x, y: act(x, y) + rest(x, y))
+
+    def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
+        """Write base + s · ΔW into out, without ΔW in between."""
+        up, down, core = self.factors(weight)
+        if core is not None:
+            down = torch.einsum("pq...,qi->pi...", core, down).flatten(1)
+        add_product(out, base, up, down, strength)
+        if self.sparse_values is not None:
+            out.add_(self.sparse(weight).reshape(out.shape), alpha=strength)
+
+    def work(self, shape: Sequence[int]) -> Work:
+        """Return the cost of two thin products, or of one that is added to the weight."""
+        size = float(prod(shape))
+        if self.sparse_values is not None:
+            return super().work(shape)
+        return Work(self.rank * (shape[0] + columns(shape)), 2.0 * shape[0], self.rank * size, 2.0 * size)

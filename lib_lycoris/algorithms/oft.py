@@ -8,15 +8,17 @@ The bias is not rotated. LyCORIS 2.1.0 broadcast a 1-D rescale along the inputs 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .base import Algorithm, precise, stored
-from .layer import Change, Layer, block_rows
+from .layer import Change, Layer, Work, block_rows
 
 
 def constrained(skew: Tensor, limit: float) -> Tensor:
@@ -41,6 +43,22 @@ def change_of_rows(matrix: Tensor, weight: Tensor) -> Tensor:
     blocks = precise(matrix, weight)
     rows = precise(weight, weight).reshape(blocks.shape[0], blocks.shape[1], -1)
     return torch.matmul(blocks, rows).reshape(weight.shape)
+
+
+def add_turned_rows(out: Tensor, base: Tensor, matrix: Tensor, weight: Tensor, strength: float) -> None:
+    """Write base + s · blockdiag(matrix) · W into out; matrix: (n, b, b), n·b = out."""
+    blocks = precise(matrix, weight) * strength
+    turned, rows = out.view(blocks.shape[0], blocks.shape[1], -1), precise(weight, weight).reshape(blocks.shape[0], blocks.shape[1], -1)
+    if base is weight:  # the first change of a weight: one product does it all
+        torch.bmm(blocks + torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device), rows, out=turned)
+    else:
+        torch.add(base.reshape(turned.shape), torch.bmm(blocks, rows), out=turned)
+
+
+def work_of_rows(size: int, shape: Sequence[int]) -> Work:
+    """Return the cost of turning blocks of so many rows of the output, or of the weight."""
+    whole, wide = float(prod(shape)), max(size, 64)  # narrower products take as long
+    return Work(wide * shape[0], 3.0 * shape[0], wide * whole, 2.0 * whole)
 
 
 def rows_fit(blocks: Tensor, shape: Sequence[int], what: str) -> str | None:
@@ -78,8 +96,64 @@ class OutputRotation(Algorithm):
         return constrained(blocks - blocks.transpose(-1, -2), (self.constraint or 0.0) * outputs)
 
 
+class Rotated(Algorithm):
+    """What all that multiply blocks of output rows by a matrix have in common."""
+
+    reads_output: ClassVar[bool] = True
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """Return rescale ⊙ Rᵀ - I as (n, b, b), in float64 where it is computed."""
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the rotated rows minus the rows."""
+        return change_of_rows(self.matrix(), weight)
+
+    def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
+        """Write base + s · ΔW into out in one product."""
+        add_turned_rows(out, base, self.matrix(), weight, strength)
+
+    def work(self, shape: Sequence[int]) -> Work:
+        """Return the cost of one block-diagonal product."""
+        return work_of_rows(self.rank or 1, shape)
+
+    def change(self, layer: Layer) -> Change:
+        """Return the rotated output minus the output."""
+        return block_rows(layer, self.matrix())
+
+    def for_use(self, dtype: torch.dtype) -> Algorithm:
+        """Return the matrix alone: the blocks are inverted once, and not kept beside it."""
+        return RotationMatrix(blocks=self.matrix().to(torch.promote_types(dtype, torch.float32)))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OFT(OutputRotation):
+class RotationMatrix(Rotated):
+    """rescale ⊙ Rᵀ - I itself, in memory only: no file holds it."""
+
+    name: ClassVar[str] = "oft"
+
+    blocks: Tensor  # (n, b, b)
+
+    @property
+    def rank(self) -> int:
+        """The block size."""
+        return self.blocks.shape[-1]
+
+    def misfit(self, shape: Sequence[int]) -> str | None:
+        """Say that the blocks do not tile the output rows."""
+        return rows_fit(self.blocks, shape, self.name)
+
+    def matrix(self) -> Tensor:
+        """Return it."""
+        return self.blocks
+
+    def for_use(self, dtype: torch.dtype) -> Algorithm:
+        """Return this."""
+        return self
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OFT(OutputRotation, Rotated):
     """A block-diagonal rotation of the output rows."""
 
     name: ClassVar[str] = "oft"
@@ -106,21 +180,12 @@ class OFT(OutputRotation):
             turned = turned * exact(self.rescale).reshape(count, size, 1)
         return turned - eye
 
-    def delta(self, weight: Tensor) -> Tensor:
-        """Return the rotated rows minus the rows."""
-        return change_of_rows(self.matrix(), weight)
-
-    def change(self, layer: Layer) -> Change:
-        """Return the rotated output minus the output."""
-        return block_rows(layer, self.matrix())
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class StoredRotation(Algorithm):
+class StoredRotation(Rotated):
     """LyCORIS 2.0's form: W'_j = R_jᵀ · W_j with R in the file, constraint and rescale already in it."""
 
     name: ClassVar[str] = "oft (2.0)"
-    reads_output: ClassVar[bool] = True
 
     rotation: Tensor = stored("oft_diag")  # (n, b, b)
 
@@ -138,10 +203,3 @@ class StoredRotation(Algorithm):
         turned = exact(self.rotation).transpose(1, 2)
         return turned - torch.eye(turned.shape[-1], dtype=turned.dtype, device=turned.device)
 
-    def delta(self, weight: Tensor) -> Tensor:
-        """Return the rotated rows minus the rows."""
-        return change_of_rows(self.matrix(), weight)
-
-    def change(self, layer: Layer) -> Change:
-        """Return the rotated output minus the output."""
-        return block_rows(layer, self.matrix())

@@ -71,4 +71,4 @@ class Padded(Algorithm):
             part = x[:, :count]
             return inner(part, leading.base(part))
 
-        return act
+        return Change(act)

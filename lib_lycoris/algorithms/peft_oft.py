@@ -226,7 +226,7 @@ class OutputOFT(Algorithm):
             return turn
         axis = -1 if layer.convolution is None else 1
         edge = (0, beyond) if layer.convolution is None else (0, 0) * (len(layer.shape) - 2) + (0, beyond)
-        return lambda x, y: turn(x, F.pad(y, edge)).narrow(axis, 0, rows)
+        return Change(lambda x, y: turn(x, F.pad(y, edge)).narrow(axis, 0, rows))
 
 
 def half_cayley(blocks: Tensor, largest: float | None = None) -> Tensor:

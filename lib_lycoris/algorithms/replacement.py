@@ -44,7 +44,7 @@ class Replacement(Algorithm):
     def change(self, layer: Layer) -> Change:
         """Return the stored layer's output in place of y."""
         replaced = dense(layer, self.value)
-        return lambda x, y: replaced(x, y) - y
+        return Change(lambda x, y: replaced(x, y) - y)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

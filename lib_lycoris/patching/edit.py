@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -59,20 +58,24 @@ class Edit:
         parts = [source() for source in self.sources]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def add_delta(self, total: Tensor, strength: float) -> None:
-        """Add strength · ΔW to rows of a float tensor of the parameter's shape."""
+    def add_delta(self, total: Tensor, source: Tensor, strength: float, base: Tensor | None) -> None:
+        """Write source + strength · ΔW into total, float tensors of the parameter's shape; base: the parameter, where it is there."""
+        if self.whole:
+            self.algorithm.add_delta(total, source, self.weight() if base is None else base, strength)
+            return
+        if total is not source:
+            total.copy_(source)
         delta = self.algorithm.delta(self.weight())
         for mine, its in self.pieces:
             total[mine].add_(delta[its].to(total.dtype), alpha=strength)
 
     def change(self, device: torch.device, dtype: torch.dtype, convolution: Convolution | None) -> Change:
         """Return the activation-side form, prepared anew only when the device, the dtype or a base weight that it read has changed."""
-        weight = self.weight()
-        target = (device, dtype, weight.shape, convolution)
+        target = (device, dtype, convolution)
         reads = self.algorithm.binds_weight
         parameters = [getattr(s.module, s.leaf) for s in self.sources] if reads else []
         if self._change is None or self._bound_to != target or (reads and not (self._bound_base and self._bound_base.holds(*parameters))):
-            layer = Layer(self.weight, weight.shape, device, dtype, convolution)
+            layer = Layer(self.weight, self.weight().shape, device, dtype, convolution)
             with torch.no_grad():
                 self._change = _of_parts(layer, self) if len(self.sources) > 1 else self.algorithm.change(layer)
             self._bound_to = target
@@ -86,5 +89,5 @@ class Edit:
 
 def _of_parts(layer: Layer, edit: Edit) -> Change:
     """Prepare a change of a fused weight for a layer that holds some of its rows: the others' outputs are computed beside it."""
-    inner: Callable[[Tensor, Tensor], Tensor] = edit.algorithm.change(layer)
-    return lambda x, y: inner(x, layer.base(x))
+    inner = edit.algorithm.change(layer)
+    return Change(lambda x, y: inner(x, layer.base(x)))

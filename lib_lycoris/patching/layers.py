@@ -1,4 +1,4 @@
-"""The two ways to change the forward of a live layer: *functional* (y + s · Δy) and *merged* (an effective weight beside the base's).
+"""The ways to change the forward of a live layer: *functional* (y + s · Δy), and with an effective weight beside the base's, kept or not.
 
 One class a kind of layer. Each holds the edits of the layer's parameters, is called in place of the layer's forward with that forward
 as ``inner``, and never writes to a parameter.
@@ -6,82 +6,77 @@ as ``inner``, and never writes to a parameter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..algorithms import Convolution
-from .activation import Progress
+from ..algorithms import Convolution, LowRank
+from ..algorithms.layer import Stacked
 from .attention import attend, bind_arguments
-from .base_state import BaseState
+from .cost import Way
 from .edit import Edit
+from .effective import COMPUTED_IN, Effective
+from .workspace import Workspace
 
 Inner = Callable[..., Any]
-COMPUTED_IN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class Effective:
-    """W + Σ s · ΔW of one parameter, summed in float32 and rounded once; kept until the base weight or a strength changes."""
-
-    def __init__(self, edits: Sequence[Edit]) -> None:
-        self.edits = sorted(edits, key=lambda edit: edit.order)
-        self._value: nn.Parameter | None = None
-        self._state: BaseState | None = None
-        self._strengths: tuple[float, ...] = ()
-
-    def __call__(self, base: Tensor | None, progress: Progress, weight: Tensor) -> Tensor | None:
-        """Return the effective parameter, and base where every strength is 0; weight: the layer's, whose size a missing bias has."""
-        strengths = tuple(edit.now(progress) for edit in self.edits)
-        if not any(strengths):
-            return base
-        read = [getattr(s.module, s.leaf) for edit in self.edits for s in edit.sources]
-        seen = [weight if tensor is None else tensor for tensor in (base, *read)]  # a missing bias follows its weight
-        if self._value is None or strengths != self._strengths or not (self._state and self._state.holds(*seen)):
-            with torch.no_grad():
-                self._value = nn.Parameter(self._sum(base, strengths, weight), requires_grad=False)
-            self._state, self._strengths = BaseState(*seen), strengths
-        return self._value
-
-    def _sum(self, base: Tensor | None, strengths: Sequence[float], weight: Tensor) -> Tensor:
-        dtype = weight.dtype if weight.dtype in COMPUTED_IN else torch.float32
-        if base is None:
-            base = torch.zeros(weight.shape[0], device=weight.device, dtype=dtype)
-        total = base.detach().to(torch.float64 if dtype == torch.float64 else torch.float32, copy=True)
-        for edit, strength in zip(self.edits, strengths):
-            if strength:
-                edit.add_delta(total, strength)
-        return total.to(base.dtype)
-
-
 class PatchedLayer:
-    """What all kinds share: the edits by parameter, the choice between the two paths, and the merged one.
+    """What all kinds share: the edits by parameter, the choice between the ways, and those with an effective weight.
 
     A kind that has no form of its own for activations - norms and embeddings, whose parameters are vectors and tables - is merged always.
     """
 
-    def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], progress: Progress, merged: bool) -> None:
-        self.module, self.progress, self.merged = module, progress, merged
+    def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> None:
+        self.module, self.workspace = module, workspace
         self.edits = {leaf: sorted(found, key=lambda edit: edit.order) for leaf, found in edits.items()}
-        self.effective = {leaf: Effective(found) for leaf, found in edits.items()}
-        self.shifts = {leaf: Effective(found) for leaf, found in edits.items() if leaf.endswith("bias")}
+        self.effective = {leaf: Effective(found, workspace) for leaf, found in edits.items()}
+        self.shifts = {leaf: Effective(found, workspace) for leaf, found in edits.items() if leaf.endswith("bias")}
+        self._all = [edit for found in self.edits.values() for edit in found]
+        self._ways: dict[int, Way] = {}
+        self._stack: tuple[list[LowRank], Stacked] | None = None
 
     def __call__(self, inner: Inner, *args: Any, **kwargs: Any) -> Any:
         """Return the changed layer's output."""
-        if not any(edit.now(self.progress) for found in self.edits.values() for edit in found):
+        if not any(edit.now(self.workspace.progress) for edit in self._all):
             return inner(*args, **kwargs)
-        return self.forward_merged(inner, *args, **kwargs) if self.merged else self.forward_functional(inner, *args, **kwargs)
+        way = self.way(*args, **kwargs)
+        if way == "functional":
+            return self.forward_functional(inner, *args, **kwargs)
+        return self.forward_effective(inner, way == "merged", *args, **kwargs)
+
+    def adopt(self, other: PatchedLayer) -> None:
+        """Take over what another changed form of the same layer has computed or has memory for."""
+        for leaf, effective in self.effective.items():
+            if leaf in other.effective:
+                effective.adopt(other.effective[leaf])
+
+    def way(self, *args: Any, **kwargs: Any) -> Way:
+        """Return how the changes are applied to this input."""
+        return "merged"
+
+    def way_for(self, positions: int) -> Way:
+        """Return how the changes are applied to an input of so many positions."""
+        found = self._ways.get(positions)
+        if found is None:
+            shape = tuple(self.weight.shape)
+            works = [edit.algorithm.work(shape) for edit in self.edits.get("weight", ())]
+            constant = all(isinstance(edit.strength, (int, float)) for edit in self._all)
+            found = self._ways[positions] = self.workspace.way(works, positions, self.weight, constant) if works else "functional"
+        return found
 
     def forward_functional(self, inner: Inner, *args: Any, **kwargs: Any) -> Any:
         """Return the output plus the changes."""
-        return self.forward_merged(inner, *args, **kwargs)
+        return self.forward_effective(inner, True, *args, **kwargs)
 
-    def forward_merged(self, inner: Inner, *args: Any, **kwargs: Any) -> Any:
+    def forward_effective(self, inner: Inner, keep: bool, *args: Any, **kwargs: Any) -> Any:
         """Return what the layer's own forward gives with effective parameters in its table of parameters for that long."""
-        tables = [(self.owner(leaf)[0]._parameters, self.owner(leaf)[1], self.parameter(leaf)) for leaf in self.effective]
+        tables = [(self.owner(leaf)[0]._parameters, self.owner(leaf)[1], self.parameter(leaf, keep)) for leaf in self.effective]
         base = [table[leaf] for table, leaf, _ in tables]
         try:
             for table, leaf, value in tables:
@@ -91,10 +86,12 @@ class PatchedLayer:
             for (table, leaf, _), parameter in zip(tables, base):
                 table[leaf] = parameter
 
-    def parameter(self, leaf: str) -> Tensor | None:
+    def parameter(self, leaf: str, keep: bool = True) -> Tensor | None:
         """Return the effective parameter at this point of the sampling; the layer's own where nothing changes it."""
         base = getattr(*self.owner(leaf))
-        return self.effective[leaf](base, self.progress, self.weight) if leaf in self.effective else base
+        if leaf not in self.effective:
+            return base
+        return self.effective[leaf](base, self.weight, keep or leaf.endswith("bias"))
 
     def owner(self, leaf: str) -> tuple[nn.Module, str]:
         """Return the module that holds a parameter, and its name there."""
@@ -109,32 +106,40 @@ class PatchedLayer:
         """Return what the layer computes in: its weight's dtype, or the input's for weights that are only stored, in fp8."""
         return self.weight.dtype if self.weight.dtype in COMPUTED_IN else x.dtype
 
-    def changed(self, x: Tensor, y: Tensor, plain: Tensor, convolution: Convolution | None = None) -> Tensor:
-        """Return y with the changes of the weight added; plain: W·x without the bias; channels last or, convolved, second."""
-        axis = -1 if convolution is None else 1
-        total: Tensor | None = None
-        for edit in self.edits.get("weight", ()):
-            if strength := edit.now(self.progress):
-                act = edit.change(x.device, self.compute_dtype(x), convolution)
-                if edit.whole:
-                    delta = act(x, plain).to(y.dtype)
-                    total = delta * strength if total is None else total.add(delta, alpha=strength)
-                else:
-                    total = torch.zeros_like(y) if total is None else total
-                    _add_rows(total, edit, act(x, _rows_of(plain, edit, axis)), axis, strength)
-        return y if total is None else y + total
+    def changed(self, x: Tensor, y: Tensor, column: tuple[int, ...], convolution: Convolution | None = None) -> Tensor:
+        """Return y with the changes of the weight added, in y's own memory if nothing else needs it; column: the bias's shape beside y."""
+        now = [(edit, strength) for edit in self.edits.get("weight", ()) if (strength := edit.now(self.workspace.progress))]
+        if not now:
+            return y
+        reads = [edit for edit, _ in now if edit.algorithm.reads_output]
+        recorded = torch.is_grad_enabled() and y.requires_grad
+        total = y.clone() if recorded or (reads and len(now) > 1) else y
+        bias: Any = self.module.bias if reads else None
+        bias = None if bias is None else bias.to(y.dtype).reshape(column)
+        acts = [edit.change(x.device, self.compute_dtype(x), convolution) for edit, _ in now]
+        thin = [i for i, (edit, _) in enumerate(now) if edit.whole and isinstance(acts[i], LowRank) and acts[i].core is None]  # type: ignore[attr-defined]
+        if len(thin) > 1:
+            self._stacked([acts[i] for i in thin]).add_to(total, x, [now[i][1] for i in thin])  # type: ignore[misc]
+        for i, (edit, strength) in enumerate(now):
+            offset = bias if edit.algorithm.reads_output else None
+            if edit.whole and (i not in thin or len(thin) == 1):
+                acts[i].add_to(total, x, y, offset, strength)
+            elif not edit.whole:
+                axis = -1 if convolution is None else 1
+                delta = acts[i](x, _rows_of(y if offset is None else y - offset, edit, axis))
+                _add_rows(total, edit, delta, axis, strength)
+        return total
+
+    def _stacked(self, changes: list[LowRank]) -> Stacked:
+        """Return low-rank changes as one, made when they are first used together."""
+        if self._stack is None or len(self._stack[0]) != len(changes) or any(a is not b for a, b in zip(self._stack[0], changes)):
+            self._stack = (changes, Stacked(changes))
+        return self._stack[1]
 
     def shift(self, leaf: str, y: Tensor) -> Tensor | None:
         """Return Σ s · Δbias as a vector; None where no edit changes the bias."""
-        found = self.shifts[leaf](None, self.progress, self.weight) if leaf in self.shifts else None
+        found = self.shifts[leaf](None, self.weight, True) if leaf in self.shifts else None
         return None if found is None else found.to(y.dtype)
-
-    def without_bias(self, y: Tensor, column: tuple[int, ...]) -> Tensor:
-        """Return y without the bias if a change of the weight looks at it; column: the shape that the bias is added in."""
-        bias: Any = self.module.bias
-        if bias is None or not any(edit.algorithm.reads_output for edit in self.edits.get("weight", ())):
-            return y
-        return y - bias.to(y.dtype).reshape(column)
 
 
 def _rows_of(plain: Tensor, edit: Edit, axis: int) -> Tensor:
@@ -156,16 +161,26 @@ def _add_rows(total: Tensor, edit: Edit, delta: Tensor, axis: int, strength: flo
 class PatchedLinear(PatchedLayer):
     """nn.Linear."""
 
+    def way(self, *args: Any, **kwargs: Any) -> Way:
+        """Return how the changes are applied to this input."""
+        x = args[0] if args else kwargs["input"]
+        return self.way_for(x.numel() // x.shape[-1])
+
     def forward_functional(self, inner: Inner, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return y + Σ s · (ΔW·x + Δbias)."""
         y = inner(x, *args, **kwargs)
-        out = self.changed(x, y, self.without_bias(y, (-1,)))
+        out = self.changed(x, y, (-1,))
         shift = self.shift("bias", y)
         return out if shift is None else out + shift
 
 
 class PatchedConvolution(PatchedLayer):
     """nn.Conv1d, nn.Conv2d and nn.Conv3d."""
+
+    def way(self, *args: Any, **kwargs: Any) -> Way:
+        """Return how the changes are applied to this input."""
+        x = args[0] if args else kwargs["input"]
+        return self.way_for(x.numel() // x.shape[1 - self.weight.dim()] // prod(self.module.stride))  # type: ignore[arg-type]
 
     def geometry(self) -> Convolution:
         """Return how the layer walks over its input, as it is set now (the webui's tiling changes it between pictures)."""
@@ -178,7 +193,7 @@ class PatchedConvolution(PatchedLayer):
         if x.dim() != self.weight.dim():  # one picture without a batch axis
             return self.forward_functional(lambda t: y[None], x[None])[0]
         column = (-1, *(1,) * (y.dim() - 2))
-        out = self.changed(x, y, self.without_bias(y, column), self.geometry())
+        out = self.changed(x, y, column, self.geometry())
         shift = self.shift("bias", y)
         return out if shift is None else out + shift.reshape(column)
 
@@ -186,10 +201,14 @@ class PatchedConvolution(PatchedLayer):
 class PatchedAttention(PatchedLayer):
     """nn.MultiheadAttention: in_proj_weight's q, k and v rows, in_proj_bias, and out_proj's parameters (as out_proj.weight)."""
 
-    def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], progress: Progress, merged: bool) -> None:
-        super().__init__(module, edits, progress, merged)
+    def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> None:
+        super().__init__(module, edits, workspace)
         out = {k.removeprefix("out_proj."): v for k, v in edits.items() if k.startswith("out_proj.")}
-        self.out = PatchedLinear(module.out_proj, out, progress, merged)  # type: ignore[arg-type]
+        self.out = PatchedLinear(module.out_proj, out, workspace)  # type: ignore[arg-type]
+
+    def way(self, *args: Any, **kwargs: Any) -> Way:
+        """Return how the changes are applied: of itself functional, an attention is only met with the few tokens of a prompt."""
+        return "functional" if self.workspace.mode == "auto" else self.workspace.mode
 
     def owner(self, leaf: str) -> tuple[nn.Module, str]:
         """Return out_proj for its parameters: the attention reads them itself, their module is never called."""
@@ -223,7 +242,7 @@ class PatchedAttention(PatchedLayer):
 
     def _add(self, edit: Edit, rows: slice, x: Tensor, plain: Tensor, y: Tensor) -> Tensor:
         """Add what an edit of some rows of in_proj_weight changes in one projection."""
-        strength = edit.now(self.progress)
+        strength = edit.now(self.workspace.progress)
         for mine, its in edit.pieces:
             first, last = max(mine.start, rows.start), min(mine.stop, rows.stop)
             if not strength or first >= last:
@@ -237,11 +256,11 @@ class PatchedAttention(PatchedLayer):
         return y
 
 
-def patched(module: nn.Module, edits: dict[str, list[Edit]], progress: Progress, merged: bool) -> PatchedLayer | None:
+def patched(module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> PatchedLayer | None:
     """Return the changed form of a layer; None for a kind that cannot be changed."""
     for kinds, form in KINDS:
         if isinstance(module, kinds):
-            return form(module, edits, progress, merged)
+            return form(module, edits, workspace)
     return None
 
 

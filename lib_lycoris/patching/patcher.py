@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import nn
 
@@ -17,8 +17,7 @@ from .attention import unsupported
 from .edit import Edit, Source
 from .layers import PatchedLayer, patched
 from .report import NetworkReport, Report
-
-Mode = Literal["auto", "functional", "merged"]
+from .workspace import Mode, Workspace
 
 
 class Hook:
@@ -45,7 +44,7 @@ class Patcher:
         self.modules = live_modules(model)
         layers = {name: info for name, module in self.modules.items() if (info := layer_info(module))}
         self.names = models.from_live(layers, family)
-        self.progress = Progress()
+        self.workspace = Workspace()
         self._hooks: dict[nn.Module, Hook] = {}
         self._edits: dict[tuple[object, ...], Edit] = {}
 
@@ -66,8 +65,12 @@ class Patcher:
         edits: dict[tuple[object, ...], Edit] = {}
         for index, activation in enumerate(activations):
             self._plan(activation, index, plan, edits, report)
-        layers = {module: self._layer(module, found, mode == "merged") for module, found in plan.items()}
+        layers = {module: self._layer(module, found) for module, found in plan.items()}
         self._refuse_a_second_patcher(layers)
+        for module, layer in layers.items():
+            if (before := self.layer(module)) is not None:
+                layer.adopt(before)
+        self.workspace.begin(mode)
         self._edits = edits
         self.install(layers)
         return report
@@ -76,10 +79,16 @@ class Patcher:
         """Take every network off: the model computes as if there had never been one."""
         self.install({})
         self._edits = {}
+        self.workspace.free()
 
     def step(self, step: int, steps: int) -> None:
         """Say where the sampling is, for strengths that vary: a 0-based step of so many."""
         self.progress.step, self.progress.steps = step, steps
+
+    @property
+    def progress(self) -> Progress:
+        """Where the sampling is."""
+        return self.workspace.progress
 
     def layer(self, module: nn.Module) -> PatchedLayer | None:
         """Return the changed form of a live module; None where nothing changes it."""
@@ -155,8 +164,8 @@ class Patcher:
             return self.modules[parent], f"out_proj.{leaf}"
         return self.modules[module], leaf
 
-    def _layer(self, module: nn.Module, edits: dict[str, list[Edit]], merged: bool) -> PatchedLayer:
-        layer = patched(module, edits, self.progress, merged)
+    def _layer(self, module: nn.Module, edits: dict[str, list[Edit]]) -> PatchedLayer:
+        layer = patched(module, edits, self.workspace)
         problem = unsupported(module) if isinstance(module, nn.MultiheadAttention) else None
         if layer is None or problem:
             raise ModelMismatchError(f"a layer of the kind {type(module).__name__} cannot be changed" + (f": {problem}" if problem else ""))

@@ -1,0 +1,57 @@
+"""Which way of applying networks to a layer is the cheapest: a model of time with constants that were measured once per kind of device.
+
+Three ways give the same result. With ``n`` positions in the activations (tokens, or pixels of the latent, times the batch):
+
+- *functional*: n · (products · t_product + moved · t_moved) + calls · t_call at every step; keeps the factors only;
+- *recompute*: rebuild_products · t_product + rebuild_moved · t_moved + calls · t_call at every step: the effective weight is made in a
+  scratch buffer that all layers share;
+- *merged*: what *recompute* costs, once; keeps the effective weight.
+
+What an algorithm's forms multiply and move is its own to say (``Algorithm.work``). The constants are fixed, not measured at every start, so
+that a seed gives the same bits tomorrow; ``python3 run.py bench loader`` prints them as they are on the machine at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..algorithms.layer import Work
+
+Way = Literal["functional", "recompute", "merged"]
+USUAL_STEPS = 20  # of a picture, while a host does not say
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for one multiply-add, for one element read or written, and for one call of an operation."""
+
+    product: float
+    moved: float
+    call: float
+
+
+SPEEDS = {"cpu": Speed(1.2e-11, 3e-10, 6e-6)}
+GPU = Speed(1e-13, 5e-12, 1e-5)  # from data sheets of cards with 8 to 24 GB: launches decide on all but the largest layers
+CALLS = {"functional": 2, "recompute": 5}  # operations beside the layer's own
+
+
+def functional_seconds(works: Sequence[Work], positions: int, speed: Speed) -> float:
+    """Return the time that changes add to one forward of a layer on so many positions."""
+    return sum(positions * (w.products * speed.product + w.moved * speed.moved) + CALLS["functional"] * speed.call for w in works)
+
+
+def rebuild_seconds(works: Sequence[Work], speed: Speed) -> float:
+    """Return the time to make the effective weight once."""
+    return sum(w.rebuild_products * speed.product + w.rebuild_moved * speed.moved + CALLS["recompute"] * speed.call for w in works)
+
+
+def cheapest(works: Sequence[Work], positions: int, device: str, steps: int, room: bool) -> Way:
+    """Choose the way for a layer; room: whether its effective weight may be kept."""
+    speed = SPEEDS.get(device, GPU)
+    beside, rebuild = functional_seconds(works, positions, speed), rebuild_seconds(works, speed)
+    steps = steps if steps > 1 else USUAL_STEPS
+    if room and rebuild < steps * min(beside, rebuild):
+        return "merged"
+    return "functional" if beside <= rebuild else "recompute"
