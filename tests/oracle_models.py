@@ -17,7 +17,7 @@ from lib_lycoris import Activation, Network, Patcher, load
 
 # another one at every run; a failure is repeated with LYCORIS_ORACLE_SEED=<the printed number>
 SEED = int(os.environ.get("LYCORIS_ORACLE_SEED") or int.from_bytes(os.urandom(4), "little"))
-MODES = ("functional", "merged")
+MODES = ("functional", "merged", "recompute")
 STRENGTHS = (1.0, 0.7, -0.5, 0.0)
 
 # relative to the largest difference that a network makes to a layer's output

@@ -18,6 +18,7 @@ from torch import nn
 from lib_lycoris import Activation, Patcher, load
 from tests.corpus import check
 from tests.corpus_loader import activate, apply, live_model
+from tests.tiny_model import MODES
 
 HERE = Path(__file__).parent / "corpus"
 CORPUS = Path(os.environ.get("LYCORIS_CORPUS", HERE))
@@ -103,7 +104,7 @@ def test_both_paths_on_real_activations(case: Path) -> None:
             for name, layer in layers.items()
         }
         _, truth = live_model(changed)
-        for mode in ("functional", "merged"):
+        for mode in MODES:
             _, found = activate(path, layers, arch_of(case), strength, mode)
             for name, module in found.items():
                 if name.endswith(".attn.out_proj"):  # never called: the attention reads its parameters

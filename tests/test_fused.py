@@ -13,6 +13,7 @@ from lib_lycoris import Activation, Patcher, load
 from lib_lycoris.networks.writer import save
 from tests.corpus_loader import put
 from tests.samples import LINEAR
+from tests.tiny_model import MODES
 
 WIDTH = 16
 FUSED = "diffusion_model.double_blocks.0.img_attn.qkv"
@@ -49,7 +50,7 @@ def network_file(path: Path, module: str, algorithm: str, rows: int) -> Path:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mode", ["functional", "merged"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
     ("fused", "split", "rows", "module"),
@@ -74,7 +75,7 @@ def test_a_fused_file_on_parts_that_live_apart(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mode", ["functional", "merged"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_file_of_parts_on_a_fused_layer_leaves_the_other_rows(algorithm: str, mode: str, tmp_path: Path) -> None:
     """Only k is in the file: q and v keep their values, k is what it is in a model that keeps it apart."""
@@ -131,7 +132,7 @@ def test_attention_with_any_of_its_projections(algorithm: str, parts: str, tmp_p
         parameter = truth.get_parameter(whole)
         rows = slice("qkv".index(part) * WIDTH, ("qkv".index(part) + 1) * WIDTH) if part else slice(None)
         parameter.data[rows] += 0.7 * patch.delta(parameter.data[rows].clone())
-    for mode in ("functional", "merged"):
+    for mode in MODES:
         patcher.apply([Activation(network, lambda name: 0.7)], mode)  # type: ignore[arg-type]
         torch.testing.assert_close(model(x), truth(x), rtol=1e-4, atol=1e-5)
     assert (model(x) - base).abs().max() > 1e-4

@@ -15,7 +15,7 @@ import lib_lycoris
 from lib_lycoris import Activation, Network, Patcher
 from lib_lycoris.errors import LycorisError, ModelMismatchError
 from tests.samples import LAYERS, builders
-from tests.tiny_model import TinyModel, networks, write_network
+from tests.tiny_model import MODES, TinyModel, networks, write_network
 
 ALGORITHMS = sorted({name for kind in LAYERS for name in builders(kind)})
 HALF_ON_CPU = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 3)
@@ -54,7 +54,7 @@ def test_both_paths_agree_in_every_dtype(algorithm: str, dtype: torch.dtype, x: 
     want = truth(x.to(dtype).float())
     assert (want - base).abs().max() > 1e-3
     patcher = Patcher(model)
-    for mode in ("functional", "merged"):
+    for mode in MODES:
         patcher.apply([constant(network, 0.7)], mode)
         got = model(x.to(dtype))
         assert got.dtype == dtype
@@ -62,7 +62,7 @@ def test_both_paths_agree_in_every_dtype(algorithm: str, dtype: torch.dtype, x: 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mode", ["functional", "merged"])
+@pytest.mark.parametrize("mode", MODES)
 def test_the_order_of_tags_never_matters(mode: str, x: Tensor, tmp_path: Path) -> None:
     model = TinyModel()
     patcher = Patcher(model)
@@ -89,7 +89,7 @@ def test_the_same_network_twice_adds_up(x: Tensor, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mode", ["functional", "merged"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_schedule_follows_the_steps(mode: str, x: Tensor, tmp_path: Path) -> None:
     model = TinyModel()
     base = model(x)
@@ -127,7 +127,7 @@ def test_only_targeted_layers_are_hooked_and_parameters_stay_what_they_are(x: Te
     before = {name: (id(p), p.data_ptr(), p.detach().clone()) for name, p in model.named_parameters()}
     patcher = Patcher(model)
     network = networks(tmp_path, patcher, ["tlora"])["tlora"]  # linear layers alone
-    for mode in ("functional", "merged"):
+    for mode in MODES:
         patcher.apply([constant(network, 1.0)], mode)  # type: ignore[arg-type]
         model(x)
         hooked = {name for name, module in model.named_modules() if "forward" in module.__dict__}
@@ -206,7 +206,7 @@ def test_a_layer_without_a_bias_gets_one(tmp_path: Path) -> None:
     x = torch.randn(2, 24)
     base = layer(x)
     name = LAYERS["linear"][0] + ".bias"
-    for mode in ("functional", "merged"):
+    for mode in MODES:
         report = patcher.apply([constant(network, -0.5)], mode)  # type: ignore[arg-type]
         assert not report.problems
         torch.testing.assert_close(layer(x) - base, -0.5 * network.patches[name].delta(torch.zeros(16)).expand(2, -1))
@@ -266,7 +266,7 @@ class Storm:
         chosen = self.random.sample(sorted(self.networks), self.random.randint(0, 3))
         strengths = {name: self.random.choice([0.0, 0.7, -0.5, 1.0, Ramp()]) for name in chosen}
         activations = [Activation(self.networks[name], lambda _, s=strengths[name]: s) for name in chosen]  # type: ignore[misc]
-        self.active = (activations, self.random.choice(["functional", "merged"]))
+        self.active = (activations, self.random.choice(MODES))
         self.patcher.apply(*self.active)  # type: ignore[arg-type]
 
     def restore(self) -> None:

@@ -15,6 +15,7 @@ from lib_lycoris import Activation, Patcher, load
 from lib_lycoris.errors import LycorisError
 from lib_lycoris.networks.writer import save
 from tests.samples import builders
+from tests.tiny_model import MODES
 
 UNITS = (32, 64, 64, 64)
 
@@ -72,7 +73,7 @@ def test_a_network_changes_the_output_and_restoring_gives_the_same_bits(
     network = load(write(tmp_path / f"{algorithm}.safetensors", patcher, algorithm), patcher.base)
     assert not network.skipped
     outputs = []
-    for mode in ("functional", "merged"):
+    for mode in MODES:
         report = patcher.apply([Activation(network, lambda name: 0.7)], mode)  # type: ignore[arg-type]
         assert not report.problems
         outputs.append(run(model))
@@ -88,7 +89,7 @@ def test_a_network_changes_the_output_and_restoring_gives_the_same_bits(
 def test_two_tags_in_either_order_give_identical_bits(model: dict[str, nn.Module], tmp_path: Path) -> None:
     patcher = Patcher(model, "sd1")
     found = [load(write(tmp_path / f"{name}.safetensors", patcher, name), patcher.base) for name in ("lokr", "oft")]
-    for mode in ("functional", "merged"):
+    for mode in MODES:
         outputs = []
         for order in (found, found[::-1]):
             patcher.apply([Activation(network, lambda name: 0.6) for network in order], mode)  # type: ignore[arg-type]

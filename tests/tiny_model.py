@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from lib_lycoris import Network, Patcher, load
 from lib_lycoris.networks.writer import save
+from lib_lycoris.patching import Mode
 from tests.corpus_loader import put
 from tests.samples import LAYERS, builders, kohya_name
+
+MODES = get_args(Mode)  # every way to apply networks
 
 
 class TinyModel(nn.Module):

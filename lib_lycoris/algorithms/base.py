@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,11 +40,13 @@ class Algorithm(ABC):
     binds_weight: ClassVar[bool] = False  # whether preparing that form reads values of W, and so must be done again for another W
 
     @classmethod
+    @cache
     def suffixes(cls) -> dict[str, str]:
         """Return field name -> key suffix of every stored tensor."""
         return {f.name: f.metadata["suffix"] for f in fields(cls) if "suffix" in f.metadata}
 
     @classmethod
+    @cache
     def required(cls) -> frozenset[str]:
         """Return the key suffixes without which this is another algorithm."""
         return frozenset(f.metadata["suffix"] for f in fields(cls) if f.metadata.get("optional") is False)
@@ -73,6 +76,12 @@ class Algorithm(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """Return the stored tensors alone, by suffix."""
         return {s: v for name, s in self.suffixes().items() if isinstance(v := getattr(self, name), Tensor)}
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the tensors, an inner algorithm's too."""
+        values = [getattr(self, f.name) for f in fields(self)]
+        return sum(value.nbytes if isinstance(value, Tensor) else value.bytes for value in values if isinstance(value, (Tensor, Algorithm)))
 
     @property
     def rank(self) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from modules import shared  # type: ignore[import-not-found,unused-ignore]
 
+from ..patching import MERGED_BYTES, Mode
 from . import a1111_page_files as files
+from .loaded import KEPT_MIB
 
 gr = shared.gr  # the gradio that the host itself draws with
 SECTION = ("lycoris", "LyCORIS", "sd")
@@ -25,13 +27,20 @@ def _applying() -> dict[str, Any]:
         "lyco_take_over_lora": option(False, "Apply <lora:...> tags too").info(
             "one loader for both kinds of tags; off: those stay with the built-in Lora extension"
         ),
-        "lyco_mode": option(mode, "How networks are applied", gr.Radio, {"choices": ["auto", "functional", "merged"]}).info(
-            "functional: computed beside each layer, no wait and no copy of a weight; merged: changed weights are computed once and kept "
-            "beside the model's, faster steps; auto: functional"
+        "lyco_mode": option(mode, "How networks are applied", gr.Radio, {"choices": list(get_args(Mode))}).info(
+            "auto: the fastest for each layer; functional: computed beside each layer, no wait and no copy of a weight; merged: changed "
+            "weights are computed once and kept beside the model's, fast steps for twice the memory; recompute: changed weights are "
+            "computed at each step and kept nowhere"
         ),
+        "lyco_merged_mib": option(
+            MERGED_BYTES >> 20, "Memory for changed weights that auto keeps, in MiB", gr.Number, {"precision": 0, "minimum": 0}
+        ).info("on the device that computes; 0: none"),
+        "lyco_cache_mib": option(
+            KEPT_MIB, "Memory for networks that the last prompt did not use, in MiB", gr.Number, {"precision": 0, "minimum": 0}
+        ).info("so that a tag that comes back need not read its file again; those used longest ago go first; 0: none"),
         "lyco_in_memory_limit": option(
-            0, "Number of networks to keep in memory", gr.Number, {"precision": 0, "minimum": 0}
-        ).info("beside those that the last prompt used, which always stay"),
+            0, "Number of networks to keep in memory, whatever their size", gr.Number, {"precision": 0, "minimum": 0}
+        ).info("beside those that the last prompt used, which always stay, and those within the limit above"),
     }  # fmt: skip
 
 

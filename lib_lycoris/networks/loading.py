@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,12 +13,14 @@ from ..errors import ModelMismatchError, NetworkFormatError
 from .keys import Keys, sort_out
 from .matching import Match, match, reference_model
 from .network import Network
-from .reader import TensorFile, TensorInfo, open_file
+from .reader import TensorFile, open_file
 
 
-def load(path: str | Path, base: models.BaseModel | None = None) -> Network:
+def load(path: str | Path, base: models.BaseModel | None = None, for_use: torch.dtype | None = None) -> Network:
     """Read a network file for a base model (default: the full-size one that the file is for).
 
+    for_use: the dtype that the model computes in, where the network is only to be applied: it is then kept in that precision at least, in
+    the form that is the cheapest to apply, and not beside what the file stores.
     Raises NetworkFormatError for a file that cannot be understood, ModelMismatchError for one that is for another model; both name the
     file and say what to do.
     """
@@ -28,7 +29,7 @@ def load(path: str | Path, base: models.BaseModel | None = None) -> Network:
     family = models.detect_family(module_shapes(file, keys), file.metadata)
     usual = base is None
     base = base or reference_model(file, keys, family)
-    tensors = _read_finite(file)
+    tensors, digest = _read_finite(file, for_use)
     found = match(file, keys, tensors, base)
     embeddings = {name: {part: tensors[key] for part, key in parts.items()} for name, parts in keys.embeddings.items()}
     try:
@@ -39,9 +40,10 @@ def load(path: str | Path, base: models.BaseModel | None = None) -> Network:
                 f"{error} A network for a model of unusual size needs that model beside it (--base_model FILE)."
             ) from error
         raise
+    patches = found.patches if for_use is None else {name: patch.for_use(for_use) for name, patch in found.patches.items()}
     return Network(
-        name=file.path.stem, path=file.path, patches=found.patches, skipped=tuple(found.skipped), metadata=file.metadata,
-        embeddings=embeddings, family=base.family, digest=_digest(file, tensors), modules=found.modules,
+        name=file.path.stem, path=file.path, patches=patches, skipped=tuple(found.skipped), metadata=file.metadata,
+        embeddings=embeddings, family=base.family, digest=digest, modules=found.modules,
     )  # fmt: skip
 
 
@@ -50,13 +52,42 @@ def module_shapes(file: TensorFile, keys: Keys) -> dict[str, dict[str, tuple[int
     return {m: {suffix: file.tensors[key].shape for suffix, key in s.items()} for m, s in keys.modules.items()}
 
 
-def _read_finite(file: TensorFile) -> dict[str, Tensor]:
-    tensors = file.read(file.tensors)
-    for key, tensor in tensors.items():
-        values = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
-        if tensor.is_floating_point() and not bool(torch.isfinite(values).all()):
-            raise NetworkFormatError(f"{file.path.name} is broken: {key} holds NaN or infinity; train or download it again")
-    return tensors
+def _read_finite(file: TensorFile, wide: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
+    """Return all tensors, those of fewer bits than ``wide`` in that dtype, and a short hash of the content."""
+    tensors: dict[str, Tensor] = {}
+    table = sorted(file.tensors.items()), sorted(file.metadata.items())  # settings may be in the metadata
+    content = hashlib.blake2b(repr(table).encode(), digest_size=16)
+    for block in file.blocks(file.tensors):
+        content.update(_sum(block.values))
+        if block.values.is_floating_point():
+            if not _finite(block.values):
+                key = next(key for key, tensor in block.tensors().items() if not _finite(tensor))
+                raise NetworkFormatError(f"{file.path.name} is broken: {key} holds NaN or infinity; train or download it again")
+            if wide is not None and torch.promote_types(_arithmetic(block.values.dtype), wide) == wide:
+                block = block.to(wide)
+        tensors.update(block.tensors())
+    return tensors, content.hexdigest()
+
+
+def _sum(values: Tensor) -> bytes:
+    """Return what tells contents apart in one pass at the speed of memory: the sum of all bytes in eights, the rest, and some of them."""
+    data = values.detach().contiguous().flatten()
+    data = (data if data.storage_offset() == 0 else data.clone()).view(torch.uint8)
+    even = len(data) // 8 * 8
+    samples = data[:: max(1, len(data) // 4096)]
+    return b"%d" % int(data[:even].view(torch.int64).sum()) + data[even:].numpy().tobytes() + samples.numpy().tobytes()
+
+
+def _finite(values: Tensor) -> bool:
+    """Tell whether there is neither NaN nor infinity: the least and the largest value show both, without a copy of all."""
+    if not values.numel():
+        return True
+    return all(bool(torch.isfinite(edge)) for edge in torch.aminmax(values.to(_arithmetic(values.dtype))))
+
+
+def _arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype, or one that holds its values where torch does not compute in it: fp8."""
+    return torch.float16 if dtype.is_floating_point and torch.finfo(dtype).bits == 8 else dtype
 
 
 def _refuse_if_foreign(file: TensorFile, keys: Keys, found: Match, base: models.BaseModel, family: str | None, embeddings: bool) -> None:
@@ -73,15 +104,3 @@ def _refuse_if_foreign(file: TensorFile, keys: Keys, found: Match, base: models.
     if foreign and (found.misfits or 2 * unmatched > len(keys.modules)):
         detail = ": ".join(found.misfits[0]) if found.misfits else f"{unmatched} of its {len(keys.modules)} layers are not there"
         raise ModelMismatchError(f"{file.path.name} is for {foreign}, but the model is {base.label} ({detail})")
-
-
-def _digest(file: TensorFile, tensors: Mapping[str, Tensor]) -> str:
-    """Return a short hash of the content: of the header's table of tensors and of samples of their bytes."""
-    content = hashlib.blake2b(digest_size=16)
-    for key in sorted(tensors):
-        info: TensorInfo = file.tensors[key]
-        content.update(f"{key}:{info.dtype}:{info.shape};".encode())
-        values = tensors[key].reshape(-1)
-        step = max(1, values.numel() // 64)
-        content.update(values[::step].to(torch.float64).numpy().tobytes())
-    return content.hexdigest()

@@ -32,3 +32,9 @@ class Network:
     family: str  # of the base model whose names the patches have
     digest: str  # of the content: the fixed order of several networks, and the key of caches
     modules: Mapping[str, str]  # canonical parameter name -> the file's name of the module
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all tensors."""
+        vectors = sum(tensor.nbytes for parts in self.embeddings.values() for tensor in parts.values())
+        return vectors + sum(patch.bytes for patch in self.patches.values())

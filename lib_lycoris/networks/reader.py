@@ -1,4 +1,4 @@
-"""File -> keys, shapes, metadata and tensors: the header first, the tensors through a memory map that is closed again.
+"""File -> keys, shapes, metadata and tensors: the header first, then the tensors that are asked for, in few pieces of memory.
 
 Nothing in a file is trusted: the header is checked against the file's size before anything is read, and pickles are only opened
 by torch's weights-only unpickler.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import NetworkFormatError
@@ -31,6 +31,30 @@ class TensorInfo:
 
     dtype: str
     shape: tuple[int, ...]
+    begin: int = 0  # bytes from the start of the data
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return prod(self.shape) * BYTES[self.dtype]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Tensors of one dtype that lie side by side in a file, in one piece of memory."""
+
+    values: Tensor  # all of them, flat
+    keys: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors as views; the memory is freed with the last of them."""
+        parts = self.values.split([prod(shape) for shape in self.shapes])
+        return {key: part.view(shape) for key, part, shape in zip(self.keys, parts, self.shapes)}
+
+    def to(self, dtype: torch.dtype) -> Block:
+        """Return the same in another dtype."""
+        return Block(self.values.to(dtype), self.keys, self.shapes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +68,45 @@ class TensorFile:
     unpickled: Mapping[str, Tensor] | None = None
 
     def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Return tensors in memory of their own, on the CPU, in the dtype they are stored in; the file is closed afterwards."""
-        wanted = list(keys)
+        """Return tensors on the CPU in the dtype they are stored in; the file is closed afterwards."""
+        return {key: tensor for block in self.blocks(keys) for key, tensor in block.tensors().items()}
+
+    def blocks(self, keys: Iterable[str]) -> list[Block]:
+        """Return the same in as few pieces of memory as possible.
+
+        They are read, not mapped: a mapped file that another program writes to would end this process, and on Windows it would be locked.
+        """
         if self.unpickled is not None:
-            return {key: self.unpickled[key] for key in wanted}
-        if any(self.tensors[key].dtype.startswith("F8") for key in wanted) and not hasattr(torch, "float8_e4m3fn"):
+            return [Block(tensor.reshape(-1), (key,), (tuple(tensor.shape),)) for key in keys for tensor in [self.unpickled[key]]]
+        runs = _runs({key: self.tensors[key] for key in keys})
+        if any(info.dtype.startswith("F8") for run in runs for _, info in run) and not hasattr(torch, "float8_e4m3fn"):
             raise NetworkFormatError(f"{self.path.name} holds fp8 tensors, which need torch 2.1 or newer; this is {torch.__version__}")
         try:
-            with safe_open(str(self.path), framework="pt", device="cpu") as mapped:
-                # a clone each: the tensors of the map would keep the file open, and on Windows locked
-                return {key: mapped.get_tensor(key).clone() for key in wanted}
-        except (SafetensorError, OSError) as error:
+            with self.path.open("rb") as file:
+                return [self._block(file, run) for run in runs]
+        except OSError as error:
             raise NetworkFormatError(f"{self.path.name} cannot be read: {error}; download it again") from error
+
+    def _block(self, file: BinaryIO, run: Sequence[tuple[str, TensorInfo]]) -> Block:
+        first, size = run[0][1], sum(info.size for _, info in run)
+        memory = torch.empty(size, dtype=torch.uint8)
+        file.seek(8 + len(self.header) + first.begin)
+        if size and file.readinto(memory.numpy()) != size:  # type: ignore[attr-defined]
+            raise NetworkFormatError(f"{self.path.name} is cut off: it ends inside {run[-1][0]}; download it again")
+        values = memory.view(getattr(torch, DTYPES[first.dtype]))
+        return Block(values, tuple(key for key, _ in run), tuple(info.shape for _, info in run))
+
+
+def _runs(infos: Mapping[str, TensorInfo]) -> list[list[tuple[str, TensorInfo]]]:
+    """Return tensors in the order in which they lie in the file, those of one dtype without a gap between them together."""
+    runs: list[list[tuple[str, TensorInfo]]] = []
+    for key, info in sorted(infos.items(), key=lambda item: (item[1].begin, item[1].size)):
+        last = runs[-1][-1][1] if runs else None
+        if last is not None and last.dtype == info.dtype and last.begin + last.size == info.begin:
+            runs[-1].append((key, info))
+        else:
+            runs.append([(key, info)])
+    return runs
 
 
 def open_file(path: str | Path) -> TensorFile:
@@ -112,7 +163,7 @@ def _checked(path: Path, key: str, entry: Any, room: int) -> TensorInfo:
         count *= length
     if dtype not in BYTES or count * BYTES[dtype] != end - begin or min(shape, default=0) < 0:
         raise NetworkFormatError(f"{path.name}: {key} {shape} of type {dtype} does not fill its {end - begin} bytes; download it again")
-    return TensorInfo(dtype, shape)
+    return TensorInfo(dtype, shape, int(begin))
 
 
 def _open_pickle(path: Path) -> TensorFile:

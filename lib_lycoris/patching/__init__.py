@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .activation import Activation, Progress, Strength
-from .patcher import Mode, Patcher
+from .patcher import Patcher
 from .report import NetworkReport, Report
+from .workspace import MERGED_BYTES, Mode
 
-__all__ = ["Activation", "Mode", "NetworkReport", "Patcher", "Progress", "Report", "Strength"]
+__all__ = ["MERGED_BYTES", "Activation", "Mode", "NetworkReport", "Patcher", "Progress", "Report", "Strength"]

@@ -25,15 +25,16 @@ def apply(
 ) -> Iterator[Report]:
     """Put ``{network or its path: strength}`` on a model (or several by name) and take them off at the end, also after an error.
 
-    ``mode`` is "functional" (what "auto" is), or "merged"; the model's ``family`` ("sd1", "sdxl", ...) is told from its layers when it is
-    not given. The model's parameters are never written to. Gives the report of what matched; raises LycorisError for what cannot be used.
+    ``mode`` is "auto" (the fastest way for each layer), "functional", "merged" or "recompute" (see patching.cost); the model's ``family``
+    ("sd1", "sdxl", ...) is told from its layers when it is not given. The model's parameters are never written to. Gives the report of
+    what matched; raises LycorisError for what cannot be used.
     """
     for network, strength in networks.items():
         if not isinstance(strength, (int, float)) or not isfinite(strength):
             name = network.name if isinstance(network, Network) else network
             raise PromptError(f"the strength of {name} is {strength!r}; give a number")
     patcher = Patcher(model, family)
-    loaded = {n if isinstance(n, Network) else load(n, patcher.base): s for n, s in networks.items()}
+    loaded = {n if isinstance(n, Network) else load(n, patcher.base, patcher.dtype): s for n, s in networks.items()}
     activations = [Activation(network, lambda name, s=s: s) for network, s in loaded.items()]  # type: ignore[misc]
     try:
         yield patcher.apply(activations, mode)

@@ -7,8 +7,13 @@ Three ways give the same result. With ``n`` positions in the activations (tokens
   scratch buffer that all layers share;
 - *merged*: what *recompute* costs, once; keeps the effective weight.
 
-What an algorithm's forms multiply and move is its own to say (``Algorithm.work``). The constants are fixed, not measured at every start, so
-that a seed gives the same bits tomorrow; ``python3 run.py bench loader`` prints them as they are on the machine at hand.
+With few positions *functional* is the cheapest; with many it is cheaper to make the weight, whose size does not grow with them. A weight
+that is made and whose strengths do not vary is kept while there is room, which saves making it at the other steps. Whether there is room,
+how many steps there are and what was on the model before decide between *recompute* and *merged* only, which give the same bits: the same
+prompt gives the same picture. For that reason too the constants are fixed, not measured at every start; ``python3 run.py bench loader``
+prints what the ways take on the machine at hand.
+
+What an algorithm's forms multiply and move is its own to say (``Algorithm.work``).
 """
 
 from __future__ import annotations
@@ -20,7 +25,6 @@ from typing import Literal
 from ..algorithms.layer import Work
 
 Way = Literal["functional", "recompute", "merged"]
-USUAL_STEPS = 20  # of a picture, while a host does not say
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,7 @@ def rebuild_seconds(works: Sequence[Work], speed: Speed) -> float:
     return sum(w.rebuild_products * speed.product + w.rebuild_moved * speed.moved + CALLS["recompute"] * speed.call for w in works)
 
 
-def cheapest(works: Sequence[Work], positions: int, device: str, steps: int, room: bool) -> Way:
-    """Choose the way for a layer; room: whether its effective weight may be kept."""
+def is_cheaper_beside(works: Sequence[Work], positions: int, device: str) -> bool:
+    """Tell whether changes are added to an output of so many positions sooner than an effective weight is made."""
     speed = SPEEDS.get(device, GPU)
-    beside, rebuild = functional_seconds(works, positions, speed), rebuild_seconds(works, speed)
-    steps = steps if steps > 1 else USUAL_STEPS
-    if room and rebuild < steps * min(beside, rebuild):
-        return "merged"
-    return "functional" if beside <= rebuild else "recompute"
+    return functional_seconds(works, positions, speed) <= rebuild_seconds(works, speed)

@@ -17,9 +17,10 @@ COMPUTED_IN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 class Effective:
     """W + Σ s · ΔW of one parameter, summed in float32 in a fixed order and rounded once."""
 
-    def __init__(self, edits: Sequence[Edit], workspace: Workspace) -> None:
+    def __init__(self, edits: Sequence[Edit], workspace: Workspace, slot: int = 0) -> None:
         self.edits = sorted(edits, key=lambda edit: edit.order)
         self.workspace = workspace
+        self.slot = slot  # tells the parameters of one layer apart, which are needed at the same time
         self._value: nn.Parameter | None = None  # kept
         self._state: BaseState | None = None
         self._made_of: tuple[tuple[object, float], ...] = ()
@@ -34,14 +35,12 @@ class Effective:
             return base
         if not keep:
             self._value = None
-            with torch.no_grad():
-                return nn.Parameter(self._sum(base, strengths, weight, self._lent(base)), requires_grad=False)
+            return self._parameter(base, strengths, weight, self._lent(base))
         read = [getattr(s.module, s.leaf) for edit in self.edits for s in edit.sources]
         seen = [weight if tensor is None else tensor for tensor in (base, *read)]  # a missing bias follows its weight
         made_of = tuple((edit.algorithm, strength) for edit, strength in zip(self.edits, strengths))
         if self._value is None or made_of != self._made_of or not (self._state and self._state.holds(*seen)):
-            with torch.no_grad():
-                self._value = nn.Parameter(self._sum(base, strengths, weight, self._memory(base)), requires_grad=False)
+            self._value = self._parameter(base, strengths, weight, self._memory(base))
             self._state, self._made_of = BaseState(*seen), made_of
         return self._value
 
@@ -53,7 +52,7 @@ class Effective:
         """Return memory of the workspace for one forward, where no graph may need the value later."""
         if base is None or not base.is_contiguous() or torch.is_grad_enabled():
             return None
-        return self.workspace.scratch(base.shape, base.dtype, base.device)
+        return self.workspace.scratch(base.shape, base.dtype, base.device, self.slot)
 
     def _memory(self, base: Tensor | None) -> Tensor | None:
         """Return the memory of the value before, if it can hold this parameter and no graph may need the old value."""
@@ -62,6 +61,10 @@ class Effective:
             return None
         same = value.shape == base.shape and value.dtype == base.dtype and value.device == base.device and value.stride() == base.stride()
         return value.detach() if same else None
+
+    def _parameter(self, base: Tensor | None, strengths: Sequence[float], weight: Tensor, memory: Tensor | None) -> nn.Parameter:
+        with torch.no_grad():
+            return nn.Parameter(self._sum(base, strengths, weight, memory), requires_grad=False)
 
     def _sum(self, base: Tensor | None, strengths: Sequence[float], weight: Tensor, memory: Tensor | None) -> Tensor:
         """Return the sum, in the given memory if there is some."""

@@ -35,7 +35,7 @@ class PatchedLayer:
     def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> None:
         self.module, self.workspace = module, workspace
         self.edits = {leaf: sorted(found, key=lambda edit: edit.order) for leaf, found in edits.items()}
-        self.effective = {leaf: Effective(found, workspace) for leaf, found in edits.items()}
+        self.effective = {leaf: Effective(found, workspace, slot) for slot, (leaf, found) in enumerate(edits.items())}
         self.shifts = {leaf: Effective(found, workspace) for leaf, found in edits.items() if leaf.endswith("bias")}
         self._all = [edit for found in self.edits.values() for edit in found]
         self._ways: dict[int, Way] = {}
@@ -66,8 +66,10 @@ class PatchedLayer:
         if found is None:
             shape = tuple(self.weight.shape)
             works = [edit.algorithm.work(shape) for edit in self.edits.get("weight", ())]
+            kept = "merged" in self._ways.values()  # for an input of another size
             constant = all(isinstance(edit.strength, (int, float)) for edit in self._all)
-            found = self._ways[positions] = self.workspace.way(works, positions, self.weight, constant) if works else "functional"
+            found = self.workspace.way(works, positions, self.weight, constant, kept) if works else "functional"
+            self._ways[positions] = found
         return found
 
     def forward_functional(self, inner: Inner, *args: Any, **kwargs: Any) -> Any:

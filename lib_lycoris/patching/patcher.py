@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
+import torch
 from torch import nn
 
 from .. import models
@@ -15,6 +16,7 @@ from ..networks import Skipped
 from .activation import Activation, Progress
 from .attention import unsupported
 from .edit import Edit, Source
+from .effective import COMPUTED_IN
 from .layers import PatchedLayer, patched
 from .report import NetworkReport, Report
 from .workspace import Mode, Workspace
@@ -46,12 +48,19 @@ class Patcher:
         self.names = models.from_live(layers, family)
         self.workspace = Workspace()
         self._hooks: dict[nn.Module, Hook] = {}
+        self._layers: Mapping[nn.Module, PatchedLayer] = {}  # of the last networks, also while a host has taken them off for a while
         self._edits: dict[tuple[object, ...], Edit] = {}
 
     @property
     def base(self) -> BaseModel:
         """The canonical names and shapes of the live model's layers."""
         return self.names.base
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in: for weights that are only stored, in fp8, half precision."""
+        weights = (module._parameters.get("weight") for module in self.modules.values())
+        return next((w.dtype for w in weights if w is not None and w.dtype in COMPUTED_IN), torch.float16)
 
     def apply(self, activations: Sequence[Activation], mode: Mode = "auto") -> Report:
         """Put exactly these networks on, in place of those before.
@@ -68,18 +77,24 @@ class Patcher:
         layers = {module: self._layer(module, found) for module, found in plan.items()}
         self._refuse_a_second_patcher(layers)
         for module, layer in layers.items():
-            if (before := self.layer(module)) is not None:
+            if (before := self._layers.get(module)) is not None:
                 layer.adopt(before)
         self.workspace.begin(mode)
-        self._edits = edits
+        self._layers, self._edits = layers, edits
+        if not layers:
+            self.workspace.free()
         self.install(layers)
         return report
 
     def restore(self) -> None:
         """Take every network off: the model computes as if there had never been one."""
         self.install({})
-        self._edits = {}
+        self._layers, self._edits = {}, {}
         self.workspace.free()
+
+    def pause(self) -> None:
+        """Take every network off for a while: what was prepared for them stays, for the next :meth:`apply` to take over."""
+        self.install({})
 
     def step(self, step: int, steps: int) -> None:
         """Say where the sampling is, for strengths that vary: a 0-based step of so many."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..algorithms.layer import Work
 from .activation import Progress
-from .cost import Way, cheapest
+from .cost import Way, is_cheaper_beside
 
 Mode = Literal["auto", "functional", "merged", "recompute"]
 MERGED_BYTES = 256 << 20  # of effective weights that "auto" may keep
@@ -26,7 +26,7 @@ class Workspace:
     mode: Mode = "auto"
     merged_bytes: int = MERGED_BYTES
     _kept: int = 0
-    _scratch: dict[tuple[torch.dtype, torch.device, bool], Tensor] = field(default_factory=dict, repr=False)
+    _scratch: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def begin(self, mode: Mode) -> None:
         """Begin anew: other networks come."""
@@ -36,20 +36,25 @@ class Workspace:
         """Let the shared memory go."""
         self._scratch.clear()
 
-    def way(self, works: Sequence[Work], positions: int, weight: Tensor, constant: bool) -> Way:
-        """Return how a layer's changes are applied; constant: whether their strengths stay as they are from step to step."""
+    def way(self, works: Sequence[Work], positions: int, weight: Tensor, constant: bool, kept: bool) -> Way:
+        """Return how a layer's changes are applied.
+
+        constant: whether their strengths stay as they are from step to step; kept: whether its effective weight is kept already.
+        """
         if self.mode != "auto":
             return self.mode
-        size = weight.numel() * weight.element_size()
-        room = constant and self._kept + size <= self.merged_bytes
-        found = cheapest(works, positions, weight.device.type, self.progress.steps, room)
-        self._kept += size if found == "merged" else 0
-        return found
+        if is_cheaper_beside(works, positions, weight.device.type):
+            return "functional"
+        size = 0 if kept else weight.numel() * weight.element_size()
+        if not constant or self._kept + size > self.merged_bytes:
+            return "recompute"
+        self._kept += size
+        return "merged"
 
-    def scratch(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return uninitialised memory that the next layer will use again."""
+    def scratch(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, slot: int) -> Tensor:
+        """Return uninitialised memory that the next layer will use again; slot: 0, 1, ... for several parameters of one layer."""
         count = prod(shape)
-        place = (dtype, device, torch.is_inference_mode_enabled())  # what is made in that mode may only be written to in it
+        place = (dtype, device, slot, torch.is_inference_mode_enabled())  # what is made in that mode may only be written to in it
         known = self._scratch.get(place)
         if known is None or known.numel() < count:
             known = self._scratch[place] = torch.empty(count, dtype=dtype, device=device)
