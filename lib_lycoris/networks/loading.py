@@ -16,6 +16,9 @@ from .network import Network
 from .reader import TensorFile, open_file
 
 
+PIECE = 1 << 17  # values that are looked at together
+
+
 def load(path: str | Path, base: models.BaseModel | None = None, for_use: torch.dtype | None = None) -> Network:
     """Read a network file for a base model (default: the full-size one that the file is for).
 
@@ -79,10 +82,8 @@ def _sum(values: Tensor) -> bytes:
 
 
 def _finite(values: Tensor) -> bool:
-    """Tell whether there is neither NaN nor infinity: the least and the largest value show both, without a copy of all."""
-    if not values.numel():
-        return True
-    return all(bool(torch.isfinite(edge)) for edge in torch.aminmax(values.to(_arithmetic(values.dtype))))
+    """Tell whether there is neither NaN nor infinity, in pieces whose intermediates stay in the cache."""
+    return all(bool(torch.isfinite(part.to(_arithmetic(part.dtype))).all()) for part in values.flatten().split(PIECE))
 
 
 def _arithmetic(dtype: torch.dtype) -> torch.dtype:
