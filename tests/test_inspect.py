@@ -169,3 +169,11 @@ def test_what_cannot_be_read_is_one_sentence(
     printed = capsys.readouterr()
     assert printed.out == "" and len(printed.err.splitlines()) == 1
     assert path.name in printed.err and says in printed.err
+
+
+def test_a_file_that_cannot_be_used_says_so_first_and_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({f"{TEXT}.diff": torch.full((3072, 768), torch.nan)}, tmp_path / "nan.safetensors")
+    assert cli.main(["inspect", str(tmp_path / "nan.safetensors")]) == 1
+    assert "it cannot be used" in capsys.readouterr().out.splitlines()[0]
+    save_file({"model.weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    assert cli.main(["inspect", str(tmp_path / "foreign.safetensors")]) == 1

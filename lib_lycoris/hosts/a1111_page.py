@@ -16,8 +16,6 @@ from . import a1111_page_files as files
 from .a1111_page_editor import Editor
 from .library import NetworkFile
 
-SEARCHED_TAGS = 40  # training tags of a file that the search field finds
-SEARCHED_KEYS = ("modelspec.title", "modelspec.author", "modelspec.tags", "modelspec.trigger_phrase", "ss_sd_model_name")
 COVER_ADDRESS = "./sd_extra_networks/cover-images"
 
 
@@ -39,7 +37,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
     def list_items(self) -> Iterator[dict[str, Any]]:
         """Give one item a card; a file that cannot be described is told of and left out."""
         shown, hidden = loaded_version(), 0  # counted for itself: the webui lists for both tabs at once
-        for index, (name, file) in enumerate(files.names(files.library()).items()):
+        for index, (name, file) in enumerate(files.library().named.items()):
             try:
                 item = self._item(name, file, index)
             except OSError as error:
@@ -53,14 +51,15 @@ class Page(ui_extra_networks.ExtraNetworksPage):
 
     def create_item(self, name: str, index: int | None = None, enable_filter: bool = True) -> dict[str, Any] | None:
         """Return the item of one name; the webui asks for it after an edit."""
-        file = files.names(files.library()).get(name)
+        file = files.library().named.get(name)
         item = self._item(name, file, index) if file else None
         return item if item is None or not enable_filter or suits(item["sd_version"], loaded_version()) else None
 
     def _item(self, name: str, file: NetworkFile, index: int | None) -> dict[str, Any]:
         facts, bare = files.facts(file.path), os.path.splitext(file.path)[0]
         item: dict[str, Any] = {
-            "name": name, "filename": str(file.path), "shorthash": files.known_hash(file, facts), "metadata": facts.metadata,
+            "name": name, "filename": str(file.path), "shorthash": files.known_hash(file.path, facts),
+            "metadata": files.Metadata(file.path, facts.entries),
             "preview": self.find_preview(bare) or self._cover(name, facts), "description": self.find_description(bare) or "",
             "local_preview": f"{bare}.{shared.opts.samples_format}", "sort_keys": {"default": index, **self.get_sort_keys(str(file.path))},
             "label": facts.label, "alias": facts.alias, "broken": facts.broken, "algorithms": facts.algorithms,
@@ -76,9 +75,9 @@ class Page(ui_extra_networks.ExtraNetworksPage):
 
     def _search_terms(self, item: dict[str, Any], facts: files.Facts) -> list[str]:
         words = [self.search_terms_from_path(item["filename"]), item["shorthash"], facts.alias, item["sd_version"], *facts.algorithms]
-        words += [str(facts.metadata.get(key) or "") for key in SEARCHED_KEYS]
+        words += facts.listed.values()
         words += [str(item["user_metadata"].get(key) or "") for key in ("activation text", "notes")]
-        words += [tag for tag, _ in files.top_tags(facts.metadata, SEARCHED_TAGS)]
+        words += [tag for tag, _ in facts.tags]
         return [word for word in dict.fromkeys(words) if word]
 
     def _click(self, name: str, file: NetworkFile, facts: files.Facts, said: dict[str, Any]) -> dict[str, Any]:
@@ -97,11 +96,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
 
     def _cover(self, name: str, facts: files.Facts) -> str | None:
         """Return the address of the picture inside the file, if it holds one."""
-        try:
-            covers = json.loads(str(facts.metadata.get(files.COVERS) or "[]"))
-        except (ValueError, RecursionError):
-            return None
-        return f"{COVER_ADDRESS}?page={quote(self.name)}&item={quote(name)}" if isinstance(covers, list) and any(covers[:1]) else None
+        return f"{COVER_ADDRESS}?page={quote(self.name)}&item={quote(name)}" if facts.cover else None
 
     def read_user_metadata(self, item: dict[str, Any], use_cache: bool = True) -> None:
         """Read `<file>.json`; one that is no table counts as empty, so that it cannot take the page down."""

@@ -43,7 +43,8 @@ class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):
         if path.is_file():
             when = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
             rows += [("Size:", sysinfo.pretty_bytes(path.stat().st_size)), ("Changed:", when)]
-        rows += [("Hash:", item["shorthash"] or "not computed yet"), ("Algorithm:", _algorithms(item["algorithms"]))]
+        known = files.known_hash(path, files.facts(path))  # a picture may have been made with it since the cards were drawn
+        rows += [("Hash:", known or "not computed yet"), ("Algorithm:", _algorithms(item["algorithms"]))]
         rows += [(label, _first(metadata, keys)) for label, keys in ROWS]
         rows.append(("Trained:", _date(metadata.get("ss_training_finished_at") or metadata.get("ss_training_started_at"))))
         return [(label, html.escape(text)) for label, text in rows if text]

@@ -55,7 +55,7 @@ def renamed(prompt: str, hashes: Mapping[str, str], local: Callable[[str], str |
 
 def known_hashes() -> Iterable[tuple[str, str]]:
     """Give (name, first 8 characters of the hash) of every network whose hash is known without reading the whole file."""
-    for name, file in files.names(files.library()).items():
-        digest = files.known_hash(file, files.facts(file.path))
+    for name, file in files.library().named.items():
+        digest = files.known_hash(file.path, files.facts(file.path))
         if digest:
             yield name, digest[:8].lower()

@@ -40,7 +40,7 @@ def add_axes() -> None:
 def _axes(plot: Any) -> list[Any]:
     """Return one option of the plot's own class an axis."""
     option = plot.AxisOption
-    named = {"confirm": confirm_names, "cost": 0.5, "choices": lambda: [NONE, *files.names(files.library())]}
+    named = {"confirm": confirm_names, "cost": 0.5, "choices": lambda: [NONE, *files.library().names()]}
     preset = {"confirm": confirm_presets, "choices": lambda: [NONE, *presets().weight_names]}
     return [
         option("[LyCORIS] name", str, apply_name, **named),

@@ -1,25 +1,33 @@
-"""The network files in some folders, found by the names that tags use. Only headers are read, and only when an alias is needed."""
+"""The network files in some folders, found by the names that tags use; what is inside them is read in the background and kept."""
 from __future__ import annotations
 
 import difflib
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import HostError
+from .library_facts import Describer, Facts
+from .library_index import NAME, Index
+from .library_scan import Scan
 
 EXTENSIONS = (".safetensors", ".pt", ".ckpt")
-HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no larger header
+Table = dict[str, list["NetworkFile"]]
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """One file: its path, and that path below its folder without extension, with forward slashes."""
+    """One file: where it is, and where below its folder, without extension and with forward slashes."""
 
-    path: Path
+    file: str
     place: str
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return Path(self.file)
 
     @property
     def name(self) -> str:
@@ -27,75 +35,112 @@ class NetworkFile:
         return self.place.rsplit("/", 1)[-1]
 
 
+class Listing:
+    """The files at one moment, with every way to find one; its tables are made before the scan keeps the interpreter busy."""
+
+    def __init__(self, files: tuple[NetworkFile, ...], scan: Scan) -> None:
+        self.files = files
+        self.scan = scan  # of these files
+        self._tables: tuple[Table, Table, Table, Table] = ({}, {}, {}, {})  # by place, name, and both in small letters
+        names = [file.name for file in files]
+        for file, name in zip(files, names, strict=True):
+            for table, key in zip(self._tables, (file.place, name, file.place.lower(), name.lower()), strict=True):
+                table.setdefault(key, []).append(file)
+        counts = self._tables[3]
+        chosen: dict[str, NetworkFile] = {}
+        for file, name in zip(files, names, strict=True):
+            chosen.setdefault(name if len(counts[name.lower()]) == 1 else file.place, file)
+        self.named: Mapping[str, NetworkFile] = dict(sorted(chosen.items(), key=lambda item: item[0].lower()))
+
+    @cached_property
+    def _aliases(self) -> Table:
+        found: Table = {}
+        for file, alias in zip(self.files, self.scan.aliases(), strict=True):
+            if alias:
+                found.setdefault(alias.lower(), []).append(file)
+        return found
+
+    def find(self, wanted: str) -> list[NetworkFile]:
+        """Return the files of a place or a name, as it is written first, then whatever the case; else those of an alias."""
+        places, names, lower_places, lower_names = self._tables
+        for text, placed, named in ((wanted, places, names), (wanted.lower(), lower_places, lower_names)):
+            if text in placed:
+                return placed[text][:1]  # the same place in two folders: the first folder's
+            if text in named:
+                return named[text]
+        return self._aliases.get(wanted.lower(), [])
+
+
 class Library:
     """Network files of several folders; a file that comes and goes is seen by the next :meth:`refresh`."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], data: Path | None = None) -> None:
+        """Look at the folders; what is learnt of the files is kept in the folder ``data``, if one is given."""
         self.folders = tuple(folders)
-        self.files: tuple[NetworkFile, ...] = ()
-        self._aliases: dict[str, list[NetworkFile]] | None = None
-        self._headers: dict[Path, tuple[int, str]] = {}
+        self._index = Index(data / NAME if data is not None else None)
+        self._describe = Describer()
+        self._background: tuple[bool, ...] = ()  # how scans are started, once the first was
+        self._listing = Listing((), Scan((), (), self._index, self._describe))
         self.refresh()
 
     def refresh(self) -> None:
         """Look at the folders again."""
-        found = {file.path: file for folder in self.folders for file in _walk(folder)}
-        self.files = tuple(sorted(found.values(), key=lambda file: (file.place.lower(), str(file.path))))
-        self._aliases = None
+        found = {file.file: file for folder in self.folders for file in _walk(folder)}
+        files = tuple(sorted(found.values(), key=lambda file: (file.place.lower(), file.file)))
+        self._index.forget_broken()
+        self._listing.scan.stop()
+        self._listing = Listing(files, Scan([file.file for file in files], self.folders, self._index, self._describe))
+        if self._background:
+            self._listing.scan.start(*self._background)
+
+    def scan(self, describe: bool = True) -> None:
+        """Read in the background what the files are called and, to ``describe`` them, what they hold; again after each :meth:`refresh`."""
+        self._background = (describe,)
+        self._listing.scan.start(describe)
+
+    def wait(self) -> None:
+        """Return when all that is known of the files is there, if a scan was started."""
+        self._listing.scan.wait()
+
+    @property
+    def files(self) -> tuple[NetworkFile, ...]:
+        """The files as of the last look, sorted by place."""
+        return self._listing.files
+
+    @property
+    def named(self) -> Mapping[str, NetworkFile]:
+        """One name a file that a tag can use, sorted, with the file."""
+        return self._listing.named
 
     def names(self) -> list[str]:
         """Return one name a file that a tag can use: the file name, or the place below its folder where that is not unique."""
-        counts: dict[str, int] = {}
-        for file in self.files:
-            counts[file.name.lower()] = counts.get(file.name.lower(), 0) + 1
-        return sorted({f.name if counts[f.name.lower()] == 1 else f.place for f in self.files}, key=str.lower)
+        return list(self.named)
+
+    def facts(self, path: Path) -> Facts:
+        """Return what the header of a file tells, read now if the scan has not come to it. Raises OSError for a file that is gone."""
+        found = self._listing.scan.facts(str(path))
+        if found is None:
+            path.stat()
+            raise FileNotFoundError(2, "the file was taken away", str(path))
+        return found
 
     def find(self, name: str) -> NetworkFile:
         """Return the file that a tag means: file name, place below the folder, or the name its trainer gave it.
 
-        Raises HostError if there is none, with the nearest names, or if several fit equally.
+        A name that only a trainer gave waits until the scan has come to know all of them. Raises HostError if there is no such file,
+        with the nearest names, or if several fit equally.
         """
         wanted = _plain(name)
-        found = self._matches(wanted)
+        found = self._listing.find(wanted)
         if not found:
             self.refresh()
-            found = self._matches(wanted)
+            found = self._listing.find(wanted)
         if len(found) == 1:
             return found[0]
         if found:
             places = ", ".join(f'"{place}"' for place in sorted({file.place for file in found}))
             raise HostError(f'"{name}" is the name of {len(found)} network files; write the folder too: {places}')
         raise HostError(self._missing(name, wanted))
-
-    def _matches(self, wanted: str) -> list[NetworkFile]:
-        for same in (str, str.lower):
-            placed = [file for file in self.files if same(file.place) == same(wanted)]
-            if placed:
-                return placed[:1]  # the same place in two folders: the first folder's
-            named = [file for file in self.files if same(file.name) == same(wanted)]
-            if named:
-                return named
-        return self._by_alias().get(wanted.lower(), [])
-
-    def _by_alias(self) -> dict[str, list[NetworkFile]]:
-        aliases = self._aliases
-        if aliases is None:
-            aliases = {}  # put in its place when it is whole: a webui asks from several threads
-            for file in self.files:
-                alias = self._alias(file.path)
-                if alias:
-                    aliases.setdefault(alias.lower(), []).append(file)
-            self._aliases = aliases
-        return aliases
-
-    def _alias(self, path: Path) -> str:
-        try:
-            stamp = path.stat().st_mtime_ns
-            if self._headers.get(path, (None, ""))[0] != stamp:
-                self._headers[path] = (stamp, _header(path).get("ss_output_name") or "")
-        except (OSError, ValueError):
-            return ""  # a file that cannot be read says so when it is loaded; here it only has no second name
-        return self._headers[path][1]
 
     def _missing(self, name: str, wanted: str) -> str:
         if not self.files:
@@ -122,20 +167,9 @@ def _walk(folder: Path) -> Iterator[NetworkFile]:
         if real in seen:
             continue
         seen.add(real)
+        relative = Path(place).relative_to(folder)
+        below = f"{relative.as_posix()}/" if relative.parts else ""
         for name in names:
-            path = Path(place, name)
-            if path.suffix.lower() in EXTENSIONS and not name.startswith("."):
-                yield NetworkFile(path, path.relative_to(folder).with_suffix("").as_posix())
-
-
-def _header(path: Path) -> dict[str, str]:
-    """Return the metadata in a safetensors header; empty for the older formats, which have none."""
-    if path.suffix.lower() != ".safetensors":
-        return {}
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > HEADER_LIMIT:
-            raise ValueError(f"{path} has no safetensors header")
-        found = json.loads(file.read(size))
-    metadata = found.get("__metadata__", {}) if isinstance(found, dict) else {}
-    return metadata if isinstance(metadata, dict) else {}
+            bare, extension = os.path.splitext(name)
+            if extension.lower() in EXTENSIONS and not name.startswith("."):
+                yield NetworkFile(os.path.join(place, name), below + bare)

@@ -36,7 +36,8 @@ EMBEDDING_PARTS = (
     "*",
 )
 
-_BY_LENGTH = sorted(SUFFIXES | set(ALIASES), key=len, reverse=True)
+_KNOWN = SUFFIXES | set(ALIASES)
+_BY_LENGTH = sorted(_KNOWN, key=len, reverse=True)
 
 
 @dataclass
@@ -50,6 +51,9 @@ class Keys:
 
 def split(key: str) -> tuple[str, str] | None:
     """Return (module, canonical suffix) of a key; None when no known suffix ends it."""
+    head, _, tail = key.partition(".")
+    if tail in _KNOWN:  # a module without dots, as most files have: nothing longer can be its suffix
+        return head, ALIASES.get(tail, tail)
     plain = key.replace(".default.", ".").removesuffix(".default")
     if match := PROCESSOR.match(plain):
         return f"{match['module']}.{_projection(match['module'], match['which'])}", _processor_suffix(match["suffix"])
@@ -77,7 +81,7 @@ def sort_out(keys: Iterable[str]) -> Keys:
             _add_embedding(found, key)
         elif key.startswith("_aux."):
             found.unknown.append((key, "side data of the program that wrote the file, not a weight"))
-        elif match := SLICES.match(key):
+        elif ".oft_blocks." in key and (match := SLICES.match(key)):
             _add(found, f"{match['module']}[{match['slice']}]", "oft_blocks", key)
         elif parts := split(key):
             _add(found, *parts, key)

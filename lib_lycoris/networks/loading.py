@@ -15,7 +15,6 @@ from .matching import Match, match, reference_model
 from .network import Network
 from .reader import TensorFile, open_file
 
-
 PIECE = 1 << 17  # values that are looked at together
 
 

@@ -46,6 +46,7 @@ def run(progress: Progress | None = None, **options: Any) -> Result:
         if weights is not None:
             weights.close()
     report = {
+        "family": base.family,
         "networks": [_described(network, found, base.family) for network, found in zip(networks, spectra, strict=True)],
         "pairs": [
             _pair(networks[a].name, networks[b].name, spectra[a], spectra[b], base.family) for a, b in combinations(range(len(networks)), 2)

@@ -65,6 +65,11 @@ class Inspection:
     metadata: dict[str, str]
     problems: tuple[str, ...]
 
+    @property
+    def usable(self) -> bool:
+        """Tell whether the file can be applied to the model that it is for: nothing in it is broken, and something in it is known."""
+        return not self.not_finite and bool(self.modules or self.embeddings)
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         return asdict(self)

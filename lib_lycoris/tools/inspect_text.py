@@ -16,11 +16,11 @@ LISTED = 12  # keys a list shows before it says how many more there are
 def as_text(found: Inspection) -> str:
     """Return the report, aligned, with what is wrong at the top."""
     sections = [
-        ("", [("file", f"{found.name}  ({_size(found.bytes)}, {found.keys} tensors)"), *_problems(found)]),
+        ("", [("file", _headline(found)), *_problems(found)]),
         ("Network", _network(found)),
         ("Training", list(found.training.items()) + _tags(found)),
         ("Hashes", [(name, value) for name, value in found.hashes.items()]),
-        ("Not used", _keys(_by_reason(found.unmatched))),
+        ("Not used", _keys(by_reason(found.unmatched))),
         ("NaN or infinity", _keys(found.not_finite)),
         ("Dead modules", _keys(found.dead)),
     ]
@@ -33,6 +33,10 @@ def _section(title: str, rows: list[tuple[str, str]]) -> str:
     return "\n".join([title, "-" * len(title), *lines] if title else lines)
 
 
+def _headline(found: Inspection) -> str:
+    return f"{found.name}  ({size_of(found.bytes)}, {found.keys} tensors)" + ("" if found.usable else " - it cannot be used")
+
+
 def _problems(found: Inspection) -> list[tuple[str, str]]:
     return [("problem" if number == 0 else "and", text) for number, text in enumerate(found.problems)]
 
@@ -41,12 +45,12 @@ def _network(found: Inspection) -> list[tuple[str, str]]:
     label = models.FAMILIES[found.family].label if found.family else "unknown"
     rows = [("base model", f"{label} ({found.family_reason})"), ("compared with", found.compared_with)]
     rows.append(("keys", f"{found.matched_keys} of {found.keys} used"))
-    rows += [(name, text) for name, values in _columns(found) if (text := _tally(values))]
+    rows += [(name, text) for name, values in _columns(found) if (text := tally(values))]
     for component, title in COMPONENTS.items():
         names = [module.algorithm for module in found.modules if module.component == component]
         if names:
             counts = {name: names.count(name) for name in dict.fromkeys(names)}
-            rows.append((title, _tally(counts)))
+            rows.append((title, tally(counts)))
     for word, parts in found.embeddings.items():
         rows.append(("embedding", f'"{word}" ' + ", ".join(f"{part} {'x'.join(map(str, shape))}" for part, shape in parts.items())))
     return rows
@@ -56,7 +60,8 @@ def _columns(found: Inspection) -> tuple[tuple[str, Mapping[str, int]], ...]:
     return ("algorithms", found.algorithms), ("ranks", found.ranks), ("alphas", found.alphas), ("tensor types", found.dtypes)
 
 
-def _tally(counts: Mapping[str, int]) -> str:
+def tally(counts: Mapping[str, int]) -> str:
+    """Return counts in words: `16 (264x)`."""
     return ", ".join(f"{value} ({count}x)" for value, count in counts.items())
 
 
@@ -70,7 +75,7 @@ def _keys(lines: Iterable[str]) -> list[tuple[str, str]]:
     return rows + ([("", f"... and {len(every) - LISTED} more (all with --json)")] if len(every) > LISTED else [])
 
 
-def _by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:
+def by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Yield one line for neighbours that are left out for the same reason, as the tensors of a module are."""
     for reason, group in groupby(unmatched, key=lambda item: item[1]):
         keys = [key for key, _ in group]
@@ -78,7 +83,8 @@ def _by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:
         yield f"{keys[0]}{more}: {reason}"
 
 
-def _size(count: int) -> str:
+def size_of(count: int) -> str:
+    """Return bytes as a person reads them."""
     size = float(count)
     for unit in ("bytes", "KB", "MB"):
         if size < 1024:
