@@ -68,12 +68,12 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ckpt", type=Path, metavar="FILE",
-        help="a checkpoint: a .safetensors file (SD1, SD2, SDXL base) or a diffusers folder; without it a tiny random model"
-        " with demo networks",
+        help="a checkpoint: a .safetensors file (SD1, SD2, SDXL base) or a diffusers folder; without it a trained toy that"
+        " draws shapes, with demo networks",
     )  # fmt: skip
     parser.add_argument("--networks", type=Path, metavar="DIR", help="a folder with network files, searched with its subfolders")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the demo networks are kept (default: the user's cache folder)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the app keeps what it makes (default: the user's cache folder)")
 
 
 def _add_app(parser: argparse.ArgumentParser) -> None:
@@ -116,12 +116,26 @@ def _size(text: str) -> tuple[int, int]:
 
 def _app(arguments: argparse.Namespace) -> int:
     host = _open(arguments)
+    from .hosts.embedded_shelf import open_shelf, use_checkpoint
     from .hosts.infotext import save_png
+    from .hosts.jobs_api import add_job_routes, local_only, same_site
+    from .tools.job_service import JobService
+    from .tools.jobs import shared
     from .ui.app import launch
+    from .ui.desk import Desk
+    from .ui.settings import Settings
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end by a service manager tidies up as Ctrl-C does
+    shelf, jobs = open_shelf(host, arguments.ckpt, arguments.networks, arguments.data_dir), shared()
     print(host.about(), file=sys.stderr)
-    launch(host, save_png, port=arguments.port, browser=not arguments.no_browser)
+    settings = Settings(shelf.data_folder() / "pages.json")
+    desk = Desk(shelf, jobs, host, settings, "Generate", lambda path: use_checkpoint(host, path))
+    service = JobService(jobs, shelf)
+
+    def routes(app: Any) -> None:
+        add_job_routes(app, service, [local_only, same_site()])
+
+    launch(host, save_png, desk, routes, port=arguments.port, browser=not arguments.no_browser)
     return 0
 
 
@@ -178,22 +192,23 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     found = inspect(arguments.file, _base(arguments))
     print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if arguments.json else as_text(found))
-    return 0
+    return 0 if found.usable else 1
 
 
 def _base(arguments: argparse.Namespace) -> BaseModel | None:
-    """Return what to compare a network with: the family asked for, or the tiny model for its own demo networks."""
+    """Return what to compare a network with: the family asked for, or the demo model for its own networks."""
     if arguments.base:
         from .models import reference
 
         return reference(arguments.base)
+    from .hosts.demo import CHECKPOINT
     from .networks.reader import open_file
 
-    if open_file(arguments.file).metadata.get("ss_sd_model_name") != "tiny-random-sd1":
+    if open_file(arguments.file).metadata.get("ss_sd_model_name") != CHECKPOINT.name:
         return None
     from .hosts.embedded import EmbeddedHost
 
-    return EmbeddedHost.tiny().base
+    return EmbeddedHost.open(device="cpu").base
 
 
 def _open(arguments: argparse.Namespace) -> Any:

@@ -9,21 +9,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from ..errors import HostError, LycorisError
 from ..models import BaseModel
 from ..networks import Network
-from ..patching import Activation, Report
+from ..patching import MERGED_BYTES, Activation, Mode, Report
 from ..prompt import Presets, Tag, resolve
 from . import a1111_models as live
 from .a1111_dispatch import DispatchedPatcher, Dispatcher
 from .a1111_embeddings import Words
-from .a1111_files import Loaded, PresetFiles, folders
+from .a1111_files import PresetFiles, data_folder, folders
 from .fitting import apply_fitting, base_weight
 from .library import Library
+from .loaded import KEPT_MIB, MIB, Loaded
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class WebuiHost:
 
     def find_files(self) -> None:
         """Look at the folders again, which the command line names; files that came since are found without this too."""
-        self.library = Library(folders())
+        self.library = Library(folders(), data_folder())
+        self.library.scan()
 
     def folders(self) -> Sequence[Path]:
         """Return the folders that hold network files."""
@@ -127,6 +129,7 @@ class WebuiHost:
     def apply(self, activations: Sequence[Activation]) -> Report:
         """Put exactly these networks on the model; one that does not fit is left out with a sentence in the report's notes."""
         self.dispatcher.install()
+        self.patcher.workspace.merged_bytes = _merged_bytes()
         return apply_fitting(self.patcher, activations, _mode())
 
     def step(self, step: int, steps: int) -> None:
@@ -140,15 +143,15 @@ class WebuiHost:
         self.words.remove()
         if self._patcher is not None:
             self._patcher.restore()
-        self.loaded.forget(_kept())
+        self.loaded.forget(*_kept())
 
     def pause(self) -> None:
         """Take all networks off at the end of a run; what was prepared stays, for the next run asks for the same most often."""
         self.wanted = None
         self.words.remove()
         if self._patcher is not None:
-            self._patcher.install({})
-        self.loaded.end_run(_kept())
+            self._patcher.pause()
+        self.loaded.end_run(*_kept())
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -187,11 +190,10 @@ class WebuiHost:
             base = self.patcher.base
             strength = resolve(tag, base.family, wanted.seed, self.presets(), wanted.hires)
             path = self.library.find(tag.name).path
-            network = self.loaded.get(path, base, self._shapes)
+            network, stamp = self.loaded.get(path, base, self._shapes, self.patcher.dtype)
         except (LycorisError, OSError, RuntimeError, ValueError) as error:
             done.problems.append(str(error) if isinstance(error, LycorisError) else f"{tag.name} cannot be used: {error}")
             return None
-        stamp = self.loaded.stamp(path, self._shapes)
         if self._stamps.get(path, stamp) != stamp:
             self.patcher.restore()  # what was prepared of the file's old content goes with it
         self._stamps[path] = stamp
@@ -210,13 +212,21 @@ def _mode() -> Any:
     from modules import shared
 
     found = getattr(shared.opts, "lyco_mode", "auto")
-    return found if found in ("auto", "functional", "merged") else "auto"
+    return found if found in get_args(Mode) else "auto"
 
 
-def _kept() -> int:
+def _merged_bytes() -> int:
     from modules import shared
 
-    return int(getattr(shared.opts, "lyco_in_memory_limit", 0) or 0)
+    return int(float(getattr(shared.opts, "lyco_merged_mib", MERGED_BYTES / MIB) or 0) * MIB)
+
+
+def _kept() -> tuple[float, int]:
+    """Return how many MiB of networks to keep, and how many networks whatever their size."""
+    from modules import shared
+
+    mib = getattr(shared.opts, "lyco_cache_mib", KEPT_MIB)
+    return float(mib or 0), int(getattr(shared.opts, "lyco_in_memory_limit", 0) or 0)
 
 
 @cache

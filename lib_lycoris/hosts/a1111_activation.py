@@ -73,6 +73,7 @@ class LycoNetwork:
         if p is not None:
             comments.tell(p, sentences)
             comments.note_hashes(p, done.networks)
+            p.lyco_applied = tuple(done.networks)
 
 
 def is_hires(p: Any, params_list: Sequence[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -12,20 +13,21 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from ..errors import LycorisError
 from . import a1111_page_files as files
+from .jobs_api import Service, add_job_routes, same_site
 
 Inspect = Callable[[Path], dict[str, Any]]
 ADDRESS = "/sdapi/v1"
 
 
-def register(inspect: Inspect | None) -> None:
-    """Add the routes when the web application starts; without `inspect` there is no route for it."""
+def register(inspect: Inspect | None, service: Service | None = None) -> None:
+    """Add the routes when the web application starts; without `inspect` there is no route for it, without `service` none for tools."""
     from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
 
-    script_callbacks.on_app_started(lambda _, app: add_routes(app, inspect))
+    script_callbacks.on_app_started(lambda _, app: add_routes(app, inspect, service))
 
 
-def add_routes(app: FastAPI, inspect: Inspect | None) -> None:
-    """Add the routes to the host's web application."""
+def add_routes(app: FastAPI, inspect: Inspect | None, service: Service | None = None) -> None:
+    """Add the routes to the host's web application; those of the tools, which write files, where --api asks for an API."""
     guard = _guard()
     options: dict[str, Any] = {"dependencies": [Depends(guard)] if guard else [], "tags": ["LyCORIS"]}
     app.add_api_route(
@@ -45,16 +47,33 @@ def add_routes(app: FastAPI, inspect: Inspect | None) -> None:
             "training data, problems. `name` is what a tag would use; only files in the scanned folders can be inspected.",
             response_description="The inspection, as `run.py inspect --json` gives it.", **options,
         )  # fmt: skip
+    if service is not None and _wants_api():
+        add_job_routes(app, service, [same_site(_origin_allowed), *([guard] if guard else [])])
+
+
+def _wants_api() -> bool:
+    from modules import shared  # type: ignore[import-not-found,unused-ignore]
+
+    return any(getattr(shared.cmd_opts, name, False) for name in ("api", "nowebui"))
+
+
+def _origin_allowed(origin: str) -> bool:
+    """Tell whether the webui was started with --cors-allow-origins for a site."""
+    from modules import shared  # type: ignore[import-not-found,unused-ignore]
+
+    named = (getattr(shared.cmd_opts, "cors_allow_origins", None) or "").split(",")
+    pattern = getattr(shared.cmd_opts, "cors_allow_origins_regex", None)
+    return origin in named or bool(pattern and re.fullmatch(pattern, origin))
 
 
 def list_networks() -> list[dict[str, Any]]:
     """Return one entry a file."""
-    return [_entry(name, file.path) for name, file in files.names(files.library()).items()]
+    return [_entry(name, file.path) for name, file in files.library().named.items()]
 
 
 def _entry(name: str, path: Path) -> dict[str, Any]:
     found = files.facts(path)
-    metadata = {key: value for key, value in found.metadata.items() if key != files.COVERS}
+    metadata = {key: value for key, value in files.Metadata(path, found.entries).items() if key != files.COVERS}
     return {
         "name": name, "alias": found.alias or name, "path": str(path), "hash": found.stored_hash or None, "version": found.version,
         "algorithms": found.algorithms, "metadata": metadata, "problem": found.broken or None,

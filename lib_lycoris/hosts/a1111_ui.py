@@ -1,19 +1,30 @@
-"""What people see of us in the webui beside the image itself: page of cards, settings, axes of plots, API, pasted texts."""
+"""What people see of us in the webui beside the image itself: tab, page of cards, settings, axes of plots, API, pasted texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from . import a1111_api, a1111_paste, a1111_settings, a1111_xyz
+from .jobs_api import Service
+
+Tab = Callable[[], Any]  # builds the tab's gr.Blocks
 
 
-def register(inspect: a1111_api.Inspect | None = None) -> None:
-    """Register all of it with the running webui; `inspect` describes one file and is what the API's inspect answers with."""
+def register(inspect: a1111_api.Inspect | None = None, tab: Tab | None = None, service: Service | None = None) -> None:
+    """Register all of it with the running webui.
+
+    `inspect` describes one file and is what the API's inspect answers with; `tab` builds our tab; `service` runs the tools for the API.
+    """
     from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
 
     a1111_settings.register()
     a1111_paste.register()
     a1111_xyz.register()
-    a1111_api.register(inspect)
+    a1111_api.register(inspect, service)
     script_callbacks.on_before_ui(_add_page)
+    if tab is not None:
+        script_callbacks.on_ui_tabs(lambda: [(tab(), "LyCORIS", "lycoris")])
 
 
 def _add_page() -> None:

@@ -17,18 +17,20 @@ from torch import Tensor
 
 from ..errors import HostError, LycorisError
 from ..models import BaseModel
-from ..networks import Network, load
+from ..networks import Network
 from ..networks.hashes import model_hash, short
 from ..patching import Activation, Patcher, Report
 from ..prompt import Presets, Tag, find_tags, resolve
-from .embedded_demo import data_folder, demo_networks
+from .demo import NETWORKS
+from .embedded_demo import ABOUT, data_folder, demo_model, own_networks
+from .embedded_demo import NAME as DEMO
 from .embedded_models import LoadedModel, load_model
 from .embedded_text import encode, usable
-from .embedded_tiny import NAME as TINY
 from .embedded_tiny import tiny_model
 from .fitting import apply_fitting, base_weight
 from .infotext import infotext
 from .library import Library
+from .loaded import KEPT_MIB, Loaded
 from .protocol import Cancelled, Picture, Progress, Request
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,7 +41,6 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
 }
 TAGS = ("lyco", "lora")  # nothing else here understands <lora:...>
-KEPT = 4  # networks in memory beyond those of one picture
 LARGEST_SEED = 2**32 - 1
 MOST_STEPS = 999  # the schedules have 1000 training steps, and begin one in
 
@@ -59,32 +60,35 @@ class EmbeddedHost:
     name = "embedded"
 
     def __init__(self, model: LoadedModel, folders: Sequence[Path]) -> None:
-        self.model = model
-        self.patcher = Patcher(model.parts())
         self.library = Library(folders)
-        self.presets = Presets.default()
-        self._loaded: dict[Path, tuple[int, Network]] = {}
+        self.presets: Callable[[], Presets] = Presets.default  # asked for each picture
         self._hashes: dict[tuple[Path, int], str] = {}
         self._busy = Lock()
+        self.use(model)
+
+    def use(self, model: LoadedModel) -> None:
+        """Make pictures with this model from now on."""
+        with self._busy:
+            self.model, self.patcher = model, Patcher(model.parts())
+            self._loaded = Loaded()
 
     @classmethod
     def open(
         cls, ckpt: Path | None = None, networks: Path | None = None, device: str | None = None, data: Path | None = None
     ) -> EmbeddedHost:
-        """Load a checkpoint, or make the tiny random model with its demo networks; raise HostError with a sentence."""
+        """Load a checkpoint, or the demo model with its networks; raise HostError with a sentence.
+
+        Without a folder of networks, those that our tools have made in ``data`` are there too.
+        """
         if networks is not None and not networks.is_dir():
             raise HostError(f"there is no folder {networks}; give --networks a folder with network files")
         place = _device(device)
         _quiet()
-        folders = [networks] if networks is not None else []
+        own = own_networks(data or data_folder())
+        folders = [networks] if networks is not None else [own] if own.is_dir() else []
         if ckpt is not None:
             return cls(load_model(ckpt, place, torch.float16 if place.type == "cuda" else torch.float32), folders)
-        model = tiny_model(place)
-        try:
-            folders.append(demo_networks(model, data or data_folder()))
-        except OSError as error:
-            raise HostError(f"the demo networks cannot be written: {error}; choose another folder with --data-dir") from error
-        return cls(model, folders)
+        return cls(demo_model(place), [NETWORKS, *folders])
 
     @classmethod
     def tiny(cls) -> EmbeddedHost:
@@ -115,8 +119,7 @@ class EmbeddedHost:
         """Return one sentence on the model that is loaded."""
         where = next(self.model.pipe.unet.parameters()).device
         about = f"{self.model.name} ({self.base.label}) on {where}, {len(self.library.files)} networks"
-        noise = ". Its pictures are coloured noise, good for trying things out; start with --ckpt FILE for a real model."
-        return about + (noise if self.model.name == TINY else "")
+        return f"{about}. {ABOUT}" if self.model.name == DEMO else about
 
     def samplers(self) -> Sequence[str]:
         """Return the names of the samplers."""
@@ -144,8 +147,9 @@ class EmbeddedHost:
         self.patcher.step(step, steps)
 
     def clear(self) -> None:
-        """Take all networks off."""
+        """Take all networks off, and forget them."""
         self.patcher.restore()
+        self._loaded.forget()
 
     def report(self, sentences: Sequence[str]) -> None:
         """Do nothing: what there is to tell comes back with the picture."""
@@ -171,7 +175,8 @@ class EmbeddedHost:
         try:
             yield self.apply(chosen.activations)
         finally:
-            self.clear()
+            self.patcher.pause()  # the next picture mostly asks for the same
+            self._loaded.end_run(KEPT_MIB)
 
     def _choose(self, prompt: str, seed: int) -> _Chosen:
         """Turn the tags of a prompt into activations; whatever is wrong with one leaves that one out, with a sentence."""
@@ -183,7 +188,7 @@ class EmbeddedHost:
                 chosen.problems.append(str(tag))
                 continue
             try:
-                strength = resolve(tag, self.base.family, seed, self.presets)
+                strength = resolve(tag, self.base.family, seed, self.presets())
                 chosen.activations.append(Activation(self._network(tag.name), strength, tag.dyn))
                 chosen.problems.extend(strength.notes)
             except LycorisError as error:
@@ -191,14 +196,7 @@ class EmbeddedHost:
         return chosen
 
     def _network(self, name: str) -> Network:
-        path = self.library.find(name).path
-        stamp = path.stat().st_mtime_ns
-        if self._loaded.get(path, (None,))[0] != stamp:
-            self._loaded[path] = (stamp, load(path, self.base))
-        self._loaded[path] = self._loaded.pop(path)  # the latest last
-        for old in list(self._loaded)[:-KEPT]:
-            del self._loaded[old]
-        return self._loaded[path][1]
+        return self._loaded.get(self.library.find(name).path, self.base, None, self.patcher.dtype)[0]
 
     def _hash(self, network: Network) -> str:
         stored = network.metadata.get("sshs_model_hash")

@@ -1,6 +1,7 @@
 """What people type in a prompt -> strengths: tags, schedules, block weights, element filters and their presets."""
 
 from .elements import ElementRule
+from .own_presets import OwnPresets
 from .parse import find_tags, parse_args, parse_tag
 from .presets import Presets
 from .schedule import Schedule
@@ -12,6 +13,7 @@ __all__ = [
     "BlockWeights",
     "Cell",
     "ElementRule",
+    "OwnPresets",
     "Presets",
     "Schedule",
     "Strength",

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import PromptError
 from ..models.blocks import LAYOUTS
 from .elements import ElementRule, parse_rule
+from .number import is_number
 from .preset_tables import CLASSIC_TEXT, ELEMENTS_TEXT, NAMED_TEXT
 from .weights import BlockWeights, parse_weights
 
@@ -41,8 +42,8 @@ class Presets:
         Raise PromptError for a file that cannot be read. Our SDXL-* and FLUX-* names work beside a file's names.
         """
         return cls(
-            _read(weights_path) if weights_path else cls.default().weights_text,
-            _read(elements_path) if elements_path else ELEMENTS_TEXT,
+            read_text(weights_path) if weights_path else cls.default().weights_text,
+            read_text(elements_path) if elements_path else ELEMENTS_TEXT,
         )
 
     def save(self, weights_path: str | Path, elements_path: str | Path | None = None) -> None:
@@ -53,13 +54,25 @@ class Presets:
 
     def with_weights(self, name: str, weights: BlockWeights) -> Presets:
         """Return these presets with one added, or replaced in its place."""
-        if not name.strip() or re.search(r"[:#>=,\n]", name):
-            raise PromptError(f'"{name}" cannot name a preset; use a name without any of : # > = ,')
+        if not name.strip() or len(name.splitlines()) > 1 or re.search(r"[:#<>=,]", name) or is_number(name):
+            raise PromptError(f'"{name}" cannot name a preset; use a name that is no number and has none of : # < > = ,')
         line = f"{name.strip()}:{weights.format()}"
         lines = self.weights_text.splitlines()
         places = [i for i, old in enumerate(lines) if _entry(old) and old.partition(":")[0].strip() == name.strip()]
         kept = [line if i in places[-1:] else old for i, old in enumerate(lines)]
         return Presets("\n".join(kept if places else [*kept, line]) + "\n", self.elements_text)
+
+    def without_weights(self, name: str) -> Presets:
+        """Return these presets without the lines of one name; raise PromptError if there is none."""
+        lines = self.weights_text.splitlines()
+        kept = [line for line in lines if not (_entry(line) and line.partition(":")[0].strip() == name.strip())]
+        if len(kept) == len(lines):
+            raise PromptError(f'there is no preset "{name}" to delete{_nearest(name, self._weights)}')
+        return Presets("".join(f"{line}\n" for line in kept), self.elements_text)
+
+    def joined(self, own: str) -> Presets:
+        """Return these presets and those of another text, which win where both have a name."""
+        return Presets(f"{self.weights_text.rstrip()}\n{own}", self.elements_text) if own.strip() else self
 
     def weights(self, name: str) -> BlockWeights:
         """Return a preset's weights; raise PromptError naming the nearest names if there is none."""
@@ -85,6 +98,11 @@ class Presets:
     def weight_names(self) -> tuple[str, ...]:
         """The names that `lbw=` knows, those of the text first."""
         return tuple({**self._weights, **_NAMED})
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The names in the text alone."""
+        return tuple(self._weights)
 
     @property
     def element_names(self) -> tuple[str, ...]:
@@ -132,10 +150,13 @@ def _element_sets(text: str) -> dict[str, list[str]]:
 def _nearest(name: str, names: Iterable[str]) -> str:
     by_upper = {known.upper(): known for known in names}
     near = [by_upper[upper] for upper in difflib.get_close_matches(name.upper(), by_upper, n=3, cutoff=0.5)]
-    return f"; the nearest are {', '.join(near)}" if near else f"; there are {', '.join(by_upper.values())}"
+    if near:
+        return f"; the nearest are {', '.join(near)}"
+    return f"; there are {', '.join(by_upper.values())}" if by_upper else ""
 
 
-def _read(path: str | Path) -> str:
+def read_text(path: str | Path) -> str:
+    """Return the text of a file of presets; raise PromptError if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ __all__ = ["TOOLS", "VERBS", "load_tools", "tools_of"]
 VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
     "merge": ("put networks into a checkpoint (with --sd_model) or into one network", ("merge", "networks_merge")),
     "extract": ("make a network of the difference of two checkpoints", ("extract",)),
+    "measure": ("tell beforehand how large and how exact an extraction would be, rank by rank", ("measure",)),
     "resize": ("give a network other ranks", ("resize",)),
     "convert": ("write a network in another key style, algorithm or dtype", ("convert",)),
     "bake": ("write strengths and block weights into a network file", ("bake",)),

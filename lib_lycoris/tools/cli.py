@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import ToolError
 from . import VERBS, tools_of
 from .declaration import Option, Tool
+from .given import missing, options_for
 from .progress import Progress, State
 
 FAILED_CHECK = 1  # exit code of a verification that found a difference
@@ -96,7 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     tools = tools_of(arguments.verb)
     jobs = [given] if arguments.recipe is None else read_jobs(arguments.recipe, given, tools)
     chosen = [(choose(tools, job), job) for job in jobs]
-    ready = [(tool, options_for(tool, job)) for tool, job in chosen]  # all of them are looked at before the first one runs
+    # all of them are looked at before the first one runs
+    ready = [(tool, options_for(tool, job, _note, "; see --help")) for tool, job in chosen]
     reports, code = [], 0
     with _terminable():
         for tool, options in ready:
@@ -119,34 +121,18 @@ def _do(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -
     return result.report, result.text
 
 
+def _note(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr)
+
+
 def choose(tools: Sequence[Tool], given: Mapping[str, Any]) -> Tool:
     """Return the tool that is meant: the first that has all it requires. Raises ToolError naming what is missing."""
     for tool in tools:
-        if not _missing(tool, given):
+        if not missing(tool, given):
             return tool
     last = tools[-1]
-    raise ToolError(f"{last.verb or last.name} needs {', '.join(_missing(last, given))}; see --help")
-
-
-def _missing(tool: Tool, given: Mapping[str, Any]) -> list[str]:
-    return [option.flags[0] for option in tool.options if option.required and given.get(option.name) in (None, [], ())]
-
-
-def options_for(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keywords of a tool for what was given. Raises ToolError for an option that it cannot obey."""
-    declared = {option.name: option for option in tool.options}
-    options = tool.defaults()
-    for name, value in given.items():
-        option = declared.get(name)
-        if option is None:
-            raise ToolError(f'"{name}" is no option of: {tool.summary}; see --help')
-        if option.refused:
-            raise ToolError(option.refused)
-        if option.ignored:
-            print(f"note: {option.ignored}", file=sys.stderr)
-        else:
-            options[name] = value
-    return options
+    lacking = ", ".join(option.flags[0] for option in missing(last, given))
+    raise ToolError(f"{last.verb or last.name} needs {lacking}; see --help")
 
 
 def read_jobs(path: Path, given: Mapping[str, Any], tools: Sequence[Tool]) -> list[dict[str, Any]]:

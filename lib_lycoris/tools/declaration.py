@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["value", "network", "networks", "checkpoint", "output", "file", "folder"]
+Makes = Literal["network", "networks", "checkpoint", "file"]  # networks: several, with a number behind the name
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Option:
     required: bool = False
     per_network: bool = False  # one value for each of --models
     kind: Kind = "value"  # what a page offers to fill it in
+    makes: Makes = "network"  # what is written, where the kind is output
     ignored: str = ""  # accepted for the sake of old command lines: the sentence that says why it has no meaning here
     refused: str = ""  # known, but obeying it would change the result: the sentence that says what to use instead
 

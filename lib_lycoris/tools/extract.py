@@ -58,7 +58,7 @@ def run(progress: Progress | None = None, **options: Any) -> Result:
             raise ToolError(f"{request.tuned.path.name} and {request.base.path.name} have the same weights; there is nothing to extract")
         file.finish(metadata(request.base, request.tuned, options, rows))
         size = file.size
-    report = facts(rows, left_out, size, time.monotonic() - started)
+    report = facts(rows, left_out, size, time.monotonic() - started, request.tuned.base.family)
     return Result(report, summary(save_to.name, report, rows), (save_to,))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from ..models import block_of
 from .checkpoint import Checkpoint
 from .lowrank import relative
 from .recipe import ARCHITECTURES, KEY, base_entry, dumps, make_recipe, rank_facts
@@ -29,6 +31,7 @@ RECORDED = (
     "text_encoder",
 )
 WORST = 5
+REST = "-"  # what no block holds
 MIB = 1 << 20
 
 
@@ -53,7 +56,7 @@ class Row:
         }  # fmt: skip
 
 
-def facts(rows: Sequence[Row], left_out: Sequence[tuple[str, str]], size: int, seconds: float) -> dict[str, Any]:
+def facts(rows: Sequence[Row], left_out: Sequence[tuple[str, str]], size: int, seconds: float, family: str) -> dict[str, Any]:
     """Return the report."""
     total, left = sum(row.energy for row in rows), sum(row.left for row in rows)
     kinds = Counter(row.algorithm for row in rows if row.algorithm)
@@ -64,9 +67,20 @@ def facts(rows: Sequence[Row], left_out: Sequence[tuple[str, str]], size: int, s
         "algorithms": dict(kinds),
         "captured": 1 - left / total if total > 0 else 1.0,
         "error": relative(left, total),
+        "family": family,
+        "blocks": _blocks(rows, family),
         "bytes": size,
         "seconds": round(seconds, 2),
     }
+
+
+def _blocks(rows: Sequence[Row], family: str) -> dict[str, dict[str, float]]:
+    """Return how large the change of each block is (Frobenius norm), and what of it the network does not have."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        block = sums.setdefault(block_of(row.parameter, family) or REST, [0.0, 0.0])
+        block[0], block[1] = block[0] + row.energy, block[1] + row.left
+    return {block: {"change": sqrt(energy), "left": sqrt(max(left, 0.0))} for block, (energy, left) in sums.items() if energy > 0}
 
 
 def summary(name: str, report: Mapping[str, Any], rows: Sequence[Row]) -> str:

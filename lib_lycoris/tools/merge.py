@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +229,9 @@ TOOL = Tool(
         Option("sd_model", "the checkpoint: .safetensors, .ckpt or a diffusers folder", Path, required=True, kind="checkpoint"),
         MODELS, *PER_NETWORK,
         Option("dyn", "first so many ranks of each network, 0 for all (DyLoRA)", int, nargs="+", per_network=True),
-        SAVE_TO, SAVE_PRECISION, DEVICE,
+        replace(SAVE_TO, makes="checkpoint"), SAVE_PRECISION, DEVICE,
         Option("undo_file", "also write a file from which `undo` restores the checkpoint", Path, flag="--undo-file", kind="output",
-               aliases=("--undo_file",)),
+               makes="file", aliases=("--undo_file",)),
         Option("no_hash", "do not hash the checkpoints (faster; `verify` then compares without them)", bool, False, "--no-hash",
                aliases=("--no_hash",)),
         Option("no_metadata", "leave the metadata as it is, without the recipe; `verify` cannot check such a file", bool, False),

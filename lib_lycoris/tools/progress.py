@@ -60,6 +60,11 @@ class Progress:
         """Ask the run to stop at its next step."""
         self._stop.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Tell whether the run was asked to stop."""
+        return self._stop.is_set()
+
     def check(self) -> None:
         """Raise Cancelled if the run was asked to stop."""
         if self._stop.is_set():

@@ -97,10 +97,12 @@ def run(progress: Progress | None = None, **options: Any) -> Result:
 def plan(**options: Any) -> Plan:
     """Say which modules would be resized."""
     request = _understand(options)
-    able = [patch.name for patch in request.work if _able(patch)]
+    most = {patch.name: _most_ranks(patch) for patch in request.work}
+    able = [name for name, rank in most.items() if rank]
     report = {"matched": able, "unmatched": [list(item) for item in request.network.skipped]}
-    size = request.size or Path(options["model"]).stat().st_size
-    return Plan(report, f"{len(able)} of {len(request.work)} modules have ranks and are resized", 0.003 * len(able), 4 * size, size)
+    size = request.size or _bytes(request, most)
+    memory = 4 * Path(options["model"]).stat().st_size
+    return Plan(report, f"{len(able)} of {len(request.work)} modules have ranks and are resized", 0.003 * len(able), memory, size)
 
 
 def _understand(options: Mapping[str, Any]) -> Request:
@@ -138,12 +140,29 @@ def _patterns(path: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
         ) from error
 
 
-def _able(patch: Patch) -> bool:
+def _most_ranks(patch: Patch) -> int:
+    """Return how many ranks a module can keep; 0 where it has none."""
     inner = patch.algorithm.inner if isinstance(patch.algorithm, DoRA) else patch.algorithm
-    return patch.leaf == "weight" and len(patch.shape) > 1 and inner.rank is not None and exact_factors(inner, patch.shape) is not None
+    if patch.leaf != "weight" or len(patch.shape) < 2 or inner.rank is None:
+        return 0
+    pair = exact_factors(inner, patch.shape)
+    return 0 if pair is None else min(pair[0].shape[1], patch.shape[0], prod(patch.shape[1:]))
 
 
-def _decomposed(patch: Patch) -> Svd | None:
+def _bytes(request: Request, most: Mapping[str, int]) -> int:
+    """Return how large the file can become."""
+    numbers = sum(tensor.numel() for parts in request.network.embeddings.values() for tensor in parts.values())
+    for patch in request.work:
+        if most[patch.name]:
+            rank = min(most[patch.name], _rule(request, patch).largest or most[patch.name])
+            numbers += rank * (patch.shape[0] + prod(patch.shape[1:])) + 1
+        else:
+            numbers += sum(tensor.numel() for tensor in patch.algorithm.to_state_dict().values())
+    return numbers * torch.empty(0, dtype=request.dtype).element_size() + 500 * len(request.work)
+
+
+def decomposed(patch: Patch) -> Svd | None:
+    """Return the decomposition of a module's change, of what a DoRA scales; None where it has no ranks."""
     if patch.leaf != "weight" or len(patch.shape) < 2:
         return None
     inner = patch.algorithm.inner if isinstance(patch.algorithm, DoRA) else patch.algorithm
@@ -166,7 +185,7 @@ def _chosen(request: Request, patch: Patch, svd: Svd, ranks: Mapping[str, int]) 
 
 def _resize(request: Request, patch: Patch, ranks: Mapping[str, int]) -> tuple[Resized, dict[str, Tensor]]:
     module = request.network.modules[patch.name]
-    svd = _decomposed(patch)
+    svd = decomposed(patch)
     if svd is None:
         tensors = to_dtype(patch.algorithm.to_state_dict(), request.dtype)
         return Resized(module, patch.algorithm.rank, patch.algorithm.rank, 0.0, 0.0, patch.algorithm.name), tensors
@@ -189,7 +208,7 @@ def _shared(request: Request, header: int, progress: Progress) -> dict[str, int]
     progress.start(len(request.work), "measuring", "modules")
     with one_thread_each():
         for patch in request.work:
-            svd = _decomposed(patch)
+            svd = decomposed(patch)
             if svd is None:
                 room -= sum(t.numel() for t in patch.algorithm.to_state_dict().values()) * width
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -106,7 +107,7 @@ TOOL = Tool(
     "split", "Split a DyLoRA", "cut a DyLoRA into networks of fixed ranks", run, plan,
     (
         Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)),
-        SAVE_TO,
+        replace(SAVE_TO, makes="networks"),
         Option("unit", "write every multiple of this rank", int),
         Option("ranks", "write these ranks", int, (), nargs="+"),
         Option("alpha", "scale: as strong as dyn= in a prompt; keep: as kohya's tool, smaller ranks are stronger", default="scale",

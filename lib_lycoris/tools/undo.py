@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,6 @@ TOOL = Tool(
     (
         Option("merged", "the merged checkpoint", Path, flag="merged", required=True, kind="checkpoint"),
         Option("undo_file", "what `merge --undo-file` wrote", Path, None, "--undo-file", ("--undo_file",), required=True, kind="file"),
-        SAVE_TO,
+        replace(SAVE_TO, makes="checkpoint"),
     ),
 )  # fmt: skip

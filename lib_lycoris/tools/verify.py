@@ -64,7 +64,7 @@ def _asked(entry: Mapping[str, Any], given: list[Path], places: list[Path]) -> A
 
 def _locate(entry: Mapping[str, Any], given: list[Path], places: list[Path], flag: str) -> Path:
     """Return the file that a recipe's entry names. Raises ToolError when it is not found, or is another one."""
-    for path in [*given, *(place / entry["name"] for place in places)]:
+    for path in [*given, *(place / Path(entry["name"]).name for place in places)]:
         if path.exists() and _is(path, entry):
             return path
     known = entry.get("sha256") or entry.get("header_sha256") or "no hash"

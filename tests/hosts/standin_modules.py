@@ -22,7 +22,7 @@ def build(program: StandIn) -> dict[str, types.ModuleType]:
     cmd_opts = types.SimpleNamespace(lora_dir=str(folder / "Lora"), lyco_dir_backcompat=str(folder / "LyCORIS"), lyco_dir=None)
     contents: dict[str, dict[str, Any]] = {
         "modules": {"__path__": []},
-        "modules.paths": {"models_path": str(folder)},
+        "modules.paths": {"models_path": str(folder), "data_path": str(folder)},
         "modules.shared": {"opts": opts, "cmd_opts": cmd_opts},
         "modules.launch_utils": {"git_tag": lambda: "v1.10.1"},
         "modules.extensions": {"extensions": []},
