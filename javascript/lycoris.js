@@ -1,5 +1,5 @@
 /* Cards of the LyCORIS tab: the first click puts a tag into the prompt, the second one takes it out, whatever was added to it.
- * One name is visible outside: lycorisCardClicked. */
+ * Two names are visible outside: lycorisCardClicked, and lycorisShowCheckpoint of the pages below. */
 "use strict";
 
 (function() {
@@ -82,4 +82,208 @@
     if (typeof module !== "undefined") {
         module.exports = {findTags: findTags, toggle: toggle};
     }
+})();
+
+/* Sliders of the page Block weight: what is set in the picture goes, as a list of values, into the page's field, and back.
+ * The picture is replaced by the page now and then, so the document listens for it. */
+(function() {
+    const PAUSE = 120; // milliseconds between two messages to the page while a slider moves
+    const LOOK = 400; // milliseconds until it is looked whether the page has understood
+    const OURS = ["picture", "values", "te", "unet", "start", "stop"].map((name) => "#lyco_blocks_" + name).join();
+    const OTHERS = ["network", "layout", "preset"].map((name) => "#lyco_blocks_" + name).join();
+    let waiting = null;
+    let looking = null;
+
+    function field() {
+        return document.querySelector("#lyco_blocks_values textarea, #lyco_blocks_values input");
+    }
+
+    function blocks() {
+        return Array.from(document.querySelectorAll("#lyco_blocks_picture .lyco_block"));
+    }
+
+    /* Show a value in both controls of a block, but for the one that it is being typed into. */
+    function show(block, value, source) {
+        for (const control of block.querySelectorAll("input")) {
+            if (control !== source) {
+                control.value = value;
+            }
+        }
+        const slider = block.querySelector("input[type=range]");
+        const place = (end) => 100 * (Math.min(Math.max(end, slider.min), slider.max) - slider.min) / (slider.max - slider.min) + "%";
+        block.style.setProperty("--w", Math.min(Math.abs(value), 1));
+        block.style.setProperty("--a", place(Math.min(value, 0)));
+        block.style.setProperty("--b", place(Math.max(value, 0)));
+        block.classList.toggle("lyco_negative", value < 0);
+        block.classList.toggle("lyco_strong", value > 1);
+    }
+
+    /* In the order of the layout, which is not that of the picture. */
+    function values() {
+        const order = document.querySelector("#lyco_blocks_picture .lyco_model").dataset.order.split(" ");
+        const found = new Map(blocks().map((block) => [block.dataset.block, block.querySelector("input[type=number]").value || "0"]));
+        return order.map((name) => found.get(name)).join(",");
+    }
+
+    function write(area, text) {
+        area.value = text;
+        area.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+
+    function tell() {
+        window.clearTimeout(waiting);
+        waiting = null;
+        const area = field();
+        const text = values();
+        if (area && area.value.trim() !== text) {
+            write(area, text);
+        }
+    }
+
+    /* What the fields say, written as the page marks the tag that it made of them. */
+    function said() {
+        const numbers = ["te", "unet", "start", "stop"].map((name) => {
+            const input = document.querySelector("#lyco_blocks_" + name + " input");
+            return !input || input.value === "" ? "" : String(Number(input.value));
+        });
+        return [field().value.trim(), ...numbers].join("|");
+    }
+
+    /* Gradio 3 drops an event that comes while the last one is still worked on: then the field changes by a space, which is one more. */
+    function settle(tries) {
+        window.clearTimeout(looking);
+        looking = window.setTimeout(() => {
+            const mark = document.querySelector("#lyco_blocks_tag [data-understood]");
+            const area = field();
+            if (tries && mark && area && mark.dataset.understood !== said()) {
+                write(area, area.value.endsWith(" ") ? area.value.trim() : area.value + " ");
+                settle(tries - 1);
+            }
+        }, LOOK);
+    }
+
+    function read(text) {
+        const order = document.querySelector("#lyco_blocks_picture .lyco_model").dataset.order.split(" ");
+        const typed = text.split(/[,;\n]/).map((piece) => piece.trim());
+        if (typed.length !== order.length || typed.some((piece) => piece === "" || !Number.isFinite(Number(piece)))) {
+            return;
+        }
+        const found = new Map(order.map((name, index) => [name, typed[index]]));
+        blocks().forEach((block) => show(block, found.get(block.dataset.block), null));
+    }
+
+    document.addEventListener("input", (event) => {
+        const target = event.target;
+        if (!event.isTrusted || !(target instanceof Element) || !target.closest(OURS)) {
+            return;
+        }
+        settle(8);
+        if (target === field()) {
+            read(target.value);
+            return;
+        }
+        const block = target.closest("#lyco_blocks_picture .lyco_block");
+        if (!block || !Number.isFinite(parseFloat(target.value))) {
+            return;
+        }
+        show(block, target.value, target);
+        waiting = waiting || window.setTimeout(tell, PAUSE);
+    });
+
+    /* What is chosen there brings values of its own: those from before must not be told once more. */
+    document.addEventListener("focusin", (event) => {
+        if (event.target instanceof Element && event.target.closest(OTHERS)) {
+            window.clearTimeout(looking);
+        }
+    });
+
+    document.addEventListener("change", (event) => {
+        const target = event.target;
+        if (waiting && target instanceof Element && target.closest("#lyco_blocks_picture")) {
+            tell();
+        }
+    });
+})();
+
+/* Buttons of the LyCORIS pages: data-lyco-copy holds a text for the clipboard, data-lyco-send one for the prompt. */
+(function() {
+    const PROMPTS = "#txt2img_prompt textarea, #lyco_prompt textarea";
+
+    /* Works without the permission that navigator.clipboard needs, and on addresses that are not https. */
+    function copyOldWay(text) {
+        const area = document.createElement("textarea");
+        area.value = text;
+        area.style.cssText = "position: fixed; opacity: 0;";
+        document.body.appendChild(area);
+        area.select();
+        const done = document.execCommand("copy");
+        area.remove();
+        return done;
+    }
+
+    async function copy(text) {
+        try {
+            await navigator.clipboard.writeText(text);
+            return true;
+        } catch (refused) {
+            return copyOldWay(text);
+        }
+    }
+
+    function say(button, word) {
+        button.dataset.lycoWord = button.dataset.lycoWord || button.textContent;
+        button.textContent = word;
+        window.setTimeout(() => {
+            button.textContent = button.dataset.lycoWord;
+        }, 1500);
+    }
+
+    /* The tag replaces one of the same network, else it goes behind the prompt. */
+    function withTag(prompt, tag) {
+        const name = (tag.match(/^<lyco:([^:>]+)/) || [])[1];
+        const same = name && prompt.match(/<lyco:[^>]*>/g)?.find((found) => found.slice(6).split(/[:>]/)[0].trim() === name.trim());
+        return same ? prompt.replace(same, () => tag) : `${prompt.trimEnd()} ${tag}`.trimStart();
+    }
+
+    function openTab(area) {
+        const label = area.closest("#lyco_page") ? "Generate" : "txt2img";
+        const tabs = document.querySelectorAll("#lyco_tabs > .tab-nav > button, #lyco_tabs > .tab-wrapper button[role=tab], #tabs > .tab-nav > button");
+        const tab = Array.from(tabs).find((button) => button.textContent.trim() === label);
+        if (tab) {
+            tab.click();
+        }
+    }
+
+    function send(text) {
+        const area = document.querySelector(PROMPTS);
+        if (!area) {
+            return false;
+        }
+        area.value = withTag(area.value, text);
+        area.dispatchEvent(new Event("input", {bubbles: true}));
+        openTab(area);
+        return true;
+    }
+
+    /* After a checkpoint was selected on our page: have the webui's own field at the top show it. */
+    window.lycorisShowCheckpoint = function() {
+        window.setTimeout(() => {
+            const title = document.querySelector("#lyco_page [data-lyco-checkpoint]")?.dataset.lycoCheckpoint;
+            if (title && typeof selectCheckpoint === "function") {
+                selectCheckpoint(title);
+            }
+        }, 100);
+    };
+
+    document.addEventListener("click", async(event) => {
+        const button = event.target instanceof Element ? event.target.closest("[data-lyco-copy], [data-lyco-send]") : null;
+        if (!button) {
+            return;
+        }
+        if (button.dataset.lycoCopy !== undefined) {
+            say(button, await copy(button.dataset.lycoCopy) ? "Copied" : "Press Ctrl+C");
+        } else if (!send(button.dataset.lycoSend)) {
+            say(button, "No prompt here");
+        }
+    });
 })();

@@ -14,16 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from PIL import Image
 
 from lib_lycoris.errors import HostError, LycorisError
 from lib_lycoris.hosts.embedded import EmbeddedHost
+from lib_lycoris.hosts.embedded_shelf import open_shelf
 from lib_lycoris.hosts.infotext import save_png
 from lib_lycoris.hosts.protocol import Progress
-from lib_lycoris.ui.app import build, free_port
+from lib_lycoris.tools.jobs import Jobs
+from lib_lycoris.ui.app import AT_ONCE, build, free_port, queued
+from lib_lycoris.ui.desk import Desk
 from lib_lycoris.ui.generate import GeneratePage, add_tag, read_request
-from lib_lycoris.ui.look import bar, notes
+from lib_lycoris.ui.look import bar, notes, page_css, script
+from lib_lycoris.ui.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD = ROOT / ".venv-old" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -75,7 +80,7 @@ def test_cancel_ends_the_run_without_a_picture(page: GeneratePage) -> None:
     seen = next(run)
     while "step 0" not in seen[STATE]["value"] and "left" not in seen[STATE]["value"]:
         seen = next(run)
-    assert "stopping" in page.stop()["value"]
+    page.stop()
     started = time.monotonic()
     *_, last = run
     assert time.monotonic() - started < 5
@@ -143,12 +148,50 @@ def test_a_taken_port_is_passed_over() -> None:
         free_port(70000)
 
 
-def test_the_page_has_every_control(host: EmbeddedHost) -> None:
-    blocks, page = build(host, save_png)
+def test_the_page_has_every_control(host: EmbeddedHost, tmp_path: Path) -> None:
+    desk = Desk(open_shelf(host, None, None, tmp_path), Jobs(), host, Settings(None), "Generate")
+    blocks, page = build(host, save_png, desk)
     ids = {component["props"].get("elem_id") for component in blocks.config["components"]}
     page.folder.cleanup()
     names = "prompt negative add strength seed steps width height cfg sampler generate cancel progress gallery notes info"
-    assert {f"lyco_{name}" for name in names.split()} <= ids
+    pages = "tab_generate tab_merge tab_extract tab_change tab_blocks tab_inspect"
+    assert {f"lyco_{name}" for name in f"{names} {pages}".split()} <= ids
+
+
+def test_one_picture_is_made_at_a_time(page: GeneratePage) -> None:
+    first = page.run(*values("a", steps=400))
+    next(first)
+    (second,) = page.run(*values("b"))
+    assert "a picture is being made already" in second[NOTES]["value"] and second[STATE]["value"].count("No picture was made.") == 1
+    page.stop()
+    list(first)
+    *_, third = page.run(*values("b", steps=1))
+    assert "Done" in third[STATE]["value"]
+
+
+def test_events_run_side_by_side_on_any_gradio() -> None:
+    blocks = gr.Blocks(analytics_enabled=False)
+    with blocks:
+        gr.Markdown("x")
+    queued(blocks)
+    waiting = blocks._queue
+    assert getattr(waiting, "default_concurrency_limit", waiting.max_thread_count) == AT_ONCE
+
+
+def test_what_an_earlier_run_left_is_dimmed_after_a_failure(page: GeneratePage) -> None:
+    *_, done = page.run(*values("a", steps=1))
+    *_, failed = page.run("a", "", 3, 2, 64, 64, 7, "nothing")
+    assert "lyco_failed" in failed[STATE]["value"] and "lyco_failed" not in done[STATE]["value"]
+    assert failed[INFO]["value"] == "" and "value" not in failed[GALLERY]
+    assert "#lyco_progress:has(.lyco_failed) ~ #lyco_gallery" in page_css()
+
+
+def test_styles_and_script_stay_inside_our_pages() -> None:
+    rules = re.sub(r"/\*.*?\*/", "", page_css(), flags=re.DOTALL)
+    selectors = [one.strip() for block in re.findall(r"([^{}]+)\{", rules) for one in block.split(",") if not block.strip().startswith("@")]
+    ours = ("#lyco_page ", ".dark #lyco_page ", "#txt2img_lycoris", "#img2img_lycoris")
+    assert selectors and [one for one in selectors if not one.startswith(ours)] == []
+    assert set(re.findall(r"window\.(lycoris\w+) =", script())) == {"lycorisCardClicked", "lycorisShowCheckpoint"}
 
 
 # --- in a browser
@@ -239,3 +282,43 @@ def test_a_person_is_told_what_is_wrong_and_can_cancel(tab: Any) -> None:
     wait_until_says(tab, "#lyco_progress", "Cancelled.")
     assert time.monotonic() - started < 3
     assert tab.is_enabled("#lyco_generate") and not tab.is_enabled("#lyco_cancel")
+
+
+@pytest.mark.browser
+@pytest.mark.new_set
+def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
+    tab.click('#lyco_tabs .tab-nav button:has-text("Merge")')
+    tab.click('#lyco_merge_mode label:has-text("into one network")')
+    choose(tab, "#lyco_merge_checkpoint", "tiny-random-sd1")
+    choose(tab, "#lyco_merge_add", "demo-lora")
+    tab.wait_for_selector("#lyco_merge_row0")
+    choose(tab, "#lyco_merge_add", "demo-loha")
+    tab.wait_for_selector("#lyco_merge_row1")
+    tab.click("#lyco_merge_row1_up")
+    wait_until_says(tab, "#lyco_merge_row0", "demo-loha")
+    tab.fill("#lyco_merge_row0_strength input", "0.5")
+    tab.fill("#lyco_merge_name textarea, #lyco_merge_name input", "both of them")
+    wait_until_says(tab, "#lyco_merge_plan", "216 parameters are changed by 2 networks")
+    tab.click("#lyco_merge_run")
+    wait_until_says(tab, "#lyco_merge_progress", "Done")
+    wait_until_says(tab, "#lyco_merge_notes", "exactly their sum")
+    tab.wait_for_selector("#lyco_merge_plot img")
+    tab.click("#lyco_merge_tag [data-lyco-copy]")
+    wait_until_says(tab, "#lyco_merge_tag [data-lyco-copy]", "Copied")
+    tab.click("#lyco_merge_run")  # the name is taken now
+    wait_until_says(tab, "#lyco_merge_notes", "both of them.safetensors is there already")
+    tab.reload(wait_until="domcontentloaded")  # what was asked for, and what came of it, is there again
+    tab.click('#lyco_tabs .tab-nav button:has-text("Merge")')
+    wait_until_says(tab, "#lyco_merge_row0", "demo-loha")
+    tab.wait_for_function("document.querySelector('#lyco_merge_row0_strength input').value === '0.5'")
+    tab.click("#lyco_merge_tag [data-lyco-send]")
+    tab.wait_for_selector("#lyco_prompt textarea", state="visible")
+    assert tab.input_value("#lyco_prompt textarea") == "<lyco:both of them:1>"
+    tab.click("#lyco_generate")
+    wait_until_says(tab, "#lyco_notes", "both of them: 216 parameters changed")
+
+
+def choose(tab: Any, place: str, name: str) -> None:
+    """Choose a name in a dropdown as a person does."""
+    tab.click(f"{place} input")
+    tab.click(f'{place} ul li:has-text("{name}")')

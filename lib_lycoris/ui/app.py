@@ -1,11 +1,14 @@
 """The standalone app: our pages in the browser, on this machine only."""
+
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported, and asks its makers' server otherwise
 
@@ -13,40 +16,69 @@ import gradio as gr
 
 from ..errors import HostError
 from ..hosts.protocol import Painter, Picture
+from .desk import Desk
 from .generate import GeneratePage
-from .look import CSS
+from .look import APP_CSS, page_css, script, scripted
+from .pages import build_pages
 
 LOOPBACK = "127.0.0.1"
 TRIED = 20  # ports after the one asked for
 FONTS = ("system-ui", "sans-serif")  # the theme's own would be fetched from a server
+PRIMARY = {  # the theme's own is pale on a white page
+    "button_primary_background_fill": "*primary_600", "button_primary_background_fill_hover": "*primary_700",
+    "button_primary_text_color": "white", "button_primary_border_color": "*primary_600",
+}  # fmt: skip
+AT_ONCE = 16  # events that are worked on side by side: each page that follows a job takes one
+Routes = Callable[[Any], None]  # adds our HTTP API to the web application
 
 
-def build(host: Painter, save: Callable[[Picture, Path], None]) -> tuple[gr.Blocks, GeneratePage]:
+def build(host: Painter, save: Callable[[Picture, Path], None], desk: Desk) -> tuple[gr.Blocks, GeneratePage]:
     """Return the app for a host; ``save`` writes a picture with its texts to a file."""
-    theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"]).set(**PRIMARY)
     page = GeneratePage(host, save)
-    blocks = gr.Blocks(title="LyCORIS", css=CSS, theme=theme, analytics_enabled=False)
+    blocks = gr.Blocks(title="LyCORIS", css=page_css() + APP_CSS, theme=theme, analytics_enabled=False)
     with blocks, gr.Column(elem_id="lyco_page"):
         gr.Markdown("# LyCORIS", elem_id="lyco_title")
-        gr.Markdown(host.about(), elem_id="lyco_about")
-        with gr.Tab("Generate"):
-            page.build()
+        about = gr.Markdown(host.about(), elem_id="lyco_about")
+        with gr.Tabs(elem_id="lyco_tabs"):
+            with gr.Tab("Generate", elem_id="lyco_tab_generate") as tab:
+                page.build()
+            build_pages(desk)
+        tab.select(lambda: host.about(), None, about, queue=False, show_progress="hidden")
+        desk.on_load(lambda: host.about(), [about])
+        desk.finish(blocks)
+        run_in_browser(blocks, script())
     return blocks, page
 
 
-def launch(host: Painter, save: Callable[[Picture, Path], None], port: int, browser: bool) -> None:
+def run_in_browser(blocks: gr.Blocks, code: str) -> None:
+    """Have a script of ours run once when the page is opened."""
+    blocks.load(None, None, None, **{scripted(blocks.load): f"() => {{ {code} }}"})
+
+
+def launch(host: Painter, save: Callable[[Picture, Path], None], desk: Desk, routes: Routes, port: int, browser: bool) -> None:
     """Open the app on this machine's loopback address and stay until Ctrl-C; raise HostError if no port is free."""
-    blocks, page = build(host, save)
+    blocks, page = build(host, save, desk)
     chosen = free_port(port)
     print(f"LyCORIS is at http://{LOOPBACK}:{chosen} - stop it with Ctrl-C", file=sys.stderr, flush=True)
     try:
-        blocks.queue().launch(
+        app, *_ = queued(blocks).launch(
             server_name=LOOPBACK, server_port=chosen, share=False, inbrowser=browser, quiet=True, show_api=False,
-            allowed_paths=[page.folder.name],
+            allowed_paths=[page.folder.name], prevent_thread_lock=True, app_kwargs={"docs_url": "/docs"},
         )  # fmt: skip
+        routes(app)
+        blocks.block_thread()
     finally:
         page.cancel.set()
+        desk.jobs.close()
         page.folder.cleanup()
+
+
+def queued(blocks: gr.Blocks) -> gr.Blocks:
+    """Let events run side by side, so that a page that waits for its job holds up no other; Gradio 4 renamed the keyword for it."""
+    known = inspect.signature(blocks.queue).parameters
+    keyword = "default_concurrency_limit" if "default_concurrency_limit" in known else "concurrency_count"
+    return blocks.queue(**{keyword: AT_ONCE})
 
 
 def free_port(port: int) -> int:

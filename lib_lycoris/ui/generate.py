@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Union
 
 import gradio as gr
@@ -19,6 +19,7 @@ from .look import bar, idle, notes
 KEPT = 24  # pictures in the gallery
 POLL = 0.15  # seconds between two states of the progress bar
 READY = "Ready."
+LABEL = "sampling"
 Message = Union[Progress, Picture, BaseException]
 Update = dict[str, Any]
 
@@ -40,6 +41,7 @@ class GeneratePage:
         self.folder = tempfile.TemporaryDirectory(prefix="lycoris-pictures-")
         self.pictures: list[str] = []
         self.cancel = Event()
+        self._free = Lock()  # held by the thread that paints
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -59,7 +61,7 @@ class GeneratePage:
         controls = Controls((*texts, *numbers), (state, gallery, told, info, start, stop))
         start.click(self.run, list(controls.inputs), list(controls.outputs), show_progress="hidden")
         texts[0].submit(self.run, list(controls.inputs), list(controls.outputs), show_progress="hidden")
-        stop.click(self.stop, None, [state], queue=False, show_progress="hidden")
+        stop.click(self.stop, None, None, queue=False, show_progress="hidden")
 
     def _texts(self) -> tuple[Any, Any]:
         names = list(self.host.networks())
@@ -92,44 +94,48 @@ class GeneratePage:
         try:
             request = read_request(*values)
         except LycorisError as error:
-            yield _shown(state=idle(READY), notes=notes(errors=[str(error)]))
+            yield _failed(str(error))
+            return
+        if not self._free.acquire(blocking=False):
+            yield _failed("a picture is being made already, in this window or another; wait for it, or cancel it there")
             return
         self.cancel = cancel = Event()
         messages: queue.Queue[Message] = queue.Queue()
         Thread(target=self._paint, args=(request, messages, cancel), daemon=True).start()
-        yield _shown(state=bar(0, "reading networks and prompt"), notes="", busy=True)
+        yield _shown(state=bar(0, "reading networks and prompt", LABEL), notes="", busy=True)
         try:
             yield from self._follow(messages)
         finally:
             cancel.set()  # the page was closed: nobody waits for the picture
 
-    def stop(self) -> Update:
-        """Ask the picture in the making to stop; it does so at the end of its step."""
+    def stop(self) -> None:
+        """Ask the picture in the making to stop, at the end of its step. Nothing is shown from here: it might come after the end."""
         self.cancel.set()
-        return gr.update(value=idle("stopping ..."))
 
     def _paint(self, request: Request, messages: queue.Queue[Message], cancel: Event) -> None:
         try:
             messages.put(self.host.paint(request, messages.put, cancel))
         except BaseException as error:  # noqa: BLE001 - handed to the page's own thread, which tells the person
             messages.put(error)
+        finally:
+            self._free.release()
 
     def _follow(self, messages: queue.Queue[Message]) -> Iterator[tuple[Update, ...]]:
         while True:
             message = _latest(messages)
             if isinstance(message, Progress):
-                if not self.cancel.is_set():
-                    yield _shown(state=bar(message.step / message.steps, message.text()), busy=True)
+                going = not self.cancel.is_set()
+                yield _shown(bar(message.step / message.steps, message.text(), LABEL) if going else idle("stopping ..."), busy=True)
                 continue
             yield self._finished(message)
             return
 
     def _finished(self, message: Picture | BaseException) -> tuple[Update, ...]:
         if isinstance(message, Cancelled):
-            return _shown(state=idle("Cancelled."))
+            return _shown(state=idle("Cancelled.", failed=True), info="")
         if isinstance(message, BaseException):
             kind = "" if isinstance(message, LycorisError) else f"the picture could not be made: {type(message).__name__}: "
-            return _shown(state=idle(READY), notes=notes(errors=[f"{kind}{message}"]))
+            return _failed(f"{kind}{message}")
         path = Path(self.folder.name) / f"{len(list(Path(self.folder.name).iterdir())):05}-{message.seed}.png"
         self.save(message, path)
         self.pictures = [str(path), *self.pictures][:KEPT]
@@ -165,6 +171,11 @@ def _latest(messages: queue.Queue[Message]) -> Message:
     while isinstance(message, Progress) and not messages.empty():
         message = messages.get()
     return message
+
+
+def _failed(sentence: str) -> tuple[Update, ...]:
+    """Return the updates for a run without a picture: those made before stay, dimmed, and their text goes."""
+    return _shown(state=idle("No picture was made.", failed=True), notes=notes(errors=[sentence]), info="")
 
 
 def _shown(

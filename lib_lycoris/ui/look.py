@@ -1,40 +1,65 @@
 """How our pages look: colours come from Gradio's theme, so that dark and light both work; every rule is below our own ids."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from html import escape
+from pathlib import Path
+from typing import Any
 
-CSS = """
+ROOT = Path(__file__).resolve().parents[2]  # the checkout: the webui reads these two files by itself
+APP_CSS = """
+#lyco_page { max-width: 1280px; margin: 0 auto; }
 #lyco_about p { opacity: .75; margin: 0; }
 #lyco_title h1 { margin: 0; }
-.lyco_bar { height: 10px; border-radius: 5px; overflow: hidden; background: var(--border-color-primary); }
-.lyco_bar > div { height: 100%; background: var(--color-accent); transition: width .2s; }
-.lyco_state { margin: 6px 0 0; min-height: 1.5em; font-variant-numeric: tabular-nums; }
-.lyco_note { margin: 0 0 6px; padding: 6px 10px; border-left: 4px solid var(--border-color-primary); overflow-wrap: anywhere; }
-.lyco_note.bad { border-left-color: #d97706; }
-.lyco_note.worse { border-left-color: #dc2626; }
-.lyco_note.good { border-left-color: #16a34a; }
-#lyco_progress .min, #lyco_notes .min { min-height: 0; }
-#lyco_progress { min-height: 44px; }
-#lyco_refresh { align-self: center; font-weight: 400; padding: 6px 10px; min-height: 0; flex-grow: 0; }
-#lyco_gallery { min-height: 320px; }
-#lyco_page { max-width: 1280px; margin: 0 auto; }
 footer { display: none !important; }
-"""
+"""  # what the webui has no use for
 
 
-def bar(share: float, text: str) -> str:
+def page_css() -> str:
+    """Return the rules that the app shares with the webui."""
+    return _text("style.css")
+
+
+def script() -> str:
+    """Return the script that the app shares with the webui."""
+    return _text("javascript/lycoris.js")
+
+
+def scripted(event: Callable[..., Any]) -> str:
+    """Return the keyword under which an event takes a script for the browser: Gradio 4 renamed it."""
+    return "js" if "js" in inspect.signature(event).parameters else "_js"
+
+
+def _text(name: str) -> str:
+    path = ROOT / name
+    return path.read_text(encoding="utf-8") if path.is_file() else ""  # an installed package works without them, only plainer
+
+
+def bar(share: float, text: str, label: str = "progress") -> str:
     """Return a progress bar with its words, readable by screen readers."""
     percent = round(100 * min(max(share, 0.0), 1.0))
-    return (
-        f'<div class="lyco_bar" role="progressbar" aria-label="sampling" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}">'
-        f'<div style="width:{percent}%"></div></div><p class="lyco_state" aria-live="polite">{escape(text)}</p>'
-    )
+    facts = f'role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}"'
+    return f'<div class="lyco_bar" {facts}><div style="width:{percent}%"></div></div>{idle(text)}'
 
 
-def idle(text: str) -> str:
-    """Return the words alone."""
-    return f'<p class="lyco_state" aria-live="polite">{escape(text)}</p>'
+def idle(text: str, failed: bool = False) -> str:
+    """Return the words alone; what an earlier run has left beside them is dimmed where this one failed."""
+    return f'<p class="lyco_state{" lyco_failed" if failed else ""}" aria-live="polite">{escape(text)}</p>'
+
+
+def report(text: str) -> str:
+    """Return a report of several lines as it was written."""
+    return f'<pre class="lyco_report" tabindex="0">{escape(text)}</pre>' if text else ""
+
+
+def tag_box(tag: str, send: str) -> str:
+    """Return a tag to copy and, where there is a page with a prompt, to send there; lycoris.js knows the buttons by their data."""
+    text = escape(tag, quote=True)
+    go = f'<button type="button" class="lyco_button" data-lyco-send="{text}">Send to {escape(send)}</button>' if send else ""
+    copy = f'<button type="button" class="lyco_button" data-lyco-copy="{text}">Copy</button>'
+    return f'<div class="lyco_tag"><code tabindex="0">{text}</code>{copy}{go}</div>'
 
 
 def notes(applied: Sequence[str] = (), problems: Sequence[str] = (), errors: Sequence[str] = ()) -> str:

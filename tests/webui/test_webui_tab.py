@@ -1,0 +1,154 @@
+"""The tab LyCORIS in a real webui: merging in a browser, the tools over its API, pictures for the pages under its queue."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+
+from tests.webui.running import PROBE, PROMPT, Running, largest, pixels
+from tests.webui.sample_networks import write_network
+from tests.webui.server import WebUI, WebUIError, decode, make_checkpoints
+from tests.webui.test_webui_browser import FLAGS
+
+pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.new_set]
+
+JOBS = "/lycoris/v1/jobs"
+CHECKPOINT, NAME = "sd1-1.safetensors", "style"
+
+
+@pytest.fixture(scope="module")
+def webui(webui_dir: Path, webui_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    folder = tmp_path_factory.mktemp("tab")
+    make_checkpoints(webui_dir, Path(webui_python), folder / "models", "sd1")
+    server = WebUI(
+        webui_dir, Path(webui_python), models=folder / "models", data=folder / "data", extensions=[PROBE],
+        flags=["--gradio-allowed-path", str(webui_dir)],
+    )  # fmt: skip
+    write_network(server.lyco_dir / f"{NAME}.safetensors")
+    with server:
+        yield server
+
+
+@pytest.fixture
+def page(webui: WebUI, browser_path: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, headless=True, args=list(FLAGS))
+        opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+        opened.set_default_timeout(240_000)  # a busy machine takes a while to draw the whole webui
+        errors: list[str] = []
+        opened.on("pageerror", lambda error: errors.append(str(error)))
+        opened.goto(webui.url, wait_until="domcontentloaded")
+        opened.click('#tabs > .tab-nav button:has-text("LyCORIS")')
+        opened.wait_for_selector("#lyco_merge_run")
+        yield opened
+        browser.close()
+        assert not errors
+
+
+def choose(page: Any, place: str, name: str) -> None:
+    """Choose a name in a dropdown as a person does."""
+    page.click(f"{place} input")
+    page.click(f'{place} ul li:has-text("{name}")')
+
+
+def wait_until_says(page: Any, place: str, text: str) -> None:
+    page.wait_for_function(f"document.querySelector({json.dumps(place)}).innerText.includes({json.dumps(text)})")
+
+
+def wait(webui: WebUI, job_id: str) -> dict[str, Any]:
+    for _ in range(600):
+        state: dict[str, Any] = webui.call(f"{JOBS}/{job_id}")
+        if state["status"] not in ("waiting", "running"):
+            return state
+        time.sleep(0.1)
+    raise AssertionError(state)
+
+
+def test_a_merge_in_the_tab_becomes_the_checkpoint_and_paints_as_the_tag_did(webui: WebUI, page: Any) -> None:
+    running = Running(webui)
+    plain, tagged = running.paint(), running.paint(f"<lyco:{NAME}:0.8>")
+    choose(page, "#lyco_merge_checkpoint", CHECKPOINT)
+    choose(page, "#lyco_merge_add", NAME)
+    page.wait_for_selector("#lyco_merge_row0")
+    page.fill("#lyco_merge_row0_strength input", "0.8")
+    page.fill("#lyco_merge_name textarea, #lyco_merge_name input", "merged-here")
+    wait_until_says(page, "#lyco_merge_plan", "not matched")
+    page.click("#lyco_merge_run")
+    wait_until_says(page, "#lyco_merge_progress", "Done")
+    assert (webui.models / "checkpoints" / "merged-here.safetensors").is_file()
+    page.click("#lyco_merge_use")
+    wait_until_says(page, "#lyco_merge_used", "merged-here.safetensors is selected")
+    page.wait_for_function("document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('merged-here')")
+    merged = running.paint()
+    assert running.info["sd_model_name"] == "merged-here"
+    assert largest(merged, tagged) <= 1 < largest(merged, plain)
+    webui.options(sd_model_checkpoint=CHECKPOINT)
+    assert np.array_equal(running.paint(), plain)
+
+
+def test_the_tag_of_a_new_network_goes_to_the_prompt(webui: WebUI, page: Any) -> None:
+    page.click('#lyco_merge_mode label:has-text("into one network")')
+    choose(page, "#lyco_merge_checkpoint", CHECKPOINT)
+    if not page.is_visible("#lyco_merge_row0"):  # it is there again from the last visit
+        choose(page, "#lyco_merge_add", NAME)
+    page.fill("#lyco_merge_name textarea, #lyco_merge_name input", "one-of-them")
+    page.click("#lyco_merge_run")
+    page.wait_for_selector('#lyco_merge_tag [data-lyco-send="<lyco:one-of-them:1>"]')
+    page.click("#lyco_merge_tag [data-lyco-copy]")
+    wait_until_says(page, "#lyco_merge_tag [data-lyco-copy]", "Copied")
+    page.click("#lyco_merge_tag [data-lyco-send]")
+    page.wait_for_selector("#txt2img_prompt textarea", state="visible")
+    assert page.input_value("#txt2img_prompt textarea") == "<lyco:one-of-them:1>"
+    assert (webui.lyco_dir / "one-of-them.safetensors").is_file()
+
+
+def test_nothing_of_ours_is_in_the_webuis_own_settings_file(webui: WebUI) -> None:
+    kept = json.loads((webui.data / "ui-config.json").read_text())
+    assert kept and [key for key in kept if key.lower().startswith("lycoris")] == []
+    assert (webui.data / "cache" / "lycoris" / "pages.json").is_file()
+
+
+def test_the_tools_over_http(webui: WebUI) -> None:
+    job = webui.call(f"{JOBS}/networks_merge", {"models": [NAME], "base_model": CHECKPOINT, "ratios": [0.5], "save_to": "over-http"})
+    assert wait(webui, job["id"])["status"] == "done"
+    assert webui.call(f"{JOBS}/{job['id']}/result")["outputs"] == [str(webui.lyco_dir / "over-http.safetensors")]
+    assert f"{JOBS}/merge" in webui.call("/openapi.json")["paths"]
+    for options in (
+        {"models": ["../../config"], "save_to": "x"}, {"models": [str(webui.data / "config.json")], "save_to": "x"},
+        {"models": [NAME], "save_to": "../x"},
+    ):  # fmt: skip
+        with pytest.raises(WebUIError, match="answered 422"):
+            webui.call(f"{JOBS}/networks_merge", options)
+    with pytest.raises(WebUIError, match="answered 409"):
+        webui.call(f"{JOBS}/networks_merge", {"models": [NAME], "base_model": CHECKPOINT, "save_to": "over-http"})
+    foreign = urllib.request.Request(f"{webui.url}{JOBS}/{job['id']}", headers={"Origin": "http://evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(foreign)
+
+
+def paint(webui: WebUI, **fields: Any) -> dict[str, Any]:
+    made: dict[str, Any] = webui.call(f"/tests/paint?{urlencode(fields)}", {})
+    return made
+
+
+def test_pictures_for_the_pages_are_those_of_the_webui(webui: WebUI) -> None:
+    running = Running(webui)
+    expected = running.paint(f"<lyco:{NAME}:0.8>")
+    made = paint(webui, prompt=f"{PROMPT} <lyco:{NAME}:0.8> <lyco:no-such-thing>")
+    assert np.array_equal(pixels(decode(made["image"])), expected)
+    assert made["applied"] == [NAME] and "no-such-thing" in made["problems"][0] and made["size"] == 512
+    assert "Steps: 4" in made["infotext"] and made["told"] == sorted(made["told"])
+    stopped = paint(webui, prompt=PROMPT, steps=400, stop_at=2)
+    assert stopped["cancelled"] is True and max(stopped["told"]) < 100
+    assert np.array_equal(running.paint(f"<lyco:{NAME}:0.8>"), expected)
