@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from .network import Network
 from .reader import TensorFile, open_file
 
 PIECE = 1 << 17  # values that are looked at together
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a value
 
 
 def load(path: str | Path, base: models.BaseModel | None = None, for_use: torch.dtype | None = None) -> Network:
@@ -57,10 +59,9 @@ def module_shapes(file: TensorFile, keys: Keys) -> dict[str, dict[str, tuple[int
 def _read_finite(file: TensorFile, wide: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
     """Return all tensors, those of fewer bits than ``wide`` in that dtype, and a short hash of the content."""
     tensors: dict[str, Tensor] = {}
-    table = sorted(file.tensors.items()), sorted(file.metadata.items())  # settings may be in the metadata
-    content = hashlib.blake2b(repr(table).encode(), digest_size=16)
+    stored: dict[str, Tensor] = {}
     for block in file.blocks(file.tensors):
-        content.update(_sum(block.values))
+        stored.update(block.tensors())
         if block.values.is_floating_point():
             if not _finite(block.values):
                 key = next(key for key, tensor in block.tensors().items() if not _finite(tensor))
@@ -68,16 +69,16 @@ def _read_finite(file: TensorFile, wide: torch.dtype | None) -> tuple[dict[str, 
             if wide is not None and torch.promote_types(_arithmetic(block.values.dtype), wide) == wide:
                 block = block.to(wide)
         tensors.update(block.tensors())
-    return tensors, content.hexdigest()
+    return tensors, _digest(stored)
 
 
-def _sum(values: Tensor) -> bytes:
-    """Return what tells contents apart in one pass at the speed of memory: the sum of all bytes in eights, the rest, and some of them."""
-    data = values.detach().contiguous().flatten()
-    data = (data if data.storage_offset() == 0 else data.clone()).view(torch.uint8)
-    even = len(data) // 8 * 8
-    samples = data[:: max(1, len(data) // 4096)]
-    return b"%d" % int(data[:even].view(torch.int64).sum()) + data[even:].numpy().tobytes() + samples.numpy().tobytes()
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a short hash of the content, whatever its order in the file: names, shapes, and the sum of each tensor's bits as integers."""
+    keys = sorted(tensors)
+    content = hashlib.blake2b(repr([(key, tensors[key].dtype, tuple(tensors[key].shape)) for key in keys]).encode(), digest_size=16)
+    sums = [tensors[key].contiguous().reshape(-1).view(INTEGERS.get(tensors[key].element_size(), torch.uint8)).sum() for key in keys]
+    content.update(torch.stack(sums).numpy().tobytes() if sums else b"")
+    return content.hexdigest()
 
 
 def _finite(values: Tensor) -> bool:

@@ -135,7 +135,7 @@ class Patcher:
             order = (network.digest, name, str(strength))
             for number, (module, leaf, edit) in enumerate(self._edits_of(network.name, name, algorithm, strength, pieces, order)):
                 key = (network.digest, name, activation.ranks, number, index)
-                if (before := self._edits.get(key)) is not None and before.pieces == edit.pieces:
+                if (before := self._edits.get(key)) is not None and before.algorithm is edit.algorithm and before.pieces == edit.pieces:
                     edit.adopt(before)
                 edits[key] = edit
                 plan.setdefault(module, {}).setdefault(leaf, []).append(edit)

@@ -60,7 +60,9 @@ class Desk:
     def keep(self, page: str, fields: Mapping[str, Any]) -> None:
         """Keep the values of fields between visits: kept under its name what a person puts in, and back when the UI is opened."""
         for name, component in fields.items():
-            by_hand(component)(partial(self.settings.keep, page, name), component, None, queue=False, show_progress="hidden")
+            keep = partial(self.settings.keep, page, name)
+            changed = by_hand(component)(keep, component, None, queue=False, show_progress="hidden")
+            changed.then(keep, component, None, queue=False, show_progress="hidden")  # Gradio 3 drops what comes while it is at work
             picker = getattr(component, "lyco_picker", None)
             if picker is not None:  # it puts the value back itself, together with its choices
                 picker.kept = partial(self.settings.get, page, name)

@@ -30,6 +30,7 @@ class LivePlan:
         self.name = name
         self.empty = empty  # what is said as long as nothing is chosen
         self._newest = 0
+        self._followed: tuple[Any, ...] = ()  # the fields' values that the newest plan is, or will be, of
         self._count = threading.Lock()
         self._busy = threading.Lock()
 
@@ -49,17 +50,21 @@ class LivePlan:
         def follow(*values: Any) -> Update:
             return self.update(make, ready, values)
 
+        def settle(*values: Any) -> Update:
+            """Plan what the fields say now: Gradio 3 drops a change that comes while the one before is still worked on."""
+            return gr.update() if values == self._followed else self.update(make, ready, values, 0.0)
+
         wanted = list(fields if inputs is None else inputs)
         changes = [field.change if hasattr(field, "lyco_picker") else by_hand(field) for field in fields]
         for listen in (*changes, *(event.then for event in events)):
-            listen(follow, wanted, self.component, show_progress="hidden")
+            listen(follow, wanted, self.component, show_progress="hidden").then(settle, wanted, self.component, show_progress="hidden")
         self.desk.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
 
     def update(self, make: Make, ready: Callable[..., bool], values: Sequence[Any], pause: float | None = None) -> Update:
         """Wait for a pause, then return the component's update; nothing if the fields changed again meanwhile."""
         with self._count:
             self._newest += 1
-            mine = self._newest
+            mine, self._followed = self._newest, tuple(values)
         time.sleep(PAUSE if pause is None else pause)
         if mine != self._newest:
             return gr.update()
