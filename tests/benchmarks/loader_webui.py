@@ -1,0 +1,131 @@
+"""The host's method beside the loader of a real webui: the ratios between its figures must be those that the webui shows.
+
+The webui paints pictures of 64x64 in one step from a checkpoint of real size, without our extension. What a change adds is the time of the
+picture after it, less that of a picture with another prompt and the same tag: the text encoder runs for both. On both sides there is one
+thread, and its processor time is counted: on a busy machine the wall's would say more of the other programs.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from tests.webui.server import WebUI
+
+from .loader_models import make
+from .loader_sides import Hosts
+from .loader_stages import Plan, Stages
+from .loader_timing import Clock, Result, added
+
+FIGURES = {"lora": 1.1, "locon": 3.7, "loha": 2.4, "lokr": 2.5}  # seconds that a strength change adds, by the issue; a first use: 12
+FIRST_USE = 12.0
+DEVIATION_LIMIT = 0.2
+HERE = Path(__file__).resolve().parent
+
+
+def results(folder: Path, python: str | None, work: Path, kinds: Sequence[str], repeats: int) -> Iterator[Result]:
+    """Yield seconds of both, and by how much a ratio between two of them differs."""
+    folder = folder.resolve()
+    python = python or str(folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    kinds = [kind for kind in kinds if kind in FIGURES]
+    method: dict[str, float] = {}
+    real: dict[str, float] = {}
+    for name, value in measured_method(work, kinds, repeats):
+        method[name] = value
+        yield Result(f"host_{name}_method_seconds", value, unit="s")
+    gc.collect()  # the model goes before the webui's comes
+    for name, value in measured_webui(folder, python, work, kinds, repeats):
+        real[name] = value
+        yield Result(f"host_{name}_webui_seconds", value, unit="s")
+    figures = {**{f"strength_{kind}": FIGURES[kind] for kind in kinds}, "first_use": FIRST_USE}
+    unit = f"strength_{kinds[0]}"
+    for name in (name for name in figures if name != unit):
+        mine, webui = method[name] / method[unit], real[name] / real[unit]
+        yield Result(f"host_{name}_to_{unit}_method", mine)
+        yield Result(f"host_{name}_to_{unit}_webui", webui)
+        yield Result(f"host_{name}_to_{unit}_issue", figures[name] / figures[unit])
+        yield Result(f"host_{name}_deviation", max(mine / webui, webui / mine) - 1, DEVIATION_LIMIT)
+
+
+def measured_method(work: Path, kinds: Sequence[str], repeats: int) -> Iterator[tuple[str, float]]:
+    """Yield what the method adds: at the first use of the process, and at changes of a strength."""
+    threads, usual = torch.get_num_threads(), Clock.now
+    Clock.count_processor_time()
+    try:
+        model = make("sd1")
+        stages, side = Stages(model, work, tuple(kinds), Plan()), Hosts(model, copied=False)
+        side.model.probe()
+        yield "first_use", added(lambda: side.use(stages.file(kinds[0]), 0.8), side.model.probe)
+        for kind in kinds:
+            side.use(stages.file(kind), 0.8)
+            side.model.probe()
+            changes = [lambda s=strength: side.use(stages.file(kind), s) for strength in _strengths(repeats)]  # type: ignore[misc] # noqa: B023
+            yield f"strength_{kind}", median(added(change, side.model.probe) for change in changes)
+    finally:
+        torch.set_num_threads(threads)
+        Clock.now = usual
+
+
+def _strengths(repeats: int) -> list[float]:
+    return [0.3 + 0.1 * number for number in range(max(3, repeats))]
+
+
+def measured_webui(folder: Path, python: str, work: Path, kinds: Sequence[str], repeats: int) -> Iterator[tuple[str, float]]:
+    """Yield the same of the webui."""
+    models, data = work / "webui-models", work / "webui-data"
+    if not (models / "checkpoints" / "sd1-1.safetensors").exists():
+        command = [python, str(HERE / "loader_webui_model.py"), str(folder), str(models)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=work)
+        if done.returncode:
+            raise RuntimeError(f"the checkpoint could not be made:\n{done.stderr[-2000:]}")
+    webui = WebUI(folder, Path(python), models=models, data=data, checkout=None)
+    for kind in kinds:
+        shutil.copyfile(work / f"{kind}-0.safetensors", webui.lora_dir / f"{kind}.safetensors")
+    try:
+        yield from _measure(Pictures(webui.start(600)), kinds, repeats)
+    finally:
+        webui.stop()
+        shutil.rmtree(data)
+
+
+class Pictures:
+    """Pictures of a webui, and what they cost."""
+
+    def __init__(self, webui: WebUI) -> None:
+        self.webui, self.number = webui, 0
+        assert webui.process is not None
+        self.times = Path(f"/proc/{webui.process.pid}/stat")
+
+    def cost(self, tag: str) -> float:
+        """Return the processor time of a picture with a prompt that was not there before."""
+        self.number += 1
+        before = self.now()
+        self.webui.txt2img(f"picture {self.number} {tag}", steps=1)
+        return self.now() - before
+
+    def now(self) -> float:
+        """Return the server's processor time in seconds (Linux)."""
+        fields = self.times.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def added(self, tag: str) -> float:
+        """Return what the change to a tag adds."""
+        first = self.cost(tag)
+        return first - median(self.cost(tag) for _ in range(2))
+
+
+def _measure(pictures: Pictures, kinds: Sequence[str], repeats: int) -> Iterator[tuple[str, float]]:
+    tag: Callable[[str, float], str] = lambda kind, strength: f"<lora:{kind}:{strength:.1f}>"  # noqa: E731
+    for _ in range(2):
+        pictures.cost("")
+    yield "first_use", pictures.added(tag(kinds[0], 0.8))
+    for kind in kinds:
+        pictures.cost(tag(kind, 0.8))
+        yield f"strength_{kind}", median(pictures.added(tag(kind, strength)) for strength in _strengths(repeats))
