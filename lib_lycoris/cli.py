@@ -89,7 +89,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=-1, help="the same seed gives the same picture (default: a random one)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
     parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 512x768 (default: what suits the model)")
-    parser.add_argument("--cfg", type=float, default=7.0, help="how closely to follow the prompt (default: %(default)s)")
+    parser.add_argument("--cfg", type=float, help="how closely to follow the prompt, such as 7 (default: what suits the model)")
     parser.add_argument("--sampler", default="DDIM", help='DDIM, Euler, "Euler a", "DPM++ 2M" or "DPM++ 2M Karras" (default: %(default)s)')
     parser.add_argument("--out", type=Path, default=Path("image.png"), metavar="FILE", help="the picture, a PNG (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON on stdout")
@@ -151,9 +151,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     from .hosts.protocol import Request
 
     width, height = arguments.size or (host.size, host.size)
-    request = Request(
-        arguments.prompt, arguments.negative, arguments.seed, arguments.steps, width, height, arguments.cfg, arguments.sampler
-    )
+    cfg = host.cfg if arguments.cfg is None else arguments.cfg
+    request = Request(arguments.prompt, arguments.negative, arguments.seed, arguments.steps, width, height, cfg, arguments.sampler)
     started = time.monotonic()
     picture = _with_bar(host, request)
     save_png(picture, arguments.out)

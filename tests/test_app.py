@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +206,18 @@ def app_pythons() -> list[str]:
 @pytest.fixture(scope="module", params=app_pythons(), ids=lambda python: Path(python).parts[-3])
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an app of its own process."""
-    log = tmp_path_factory.mktemp("app") / "log"
-    words = ["--no-browser", "--port", str(free_port(7950)), "--device", "cpu", "--data-dir", str(log.parent)]
+    with running_app(request.param, tmp_path_factory.mktemp("app")) as found:
+        yield found
+
+
+@contextmanager
+def running_app(python: str, data: Path) -> Iterator[str]:
+    """Start an app with this folder for its data, and give its address."""
+    log = data / "log"
+    words = ["--no-browser", "--port", str(free_port(7950)), "--device", "cpu", "--data-dir", str(data)]
     with log.open("w") as output:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([request.param, "-c", START, *words], cwd=ROOT, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen([python, "-c", START, *words], cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
         yield wait_for(log, process)
     finally:
@@ -261,9 +269,9 @@ def test_a_person_generates_with_a_network_and_sees_what_was_done(tab: Any) -> N
     tab.wait_for_selector("#lyco_progress [role=progressbar]")
     wait_until_says(tab, "#lyco_progress", "steps/s")
     wait_until_says(tab, "#lyco_progress", "Done, seed 7.")
-    wait_until_says(tab, "#lyco_notes", "demo-boft: 216 parameters changed")
-    assert "Seed: 7, Size: 128x128" in tab.input_value("#lyco_info textarea")
-    tab.wait_for_function("[...document.querySelectorAll('#lyco_gallery img')].some(image => image.naturalWidth === 128)")
+    wait_until_says(tab, "#lyco_notes", "demo-boft: 160 parameters changed")
+    assert "Seed: 7, Size: 64x64" in tab.input_value("#lyco_info textarea")
+    tab.wait_for_function("[...document.querySelectorAll('#lyco_gallery img')].some(image => image.naturalWidth === 64)")
 
 
 @pytest.mark.browser
@@ -289,7 +297,7 @@ def test_a_person_is_told_what_is_wrong_and_can_cancel(tab: Any) -> None:
 def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
     tab.click('#lyco_tabs .tab-nav button:has-text("Merge")')
     tab.click('#lyco_merge_mode label:has-text("into one network")')
-    choose(tab, "#lyco_merge_checkpoint", "tiny-random-sd1")
+    choose(tab, "#lyco_merge_checkpoint", "demo-scenes")
     choose(tab, "#lyco_merge_add", "demo-lora")
     tab.wait_for_selector("#lyco_merge_row0")
     choose(tab, "#lyco_merge_add", "demo-loha")

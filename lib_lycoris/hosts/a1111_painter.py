@@ -56,6 +56,8 @@ class WebuiPainter:
         model = live.current()
         return "no model is loaded yet" if model is None else f"{live.label(model)} is loaded"
 
+    cfg = 7.0  # the webui's own default
+
     @property
     def size(self) -> int:
         """The side of a square picture that suits the model, in pixels."""

@@ -115,6 +115,11 @@ class EmbeddedHost:
         """The side of a square picture that suits the model, in pixels."""
         return self.model.size
 
+    @property
+    def cfg(self) -> float:
+        """The guidance that suits the model."""
+        return self.model.cfg
+
     def about(self) -> str:
         """Return one sentence on the model that is loaded."""
         where = next(self.model.pipe.unet.parameters()).device

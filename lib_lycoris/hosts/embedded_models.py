@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import HostError
 from .embedded_shapes import SCHEDULE, TOWERS, UNET, VAE, Shapes, TextTower, clip_root, family_of, text_config, unet_config, vae_config
-from .embedded_tokenizer import clip_tokenizer
+from .embedded_tokenizer import clip_tokenizer, demo_tokenizer, demo_vocabulary
 
 State = dict[str, Tensor]
+NARROW, GENTLE = 64, 2.5  # pixels a side, and guidance, for models narrower than any released one, such as the demo model
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class LoadedModel:
     name: str
     penultimate: bool  # the text is read off the last layer but one
     size: int  # side of a square picture that suits it, pixels
+    cfg: float = 7.0  # guidance that suits it
 
     def towers(self) -> list[tuple[Any, Any]]:
         """Return (tokenizer, text encoder) pairs."""
@@ -84,11 +86,13 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
         pipe = _assemble(state, shapes, family, notes, dtype)
     except (KeyError, RuntimeError, StopIteration) as error:
         raise HostError(f"{path.name} looks like {family} but lacks parts of it: {_first_line(error)}") from error
-    v = notes.get("v") or "v_pred" in str(metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
+    predicted = str(metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
+    v = notes.get("v") or predicted == "v" or "v_pred" in predicted
     if v or (family == "sd2" and predicts_velocity(pipe.unet)):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="v_prediction")
     size = {"sd1": 512, "sd2": 768 if v else 512, "sdxl": 1024}[family]
-    size = size if shapes[f"{UNET}input_blocks.0.0.weight"][0] >= 320 else 64
+    if shapes[f"{UNET}input_blocks.0.0.weight"][0] < 320:
+        return LoadedModel(pipe, family, path.stem, family != "sd1", NARROW, GENTLE)
     return LoadedModel(pipe, family, path.stem, family != "sd1", size)
 
 
@@ -105,7 +109,7 @@ def _assemble(state: State, shapes: Shapes, family: str, notes: dict[str, Any], 
     vae = _filled(AutoencoderKL, vae_config(shapes, family), convert_ldm_vae_checkpoint, state, dtype)
     towers = TOWERS[family]
     texts = [_text_encoder(state, shapes, tower, family == "sdxl" and tower.open_clip, dtype) for tower in towers]
-    tokenizers = [clip_tokenizer(pad_with_zero=tower.open_clip) for tower in towers]
+    tokenizers = [_tokenizer(text, tower) for text, tower in zip(texts, towers)]
     common = {"vae": vae, "unet": unet, "scheduler": DDIMScheduler(**SCHEDULE), "text_encoder": texts[0], "tokenizer": tokenizers[0]}
     if family == "sdxl":
         return StableDiffusionXLPipeline(**common, text_encoder_2=texts[1], tokenizer_2=tokenizers[1], add_watermarker=False)
@@ -135,6 +139,11 @@ def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: boo
         raise KeyError(f"the text encoder {tower.prefix} finds no {missing[0]} and {len(missing) - 1} more")
     model.load_state_dict({name: named[source[name]] for name in wanted}, strict=False)
     return model.to(dtype).eval()
+
+
+def _tokenizer(text_encoder: Any, tower: TextTower) -> Any:
+    words = text_encoder.get_input_embeddings().weight.shape[0]
+    return demo_tokenizer() if words == demo_vocabulary() else clip_tokenizer(pad_with_zero=tower.open_clip)
 
 
 _OPEN_CLIP = {

@@ -1,11 +1,12 @@
 """A checkpoint's key names and shapes -> its family, and the configurations of the diffusers and transformers classes that hold it.
 
 Everything but the number of attention heads can be read from shapes. Heads follow the released models (SD1: 8 heads; SD2
-and SDXL: 64 channels a head; text encoders: 64 channels a head), scaled down for checkpoints narrower than any of those.
+and SDXL: 64 channels a head; text encoders: 64 channels a head), scaled down for checkpoints narrower than any of those. Group norms
+have 32 groups in all released models, and FEW in narrow ones whose widths 32 does not divide, such as the demo model.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ SCHEDULE: dict[str, Any] = {  # the noise of every Stable Diffusion before SD3
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
     "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False,
 }  # fmt: skip
+
+FEW = 2
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def unet_config(shapes: Shapes, family: str, head_channels: int | None = None) -
         "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "block_out_channels": blocks,
         "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
         "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
-        "cross_attention_dim": to_k[1], "use_linear_projection": len(projection) == 2,
+        "cross_attention_dim": to_k[1], "use_linear_projection": len(projection) == 2, "norm_num_groups": _groups(blocks),
         "transformer_layers_per_block": [max(depth, 1) for depth in depths],
         # diffusers calls this the dimension of a head and means their number
         "attention_head_dim": 8 if family == "sd1" else [max(channels // per_head, 1) for channels in blocks],
@@ -84,9 +87,13 @@ def vae_config(shapes: Shapes, family: str) -> dict[str, Any]:
     return {
         "in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 2, "block_out_channels": blocks,
         "down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "sample_size": 1024 if family == "sdxl" else 512,
+        "sample_size": 1024 if family == "sdxl" else 512, "norm_num_groups": _groups(blocks),
         "scaling_factor": 0.13025 if family == "sdxl" else 0.18215,
     }  # fmt: skip
+
+
+def _groups(blocks: Sequence[int]) -> int:
+    return FEW if any(width % 32 for width in blocks) else 32
 
 
 def text_config(shapes: Shapes, tower: TextTower) -> dict[str, Any]:

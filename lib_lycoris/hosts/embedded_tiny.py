@@ -1,6 +1,6 @@
 """A tiny random Stable Diffusion 1, made in memory from a seed: the same module names as the real one, a few channels each.
 
-Its pictures are coloured noise that changes with every word and every network, which is what a test or a first try needs.
+Its pictures are coloured noise that changes with every word and every network, which is what a test needs.
 """
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from .embedded_shapes import SCHEDULE
 from .embedded_tokenizer import byte_tokenizer
 
 NAME = "tiny-random-sd1"
-VERSION = 1  # to be raised with every change of the shapes below: demo networks are kept on disk
 SEED = 20231
 TEXT_LAYERS, TEXT_WIDTH = 4, 32
 UNET: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer for real checkpoints, and a byte-level one for the tiny model; both from files that are already here."""
+"""CLIP's tokenizer for real checkpoints, one of few words for the demo model and one of bytes; all from files that are already here."""
 from __future__ import annotations
 
 import gzip
@@ -6,10 +6,12 @@ import importlib.util
 import json
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import HostError
+from .demo.words import WORDS
 
 REPOSITORY = "openai/clip-vit-large-patch14"  # all Stable Diffusion checkpoints up to SDXL share its vocabulary
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -30,6 +32,40 @@ def clip_tokenizer(pad_with_zero: bool) -> Any:
 def byte_tokenizer() -> Any:
     """Return a CLIP tokenizer whose words are single bytes: 514 tokens, nothing to download."""
     return _build([])
+
+
+def demo_tokenizer() -> Any:
+    """Return a CLIP tokenizer to which the demo model's words are one token each, and others as many as they have bytes."""
+    return _build(demo_merges())
+
+
+def demo_vocabulary() -> int:
+    """Return how many tokens the demo model's tokenizer has, which no other model's has."""
+    return 2 * 256 + len(demo_merges()) + 2
+
+
+@cache
+def demo_merges() -> tuple[str, ...]:
+    """Return the merges that put each word of the demo model together, from its front; earlier ones apply to later words too."""
+    merges: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        for left, right in merges:
+            pieces = _merged(pieces, left, right)
+        while len(pieces) > 1:
+            merges[pieces[0], pieces[1]] = None
+            pieces = _merged(pieces, pieces[0], pieces[1])
+    return tuple(f"{left} {right}" for left, right in merges)
+
+
+def _merged(pieces: Sequence[str], left: str, right: str) -> list[str]:
+    found: list[str] = []
+    for piece in pieces:
+        if found and found[-1] == left and piece == right:
+            found[-1] = left + right
+        else:
+            found.append(piece)
+    return found
 
 
 def _cached() -> Any | None:

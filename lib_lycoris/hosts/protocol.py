@@ -149,3 +149,7 @@ class Painter(Host, Protocol):
     @property
     def size(self) -> int:
         """The side of a square picture that suits the model, in pixels."""
+
+    @property
+    def cfg(self) -> float:
+        """How closely pictures of the model should follow the prompt unless a person says otherwise."""

@@ -34,10 +34,13 @@ class Sizes:
         return sorted(self.energies, key=self.energies.__getitem__, reverse=True)[:count]
 
 
-def measure_modules(path: Path) -> Iterator[tuple[int, Sizes]]:
-    """Yield (modules done, what is known so far) until the last one is complete. Raises NetworkFormatError, ModelMismatchError."""
-    network = load(path)
-    work = patches(network, models.reference(network.family))
+def measure_modules(path: Path, base: models.BaseModel | None = None) -> Iterator[tuple[int, Sizes]]:
+    """Yield (modules done, what is known so far) until the last one is complete; ``base`` is for a model of unusual size.
+
+    Raises NetworkFormatError, ModelMismatchError.
+    """
+    network = load(path, base)
+    work = patches(network, base or models.reference(network.family))
     energies: dict[str, float] = {}
     unmeasured: list[str] = []
     for done, patch in enumerate(work):
@@ -49,10 +52,10 @@ def measure_modules(path: Path) -> Iterator[tuple[int, Sizes]]:
     yield len(work), Sizes(network.family, len(work), energies, tuple(unmeasured))
 
 
-def singular_values(path: Path, parameters: Sequence[str]) -> dict[str, list[float]]:
+def singular_values(path: Path, parameters: Sequence[str], base: models.BaseModel | None = None) -> dict[str, list[float]]:
     """Return the singular values of some changes, falling, without those that depend on the base weight; raises as measure_modules."""
-    network = load(path)
-    known = {patch.name: patch for patch in patches(network, models.reference(network.family))}
+    network = load(path, base)
+    known = {patch.name: patch for patch in patches(network, base or models.reference(network.family))}
     found = {}
     for name in parameters:
         measured = spectrum(known[name]) if name in known else None

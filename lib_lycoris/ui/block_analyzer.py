@@ -72,7 +72,7 @@ class AnalyzerPart:
             steps = gr.Number(value=12, precision=0, label="Steps", elem_id="lyco_blocks_steps", min_width=80)
             width = gr.Number(value=side, precision=0, label="Width", elem_id="lyco_blocks_width", min_width=80)
             height = gr.Number(value=side, precision=0, label="Height", elem_id="lyco_blocks_height", min_width=80)
-            cfg = gr.Number(value=7, label="Guidance (CFG)", elem_id="lyco_blocks_cfg", min_width=80)
+            cfg = gr.Number(value=painter.cfg, label="Guidance (CFG)", elem_id="lyco_blocks_cfg", min_width=80)
             blocks = gr.Textbox(
                 label="Blocks (empty: all it changes)", placeholder="IN04-IN08 M00", max_lines=1, elem_id="lyco_blocks_which",
                 min_width=220,

@@ -83,7 +83,7 @@ class GeneratePage:
             sampler = gr.Dropdown(samplers, value=samplers[0], label="Sampler", elem_id="lyco_sampler", min_width=140)
         with gr.Row():
             steps = gr.Slider(1, 100, value=20, step=1, label="Steps", elem_id="lyco_steps")
-            cfg = gr.Slider(1, 20, value=7, step=0.5, label="Guidance (CFG)", elem_id="lyco_cfg")
+            cfg = gr.Slider(1, 20, value=self.host.cfg, step=0.5, label="Guidance (CFG)", elem_id="lyco_cfg")
         with gr.Row():
             width = gr.Slider(64, 2048, value=self.host.size, step=8, label="Width", elem_id="lyco_width")
             height = gr.Slider(64, 2048, value=self.host.size, step=8, label="Height", elem_id="lyco_height")

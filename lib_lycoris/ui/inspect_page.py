@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ..errors import LycorisError, ToolError
+from ..models import BaseModel
 from ..tools.inspect import Inspection, inspect
 from ..tools.jobs import Job
 from ..tools.module_sizes import Sizes, measure_modules, singular_values
@@ -38,8 +39,9 @@ Update = dict[str, Any]
 class Shown:
     """What was found out about one file."""
 
-    stamp: tuple[int, int]
+    stamp: tuple[int, int, str]  # of the file, and which model is loaded
     inspection: Inspection
+    base: BaseModel | None = None  # the loaded model, where the file fits it better than the usual one of its family
     sizes: Sizes | None = None
 
 
@@ -131,23 +133,31 @@ class InspectPage:
 
     def _inspected(self, path: Path) -> Shown:
         info = path.stat()
-        stamp = (info.st_mtime_ns, info.st_size)
+        identity, live = self._live()
+        stamp = (info.st_mtime_ns, info.st_size, identity)
         before = self._shown.get(path)
-        found = before if before is not None and before.stamp == stamp else Shown(stamp, inspect(path))
+        found = before if before is not None and before.stamp == stamp else _read(path, stamp, live)
         self._shown.pop(path, None)
         self._shown[path] = found  # the latest last
         for old in list(self._shown)[:-KEPT]:
             self._shown.pop(old, None)
         return found
 
+    def _live(self) -> tuple[str, BaseModel | None]:
+        """Return the loaded model's identity and names; nothing where no model is loaded."""
+        try:
+            return ("", None) if self.desk.painter is None else (self.desk.painter.identity, self.desk.painter.base)
+        except LycorisError:
+            return "", None
+
     def _measured(self, path: Path, shown: Shown) -> Iterator[list[Update]]:
         last = time.monotonic()
         try:
-            for done, sizes in measure_modules(path):
+            for done, sizes in measure_modules(path, shown.base):
                 if time.monotonic() - last > PAUSE:
                     last = time.monotonic()
                     yield self._updates(state=bar(done / max(1, sizes.modules), f"measuring module {done} of {sizes.modules}"))
-            self._shown[path] = Shown(shown.stamp, shown.inspection, sizes)
+            self._shown[path] = replace(shown, sizes=sizes)
         except FAILURES as error:
             yield self._updates(state=notes(problems=[f"How much the modules change is not measured: {_sentence(error)}"]))
 
@@ -191,7 +201,8 @@ class InspectPage:
 
     def _figure(self, path: Path, layers: Sequence[str]) -> Update:
         try:
-            found = singular_values(path, layers[:MOST_DRAWN]) if layers else {}
+            shown = self._shown.get(path)
+            found = singular_values(path, layers[:MOST_DRAWN], shown.base if shown else None) if layers else {}
         except FAILURES:
             found = {}  # the sentence about it stands above already
         return gr.update(value=spectra(list(found.items())), visible=True) if found else gr.update(visible=False)
@@ -230,6 +241,15 @@ class InspectPage:
             else:
                 made.append(gr.update() if value is None else value if isinstance(value, dict) else gr.update(value=value))
         return made
+
+
+def _read(path: Path, stamp: tuple[int, int, str], live: BaseModel | None) -> Shown:
+    """Inspect a file against the usual model of its family, or against the loaded one if more of it fits that."""
+    usual = inspect(path)
+    if live is None or usual.matched_keys == usual.keys:
+        return Shown(stamp, usual)
+    loaded = inspect(path, live)
+    return Shown(stamp, loaded, live) if loaded.matched_keys > usual.matched_keys else Shown(stamp, usual)
 
 
 def _sentence(error: Exception) -> str:

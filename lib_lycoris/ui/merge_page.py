@@ -89,8 +89,7 @@ class MergePage:
             )
         self.undo = gr.Checkbox(
             value=False,
-            label="Also write an undo file",
-            info="from which the checkpoint can be restored to the byte",
+            label="Also write an undo file, from which the checkpoint can be restored to the byte",
             elem_id="lyco_merge_undo",
         )
         with gr.Row(visible=False) as self.limits:

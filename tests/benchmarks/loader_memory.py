@@ -89,19 +89,22 @@ class Memory:
 def results(kinds: tuple[str, ...], folder: Path, row: int, device: str, model: str = "sd1") -> Iterator[Result]:
     """Yield the figures of a new process."""
     command = [sys.executable, "-m", "tests.benchmarks.loader_memory", model, device, str(folder), str(row), *kinds]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    for name, value, limit, unit in json.loads(done.stdout.splitlines()[-1]):
-        yield Result(name, value, limit, unit=unit)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            name, value, limit, unit = json.loads(line)
+            yield Result(name, value, limit, unit=unit)
+    if process.returncode:
+        raise RuntimeError(f"the measurement of memory ended with {process.returncode}; the lines above say why")
 
 
 def main(model: str, device: str, folder: str, row: str, *kinds: str) -> None:
     """Measure and print."""
     memory = Memory(make(model, device, torch.float32 if device == "cpu" else torch.float16), Path(folder), int(row))
-    found = [result for kind in kinds for result in memory.growth(kind)]
-    found += [result for limit in (0, CACHE) for result in memory.in_a_row(limit)]
-    print(json.dumps([(result.name, result.value, result.limit, result.unit) for result in found]))
+    stages = [memory.growth(kind) for kind in kinds] + [memory.in_a_row(limit) for limit in (0, CACHE)]
+    for stage in stages:
+        for result in stage:
+            print(json.dumps((result.name, result.value, result.limit, result.unit)), flush=True)
 
 
 if __name__ == "__main__":
