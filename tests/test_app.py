@@ -327,6 +327,12 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
 
 
 def choose(tab: Any, place: str, name: str) -> None:
-    """Choose a name in a dropdown as a person does."""
-    tab.click(f"{place} input")
-    tab.click(f'{place} ul li:has-text("{name}")')
+    """Choose a name in a dropdown as a person does, who clicks again where the list closed because new choices came."""
+    wanted = f'{place} ul li:has-text("{name}")'
+    for _ in range(3):
+        tab.click(f"{place} input")
+        tab.wait_for_timeout(300)
+        if tab.locator(wanted).count():
+            break
+        tab.evaluate("document.activeElement.blur()")
+    tab.click(wanted)

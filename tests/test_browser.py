@@ -38,8 +38,8 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     for name in ("networks", "checkpoints"):
         (data / name).mkdir()
     wide_pair(data / "checkpoints")
-    (data / "networks" / "broken.safetensors").write_bytes(b"not a network" * 9)
-    (data / "checkpoints" / "broken-model.safetensors").write_bytes(b"not a checkpoint" * 9)
+    (data / "networks" / "damaged.safetensors").write_bytes(b"not a network" * 9)
+    (data / "checkpoints" / "damaged-model.safetensors").write_bytes(b"not a checkpoint" * 9)
     (data / "networks" / "taken.safetensors").write_bytes(b"")
     badly_named(data / "networks" / f"{HTML_NAME}.safetensors")
     with running_app(request.param, data) as found:
@@ -196,8 +196,8 @@ def test_a_cancelled_job_stops_within_a_second_and_leaves_nothing(tab: Any, data
 
 
 def test_generate_tells_what_is_wrong(tab: Any) -> None:  # noqa: F811
-    paint(tab, "a <lyco:broken:1>")
-    says_once(tab, "#lyco_notes", "broken.safetensors is cut off or no safetensors file")
+    paint(tab, "a <lyco:damaged:1>")
+    says_once(tab, "#lyco_notes", "damaged.safetensors is cut off or no safetensors file")
     paint(tab, f"a <lyco:{EVIL}:1>")
     wait_until_says(tab, "#lyco_notes", "img src=x")
     assert tab.evaluate(NOT_EXECUTED)
@@ -206,20 +206,22 @@ def test_generate_tells_what_is_wrong(tab: Any) -> None:  # noqa: F811
 def test_merge_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa: F811
     before = files_in(data)
     open_page(tab, "Merge")
+    if tab.locator("#lyco_merge_row0_remove").is_visible():  # of the last visit
+        tab.click("#lyco_merge_row0_remove")
+        tab.wait_for_selector("#lyco_merge_row0_remove", state="hidden")
     refused(tab, "merge", "no network is chosen")
     choose(tab, "#lyco_merge_add", HTML_NAME)
     shown_as_text(tab, "#lyco_merge_row0")
-    refused(tab, "merge", "no checkpoint is chosen")
-    choose(tab, "#lyco_merge_checkpoint", "broken-model")
-    refused(tab, "merge", "broken-model.safetensors is cut off or no safetensors file")
+    choose(tab, "#lyco_merge_checkpoint", "damaged-model")
+    refused(tab, "merge", "damaged-model.safetensors is cut off or no safetensors file")
     choose(tab, "#lyco_merge_checkpoint", MODEL)
     write(tab, "#lyco_merge_name", MODEL.split(".")[0])
     refused(tab, "merge", f"{MODEL} is there already")
     write(tab, "#lyco_merge_name", "../elsewhere")
     refused(tab, "merge", "elsewhere")
     write(tab, "#lyco_merge_name", "never")
-    choose(tab, "#lyco_merge_add", "broken")
-    refused(tab, "merge", "broken.safetensors is cut off or no safetensors file")
+    choose(tab, "#lyco_merge_add", "damaged")
+    refused(tab, "merge", "damaged.safetensors is cut off or no safetensors file")
     assert tab.evaluate(NOT_EXECUTED) and files_in(data) == before
 
 
@@ -229,8 +231,8 @@ def test_extract_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa: F81
     choose(tab, "#lyco_extract_org", MODEL)
     choose(tab, "#lyco_extract_tuned", MODEL)
     refused(tab, "extract", "the same file")
-    choose(tab, "#lyco_extract_tuned", "broken-model")
-    refused(tab, "extract", "broken-model.safetensors is cut off or no safetensors file")
+    choose(tab, "#lyco_extract_tuned", "damaged-model")
+    refused(tab, "extract", "damaged-model.safetensors is cut off or no safetensors file")
     choose(tab, "#lyco_extract_org", "wide.safetensors")
     choose(tab, "#lyco_extract_tuned", "wide-tuned")
     tab.click(MORE)
@@ -248,8 +250,8 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     before = files_in(data)
     open_page(tab, "Resize")
     refused(tab, "resize", "no network is chosen")
-    choose(tab, "#lyco_resize_model", "broken")
-    refused(tab, "resize", "broken.safetensors is cut off or no safetensors file")
+    choose(tab, "#lyco_resize_model", "damaged")
+    refused(tab, "resize", "damaged.safetensors is cut off or no safetensors file")
     choose(tab, "#lyco_resize_model", "demo-lora")
     choose(tab, "#lyco_resize_base_model", MODEL)
     tab.click(MORE)
@@ -271,8 +273,8 @@ def test_block_weight_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa
     tab.click("#lyco_blocks_bake_part button, #lyco_blocks_bake_part .label-wrap")
     tab.click("#lyco_blocks_bake")
     says_once(tab, "#lyco_blocks_bake_notes", "no network is chosen")
-    choose(tab, "#lyco_blocks_network", "broken")
-    says_once(tab, "#lyco_blocks_notes", "broken.safetensors is cut off or no safetensors file")
+    choose(tab, "#lyco_blocks_network", "damaged")
+    says_once(tab, "#lyco_blocks_notes", "damaged.safetensors is cut off or no safetensors file")
     choose(tab, "#lyco_blocks_network", HTML_NAME)
     says_once(tab, "#lyco_blocks_notes", "rename the file")
     shown_as_text(tab, "#lyco_blocks_notes")
@@ -288,8 +290,8 @@ def test_block_weight_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa
 
 def test_inspect_tells_what_is_wrong(tab: Any) -> None:  # noqa: F811
     open_page(tab, "Inspect")
-    choose(tab, "#lyco_inspect_model", "broken")
-    says_once(tab, "#lyco_inspect_progress", "broken.safetensors is cut off or no safetensors file")
+    choose(tab, "#lyco_inspect_model", "damaged")
+    says_once(tab, "#lyco_inspect_progress", "damaged.safetensors is cut off or no safetensors file")
     choose(tab, "#lyco_inspect_model", HTML_NAME)
     shown_as_text(tab, "#lyco_inspect_found")
     wait_until_says(tab, "#lyco_inspect_found", EVIL)  # the metadata's own HTML

@@ -41,8 +41,8 @@ def train(name: str, recipe: Recipe, checkpoint: Path, folder: Path, steps: int 
     pace.finish()
     path = folder / f"{name}.safetensors"
     network.save_weights(str(path), torch.float16, _metadata(name, recipe, scenes, checkpoint))
-    if recipe.word:
-        _add_embedding(path, recipe.word, _meaning(model, recipe.meaning))
+    more = {f"bundle_emb.{recipe.word}.string_to_param.*": _meaning(model, recipe.meaning)} if recipe.word else {}
+    _seal(path, more)
     return path
 
 
@@ -95,12 +95,14 @@ def _metadata(name: str, recipe: Recipe, scenes: list[Scene], checkpoint: Path) 
     }  # fmt: skip
 
 
-def _add_embedding(path: Path, word: str, vectors: Tensor) -> None:
+def _seal(path: Path, more: dict[str, Tensor]) -> None:
+    """Write a file again with more tensors and with the hash that programs compute; LyCORIS' own is of something else."""
     with safe_open(str(path), "pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    tensors[f"bundle_emb.{word}.string_to_param.*"] = vectors.to(torch.float16)
+    tensors.update({key: tensor.to(torch.float16) for key, tensor in more.items()})
     save_file(tensors, str(path), metadata)
     save_file(tensors, str(path), {**metadata, "sshs_model_hash": model_hash(path)})
+    path.chmod(0o644)
 
 
 def _meaning(model: LoadedModel, words: str) -> Tensor:
