@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from lib_lycoris.hosts.demo import CHECKPOINT
 from tests.test_app import app_pythons, choose, running_app, tab, wait_until_says  # noqa: F401 - `tab` is a fixture
 
-pytestmark = [pytest.mark.browser, pytest.mark.new_set]
+pytestmark = [pytest.mark.long, pytest.mark.browser, pytest.mark.new_set]
 
 MODEL = CHECKPOINT.name
 WIDE = 512  # side of the weights whose extraction takes some seconds
@@ -262,7 +262,7 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     write(tab, "#lyco_resize_new_conv_rank", "")
     write(tab, "#lyco_resize_name", "taken")
     refused(tab, "resize", "taken.safetensors is there already")
-    tab.click('#lyco_page button:has-text("Bake"):visible')
+    tab.click('#lyco_page button:text-is("Bake"):visible')
     choose(tab, "#lyco_bake_model", "demo-lora")
     write(tab, "#lyco_bake_weights", "1,2,3")
     refused(tab, "bake", "3 values came")

@@ -52,6 +52,7 @@ class InspectPage:
         self.desk = desk
         self.panel = JobPanel(desk, "compare")
         self._shown: dict[Path, Shown] = {}
+        self._latest: str | None = None
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -98,7 +99,8 @@ class InspectPage:
     def _wire(self) -> None:
         self.desk.keep(PAGE, {"model": self.picker.component, "several": self.several.component, "base": self.base.component})
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-        self.picker.component.change(self.show, [self.picker.component], self.outputs, show_progress="hidden")
+        told = self.picker.component.change(self.show, [self.picker.component], self.outputs, show_progress="hidden")
+        told.then(self.settle, [self.picker.component], self.outputs, show_progress="hidden")
         asked = [self.picker.component, self.search, self.order]
         for part in (self.search, self.order):
             part.change(self.filtered, asked, [self.table], **quick)
@@ -116,6 +118,7 @@ class InspectPage:
 
     def show(self, name: str | None) -> Iterator[list[Update]]:
         """Describe a network: at once what its file says, then, module by module, how much it changes."""
+        self._latest = name
         if not name:
             yield self._updates(state=idle(EMPTY), found=False)
             return
@@ -130,6 +133,13 @@ class InspectPage:
         if shown.sizes is None:
             yield from self._measured(path, shown)
         yield self._complete(path, self._shown.get(path, shown))
+
+    def settle(self, name: str | None) -> Iterator[list[Update]]:
+        """Describe the network that is chosen now: Gradio drops a choice that is made while the one before is still worked on."""
+        if name == self._latest:
+            yield self._updates()
+        else:
+            yield from self.show(name)
 
     def _inspected(self, path: Path) -> Shown:
         info = path.stat()
