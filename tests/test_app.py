@@ -252,7 +252,12 @@ def tab(address: str, browser_path: str) -> Iterator[Any]:
 
 
 def wait_until_says(tab: Any, place: str, text: str) -> None:
-    tab.wait_for_function(f"document.querySelector({json.dumps(place)}).innerText.includes({json.dumps(text)})")
+    from playwright.sync_api import TimeoutError as TimedOut
+
+    try:
+        tab.wait_for_function(f"document.querySelector({json.dumps(place)}).innerText.includes({json.dumps(text)})")
+    except TimedOut:
+        raise AssertionError(f"{place} says {tab.inner_text(place)!r}, not {text!r}") from None
 
 
 @pytest.mark.browser

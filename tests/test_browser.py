@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from lib_lycoris.hosts.demo import CHECKPOINT
 from tests.test_app import app_pythons, choose, running_app, tab, wait_until_says  # noqa: F401 - `tab` is a fixture
 
-pytestmark = [pytest.mark.long, pytest.mark.browser, pytest.mark.new_set]
+pytestmark = [pytest.mark.browser, pytest.mark.new_set]
 
 MODEL = CHECKPOINT.name
 WIDE = 512  # side of the weights whose extraction takes some seconds
@@ -214,6 +214,7 @@ def test_merge_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa: F811
     refused(tab, "merge", "no network is chosen")
     choose(tab, "#lyco_merge_add", HTML_NAME)
     shown_as_text(tab, "#lyco_merge_row0")
+    write(tab, "#lyco_merge_name", "never")
     choose(tab, "#lyco_merge_checkpoint", "damaged-model")
     refused(tab, "merge", "damaged-model.safetensors is cut off or no safetensors file")
     choose(tab, "#lyco_merge_checkpoint", MODEL)
@@ -264,6 +265,8 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     refused(tab, "resize", "taken.safetensors is there already")
     tab.click('#lyco_page button:text-is("Bake"):visible')
     choose(tab, "#lyco_bake_model", "demo-lora")
+    refused(tab, "bake", 'needs that model beside it ("base model")')
+    choose(tab, "#lyco_bake_sd_model", MODEL)
     write(tab, "#lyco_bake_weights", "1,2,3")
     refused(tab, "bake", "3 values came")
     assert files_in(data) == before

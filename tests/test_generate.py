@@ -76,8 +76,7 @@ def test_every_demo_network_changes_the_picture_and_leaves_the_model_alone(host:
     changed = paint(host, f"{PROMPT} <lyco:{name}>")
     assert changed.problems == ()
     assert len(changed.applied) == 1 and changed.applied[0].startswith(f"{name}: ")
-    difference = np.abs(pixels(changed) - plain).mean()
-    assert 2 < difference < 100, difference
+    assert np.abs(pixels(changed) - plain).mean() > 2
     assert pixels(changed).std() > 20, "the picture is wrecked: it is almost one colour"
     assert bits(host) == before
     assert np.array_equal(pixels(paint(host, PROMPT)), plain)

@@ -296,12 +296,14 @@ def test_a_chosen_network_shows_its_blocks_then_its_norms(page: BlocksPage) -> N
     shown = page.choose(Sitting(), "demo-locon", *NUMBERS)
     sitting = value(shown, "state")
     assert sitting.board.count == 26 and value(shown, "layout") == LABELS[26] and tag_in(shown) == "<lyco:demo-locon:1>"
-    assert not sitting.board.is_touched("IN00") and sitting.board.is_touched("IN10") and "Bars" not in value(shown, "legend")
+    assert all(sitting.board.is_touched(block) for block in ("BASE", "IN00", "IN10")) and "Bars" not in value(shown, "legend")
     assert sum("value" in update for update in page.measure("demo-locon")) > 5
     moved = page.typed(",".join(["1"] * 25 + ["0.5"]), sitting, "demo-locon", *NUMBERS)  # a slider while it was measured
     late = page.show_norms(value(moved, "state"), "demo-locon", *NUMBERS)
     assert value(late, "state").board.shown[-1] == 0.5 and "longest bar" in value(late, "legend")
     assert 'width:100%' in value(late, "picture")
+    unet = value(page.choose(Sitting(), "demo-dora", *NUMBERS), "state").board
+    assert not unet.is_touched("BASE") and unet.is_touched("IN10")
     short = page.choose(Sitting(), "demo-lora", *NUMBERS)
     assert value(short, "state").board.count == 17 and value(short, "preset") == "ALL" and tag_in(short) == "<lyco:demo-lora:1>"
 

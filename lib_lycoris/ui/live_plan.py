@@ -15,7 +15,7 @@ from ..tools.declaration import Plan
 from ..tools.given import checked
 from .desk import Desk, by_hand
 from .job_panel import Make, duration
-from .look import idle, notes
+from .look import idle, in_page_words, notes
 
 PAUSE = 0.5  # seconds without a change before the files are looked at
 SHOWN = 40  # keys that are listed
@@ -87,7 +87,7 @@ def as_html(plan: Plan) -> str:
     """Return a plan as people read it; what fits no layer is behind a line to open."""
     unmatched = plan.report.get("unmatched") or []
     text = plan.text if not unmatched else "\n".join(line for line in plan.text.splitlines() if not line.startswith("  "))
-    return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(text)}</p>{_keys(unmatched)}</div>'
+    return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(in_page_words(text))}</p>{_keys(unmatched)}</div>'
 
 
 def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
@@ -110,7 +110,7 @@ def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
 def _keys(unmatched: Sequence[Sequence[Any]]) -> str:
     if not unmatched:
         return ""
-    rows = "".join(f"<li><code>{escape(str(key))}</code> {escape(str(reason))}</li>" for key, reason in unmatched[:SHOWN])
+    rows = "".join(f"<li><code>{escape(str(key))}</code> {escape(in_page_words(str(reason)))}</li>" for key, reason in unmatched[:SHOWN])
     more = f"<li>... and {len(unmatched) - SHOWN} more</li>" if len(unmatched) > SHOWN else ""
     return f'<details class="lyco_details"><summary>{len(unmatched)} keys are not used</summary><ul>{rows}{more}</ul></details>'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -51,7 +52,13 @@ def idle(text: str, failed: bool = False) -> str:
 
 def report(text: str) -> str:
     """Return a report of several lines as it was written."""
-    return f'<pre class="lyco_report" tabindex="0">{escape(text)}</pre>' if text else ""
+    return f'<pre class="lyco_report" tabindex="0">{escape(in_page_words(text))}</pre>' if text else ""
+
+
+def in_page_words(text: str) -> str:
+    """Return a tool's sentence as it reads beside a form: an option is the field of that name, and there is no --json to give."""
+    text = re.sub(r" \([^()]*--json[^()]*\)", "", text)
+    return re.sub(r"(?<![^\s(])--([a-z][\w-]*)(?: FILE\b)?", lambda found: f'"{re.sub("[_-]", " ", found[1])}"', text)
 
 
 def tag_box(tag: str, send: str) -> str:
@@ -65,5 +72,5 @@ def tag_box(tag: str, send: str) -> str:
 def notes(applied: Sequence[str] = (), problems: Sequence[str] = (), errors: Sequence[str] = ()) -> str:
     """Return what was done and what was not, one line each; the worst first."""
     kinds = (("worse", errors), ("bad", problems), ("good", applied))
-    lines = [f'<div class="lyco_note {kind}">{escape(text)}</div>' for kind, texts in kinds for text in texts]
+    lines = [f'<div class="lyco_note {kind}">{escape(in_page_words(text))}</div>' for kind, texts in kinds for text in texts]
     return f'<div role="status">{"".join(lines)}</div>' if lines else ""
