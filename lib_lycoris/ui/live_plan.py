@@ -86,8 +86,9 @@ class LivePlan:
 def as_html(plan: Plan) -> str:
     """Return a plan as people read it; what fits no layer is behind a line to open."""
     unmatched = plan.report.get("unmatched") or []
-    text = plan.text if not unmatched else "\n".join(line for line in plan.text.splitlines() if not line.startswith("  "))
-    return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(in_page_words(text))}</p>{_keys(unmatched)}</div>'
+    lines = in_page_words(plan.text).splitlines()
+    text = "\n".join(line for line in lines if not (unmatched and line.startswith("  ")))
+    return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(text)}</p>{_keys(unmatched)}</div>'
 
 
 def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
