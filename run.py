@@ -361,7 +361,8 @@ def run_inside(arguments: list[str]) -> int:
             from lib_lycoris.cli import main as command_line
 
             return command_line(arguments) or 0
-        known = sorted(path.stem for path in (ROOT / "tests/benchmarks").glob("[a-z]*.py"))
+        files = sorted((ROOT / "tests/benchmarks").glob("[a-z]*.py"))
+        known = [path.stem for path in files if "ArgumentParser" in path.read_text("utf-8")]  # the others are parts of one
         if not arguments[1:] or arguments[1] not in known:
             raise Trouble(f"bench wants the name of a benchmark, one of: {', '.join(known) or '(there are none yet)'}.")
         sys.argv = [f"bench {arguments[1]}", *arguments[2:]]

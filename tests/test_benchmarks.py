@@ -15,6 +15,7 @@ from tests.benchmarks.loader_models import Model, make
 from tests.benchmarks.loader_picture import draw
 from tests.benchmarks.loader_sides import Hosts, Ours, kohya_names
 from tests.benchmarks.loader_stages import Rising
+from tests.benchmarks.loader_steps import Steps, pieces, share, step
 from tests.benchmarks.loader_timing import Clock, Result, added, of, ratio
 
 KINDS = [*loader_networks.KINDS, *loader_networks.MORE]
@@ -82,6 +83,20 @@ def test_a_twin_has_the_same_weights_and_layers_of_its_own(model: Model) -> None
             assert mine is shared
             assert other.data_ptr() != mine.data_ptr() and torch.equal(other, mine)
         assert not set(map(id, part.modules())) & set(map(id, twin.parts[name].modules()))
+
+
+def test_the_pieces_of_a_step_are_all_of_it(model: Model) -> None:
+    """Every weight is in one piece, every piece is called once, and each model's pieces are timed in every round."""
+    unet = model.parts["unet"]
+    found = dict(pieces(unet))
+    inside = [id(parameter) for piece in found.values() for parameter in piece.parameters()]
+    assert sorted(inside) == sorted(map(id, unet.parameters()))
+    steps = Steps(model, 16)
+    assert steps.calls.keys() == found.keys()
+    rounds = [steps.take({"plain": model.copied(), "same": model.twin()}, number) for number in range(3)]
+    for times in rounds:
+        assert times["plain"].keys() == times["same"].keys() == found.keys()
+    assert share("same", rounds, "same", "plain", None).value == step(rounds, "same") / step(rounds, "plain") > 0
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from lib_lycoris.networks.reader import open_file
 from lib_lycoris.networks.writer import save
 from lib_lycoris.patching.cost import is_cheaper_beside
 from lib_lycoris.patching.layers import PatchedLayer
+from lib_lycoris.patching.workspace import LENT_SHARE
 from tests.samples import LAYERS
 from tests.tiny_model import TinyModel, networks, write_network
 
@@ -100,11 +101,9 @@ def test_the_cost_model_adds_to_few_tokens_and_makes_the_weight_for_many() -> No
         assert not is_cheaper_beside([lora], 8192, "cpu")
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("room", [0, 1 << 20])
-def test_auto_keeps_a_weight_only_where_there_is_room(room: int) -> None:
-    """Whatever it keeps, the output is the same to the bit."""
-    wide = nn.Linear(320, 320)
+def wide_layer(dtype: torch.dtype = torch.float32) -> tuple[Patcher, nn.Linear]:
+    """Return a patcher of one layer of SD1.5's size."""
+    wide = nn.Linear(320, 320, dtype=dtype)
     root = nn.Module()
     names = ["diffusion_model", "input_blocks", "1", "1", "transformer_blocks", "0", "attn1", "to_q"]
     place = root
@@ -112,7 +111,14 @@ def test_auto_keeps_a_weight_only_where_there_is_room(room: int) -> None:
         place.add_module(name, nn.Module())
         place = place.get_submodule(name)
     place.add_module(names[-1], wide)
-    patcher = Patcher(root, "sd1")
+    return Patcher(root, "sd1"), wide
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("room", [0, 1 << 20])
+def test_auto_keeps_a_weight_only_where_there_is_room(room: int) -> None:
+    """Whatever it keeps, the output is the same to the bit."""
+    patcher, wide = wide_layer()
     patcher.workspace.merged_bytes = room
     network = _random_lora(patcher)
     patcher.apply([constant(network, 0.7)])
@@ -127,6 +133,29 @@ def test_auto_keeps_a_weight_only_where_there_is_room(room: int) -> None:
     varying = Activation(network, lambda name: _Varying())
     patcher.apply([varying])
     assert patcher.layer(wide).way(tokens) == "recompute"  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("networks_are", ["small", "large"])
+def test_functional_borrows_no_more_than_a_share_of_the_networks(dtype: torch.dtype, networks_are: str) -> None:
+    """And in half precision nothing, where a sum with the weight would lose small changes; what it computes is the same."""
+    patcher, wide = wide_layer(dtype)
+    network = _random_lora(patcher)
+    size = wide.weight.nbytes / LENT_SHARE
+    count = 1 if networks_are == "small" else round(size / network.bytes) + 1
+    tokens = torch.randn(8192, 320, dtype=dtype)
+    patcher.apply([constant(network, 0.7 / count)] * count, "functional")
+    layer = patcher.layer(wide)
+    assert layer is not None and layer.way(tokens[:64]) == "functional"
+    borrows = networks_are == "large" and dtype == torch.float32
+    assert layer.way(tokens) == ("recompute" if borrows else "functional")
+    if dtype == torch.float32:
+        got = wide(tokens)
+        assert sum(t.nbytes for t in patcher.workspace._scratch.values()) <= LENT_SHARE * network.bytes * count
+        assert bool(patcher.workspace._scratch) == borrows
+        patcher.apply([constant(network, 0.7)], "merged")
+        torch.testing.assert_close(got, wide(tokens), rtol=1e-4, atol=1e-3)
 
 
 class _Varying:

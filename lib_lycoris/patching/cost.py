@@ -13,6 +13,10 @@ how many steps there are and what was on the model before decide between *recomp
 prompt gives the same picture. For that reason too the constants are fixed, not measured at every start; ``python3 run.py bench loader``
 prints what the ways take on the machine at hand.
 
+A forced *functional* keeps to the factors' memory, give or take: it is *recompute* where that is cheaper and the layer's float32 weight
+fits into a share of the networks' own bytes (``workspace.LENT_SHARE``). In half precision it never is: W + s · ΔW, rounded, would lose
+what is smaller than the weight's steps, which the change of the output does not.
+
 What an algorithm's forms multiply and move is its own to say (``Algorithm.work``).
 """
 

@@ -79,7 +79,7 @@ class Patcher:
         for module, layer in layers.items():
             if (before := self._layers.get(module)) is not None:
                 layer.adopt(before)
-        self.workspace.begin(mode)
+        self.workspace.begin(mode, sum(activation.network.bytes for activation in activations))
         self._layers, self._edits = layers, edits
         if not layers:
             self.workspace.free()

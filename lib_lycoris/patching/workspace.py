@@ -16,6 +16,7 @@ from .cost import Way, is_cheaper_beside
 
 Mode = Literal["auto", "functional", "merged", "recompute"]
 MERGED_BYTES = 256 << 20  # of effective weights that "auto" may keep
+LENT_SHARE = 0.15  # of the networks' own bytes: what "functional" may borrow for the weight of one layer at a time
 
 
 @dataclass
@@ -26,11 +27,12 @@ class Workspace:
     mode: Mode = "auto"
     merged_bytes: int = MERGED_BYTES
     _kept: int = 0
+    _lent_bytes: float = 0
     _scratch: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
-    def begin(self, mode: Mode) -> None:
-        """Begin anew: other networks come."""
-        self.mode, self._kept = mode, 0
+    def begin(self, mode: Mode, network_bytes: int) -> None:
+        """Begin anew: other networks come, of so many bytes in all."""
+        self.mode, self._kept, self._lent_bytes = mode, 0, LENT_SHARE * network_bytes
 
     def free(self) -> None:
         """Let the shared memory go."""
@@ -41,11 +43,15 @@ class Workspace:
 
         constant: whether their strengths stay as they are from step to step; kept: whether its effective weight is kept already.
         """
-        if self.mode != "auto":
+        if self.mode in ("merged", "recompute"):
             return self.mode
+        if self.mode == "functional" and (weight.dtype != torch.float32 or weight.nbytes > self._lent_bytes):
+            return "functional"  # a sum in half precision would lose what is smaller than its steps
         if is_cheaper_beside(works, positions, weight.device.type):
             return "functional"
-        size = 0 if kept else weight.numel() * weight.element_size()
+        if self.mode == "functional":
+            return "recompute"
+        size = 0 if kept else weight.nbytes
         if not constant or self._kept + size > self.merged_bytes:
             return "recompute"
         self._kept += size

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from lib_lycoris import Patcher
@@ -15,6 +14,7 @@ from lib_lycoris import Patcher
 from . import loader_networks
 from .loader_models import Model
 from .loader_sides import STEPS, Hosts, Ours, Side
+from .loader_steps import Steps, Times, share, step
 from .loader_timing import Result, added, of, ratio, seconds
 
 EVENTS = ("first_use", "new_file", "strength_only", "off")
@@ -37,7 +37,7 @@ class Plan:
     """How much is measured: repeats of each change, rounds of steps by way, pairs of a schedule's steps, networks in a row."""
 
     repeats: int = 2
-    rounds: dict[str, int] = field(default_factory=lambda: {"functional": 3, "merged": 2, "recompute": 1, "auto": 1})
+    rounds: dict[str, int] = field(default_factory=lambda: {"functional": 3, "merged": 3, "recompute": 1, "auto": 3})
     pairs: int = 10
     row: int = 100
     size: int = 64  # of a step's latents
@@ -96,50 +96,44 @@ class Stages:
     def steady(self) -> Iterator[Result]:
         """Yield what a step costs with a network, of a plain step in the same round; and what a picture costs on the way chosen by us."""
         sides: dict[str, Ours] = {way: Ours(self.model, way) for way in self.plan.ways}  # type: ignore[arg-type]
-        self.step(self.model)
+        steps, plain = Steps(self.model, self.plan.size), self.model.copied()
         for kind in self.kinds:
-            ratios: dict[str, list[float]] = {way: [] for way in sides}
-            plain: list[float] = []
             for side in sides.values():
                 side.use(self.file(kind), 0.8)
                 side.model.probe()
-            change = self.first_step(sides["auto"], kind) if "auto" in sides else 0.0
+            changes = self.change(sides["auto"], kind) if "auto" in sides else []
+            rounds: list[Times] = []
             for number in range(max(self.plan.rounds[way] for way in sides)):
                 turn = [way for way in sides if number < self.plan.rounds[way]]
-                times = self.in_turns({"plain": self.model, **{way: sides[way].model for way in turn}}, number)
-                plain.append(times["plain"])
-                for way in turn:
-                    ratios[way].append(times[way] / times["plain"])
-            for way, values in ratios.items():
-                yield of(f"steady_{kind}_{way}", values, {"merged": MERGED_LIMIT, "functional": STEADY_LIMITS.get(kind)}.get(way))
+                rounds.append(steps.take({"plain": plain, **{way: sides[way].model for way in turn}}, number))
+            for way in sides:
+                limit = {"merged": MERGED_LIMIT, "functional": STEADY_LIMITS.get(kind)}.get(way)
+                yield share(f"steady_{kind}_{way}", rounds, way, "plain", limit)
             if "auto" in sides:
-                step = median(plain)
-                change = max(0.0, change - median(ratios["auto"]) * step)
-                yield of(f"change_{kind}_auto_seconds", [change], unit="s")
-                yield of(f"picture_{kind}", [r + change / (STEPS * step) for r in ratios["auto"]], PICTURE_LIMIT)
+                change = of(f"change_{kind}_auto_seconds", changes, unit="s")
+                yield change
+                whole = (max(change.value, 0.0) + STEPS * step(rounds, "auto")) / (STEPS * step(rounds, "plain"))
+                yield Result(f"picture_{kind}", whole, PICTURE_LIMIT)
             for side in sides.values():
                 side.reset()
 
-    def first_step(self, side: Ours, kind: str) -> float:
-        """Return the seconds of a change to another file and of the step after it."""
-        other = self.file(kind, 1)
+    def change(self, side: Ours, kind: str) -> list[float]:
+        """Return the seconds that a change to another file adds to a picture's first step, each from two steps one after the other."""
+        found = []
+        for seed in (1, 0):
+            path = self.file(kind, seed)
 
-        def both() -> None:
-            side.use(other, 0.8)
-            side.model.probe()  # the text encoder's part
-            side.model.step(self.plan.size)
+            def first(path: Path = path) -> None:
+                side.use(path, 0.8)
+                side.model.probe()  # the text encoder's part
+                side.model.step(self.plan.size)
 
-        return seconds(both) - seconds(side.model.probe)
+            def again() -> None:
+                side.model.probe()
+                side.model.step(self.plan.size)
 
-    def step(self, model: Model) -> float:
-        """Return the seconds of one step."""
-        return seconds(lambda: model.step(self.plan.size))
-
-    def in_turns(self, models: dict[str, Model], first: int) -> dict[str, float]:
-        """Return the seconds of one step of each, beginning with another one each time."""
-        names = list(models)
-        first %= len(names)
-        return {name: self.step(models[name]) for name in names[first:] + names[:first]}
+            found.append(seconds(first) - seconds(again))
+        return found
 
     def schedule(self) -> Iterator[Result]:
         """Yield what a step costs when the strength changes at every step; at a quarter of the tokens, where a fixed cost weighs more."""
