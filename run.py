@@ -67,6 +67,8 @@ class Environment(NamedTuple):
 
 NEW = Environment("new", ROOT / ".venv", ("3.12", "3.11", "3.13", "3.10"), ("app", "test", "oracle"))
 OLD = Environment("old", ROOT / ".venv-old", ("3.10",), ("app", "test"))
+MIDDLE = Environment("middle", ROOT / ".venv-middle", ("3.11", "3.12", "3.10"), ("app", "test"))
+SETS = {environment.name: environment for environment in (NEW, OLD, MIDDLE)}
 
 
 def in_venv(folder: Path, program: str) -> Path:
@@ -337,10 +339,10 @@ def run_tests(arguments: list[str]) -> int:
     environment = NEW
     if "--set" in arguments:
         at = arguments.index("--set")
-        environment = {"new": NEW, "old": OLD}[arguments[at + 1]]
+        environment = SETS[arguments[at + 1]]
         arguments = arguments[:at] + arguments[at + 2 :]
     ensure(environment, environment.test_extras)
-    core = ["-m", "not browser"] if environment is OLD and "-m" not in arguments else []
+    core = ["-m", "not browser"] if environment is not NEW and "-m" not in arguments else []
     command = [str(environment.python), "-m", "pytest", *core, *map(from_here, arguments)]
     return run_through(command, ROOT, LYCORIS_TEST_SET=environment.name)
 

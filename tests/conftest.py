@@ -1,7 +1,7 @@
 """Options, and which tests run on which set of versions.
 
 `new_set` tests, and files whose top level says `REQUIRES = ("module", ...)` with a module that is not installed, are not
-collected on the *old* set. On the *new* set everything is collected, so a missing module is an error there.
+collected on the *old* and the *middle* set. On the *new* set everything is collected, so a missing module is an error there.
 """
 
 import ast
@@ -22,7 +22,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def set_name() -> str:
-    """Tell whether these are the *new* or the *old* versions (run.py says so; by hand it is told by torch)."""
+    """Return the name of the set (run.py says it; by hand *new* and *old* are told apart by torch)."""
     major, minor = importlib.metadata.version("torch").split(".")[:2]
     return os.environ.get("LYCORIS_TEST_SET") or ("new" if (int(major), int(minor)) >= (2, 4) else "old")
 
@@ -48,13 +48,13 @@ def needs(path: Path) -> tuple[str, ...]:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    if set_name() != "old" or collection_path.suffix != ".py":
+    if set_name() == "new" or collection_path.suffix != ".py":
         return None
     return True if any(importlib.util.find_spec(name) is None for name in needs(collection_path)) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    unwanted = {"new_set"} if set_name() == "old" else set()
+    unwanted = set() if set_name() == "new" else {"new_set"}
     unwanted |= set() if config.getoption("--long") else {"long"}
     unwanted |= set() if config.getoption("--webui") else {"webui"}
     left_out = [item for item in items if any(mark.name in unwanted for mark in item.iter_markers())]

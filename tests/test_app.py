@@ -32,7 +32,7 @@ from lib_lycoris.ui.look import bar, notes, page_css, script
 from lib_lycoris.ui.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-OLD = ROOT / ".venv-old" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+OTHERS = [ROOT / folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python") for folder in (".venv-old", ".venv-middle")]
 START = "import sys; from lib_lycoris.cli import main; sys.exit(main(sys.argv[1:]))"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -199,8 +199,8 @@ def test_styles_and_script_stay_inside_our_pages() -> None:
 
 
 def app_pythons() -> list[str]:
-    """This Python, and that of the old set where it has been made."""
-    return [sys.executable, *([str(OLD)] if OLD.exists() and Path(sys.executable) != OLD else [])]
+    """This Python, and those of the other sets, with other Gradios, where they have been made."""
+    return [sys.executable, *(str(python) for python in OTHERS if python.exists() and Path(sys.executable) != python)]
 
 
 @pytest.fixture(scope="module", params=app_pythons(), ids=lambda python: Path(python).parts[-3])

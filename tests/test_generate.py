@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris import cli
 from lib_lycoris.errors import HostError
-from lib_lycoris.hosts import embedded_tokenizer
+from lib_lycoris.hosts import embedded_preview, embedded_tokenizer
 from lib_lycoris.hosts.demo import NETWORKS
 from lib_lycoris.hosts.embedded import SAMPLERS, EmbeddedHost
+from lib_lycoris.hosts.embedded_preview import clean
 from lib_lycoris.hosts.library import Library
 from lib_lycoris.hosts.protocol import Cancelled, Picture, Progress, Request
 
@@ -491,3 +492,38 @@ def test_sd2_kinds_are_told_apart_by_the_answer() -> None:
 
     assert predicts_velocity(Answer(1, 2)) is True  # 0.5 -> -1
     assert predicts_velocity(Answer(1, 1)) is False  # 0.5 -> 0.5
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_preview_is_the_clean_picture_that_the_model_s_output_means(host: EmbeddedHost, sampler: str, prediction: str) -> None:
+    """For a sample made of a known picture and known noise, as each kind of scheduler scales it."""
+    import diffusers
+
+    name, extra = SAMPLERS[sampler]
+    scheduler = getattr(diffusers, name).from_config(host.model.pipe.scheduler.config, prediction_type=prediction, **extra)
+    x0, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    alpha, sigma = (float(v) ** 0.5 for v in (scheduler.alphas_cumprod[400], 1 - scheduler.alphas_cumprod[400]))
+    sample = alpha * x0 + sigma * noise
+    output = {"epsilon": noise, "v_prediction": alpha * noise - sigma * x0, "sample": x0}[prediction]
+    given = sample / alpha if sampler.startswith("Euler") else sample
+    torch.testing.assert_close(clean(scheduler, output, torch.tensor(400), given), x0, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_previews_come_nearer_to_the_picture(host: EmbeddedHost, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_preview, "PAUSE", 0.0)
+    monkeypatch.setattr(embedded_preview, "SHARE", 1e9)
+    seen: list[Progress] = []
+    picture = host.paint(Request(PROMPT, **{**SMALL, "steps": 8, "sampler": sampler}), seen.append)
+    previews = [state.preview for state in seen if state.preview is not None]
+    assert len(previews) == 7 and seen[0].preview is None and seen[-1].preview is None
+    far = [np.abs(np.asarray(image.convert("RGB"), dtype=np.float32) - pixels(picture)).mean() for image in previews]
+    assert far[-1] < 8 and far[-1] < far[0], far
+    assert np.array_equal(pixels(picture), pixels(host.paint(Request(PROMPT, **{**SMALL, "steps": 8, "sampler": sampler})))), "no trace"
+
+
+def test_previews_take_a_share_of_the_time(host: EmbeddedHost) -> None:
+    seen: list[Progress] = []
+    host.paint(Request(PROMPT, **{**SMALL, "steps": 3}), seen.append)
+    assert sum(state.preview is not None for state in seen) <= 2

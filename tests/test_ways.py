@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lib_lycoris import Activation, Network, Patcher, load
 from lib_lycoris.algorithms import LowRank
-from lib_lycoris.algorithms.layer import Convolution, Layer, Work
+from lib_lycoris.algorithms.layer import BlockRows, Convolution, Layer, Work
 from lib_lycoris.algorithms.oft import RotationMatrix
 from lib_lycoris.hosts.loaded import Loaded
 from lib_lycoris.networks.reader import open_file
@@ -207,6 +207,19 @@ def test_factors_are_not_copied_for_the_layers(tmp_path: Path, x: Tensor) -> Non
     change = edit.change(torch.device("cpu"), torch.float32, None)
     assert isinstance(change, LowRank)
     assert {change.up.data_ptr(), change.down.data_ptr()} == {t.data_ptr() for t in patch.tensors().values() if t.numel() > 1}
+
+
+@torch.no_grad()
+def test_a_rotation_is_kept_once(tmp_path: Path, x: Tensor) -> None:
+    model = TinyModel()
+    patcher = Patcher(model)
+    network = load(write_network(tmp_path / "n.safetensors", "oft", 1), patcher.base, patcher.dtype)
+    patcher.apply([constant(network, 0.5)], "functional")
+    model(x)
+    patch, edit = network.patches[LINEAR + ".weight"], layer_of(patcher, model).edits["weight"][0]
+    change = edit.change(torch.device("cpu"), torch.float32, None)
+    assert isinstance(patch, RotationMatrix) and isinstance(change, BlockRows)
+    assert change.blocks.data_ptr() == patch.blocks.data_ptr()
 
 
 def test_the_tensors_of_a_file_share_memory(tmp_path: Path) -> None:

@@ -90,8 +90,11 @@ class LoHa(Scaled):
             super().add_delta(out, base, weight, strength)
             return
         target, source = out.view(out.shape[0], -1), base.reshape(out.shape[0], -1)
-        for rows in row_blocks(target):
-            product = (a[rows] @ b).mul_(c[rows] @ d)
+        blocks = list(row_blocks(target))
+        one, other = torch.empty(2, blocks[0].stop, target.shape[1], dtype=a.dtype, device=a.device)  # memory of each block's own is slow to get
+        for rows in blocks:
+            count = rows.stop - rows.start
+            product = torch.mm(a[rows], b, out=one[:count]).mul_(torch.mm(c[rows], d, out=other[:count]))
             torch.add(source[rows], product, alpha=strength * self.scale, out=target[rows])
 
     def work(self, shape: Sequence[int]) -> Work:

@@ -123,7 +123,8 @@ class Rotated(Algorithm):
 
     def for_use(self, dtype: torch.dtype) -> Algorithm:
         """Return the matrix alone: the blocks are inverted once, and not kept beside it."""
-        return RotationMatrix(blocks=self.matrix().to(torch.promote_types(dtype, torch.float32)))
+        made = self.matrix().to(torch.promote_types(dtype, torch.float32))
+        return RotationMatrix(blocks=made.contiguous())  # a turned one would be copied for the layer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,6 +25,7 @@ from .demo import NETWORKS
 from .embedded_demo import ABOUT, data_folder, demo_model, own_networks
 from .embedded_demo import NAME as DEMO
 from .embedded_models import LoadedModel, load_model
+from .embedded_preview import Preview
 from .embedded_text import encode, usable
 from .embedded_tiny import tiny_model
 from .fitting import apply_fitting, base_weight
@@ -226,7 +227,7 @@ class EmbeddedHost:
                     embeddings[word] = parts
                 else:
                     chosen.problems.append(f'{activation.network.name}: its word "{word}" is for a text encoder of another width')
-        started = time.monotonic()
+        preview, started = Preview(pipe), time.monotonic()
         progress(Progress(0, request.steps))
 
         def after(_pipe: Any, done: int, _timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +236,8 @@ class EmbeddedHost:
             done += 1
             self.step(done, request.steps)
             rate = done / max(time.monotonic() - started, 1e-6)
-            progress(Progress(done, request.steps, rate, max(request.steps - done, 0) / rate))
+            small = preview.picture() if done < request.steps else None
+            progress(Progress(done, request.steps, rate, max(request.steps - done, 0) / rate, small))
             return state
 
         words = encode(self.model, chosen.text, negative, embeddings)

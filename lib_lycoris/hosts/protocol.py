@@ -67,12 +67,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a picture is: steps done and, once a step is done, steps a second and seconds left."""
+    """How far a picture is: steps done and, once a step is done, steps a second and seconds left, and now and then how it looks."""
 
     step: int
     steps: int
     rate: float | None = None
     eta: float | None = None
+    preview: Any = None  # PIL.Image.Image, small
 
     def text(self) -> str:
         """Return it as a person reads it."""

@@ -5,7 +5,7 @@ import queue
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, Union
@@ -14,7 +14,7 @@ import gradio as gr
 
 from ..errors import LycorisError
 from ..hosts.protocol import Cancelled, Painter, Picture, Progress, Request
-from .look import bar, idle, notes
+from .look import bar, idle, notes, small_picture
 
 KEPT = 24  # pictures in the gallery
 POLL = 0.15  # seconds between two states of the progress bar
@@ -121,11 +121,14 @@ class GeneratePage:
             self._free.release()
 
     def _follow(self, messages: queue.Queue[Message]) -> Iterator[tuple[Update, ...]]:
+        preview = ""
         while True:
             message = _latest(messages)
             if isinstance(message, Progress):
+                preview = preview if message.preview is None else small_picture(message.preview)
                 going = not self.cancel.is_set()
-                yield _shown(bar(message.step / message.steps, message.text(), LABEL) if going else idle("stopping ..."), busy=True)
+                state = bar(message.step / message.steps, message.text(), LABEL) + preview if going else idle("stopping ...")
+                yield _shown(state, busy=True)
                 continue
             yield self._finished(message)
             return
@@ -169,7 +172,9 @@ def _latest(messages: queue.Queue[Message]) -> Message:
     if isinstance(message, Progress):
         time.sleep(POLL)
     while isinstance(message, Progress) and not messages.empty():
-        message = messages.get()
+        newer = messages.get()
+        seen = isinstance(newer, Progress) and newer.preview is None
+        message = replace(newer, preview=message.preview) if seen else newer  # type: ignore[type-var]
     return message
 
 

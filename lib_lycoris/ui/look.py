@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,13 @@ def bar(share: float, text: str, label: str = "progress") -> str:
     percent = round(100 * min(max(share, 0.0), 1.0))
     facts = f'role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}"'
     return f'<div class="lyco_bar" {facts}><div style="width:{percent}%"></div></div>{idle(text)}'
+
+
+def small_picture(image: Any) -> str:
+    """Return a preview, a PIL image, as part of a page's text: no file and no request of its own."""
+    kept = BytesIO()
+    image.convert("RGB").save(kept, "JPEG", quality=85)
+    return f'<img class="lyco_preview" alt="preview" src="data:image/jpeg;base64,{b64encode(kept.getvalue()).decode()}">'
 
 
 def idle(text: str, failed: bool = False) -> str:

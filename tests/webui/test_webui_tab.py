@@ -113,6 +113,74 @@ def test_the_tag_of_a_new_network_goes_to_the_prompt(webui: WebUI, page: Any) ->
     assert (webui.lyco_dir / "one-of-them.safetensors").is_file()
 
 
+def open_page(page: Any, name: str) -> None:
+    page.locator("#lyco_tabs > .tab-nav button", has_text=name).first.click()
+
+
+def write(page: Any, place: str, text: str) -> None:
+    page.fill(f"{place} :is(textarea, input)", text)
+
+
+@pytest.fixture(scope="module")
+def tuned(webui: WebUI) -> str:
+    """A checkpoint with the network in it."""
+    job = webui.call(f"{JOBS}/merge", {"sd_model": CHECKPOINT, "models": [NAME], "ratios": [0.8], "save_to": "tuned"})
+    assert wait(webui, job["id"])["status"] == "done"
+    return "tuned.safetensors"
+
+
+def test_a_difference_of_checkpoints_is_extracted_and_paints_as_the_tag_did(webui: WebUI, page: Any, tuned: str) -> None:
+    running = Running(webui)
+    plain, tagged = running.paint(), running.paint(f"<lyco:{NAME}:0.8>")
+    open_page(page, "Extract")
+    page.click("#lyco_extract_org_refresh")
+    choose(page, "#lyco_extract_org", CHECKPOINT)
+    choose(page, "#lyco_extract_tuned", tuned)
+    page.fill("#lyco_extract_rank input[type=number]", "16")
+    page.click("#lyco_extract_measure")
+    page.wait_for_selector("#lyco_extract_curve img")
+    write(page, "#lyco_extract_name", "drawn out")
+    page.click("#lyco_extract_run")
+    wait_until_says(page, "#lyco_extract_tag", "<lyco:drawn out:1>")
+    extracted = running.paint("<lyco:drawn out:1>")
+    assert np.abs(extracted.astype(int) - tagged).mean() < np.abs(plain.astype(int) - tagged).mean() / 4
+
+
+def test_a_strength_is_baked_into_a_network(webui: WebUI, page: Any) -> None:
+    running = Running(webui)
+    open_page(page, "Resize")
+    page.click('#lyco_page button:text-is("Bake"):visible')
+    choose(page, "#lyco_bake_model", NAME)
+    choose(page, "#lyco_bake_sd_model", CHECKPOINT)
+    write(page, "#lyco_bake_ratio", "0.5")
+    write(page, "#lyco_bake_name", "half of it")
+    page.click("#lyco_bake_run")
+    wait_until_says(page, "#lyco_bake_tag", "<lyco:half of it:1>")
+    assert largest(running.paint("<lyco:half of it:1>"), running.paint(f"<lyco:{NAME}:0.5>")) <= 1
+
+
+def test_a_slider_of_a_block_goes_to_the_prompt_and_changes_the_picture(webui: WebUI, page: Any) -> None:
+    running = Running(webui)
+    plain, whole = running.paint(), running.paint(f"<lyco:{NAME}:1>")
+    open_page(page, "Block weight")
+    choose(page, "#lyco_blocks_network", NAME)
+    wait_until_says(page, "#lyco_blocks_legend", "longest bar")
+    page.focus("#lyco_blocks_picture [data-block]:not(.lyco_untouched) input[type=range]")
+    page.keyboard.press("Home")
+    wait_until_says(page, "#lyco_blocks_tag", f"<lyco:{NAME}:1:lbw=")
+    page.click("#lyco_blocks_tag [data-lyco-send]")
+    page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value.includes(':lbw=')")
+    tag = page.input_value("#txt2img_prompt textarea").rsplit("<", 1)[1]
+    shown = running.paint(f"<{tag}")
+    assert not np.array_equal(shown, whole) and not np.array_equal(shown, plain)
+
+
+def test_a_network_is_looked_into_and_compared(webui: WebUI, page: Any) -> None:
+    open_page(page, "Inspect")
+    choose(page, "#lyco_inspect_model", NAME)
+    wait_until_says(page, "#lyco_inspect_found", NAME)
+
+
 def test_nothing_of_ours_is_in_the_webuis_own_settings_file(webui: WebUI) -> None:
     kept = json.loads((webui.data / "ui-config.json").read_text())
     assert kept and [key for key in kept if key.lower().startswith("lycoris")] == []
