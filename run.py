@@ -343,7 +343,7 @@ def run_tests(arguments: list[str]) -> int:
         arguments = arguments[:at] + arguments[at + 2 :]
     ensure(environment, environment.test_extras)
     core = ["-m", "not browser"] if environment is not NEW and "-m" not in arguments else []
-    command = [str(environment.python), "-m", "pytest", *core, *map(from_here, arguments)]
+    command = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *core, *map(from_here, arguments)]
     return run_through(command, ROOT, LYCORIS_TEST_SET=environment.name)
 
 

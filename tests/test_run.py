@@ -242,6 +242,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
 def test_verbs_go_to_the_command_line_and_tests_to_pytest(started: list[tuple]) -> None:
     inside = (str(ROOT / "run.py"), "--inside")
+    pytest_itself = ("-m", "pytest", "-c", str(ROOT / "pyproject.toml"))  # another folder among the options would be taken for the root
     assert run.main([]) == 7
     assert run.main(["inspect", "a b.safetensors"]) == 7
     assert run.main(["test", "--long", "-k", "x"]) == 7
@@ -252,9 +253,9 @@ def test_verbs_go_to_the_command_line_and_tests_to_pytest(started: list[tuple]) 
         ("new", ("app",)),
         (*inside, "inspect", "a b.safetensors"),
         ("new", ("app", "test", "oracle")),
-        ("-m", "pytest", "--long", "-k", "x"),
+        (*pytest_itself, "--long", "-k", "x"),
         ("old", ("app", "test")),
-        ("-m", "pytest", "-m", "not browser"),
+        (*pytest_itself, "-m", "not browser"),
     ]
 
 

@@ -91,7 +91,8 @@ class LoHa(Scaled):
             return
         target, source = out.view(out.shape[0], -1), base.reshape(out.shape[0], -1)
         blocks = list(row_blocks(target))
-        one, other = torch.empty(2, blocks[0].stop, target.shape[1], dtype=a.dtype, device=a.device)  # memory of each block's own is slow to get
+        # one piece of memory for all blocks: to get one for each takes longer than the products
+        one, other = torch.empty(2, blocks[0].stop, target.shape[1], dtype=a.dtype, device=a.device)
         for rows in blocks:
             count = rows.stop - rows.start
             product = torch.mm(a[rows], b, out=one[:count]).mul_(torch.mm(c[rows], d, out=other[:count]))

@@ -47,7 +47,8 @@ class Preview:
     def _decoded(self, latents: Tensor) -> Any:
         vae: Any = self.pipe.vae
         scale = min(1.0, SIDE / max(latents.shape[2:]))
-        small = F.adaptive_avg_pool2d(latents.float(), [max(1, round(side * scale)) for side in latents.shape[2:]])
+        height, width = (max(1, round(side * scale)) for side in latents.shape[2:])
+        small = F.adaptive_avg_pool2d(latents.float(), (height, width))
         pixels = vae.decode(small.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0].float()
         if not bool(torch.isfinite(pixels).all()):  # SDXL's own VAE in half precision
             return None

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
+from tests.test_app import choose
 from tests.webui.running import PROBE, PROMPT, Running, largest, pixels
 from tests.webui.sample_networks import write_network
 from tests.webui.server import WebUI, WebUIError, decode, make_checkpoints
@@ -54,12 +55,6 @@ def page(webui: WebUI, browser_path: str) -> Iterator[Any]:
         yield opened
         browser.close()
         assert not errors
-
-
-def choose(page: Any, place: str, name: str) -> None:
-    """Choose a name in a dropdown as a person does."""
-    page.click(f"{place} input")
-    page.click(f'{place} ul li:has-text("{name}")')
 
 
 def wait_until_says(page: Any, place: str, text: str) -> None:
@@ -134,6 +129,7 @@ def test_a_difference_of_checkpoints_is_extracted_and_paints_as_the_tag_did(webu
     plain, tagged = running.paint(), running.paint(f"<lyco:{NAME}:0.8>")
     open_page(page, "Extract")
     page.click("#lyco_extract_org_refresh")
+    page.click("#lyco_extract_tuned_refresh")
     choose(page, "#lyco_extract_org", CHECKPOINT)
     choose(page, "#lyco_extract_tuned", tuned)
     page.fill("#lyco_extract_rank input[type=number]", "16")
