@@ -31,7 +31,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     axes[2].set_title("A step, of one without a network", fontsize=10)
     axes[2].axhline(1.0, color="#555555", linewidth=0.8)
     axes[2].set_ylim(0.8)
-    axes[0].legend(fontsize=8, frameon=False)
+    axes[0].legend(fontsize=8, frameon=False, ncols=len(COLOURS), loc="lower left", bbox_to_anchor=(0, 1.1))  # above the bars
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
