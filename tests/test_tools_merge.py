@@ -624,3 +624,9 @@ def test_a_progress_that_was_cancelled_stops_at_its_first_step() -> None:
     progress.cancel()
     with pytest.raises(Cancelled):
         progress.start(3, "nothing")
+
+
+def test_a_file_that_was_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("undo", "--undo-file", str(tmp_path / "x.undo"), "--save_to", str(tmp_path / "x.safetensors"))
+    code, _, error = run_cli(*words, capsys=capsys)
+    assert code == 2 and "undo needs merged; see --help" in error

@@ -93,7 +93,8 @@ def _metavar(option: Option) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the tool that arguments ask for; return the exit code. Raises LycorisError, KeyboardInterrupt on Ctrl-C and SIGTERM."""
-    given = {key: value for key, value in vars(arguments).items() if key not in OWN}
+    # argparse gives its mark for nothing as the value of a file that was left out
+    given = {key: value for key, value in vars(arguments).items() if key not in OWN and str(value) != argparse.SUPPRESS}
     tools = tools_of(arguments.verb)
     jobs = [given] if arguments.recipe is None else read_jobs(arguments.recipe, given, tools)
     chosen = [(choose(tools, job), job) for job in jobs]

@@ -20,7 +20,8 @@ from .pick import checkpoint_picker
 
 PAGE = "merge"
 INTO_CHECKPOINT, INTO_NETWORK = "into a checkpoint", "into one network"
-CHECKPOINT, BASE = "Checkpoint", "Base model, for networks whose change depends on it (DoRA, OFT, BOFT, (IA)³, GLoRA)"
+CHECKPOINT = "Checkpoint"
+BASE = "Base model, for networks whose change depends on it (DoRA, OFT, BOFT, (IA)³, GLoRA) or of a model of unusual size, such as the demo"
 MORE_CHECKPOINT = ("seed", "device", "no_hash", "no_metadata")
 MORE_NETWORK = ("rule", "value", "conv_dim", "method", "density", "seed", "style", "device")
 PRECISIONS = (DEFAULT, "fp32", "fp16", "bf16", "fp8_e4m3fn", "fp8_e5m2")

@@ -139,4 +139,6 @@ class UndoForm(ToolForm):
 def label_of(option: Option) -> str:
     """Return what a picker is called."""
     names = {"model": "Network", "merged": "Merged checkpoint"}
+    if option.name in ("base_model", "sd_model") and not option.required:
+        return f"Base model (optional): {option.help}"
     return names.get(option.name, f"{option.help[0].upper()}{option.help[1:]}") if option.required else f"Optional: {option.help}"
