@@ -69,7 +69,7 @@ class BlocksPage:
     def _sliders(self) -> dict[str, Any]:
         with gr.Row():
             choices = list(LABELS.values())
-            self.layout = gr.Dropdown(choices, value=LABELS[26], label="Layout", elem_id="lyco_blocks_layout", min_width=150)
+            self.layout = gr.Dropdown(choices, value=LABELS[26], label="Layout", elem_id="lyco_blocks_layout", min_width=235)
             self.preset = gr.Dropdown(
                 self._names(Board()), value=None, label="Preset", elem_id="lyco_blocks_preset", min_width=150, interactive=True
             )
