@@ -1,4 +1,5 @@
 """The command line: `app` (what runs without a verb), `generate`, `inspect`. Heavy imports wait for the verb that needs them."""
+
 from __future__ import annotations
 
 import argparse
@@ -116,13 +117,13 @@ def _size(text: str) -> tuple[int, int]:
 
 def _app(arguments: argparse.Namespace) -> int:
     host = _open(arguments)
-    from .hosts.embedded_shelf import open_shelf, use_checkpoint
+    from .hosts.embedded.files import open_shelf, use_checkpoint
     from .hosts.infotext import save_png
     from .hosts.jobs_api import add_job_routes, local_only, same_site
-    from .tools.job_service import JobService
-    from .tools.jobs import shared
+    from .tools.jobs.queue import shared
+    from .tools.jobs.service import JobService
     from .ui.app import launch
-    from .ui.desk import Desk
+    from .ui.context import Desk
     from .ui.settings import Settings
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end by a service manager tidies up as Ctrl-C does
@@ -186,8 +187,8 @@ def _with_bar(host: Any, request: Any) -> Any:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from .tools.inspect import inspect
-    from .tools.inspect_text import as_text
+    from .tools.examine.inspect import inspect
+    from .tools.examine.inspect_text import as_text
 
     found = inspect(arguments.file, _base(arguments))
     print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if arguments.json else as_text(found))
@@ -200,12 +201,12 @@ def _base(arguments: argparse.Namespace) -> BaseModel | None:
         from .models import reference
 
         return reference(arguments.base)
-    from .hosts.demo import CHECKPOINT
+    from .demo import CHECKPOINT
     from .networks.reader import open_file
 
     if open_file(arguments.file).metadata.get("ss_sd_model_name") != CHECKPOINT.name:
         return None
-    from .hosts.embedded import EmbeddedHost
+    from .hosts.embedded.host import EmbeddedHost
 
     return EmbeddedHost.open(device="cpu").base
 
@@ -213,7 +214,7 @@ def _base(arguments: argparse.Namespace) -> BaseModel | None:
 def _open(arguments: argparse.Namespace) -> Any:
     """Open the embedded host; say what to install where its packages are missing."""
     try:
-        from .hosts.embedded import EmbeddedHost
+        from .hosts.embedded.host import EmbeddedHost
     except ImportError as error:
         raise LycorisError(f"the package {error.name} is missing; `python3 run.py` installs what pictures need") from error
     return EmbeddedHost.open(arguments.ckpt, arguments.networks, arguments.device, arguments.data_dir)

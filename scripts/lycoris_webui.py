@@ -5,12 +5,14 @@ from lib_lycoris.hosts import detect
 if detect() is None:
     print("LyCORIS: this program is not known to the extension; <lyco:...> does nothing here")
 else:
-    from lib_lycoris.hosts import a1111_register, a1111_shelf, a1111_ui
-    from lib_lycoris.hosts.a1111_painter import WebuiPainter
-    from lib_lycoris.tools.inspect import inspect
-    from lib_lycoris.tools.job_service import JobService
-    from lib_lycoris.tools.jobs import shared
-    from lib_lycoris.ui.desk import Desk
+    from lib_lycoris.hosts.webui import files as a1111_shelf
+    from lib_lycoris.hosts.webui import register as a1111_register
+    from lib_lycoris.hosts.webui.generate import WebuiPainter
+    from lib_lycoris.hosts.webui.interface import tab as a1111_ui
+    from lib_lycoris.tools.examine.inspect import inspect
+    from lib_lycoris.tools.jobs.queue import shared
+    from lib_lycoris.tools.jobs.service import JobService
+    from lib_lycoris.ui.context import Desk
     from lib_lycoris.ui.pages import build_tab
     from lib_lycoris.ui.settings import Settings
 

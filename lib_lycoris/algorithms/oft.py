@@ -203,4 +203,3 @@ class StoredRotation(Rotated):
         """Return Rᵀ - I as (n, b, b) in float64."""
         turned = exact(self.rotation).transpose(1, 2)
         return turned - torch.eye(turned.shape[-1], dtype=turned.dtype, device=turned.device)
-

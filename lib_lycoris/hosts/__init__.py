@@ -7,6 +7,6 @@ from .protocol import Host
 
 def detect() -> Host | None:
     """Return the program around us as a host; None where it is no program that we know."""
-    from .a1111 import WebuiHost, host
+    from .webui.host import WebuiHost, host
 
     return host() if WebuiHost.detect() else None

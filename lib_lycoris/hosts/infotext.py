@@ -1,4 +1,5 @@
 """What is written into a picture: the webui's "parameters" text, and what could not be done."""
+
 from __future__ import annotations
 
 import json

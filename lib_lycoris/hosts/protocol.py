@@ -1,4 +1,5 @@
 """What every host offers to the rest of the package, and the words in which a picture is asked for and handed back."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

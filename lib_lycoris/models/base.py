@@ -196,11 +196,7 @@ def reference(family: str, variant: str | None = None) -> BaseModel:
     Variants: sd3 "medium" (default), "3.5-medium", "3.5-large"; flux "dev" (default), "schnell". Raises KeyError.
     """
     plans = _components(family, variant)
-    layers = {
-        component.prefix + path: info
-        for component in FAMILIES[family].components
-        for path, info in plans[component.key]
-    }
+    layers = {component.prefix + path: info for component in FAMILIES[family].components for path, info in plans[component.key]}
     return BaseModel(family, layers)
 
 

@@ -23,9 +23,7 @@ _RESBLOCK = re.compile(r"transformer_resblocks_(\d+)_")
 _DEEP = re.compile(r"(input_blocks_\d+_1|output_blocks_\d+_1|middle_block_1|attentions_\d+)_transformer_blocks_([1-9])")
 _SDXL_ONLY = re.compile(r"(up_blocks_0_attentions|output_blocks_[012]_1_(norm|proj|transformer))_?")
 _REFINER_ONLY = re.compile(r"^0_model_transformer_resblocks|input_blocks_(9|10|11)_0|down_blocks_3_|up_blocks_3_")
-_SD_ONLY = re.compile(
-    r"(input_blocks_[12]_1|output_blocks_(9|10|11)_1|down_blocks_0_attentions_\d+|up_blocks_3_attentions_\d+)_"
-)
+_SD_ONLY = re.compile(r"(input_blocks_[12]_1|output_blocks_(9|10|11)_1|down_blocks_0_attentions_\d+|up_blocks_3_attentions_\d+)_")
 _SDXL_DEPTH = re.compile(r"transformer_blocks_[4-9]_(attn|ff|norm)")
 # Modules whose input is as wide as something that tells the families apart.
 _DIT_INPUT = re.compile(r"transformer_blocks_\d+_(attn_(to|add)_[qkv](_proj)?|norm1(_context)?_linear)$")

@@ -80,9 +80,7 @@ class Tag:
             "stop": self.stop,
             "x": format_number(self.x) if self.x != 1 else None,
             **self._hires(),
-            "lbwe": ",".join(rule.format() for rule in self.elements)
-            if isinstance(self.elements, tuple)
-            else self.elements,
+            "lbwe": ",".join(rule.format() for rule in self.elements) if isinstance(self.elements, tuple) else self.elements,
         }
         pieces += [f"{key}={value}" for key, value in named.items() if value is not None]
         return f"<{kind}:{':'.join(pieces)}>"

@@ -17,17 +17,17 @@ __all__ = ["TOOLS", "VERBS", "load_tools", "tools_of"]
 
 # Verb of the command line -> what it does, and the modules that do it; each of them has a constant TOOL. The order is what people see.
 VERBS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "merge": ("put networks into a checkpoint (with --sd_model) or into one network", ("merge", "networks_merge")),
-    "extract": ("make a network of the difference of two checkpoints", ("extract",)),
-    "measure": ("tell beforehand how large and how exact an extraction would be, rank by rank", ("measure",)),
-    "resize": ("give a network other ranks", ("resize",)),
-    "convert": ("write a network in another key style, algorithm or dtype", ("convert",)),
-    "bake": ("write strengths and block weights into a network file", ("bake",)),
-    "split": ("cut a DyLoRA into networks of fixed ranks", ("split",)),
-    "prune": ("leave out the modules of a network that change nothing", ("prune",)),
-    "compare": ("tell how networks overlap and differ", ("compare",)),
-    "verify": ("compute a merged checkpoint again from its recipe and compare it bit by bit", ("verify",)),
-    "undo": ("restore the checkpoint that a merge started from, to the byte", ("undo",)),
+    "merge": ("put networks into a checkpoint (with --sd_model) or into one network", ("merge.checkpoint", "merge.networks")),
+    "extract": ("make a network of the difference of two checkpoints", ("extract.extract",)),
+    "measure": ("tell beforehand how large and how exact an extraction would be, rank by rank", ("extract.measure",)),
+    "resize": ("give a network other ranks", ("reshape.resize",)),
+    "convert": ("write a network in another key style, algorithm or dtype", ("reshape.convert",)),
+    "bake": ("write strengths and block weights into a network file", ("reshape.bake",)),
+    "split": ("cut a DyLoRA into networks of fixed ranks", ("reshape.split",)),
+    "prune": ("leave out the modules of a network that change nothing", ("reshape.prune",)),
+    "compare": ("tell how networks overlap and differ", ("examine.compare",)),
+    "verify": ("compute a merged checkpoint again from its recipe and compare it bit by bit", ("merge.verify",)),
+    "undo": ("restore the checkpoint that a merge started from, to the byte", ("merge.undo",)),
 }
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from ..errors import ToolError
 from . import VERBS, tools_of
 from .declaration import Option, Tool
-from .given import missing, options_for
-from .progress import Progress, State
+from .jobs.progress import Progress, State
+from .jobs.validation import missing, options_for
 
 FAILED_CHECK = 1  # exit code of a verification that found a difference
 OWN = ("run", "verb", "json", "dry_run", "recipe", "quiet")  # what every verb has beside its tool's options

@@ -16,10 +16,10 @@ import gradio as gr
 
 from ..errors import HostError
 from ..hosts.protocol import Painter, Picture
-from .desk import Desk
-from .generate import GeneratePage
-from .look import APP_CSS, page_css, script, scripted
+from .context import Desk
 from .pages import build_pages
+from .pages.generate import GeneratePage
+from .style import APP_CSS, page_css, script, scripted
 
 LOOPBACK = "127.0.0.1"
 TRIED = 20  # ports after the one asked for

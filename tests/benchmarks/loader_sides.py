@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import nn
 
 from lib_lycoris import Activation, Patcher
-from lib_lycoris.hosts.loaded import KEPT_MIB, Loaded
+from lib_lycoris.hosts.library.cache import KEPT_MIB, Loaded
 from lib_lycoris.models import BaseModel, parameter
 from lib_lycoris.patching import Mode, Strength
 

@@ -25,9 +25,11 @@ import torch
 from torch import Tensor
 
 from lib_lycoris.models import reference
-from lib_lycoris.tools import extract, merge, resize
-from lib_lycoris.tools.growing import GrowingFile
-from lib_lycoris.tools.lowrank import randomized_svd
+from lib_lycoris.tools.extract import extract
+from lib_lycoris.tools.files.growing import GrowingFile
+from lib_lycoris.tools.linalg.low_rank import randomized_svd
+from lib_lycoris.tools.merge import checkpoint as merge
+from lib_lycoris.tools.reshape import resize
 
 from .memory import peak_of
 
@@ -226,10 +228,10 @@ class Bench:
     def memory(self, family: str = "sd1") -> Iterable[tuple[str, float]]:
         """How much memory each of them takes."""
         tail = "" if family == "sd1" else f"_{family}"
-        yield f"extract_memory{tail}_mb", peak_of("lib_lycoris.tools.extract", self.extract_options(family)) / MB
-        yield f"merge_memory{tail}_mb", peak_of("lib_lycoris.tools.merge", self.merge_options(family)) / MB
+        yield f"extract_memory{tail}_mb", peak_of("lib_lycoris.tools.extract.extract", self.extract_options(family)) / MB
+        yield f"merge_memory{tail}_mb", peak_of("lib_lycoris.tools.merge.checkpoint", self.merge_options(family)) / MB
         resized = {"model": self.network(family), "save_to": str(self.folder / "resized.safetensors"), "new_rank": 8}
-        yield f"resize_memory{tail}_mb", peak_of("lib_lycoris.tools.resize", resized) / MB
+        yield f"resize_memory{tail}_mb", peak_of("lib_lycoris.tools.reshape.resize", resized) / MB
 
 
 def within(name: str, value: float) -> bool:

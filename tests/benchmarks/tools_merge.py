@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from lib_lycoris.models import LayerInfo, parameter, reference
-from lib_lycoris.tools.output import CHUNK
-from lib_lycoris.tools.stream import as_bytes, encode_header
+from lib_lycoris.tools.files.output import CHUNK
+from lib_lycoris.tools.files.stream import as_bytes, encode_header
 
 PREFIXES = {"sd1": ("cond_stage_model.",), "sdxl": ("conditioner.embedders.",)}
 VAE = 83_653_863  # parameters of the autoencoder, which no network touches
@@ -134,7 +134,7 @@ def merge_once(checkpoint: Path, network: Path, target: Path) -> dict[str, float
 def _merge_here(checkpoint: str, network: str, target: str) -> None:
     with Peak() as peak:
         began = time.perf_counter()
-        from lib_lycoris.tools.merge import run
+        from lib_lycoris.tools.merge.checkpoint import run
 
         run(sd_model=checkpoint, models=[network], save_to=target, no_hash=True)
         seconds = time.perf_counter() - began

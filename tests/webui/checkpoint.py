@@ -32,10 +32,19 @@ State = dict[str, torch.Tensor]
 def text_config() -> dict[str, Any]:
     """Return SD1's text encoder as a transformers configuration: its 12 layers, hidden size CONTEXT."""
     return {
-        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_act": "quick_gelu",
-        "hidden_size": CONTEXT, "intermediate_size": 2 * CONTEXT, "projection_dim": CONTEXT,
-        "num_attention_heads": 4, "num_hidden_layers": 12, "max_position_embeddings": 77, "vocab_size": 49408,
-        "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "hidden_act": "quick_gelu",
+        "hidden_size": CONTEXT,
+        "intermediate_size": 2 * CONTEXT,
+        "projection_dim": CONTEXT,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 12,
+        "max_position_embeddings": 77,
+        "vocab_size": 49408,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
     }
 
 
@@ -117,8 +126,11 @@ def schedule() -> State:
     kept = torch.cumprod(1.0 - betas, dim=0)
     before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
     values = {
-        "betas": betas, "alphas_cumprod": kept, "alphas_cumprod_prev": before,
-        "sqrt_alphas_cumprod": kept.sqrt(), "sqrt_one_minus_alphas_cumprod": (1 - kept).sqrt(),
+        "betas": betas,
+        "alphas_cumprod": kept,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": kept.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - kept).sqrt(),
     }
     return {name: value.float() for name, value in values.items()}
 
@@ -231,8 +243,14 @@ def sd3_state(depth: int = 2) -> State:
 
     linear = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 64 * depth}}
     model = MMDiT(
-        input_size=None, pos_embed_max_size=32, patch_size=2, in_channels=16, depth=depth, num_patches=1024,
-        adm_in_channels=2 * CONTEXT, context_embedder_config=linear,
+        input_size=None,
+        pos_embed_max_size=32,
+        patch_size=2,
+        in_channels=16,
+        depth=depth,
+        num_patches=1024,
+        adm_in_channels=2 * CONTEXT,
+        context_embedder_config=linear,
     )
     state = dict(state_of("model.diffusion_model.", model))
     state["model.diffusion_model.pos_embed"].normal_(0.0, 0.5)

@@ -27,17 +27,31 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
-EXTENSION_PARTS = (
-    "install.py", "preload.py", "metadata.ini", "style.css", "javascript", "scripts", "lib_lycoris", "localizations"
-)
+EXTENSION_PARTS = ("install.py", "preload.py", "metadata.ini", "style.css", "javascript", "scripts", "lib_lycoris", "localizations")
 FLAGS = (
-    "--skip-prepare-environment", "--skip-install", "--skip-torch-cuda-test", "--skip-python-version-check",
-    "--skip-version-check", "--use-cpu", "all", "--no-half", "--no-half-vae", "--api", "--api-server-stop",
-    "--no-download-sd-model", "--do-not-download-clip", "--disable-console-progressbars",
+    "--skip-prepare-environment",
+    "--skip-install",
+    "--skip-torch-cuda-test",
+    "--skip-python-version-check",
+    "--skip-version-check",
+    "--use-cpu",
+    "all",
+    "--no-half",
+    "--no-half-vae",
+    "--api",
+    "--api-server-stop",
+    "--no-download-sd-model",
+    "--do-not-download-clip",
+    "--disable-console-progressbars",
 )
 OPTIONS = {  # quiet, nothing saved, nothing looked up
-    "samples_save": False, "grid_save": False, "save_to_dirs": False, "live_previews_enable": False,
-    "show_progress_every_n_steps": -1, "auto_launch_browser": "Disable", "do_not_add_watermark": True,
+    "samples_save": False,
+    "grid_save": False,
+    "save_to_dirs": False,
+    "live_previews_enable": False,
+    "show_progress_every_n_steps": -1,
+    "auto_launch_browser": "Disable",
+    "do_not_add_watermark": True,
     "lora_preferred_name": "Filename",
 }
 
@@ -125,21 +139,45 @@ class WebUI:
         """Return the command line; every folder that the webui writes to lies under `data`."""
         data = self.data
         return [
-            str(self.python), str(self.folder / "launch.py"), *FLAGS, "--port", str(self.port),
-            "--data-dir", str(data), "--ckpt-dir", str(self.models / "checkpoints"), "--lora-dir", str(self.lora_dir),
-            "--embeddings-dir", str(self.embeddings_dir), "--ui-settings-file", str(data / "config.json"),
-            "--ui-config-file", str(data / "ui-config.json"), *self.flags,
+            str(self.python),
+            str(self.folder / "launch.py"),
+            *FLAGS,
+            "--port",
+            str(self.port),
+            "--data-dir",
+            str(data),
+            "--ckpt-dir",
+            str(self.models / "checkpoints"),
+            "--lora-dir",
+            str(self.lora_dir),
+            "--embeddings-dir",
+            str(self.embeddings_dir),
+            "--ui-settings-file",
+            str(data / "config.json"),
+            "--ui-config-file",
+            str(data / "ui-config.json"),
+            *self.flags,
         ]
 
     def environment(self) -> dict[str, str]:
         """Return the environment: offline hubs, one thread, and byte code and temporary files outside of the webui."""
         own = {
-            "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "NO_PROXY": "127.0.0.1,localhost",
-            "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False",
-            "HF_HOME": str(self.data / "hf"), "HUGGINGFACE_HUB_CACHE": str(self.models / "hub"),
-            "TRANSFORMERS_CACHE": str(self.models / "hub"), "PYTHONPYCACHEPREFIX": str(self.models / "pycache"),
-            "TMPDIR": str(self.data / "tmp"), "GRADIO_TEMP_DIR": str(self.data / "tmp"), "MPLCONFIGDIR": str(self.data),
-            "SD_WEBUI_RESTARTING": "1", "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HOME": str(self.data / "hf"),
+            "HUGGINGFACE_HUB_CACHE": str(self.models / "hub"),
+            "TRANSFORMERS_CACHE": str(self.models / "hub"),
+            "PYTHONPYCACHEPREFIX": str(self.models / "pycache"),
+            "TMPDIR": str(self.data / "tmp"),
+            "GRADIO_TEMP_DIR": str(self.data / "tmp"),
+            "MPLCONFIGDIR": str(self.data),
+            "SD_WEBUI_RESTARTING": "1",
+            "CUDA_VISIBLE_DEVICES": "",
         }
         kept = {name: value for name, value in os.environ.items() if name not in ("COMMANDLINE_ARGS", "PYTHONPATH")}
         return {**kept, **own}
@@ -150,8 +188,13 @@ class WebUI:
         began = time.monotonic()
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                self.command(), cwd=self.data, env=self.environment(), stdout=log, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, start_new_session=True,
+                self.command(),
+                cwd=self.data,
+                env=self.environment(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         try:
             self._wait(began + timeout)
@@ -183,10 +226,7 @@ class WebUI:
         """Press the button that reloads the UI (scripts are unloaded and loaded again) and wait until it is back."""
         config = self.call("/config")
         button = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "settings_restart_gradio")
-        event = next(
-            number for number, found in enumerate(config["dependencies"])
-            if button in found["targets"] and found["backend_fn"]
-        )
+        event = next(number for number, found in enumerate(config["dependencies"]) if button in found["targets"] and found["backend_fn"])
         startups = self.log().count("Startup time: ") + 1
         self.call("/run/predict", {"fn_index": event, "data": [], "session_hash": "tests"})
         self._wait(time.monotonic() + timeout, startups)
@@ -255,8 +295,15 @@ class WebUI:
 
     def _pictures(self, path: str, prompt: str, fields: Mapping[str, Any]) -> tuple[list[Image.Image], dict[str, Any]]:
         payload = {
-            "prompt": prompt, "seed": 1, "steps": 4, "width": 64, "height": 64, "cfg_scale": 5.0,
-            "sampler_name": "Euler", "scheduler": "Automatic", **fields,
+            "prompt": prompt,
+            "seed": 1,
+            "steps": 4,
+            "width": 64,
+            "height": 64,
+            "cfg_scale": 5.0,
+            "sampler_name": "Euler",
+            "scheduler": "Automatic",
+            **fields,
         }
         answer = self.call(path, payload, timeout=600.0)
         return [decode(picture) for picture in answer["images"]], json.loads(answer["info"])

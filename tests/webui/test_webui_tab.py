@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from tests.test_app import choose
+from tests.ui.test_app import choose
 from tests.webui.running import PROBE, PROMPT, Running, largest, pixels
 from tests.webui.sample_networks import write_network
 from tests.webui.server import WebUI, WebUIError, decode, make_checkpoints

@@ -10,7 +10,7 @@ from modules import script_callbacks
 
 def paint(prompt: str, steps: int = 4, stop_at: int = 0):
     """Return a 64x64 picture, or that it was cancelled, with the steps that were told."""
-    painter = sys.modules["lib_lycoris.hosts.a1111_painter"].WebuiPainter()
+    painter = sys.modules["lib_lycoris.hosts.webui.generate"].WebuiPainter()
     protocol = sys.modules["lib_lycoris.hosts.protocol"]
     told, cancel = [], threading.Event()
 

@@ -18,9 +18,7 @@ open_clip.add_model_config(FOLDER / "open_clip")
 for constant, sizes in json.loads((FOLDER / "sd3_text_encoders.json").read_text()).items():
     getattr(sd3_cond, constant).update(sizes)
 
-CONFIGS = {
-    "sd1": "config_default", "inpaint": "config_inpainting", "sdxl": "config_sdxl", "refiner": "config_sdxl_refiner"
-}
+CONFIGS = {"sd1": "config_default", "inpaint": "config_inpainting", "sdxl": "config_sdxl", "refiner": "config_sdxl_refiner"}
 for kind, constant in CONFIGS.items():
     file = Path(shared.cmd_opts.ckpt_dir).parent / "configs" / f"{kind}.yaml"
     if file.is_file():

@@ -1,0 +1,202 @@
+"""A checkpoint file or a diffusers folder -> a diffusers pipeline, without asking any server for a configuration."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ...errors import HostError
+from .shapes import SCHEDULE, TOWERS, UNET, VAE, Shapes, TextTower, clip_root, family_of, text_config, unet_config, vae_config
+from .tokenizer import clip_tokenizer, demo_tokenizer, demo_vocabulary
+
+State = dict[str, Tensor]
+NARROW, GENTLE = 64, 2.5  # pixels a side, and guidance, for models narrower than any released one, such as the demo model
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A pipeline that can make pictures, and what its parts do not say about themselves."""
+
+    pipe: Any  # StableDiffusionPipeline or StableDiffusionXLPipeline
+    family: str  # "sd1", "sd2", "sdxl"
+    name: str
+    penultimate: bool  # the text is read off the last layer but one
+    size: int  # side of a square picture that suits it, pixels
+    cfg: float = 7.0  # guidance that suits it
+
+    def towers(self) -> list[tuple[Any, Any]]:
+        """Return (tokenizer, text encoder) pairs."""
+        found = [(self.pipe.tokenizer, self.pipe.text_encoder)]
+        if self.family == "sdxl":
+            found.append((self.pipe.tokenizer_2, self.pipe.text_encoder_2))
+        return found
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the modules that networks change, by the names that diffusers gives them."""
+        names = ["unet", "text_encoder"] + (["text_encoder_2"] if self.family == "sdxl" else [])
+        return {name: getattr(self.pipe, name) for name in names}
+
+
+def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Open a single-file checkpoint (.safetensors) or a diffusers folder; raise HostError with a sentence if that fails."""
+    if not path.exists():
+        raise HostError(f"there is no checkpoint {path}; give a .safetensors file or a folder in diffusers' layout")
+    model = _folder(path, dtype) if path.is_dir() else _single_file(path, dtype)
+    model.pipe.to(device)
+    return model
+
+
+def _folder(path: Path, dtype: torch.dtype) -> LoadedModel:
+    from diffusers import DiffusionPipeline
+
+    if not (path / "model_index.json").is_file():
+        raise HostError(f"{path} is a folder without model_index.json, so it is not a model in diffusers' layout")
+    try:
+        pipe = DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise HostError(f"diffusers cannot load {path}: {_first_line(error)}") from error
+    if getattr(pipe, "unet", None) is None or pipe.unet.config.in_channels != 4:
+        raise HostError(f"{path} is a {type(pipe).__name__}; this command needs SD1, SD2 or SDXL base for text")
+    if hasattr(pipe, "safety_checker"):
+        pipe.safety_checker = None
+    double = getattr(pipe, "text_encoder_2", None) is not None
+    family = "sdxl" if double else "sd2" if pipe.unet.config.use_linear_projection else "sd1"
+    size = int(pipe.unet.config.sample_size) * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    return LoadedModel(pipe, family, path.name, double, size)
+
+
+def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
+    if path.suffix.lower() != ".safetensors":
+        raise HostError(f"{path.name} is not a .safetensors file; checkpoints in pickle formats are not opened here, convert it first")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            shapes: Shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
+            metadata = file.metadata() or {}
+            family = family_of(shapes, path.name)
+            state = {key: file.get_tensor(key) for key in shapes if _needed(key, family)}
+    except (OSError, SafetensorError) as error:
+        raise HostError(f"{path.name} cannot be read as safetensors (is the download complete?): {_first_line(error)}") from error
+    notes = _yaml_notes(path)
+    try:
+        pipe = _assemble(state, shapes, family, notes, dtype)
+    except (KeyError, RuntimeError, StopIteration) as error:
+        raise HostError(f"{path.name} looks like {family} but lacks parts of it: {_first_line(error)}") from error
+    predicted = str(metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
+    v = notes.get("v") or predicted == "v" or "v_pred" in predicted
+    if v or (family == "sd2" and predicts_velocity(pipe.unet)):
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    size = {"sd1": 512, "sd2": 768 if v else 512, "sdxl": 1024}[family]
+    if shapes[f"{UNET}input_blocks.0.0.weight"][0] < 320:
+        return LoadedModel(pipe, family, path.stem, family != "sd1", NARROW, GENTLE)
+    return LoadedModel(pipe, family, path.stem, family != "sd1", size)
+
+
+def _needed(key: str, family: str) -> bool:
+    return key.startswith((UNET, VAE, *(tower.prefix for tower in TOWERS[family])))
+
+
+def _assemble(state: State, shapes: Shapes, family: str, notes: dict[str, Any], dtype: torch.dtype) -> Any:
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    config = unet_config(shapes, family, notes.get("head_channels"))
+    unet = _filled(UNet2DConditionModel, config, convert_ldm_unet_checkpoint, state, dtype)
+    vae = _filled(AutoencoderKL, vae_config(shapes, family), convert_ldm_vae_checkpoint, state, dtype)
+    towers = TOWERS[family]
+    texts = [_text_encoder(state, shapes, tower, family == "sdxl" and tower.open_clip, dtype) for tower in towers]
+    tokenizers = [_tokenizer(text, tower) for text, tower in zip(texts, towers)]
+    common = {"vae": vae, "unet": unet, "scheduler": DDIMScheduler(**SCHEDULE), "text_encoder": texts[0], "tokenizer": tokenizers[0]}
+    if family == "sdxl":
+        return StableDiffusionXLPipeline(**common, text_encoder_2=texts[1], tokenizer_2=tokenizers[1], add_watermarker=False)
+    return StableDiffusionPipeline(**common, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def _filled(kind: Any, config: dict[str, Any], convert: Any, state: State, dtype: torch.dtype) -> nn.Module:
+    """Build one diffusers model and give it its part of the checkpoint, renamed by diffusers' own conversion."""
+    model = kind(**config)
+    part = convert(state, config=dict(model.config))
+    problems = model.load_state_dict(part, strict=False)
+    if problems.missing_keys:
+        raise KeyError(f"{kind.__name__} finds no {problems.missing_keys[0]} and {len(problems.missing_keys) - 1} more")
+    return model.to(dtype).eval()
+
+
+def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: bool, dtype: torch.dtype) -> nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**text_config(shapes, tower)))
+    root = clip_root(shapes, tower)
+    named = _from_open_clip(state, tower) if tower.open_clip else {k[len(root) :]: v for k, v in state.items() if k.startswith(root)}
+    wanted = [name for name in model.state_dict() if not name.endswith("position_ids")]
+    source = {name: name.removeprefix("text_model.") for name in wanted}  # transformers 5 has the inner names only
+    missing = [name for name in wanted if source[name] not in named]
+    if missing:
+        raise KeyError(f"the text encoder {tower.prefix} finds no {missing[0]} and {len(missing) - 1} more")
+    model.load_state_dict({name: named[source[name]] for name in wanted}, strict=False)
+    return model.to(dtype).eval()
+
+
+def _tokenizer(text_encoder: Any, tower: TextTower) -> Any:
+    words = text_encoder.get_input_embeddings().weight.shape[0]
+    return demo_tokenizer() if words == demo_vocabulary() else clip_tokenizer(pad_with_zero=tower.open_clip)
+
+
+_OPEN_CLIP = {
+    "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}  # fmt: skip
+
+
+def _from_open_clip(state: State, tower: TextTower) -> State:
+    """Return an open_clip text tower under transformers' names: q, k, v split, the projection transposed."""
+    found: State = {}
+    for key, tensor in state.items():
+        if not key.startswith(tower.prefix):
+            continue
+        name = key[len(tower.prefix) :]
+        match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)", name)
+        if match and match[2] == "attn.in_proj":
+            for part, rows in zip("qkv", tensor.chunk(3)):
+                found[f"encoder.layers.{match[1]}.self_attn.{part}_proj.{match[3]}"] = rows
+        elif match and match[2] in _OPEN_CLIP:
+            found[f"encoder.layers.{match[1]}.{_OPEN_CLIP[match[2]]}.{match[3]}"] = tensor
+        elif name == "text_projection":
+            found["text_projection.weight"] = tensor.T.contiguous()
+        elif name == "positional_embedding":
+            found["embeddings.position_embedding.weight"] = tensor
+        elif name == "token_embedding.weight":
+            found["embeddings.token_embedding.weight"] = tensor
+        elif name.startswith("ln_final."):
+            found["final_layer_norm." + name.removeprefix("ln_final.")] = tensor
+    return found
+
+
+def _yaml_notes(path: Path) -> dict[str, Any]:
+    """Return what shapes do not say, from a configuration that the webui would find beside the file."""
+    beside = path.with_suffix(".yaml")
+    if not beside.is_file():
+        return {}
+    text = beside.read_text(encoding="utf-8", errors="replace")
+    head = re.search(r"^\s*num_head_channels:\s*(\d+)", text, re.MULTILINE)
+    return {"v": bool(re.search(r"""parameterization:\s*["']?v\b""", text)), "head_channels": int(head[1]) if head else None}
+
+
+@torch.no_grad()
+def predicts_velocity(unet: Any) -> bool:
+    """Tell SD2's two kinds apart by what the UNet answers to a flat picture at the last step; nothing in the file says it."""
+    weight = next(unet.parameters())
+    picture = torch.full((1, 4, 8, 8), 0.5, device=weight.device, dtype=weight.dtype)
+    text = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, device=weight.device, dtype=weight.dtype)
+    answer = unet(picture, torch.tensor([999], device=weight.device), encoder_hidden_states=text).sample
+    return float((answer - picture).float().mean()) < -1
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().strip("'\"")
+    return text.splitlines()[0] if text else type(error).__name__

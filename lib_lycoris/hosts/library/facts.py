@@ -1,0 +1,226 @@
+"""What a network file's header tells: names from its metadata alone, kind and base model from its table of tensors.
+
+The metadata is read without the table where it comes first, as nearly all writers put it: that is a tenth of the bytes, and of the work.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import LycorisError
+from ...networks.hashes import short
+
+HEAD = 1 << 16  # bytes of a file that are read first; the metadata of most files ends within them
+LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+SUFFIX = ".safetensors"
+VERSIONS: Mapping[str, str] = {  # what the webui's loader writes as "sd version" where it knows the family, and our words for the others
+    "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL", "sdxl-refiner": "SDXL", "sd3": "SD3", "flux": "Flux",
+}  # fmt: skip
+UNKNOWN = "Unknown"
+TITLES: Mapping[str, str] = {
+    "lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "ia3": "IA3", "oft": "OFT", "boft": "BOFT",
+    "full": "Full", "norm": "Norm", "dora": "DoRA", "tlora": "T-LoRA",
+}  # fmt: skip
+COVERS = "ssmd_cover_images"
+LISTED = ("modelspec.title", "modelspec.author", "modelspec.tags", "modelspec.trigger_phrase", "ss_sd_model_name")
+LONGEST = 300  # characters of one entry of LISTED that are kept
+KEPT_TAGS = 40
+_FAMILY = ("modelspec.architecture", "ss_base_model_version", "ss_v2")  # entries that can decide the family
+_START = re.compile(r'\s*\{\s*"__metadata__"\s*:\s*')
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one file; all empty for one that cannot be read, or that is no safetensors file."""
+
+    stamp: tuple[int, int] = (0, 0)  # time of the last change in ns, and bytes: the facts hold as long as the file has these
+    alias: str = ""  # the name that its trainer gave the network
+    stored_hash: str = ""  # the first 12 characters of the hash that its trainer wrote into the file
+    listed: dict[str, str] = field(default_factory=dict)  # the entries of LISTED, cut
+    entries: int = 0  # of the metadata
+    cover: bool = False  # whether a picture is in the file
+    described: bool = False  # whether what follows is known yet
+    version: str = UNKNOWN  # one of VERSIONS' values
+    algorithms: dict[str, int] = field(default_factory=dict)  # title -> number of modules, most frequent first
+    tags: tuple[tuple[str, int], ...] = ()  # the most frequent caption tags
+    broken: str = ""  # why the file cannot be read
+
+    @property
+    def label(self) -> str:
+        """The algorithm and family in a few words, such as `LoKr, SD1`."""
+        kinds = list(self.algorithms)[:2]
+        known = [self.version] if self.version != UNKNOWN else []
+        return "cannot be read" if self.broken else ", ".join([*kinds, *known])
+
+
+def read_names(path: str | Path) -> Facts:
+    """Read what a file is called; one that cannot be read has no second name, and says why when it is described."""
+    stamp = stamp_of(path)
+    if not str(path).lower().endswith(SUFFIX):
+        return Facts(stamp, described=True)  # a pickle would have to be opened whole
+    try:
+        metadata = read_metadata(path)
+    except (OSError, ValueError, RecursionError):
+        return Facts(stamp)
+    return Facts(
+        stamp, alias=metadata.get("ss_output_name", "").strip(), stored_hash=short(metadata.get("sshs_model_hash", "")),
+        listed={key: metadata[key][:LONGEST] for key in LISTED if metadata.get(key)}, entries=len(metadata), cover=_has_cover(metadata),
+    )  # fmt: skip
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file. Raises OSError, ValueError or RecursionError for a file that is none."""
+    with open(path, "rb", buffering=0) as file:
+        raw, length = _begin(file, HEAD)
+        found = _leading(raw)
+        if found is None and len(raw) < length:
+            raw += _rest(file, length - len(raw))
+            found = _leading(raw)
+        metadata = found[0] if found else _anywhere(raw)
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
+def stamp_of(path: str | Path) -> tuple[int, int]:
+    """Return what changes when a file is written: its time in ns, and its bytes. Raises OSError."""
+    info = os.stat(path)
+    return info.st_mtime_ns, info.st_size
+
+
+class Describer:
+    """Tells kinds and base models; files whose tables of tensors are the same to the byte are worked out once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, tuple[str, dict[str, int]]] = {}
+
+    def __call__(self, path: str | Path, names: Facts) -> Facts:
+        """Complete the facts of a file whose names are known. Raises OSError for a file that is gone."""
+        if names.described:
+            return names
+        try:
+            metadata, key = _read_table(path)
+            found = self._known.get(key)
+            if found is None:
+                found = self._known[key] = _kinds(Path(path))
+        except (LycorisError, ValueError, RecursionError, AttributeError) as error:
+            return replace(names, described=True, broken=str(error) if isinstance(error, LycorisError) else _problem(path, error))
+        version, algorithms = found
+        return replace(names, described=True, version=version, algorithms=dict(algorithms), tags=tuple(top_tags(metadata, KEPT_TAGS)))
+
+
+def top_tags(metadata: Mapping[str, Any], count: int) -> list[tuple[str, int]]:
+    """Return the most frequent caption tags; metadata of another form has none."""
+    folders = metadata.get("ss_tag_frequency")
+    if isinstance(folders, str):
+        try:
+            folders = json.loads(folders)
+        except (ValueError, RecursionError):
+            return []
+    counts: Counter[str] = Counter()
+    for tags in folders.values() if isinstance(folders, dict) else ():
+        for tag, number in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(number, int):
+                counts[tag.strip()] += number
+    return counts.most_common(count)
+
+
+def _begin(file: Any, most: int) -> tuple[bytes, int]:
+    """Return the beginning of a header, and how long it is as a whole."""
+    first = file.read(8 + most)
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(first[:8], "little")
+    if len(first) < 8 or length > min(LARGEST_HEADER, size - 8):
+        raise ValueError(f"the header of {length} bytes is longer than the file")
+    return first[8 : 8 + length], length
+
+
+def _rest(file: Any, count: int) -> bytes:
+    parts = []
+    while count > 0 and (part := file.read(count)):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _leading(raw: bytes) -> tuple[dict[str, Any], int] | None:
+    """Return the metadata at the start of a header, and at which byte it ends; None where it is not there, or not whole."""
+    text = codecs.getincrementaldecoder("utf-8")().decode(raw)  # a character that is cut at the end is no error
+    start = _START.match(text)
+    if start is None:
+        return None
+    try:
+        found, end = _DECODER.raw_decode(text, start.end())
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    return found, end if text.isascii() else len(text[:end].encode())
+
+
+def _anywhere(raw: bytes) -> dict[str, Any]:
+    header = json.loads(raw)
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _read_table(path: str | Path) -> tuple[dict[str, Any], object]:
+    """Return a file's metadata, and what decides its kind and base model: its table of tensors, hashed, and some of the metadata."""
+    with open(path, "rb", buffering=0) as file:
+        raw, length = _begin(file, HEAD)
+        raw += _rest(file, length - len(raw))
+        room = os.fstat(file.fileno()).st_size - length
+    metadata, end = _leading(raw) or (_anywhere(raw), 0)
+    table = memoryview(raw)[end : len(raw.rstrip())]  # writers fill up with spaces, as many as the metadata makes it
+    digest = hashlib.blake2b(table, digest_size=16).digest()
+    return metadata, (digest, room, *(str(metadata.get(key)) for key in _FAMILY))
+
+
+def _kinds(path: Path) -> tuple[str, dict[str, int]]:
+    from ...models import detect_family  # with torch: names alone do not need it
+    from ...networks.keys import sort_out
+    from ...networks.loading import module_shapes
+    from ...networks.reader import open_file
+
+    file = open_file(path)
+    keys = sort_out(file.tensors)
+    shapes = module_shapes(file, keys)
+    return VERSIONS.get(detect_family(shapes, file.metadata) or "", UNKNOWN), _algorithms(shapes)
+
+
+def _algorithms(modules: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, int]:
+    import torch
+
+    from ...algorithms import ALGORITHMS
+
+    layouts: Counter[frozenset[tuple[str, int]]] = Counter()  # an algorithm is told by which tensors there are and by their axes
+    for suffixes in modules.values():
+        layouts[frozenset((suffix, len(shape)) for suffix, shape in suffixes.items())] += 1
+    counts: Counter[str] = Counter()
+    for layout, number in layouts.items():
+        tensors = {suffix: torch.empty((1,) * axes, device="meta") for suffix, axes in layout}
+        kind = next((kind for kind in ALGORITHMS if kind.detects(tensors)), None)
+        if kind is not None:
+            title = TITLES.get(kind.name.partition(" ")[0], kind.name)
+            counts[f"{title} (DoRA)" if "dora_scale" in tensors or "magnitude" in tensors else title] += number
+    return dict(counts.most_common())
+
+
+def _has_cover(metadata: Mapping[str, str]) -> bool:
+    try:
+        covers = json.loads(metadata.get(COVERS) or "[]")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(covers, list) and any(covers[:1])
+
+
+def _problem(path: str | Path, error: Exception) -> str:
+    return f"{Path(path).name} is cut off or no safetensors file ({error}); download it again"

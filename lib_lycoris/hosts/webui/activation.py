@@ -1,0 +1,109 @@
+"""<lyco:...> in the webui: what it calls when a prompt has such tags, once for each batch and each pass."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from ...prompt import Tag, TagError, parse_tag
+from . import comments
+from .conds import Conds
+from .hooks import Steps, start_hooks
+from .host import Applied, Wanted, WebuiHost, host
+
+
+class LycoNetwork:
+    """The webui's extra network called ``lyco``."""
+
+    name = "lyco"
+
+    def __init__(self, webui: WebuiHost | None = None) -> None:
+        self.host = webui or host()
+        self.conds = Conds()
+        self.steps = Steps()
+        self._run: weakref.ref[Any] | None = None
+
+    def activate(self, p: Any, params_list: Sequence[Any]) -> None:
+        """Put on exactly the networks of these tags; called with none for every prompt without tags."""
+        if self.host.suspended:
+            return
+        try:
+            self._activate(p, params_list)
+        except Exception as error:
+            self.host.clear()
+            comments.tell(p, [f"no network was applied: {error!r}"])
+            raise  # the webui writes the trace to its console, and makes the picture
+
+    def _activate(self, p: Any, params_list: Sequence[Any]) -> None:
+        hires = is_hires(p, params_list)
+        texts = tuple(":".join(str(item) for item in params.items) for params in params_list)
+        if not params_list:
+            self.host.clear()
+            self.conds.check(p, hires, texts, "")
+            return
+        self._run = weakref.ref(p)
+        start_hooks(self)
+        tags, problems = _read(params_list)
+        done = self.host.put_on(Wanted(tags, _seed(p), int(getattr(p, "steps", 1) or 1), hires))
+        self.conds.check(p, hires, texts, done.digest)
+        self._tell(p, problems, done)
+
+    def deactivate(self, p: Any) -> None:
+        """End a run: nothing acts afterwards, also where the webui would not say so again."""
+        comments.tell(p, self.host.dispatcher.take_failures())
+        self.host.pause()
+        self._run = None
+
+    def replan(self) -> None:
+        """Put the plan on the model that the webui has changed to in the middle of a run, such as the refiner; raise nothing."""
+        if self.host.wanted is None or not self.host.model_changed():
+            return
+        p = self._run() if self._run is not None else None
+        try:
+            self._tell(p, [], self.host.put_on(self.host.wanted))
+        except Exception as error:  # noqa: BLE001 - the webui is between two steps, and would lose the picture
+            self.host.clear()
+            self._tell(p, [f"the networks were not applied to the model that the webui changed to: {error!r}"], Applied())
+
+    def _tell(self, p: Any, problems: list[str], done: Applied) -> None:
+        sentences = list(dict.fromkeys(problems + done.problems))
+        self.host.report(sentences)
+        if p is not None:
+            comments.tell(p, sentences)
+            comments.note_hashes(p, done.networks)
+            p.lyco_applied = tuple(done.networks)
+
+
+def is_hires(p: Any, params_list: Sequence[Any]) -> bool:
+    """Tell whether tags are those of the hires pass.
+
+    With --medvram the webui activates them early, for the text encoder, and does not say so: there the parsed tags are the hires prompt's.
+    """
+    if getattr(p, "is_hr_pass", False):
+        return True
+    theirs = [params for found in (getattr(p, "hr_extra_network_data", None) or {}).values() for params in found]
+    return bool(params_list) and any(params_list[0] is params for params in theirs)
+
+
+def _read(params_list: Sequence[Any]) -> tuple[tuple[Tag, ...], list[str]]:
+    tags: list[Tag] = []
+    problems: list[str] = []
+    for params in params_list:
+        try:
+            tags.append(parse_tag([str(item) for item in params.items], getattr(params, "kind", "lyco")))
+        except TagError as error:
+            problems.append(str(error))
+    return tuple(tags), problems
+
+
+def _seed(p: Any) -> int:
+    seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None)
+    return int(seeds[0]) if seeds else int(getattr(p, "seed", 0) or 0)
+
+
+@cache
+def network() -> LycoNetwork:
+    """Return the one network of this process; it outlives reloads of the UI, as the hooks that know it do."""
+    return LycoNetwork()

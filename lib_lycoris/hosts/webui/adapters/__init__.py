@@ -1,0 +1,1 @@
+"""One small adapter for each webui: where its running model is, and what it is called."""

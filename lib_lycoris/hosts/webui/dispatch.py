@@ -1,0 +1,107 @@
+"""The innermost call of a layer: where the webui's own loader calls torch's forward, ours comes in between.
+
+That loader has then put <lora:...> into the weight, so networks of ours see it as part of the base, whatever the order of the tags. Without
+that loader torch's classes are patched through ``modules.patches``. Hooks are made at the first tag and never undone: another program may
+have put its own around them. Without a plan they do nothing but one look-up.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...patching import Patcher
+from ...patching.layers import PatchedLayer
+
+KEY = "lib_lycoris"  # who we are to modules.patches
+KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
+
+
+class Dispatcher:
+    """Calls the changed form of a layer where there is one; a layer that fails computes as the base does, and is told about."""
+
+    def __init__(self) -> None:
+        self.layers: dict[nn.Module, PatchedLayer] = {}
+        self.failures: dict[str, int] = {}  # sentence -> layers
+        self._hooked: object = None
+
+    def install(self) -> None:
+        """Hook the forwards, once for each set of them: the webui makes a new one when its UI is reloaded."""
+        originals = getattr(sys.modules.get("networks"), "originals", None)
+        if originals is None:
+            self._patch_classes()
+        elif self._hooked is not originals:
+            for kind in KINDS:
+                name = f"{kind.__name__}_forward"
+                setattr(originals, name, self._around(getattr(originals, name)))
+            self._hooked = originals
+
+    def _patch_classes(self) -> None:
+        from modules import patches
+
+        for kind in KINDS:
+            if patches.original(KEY, kind, "forward") is None:
+                patches.patch(KEY, kind, "forward", self._around(kind.forward))
+
+    def _around(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            layer = self.layers.get(module)
+            if layer is None:
+                return inner(module, *args, **kwargs)
+            return self._changed(layer, partial(inner, module), args, kwargs)
+
+        return forward
+
+    def _changed(self, layer: PatchedLayer, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return layer(inner, *args, **kwargs)
+        except torch.cuda.OutOfMemoryError:
+            raise  # the webui tells people what to do about it
+        except Exception as error:  # noqa: BLE001 - an error in a forward would end the run; it is told instead
+            self.layers = {module: kept for module, kept in self.layers.items() if kept is not layer}
+            self._note(layer.module, error)
+        return inner(*args, **kwargs)
+
+    def _note(self, module: nn.Module, error: Exception) -> None:
+        text = f"a layer of the kind {type(module).__name__} could not be changed: {str(error).splitlines()[0] if str(error) else error!r}"
+        self.failures[text] = self.failures.get(text, 0) + 1
+
+    def take_failures(self) -> list[str]:
+        """Return what went wrong in layers since the last call, one sentence each."""
+        found = [text if count == 1 else f"{text} ({count} layers)" for text, count in self.failures.items()]
+        self.failures = {}
+        return found
+
+
+class DispatchedPatcher(Patcher):
+    """A patcher that hands its layers to the dispatcher; only kinds that no hook reaches get a forward of their own."""
+
+    def __init__(self, model: Mapping[str, nn.Module], family: str, dispatcher: Dispatcher) -> None:
+        super().__init__(model, family)
+        self.dispatcher = dispatcher
+        self.installed: Mapping[nn.Module, PatchedLayer] = {}
+
+    def install(self, layers: Mapping[nn.Module, PatchedLayer]) -> None:
+        """Have exactly these layers called."""
+        self.installed = layers
+        reached = {module: layer for module, layer in layers.items() if reaches_hook(module)}
+        super().install({module: layer for module, layer in layers.items() if module not in reached})
+        self.dispatcher.layers = reached
+
+    def layer(self, module: nn.Module) -> PatchedLayer | None:
+        """Return the changed form of a live module; None where nothing changes it."""
+        return self.dispatcher.layers.get(module) or super().layer(module)
+
+
+def reaches_hook(module: nn.Module) -> bool:
+    """Tell whether a module's forward is the hooked one, or calls it: open_clip's LayerNorm does neither, ldm's GroupNorm32 does."""
+    kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
+    if kind is None:
+        return False
+    forward: Any = type(module).forward
+    return forward is kind.forward or "super" in getattr(getattr(forward, "__code__", None), "co_names", ())

@@ -1,0 +1,78 @@
+"""Where a run of the webui tells us something: the step, another model in the middle of it, its beginning and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .activation import LycoNetwork
+
+KEY = "lib_lycoris"  # who we are to modules.patches
+
+
+class Steps:
+    """Counts the sampling steps of one pass.
+
+    The webui's own number lags by one and its denoiser counts model calls, of which samplers of the second order make two a step. For the
+    others the steps done are told by what samplers report after each; some make more than one call in a step.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def begin(self, call: int, multiplier: int) -> int:
+        """Return the step, from 0, that the model call with this number belongs to."""
+        if call == 0:
+            self.done = 0
+        return call // multiplier if multiplier > 1 else self.done
+
+
+def start_hooks(network: LycoNetwork) -> None:
+    """Put the hooks in that only matter while networks are active; at the first tag, and once a process."""
+    from modules import sd_models, sd_samplers_common
+
+    def empty_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_empty_cond(*args: Any, **kwargs: Any) -> Any:
+            with network.host.silent():
+                return original(*args, **kwargs)
+
+        return get_empty_cond
+
+    def model_change(original: Callable[..., Any]) -> Callable[..., Any]:
+        def reload_model_weights(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            network.replan()
+            return result
+
+        return reload_model_weights
+
+    def step_done(original: Callable[..., Any]) -> Callable[..., Any]:
+        def callback_state(sampler: Any, state: Any) -> Any:
+            network.steps.done = int(state["i"]) + 1
+            return original(sampler, state)
+
+        return callback_state
+
+    _wrap(sd_models, "get_empty_cond", empty_prompt)
+    _wrap(sd_models, "reload_model_weights", model_change)
+    _wrap(sd_samplers_common.Sampler, "callback_state", step_done)
+
+
+def _wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replace a function of the webui by one around it, once."""
+    from modules import patches
+
+    if patches.original(KEY, owner, name) is None:
+        patches.patch(KEY, owner, name, around(getattr(owner, name)))
+
+
+def before_call(network: LycoNetwork, params: Any) -> None:
+    """Take notice of a model call that comes next; the webui's callback ``on_cfg_denoiser``."""
+    if network.host.wanted is None:
+        return
+    network.replan()  # a model that was changed in a way that no hook of ours saw
+    denoiser = params.denoiser
+    steps = int(getattr(denoiser, "steps", 0) or params.total_sampling_steps or 1)
+    calls = int(getattr(denoiser, "total_steps", 0) or steps)  # the webui says it so: twice the steps for samplers of the second order
+    network.host.step(network.steps.begin(int(denoiser.step), calls // steps), steps)

@@ -1,0 +1,235 @@
+"""AUTOMATIC1111's webui as a host: the networks of the prompt on the model that it computes with, whichever that is by now."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+from torch import Tensor
+
+from ...errors import HostError, LycorisError
+from ...models import BaseModel
+from ...networks import Network
+from ...patching import MERGED_BYTES, Activation, Mode, Report
+from ...prompt import Presets, Tag, resolve
+from ..fitting import apply_fitting, base_weight
+from ..library.cache import KEPT_MIB, MIB, Loaded
+from ..library.library import Library
+from .adapters import a1111 as live
+from .dispatch import DispatchedPatcher, Dispatcher
+from .embeddings import Words
+from .folders import PresetFiles, data_folder, folders
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one pass of a run asks for, kept so that it can be put on another model in the middle of the run."""
+
+    tags: tuple[Tag, ...]
+    seed: int
+    steps: int
+    hires: bool
+
+
+@dataclass
+class Applied:
+    """What became of it on one model."""
+
+    networks: dict[str, Network] = field(default_factory=dict)  # by the name in the tag
+    problems: list[str] = field(default_factory=list)
+    effects: list[tuple[object, ...]] = field(default_factory=list)
+    digest: str = ""  # of all that the text encoders' output depends on beside the text of the tags
+
+
+class WebuiHost:
+    """The webui that we run in."""
+
+    name = "webui"
+
+    def __init__(self) -> None:
+        self.dispatcher = Dispatcher()
+        self.library = Library([])  # filled when the command line is known to be read
+        self.presets_of = PresetFiles()
+        self.loaded = Loaded()
+        self.words = Words()
+        self.wanted: Wanted | None = None
+        self.suspended = False
+        self._patcher: DispatchedPatcher | None = None
+        self._model: weakref.ref[Any] | None = None
+        self._identity = ""
+        self._shapes: object = None
+        self._stamps: dict[Path, tuple[int, int]] = {}
+
+    @classmethod
+    def detect(cls) -> bool:
+        """Tell whether we run inside this host."""
+        import sys
+        from importlib.util import find_spec
+
+        native = getattr(sys.modules.get("modules.shared"), "native", None)  # SD.Next, which has no modules to hook
+        return "modules.extra_networks" in sys.modules and not find_spec("modules_forge") and native is None
+
+    @property
+    def patcher(self) -> DispatchedPatcher:
+        """The patcher of the model that is loaded now; raise HostError while there is none."""
+        model = live.current()
+        if model is None:
+            raise HostError("the webui has no model loaded; choose a checkpoint first")
+        if self._patcher is None or not self._holds(model):
+            self.forget_model()
+            self._patcher = DispatchedPatcher(live.parts(model), live.family(model), self.dispatcher)
+            self._model, self._identity = weakref.ref(model), live.identity(model)
+            layers = sorted((name, info.shape) for name, info in self._patcher.base.layers.items())
+            self._shapes = hashlib.sha256(repr((self._patcher.base.family, layers)).encode()).hexdigest()
+        return self._patcher
+
+    def _holds(self, model: Any) -> bool:
+        """Tell whether the patcher is for this model with these weights; a new model may have the address of one that is gone."""
+        return self._model is not None and self._model() is model and self._identity == live.identity(model)
+
+    def forget_model(self) -> None:
+        """Let go of the model of the last plan."""
+        if self._patcher is not None:
+            self._patcher.restore()
+        self._patcher, self._model, self._identity = None, None, ""
+
+    @property
+    def base(self) -> BaseModel:
+        """The running model's family and canonical parameter names."""
+        return self.patcher.base
+
+    @property
+    def identity(self) -> str:
+        """A text that changes when another model is loaded, or another checkpoint into the same one."""
+        return live.identity(live.current())
+
+    def weight(self, parameter: str) -> Tensor:
+        """Return the weight under a canonical parameter name, as the layer has it now; raise HostError if there is none."""
+        return base_weight(self.patcher, parameter, live.label(live.current()))
+
+    def presets(self) -> Presets:
+        """Return the presets of block weights and element filters as they are now; raise PromptError."""
+        return self.presets_of()
+
+    def find_files(self) -> None:
+        """Look at the folders again, which the command line names; files that came since are found without this too."""
+        self.library = Library(folders(), data_folder())
+        self.library.scan()
+
+    def folders(self) -> Sequence[Path]:
+        """Return the folders that hold network files."""
+        return self.library.folders
+
+    def apply(self, activations: Sequence[Activation]) -> Report:
+        """Put exactly these networks on the model; one that does not fit is left out with a sentence in the report's notes."""
+        self.dispatcher.install()
+        self.patcher.workspace.merged_bytes = _merged_bytes()
+        return apply_fitting(self.patcher, activations, _mode())
+
+    def step(self, step: int, steps: int) -> None:
+        """Say which sampling step (from 0) comes next."""
+        if self._patcher is not None:
+            self._patcher.step(step, steps)
+
+    def clear(self) -> None:
+        """Take all networks off, and forget them but for as many as the settings want to keep."""
+        self.wanted = None
+        self.words.remove()
+        if self._patcher is not None:
+            self._patcher.restore()
+        self.loaded.forget(*_kept())
+
+    def pause(self) -> None:
+        """Take all networks off at the end of a run; what was prepared stays, for the next run asks for the same most often."""
+        self.wanted = None
+        self.words.remove()
+        if self._patcher is not None:
+            self._patcher.pause()
+        self.loaded.end_run(*_kept())
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Have no network act for a while, and ignore activations: the webui computes the empty prompt in the middle of a run."""
+        patcher, before = self._patcher, self.suspended
+        layers = patcher.installed if patcher is not None else {}
+        if patcher is not None:
+            patcher.install({})
+        self.suspended = True
+        try:
+            yield
+        finally:
+            self.suspended = before
+            if patcher is not None and patcher is self._patcher:
+                patcher.install(layers)
+
+    def put_on(self, wanted: Wanted) -> Applied:
+        """Put on what a pass asks for; whatever cannot be done is told, the rest works."""
+        self.wanted = wanted
+        done = Applied()
+        activations = [found for tag in wanted.tags if (found := self._activation(tag, wanted, done)) is not None]
+        report = self.apply(activations)
+        self.step(0, wanted.steps)
+        done.problems += report.problems
+        done.problems += self.words.put(done.networks.values())
+        done.problems = list(dict.fromkeys(done.problems))
+        done.digest = hashlib.sha256(repr(sorted(done.effects, key=repr)).encode()).hexdigest()
+        return done
+
+    def model_changed(self) -> bool:
+        """Tell whether the plan is for another model than the one that the webui computes with."""
+        return self.wanted is not None and not self.suspended and not self._holds(live.current())
+
+    def _activation(self, tag: Tag, wanted: Wanted, done: Applied) -> Activation | None:
+        try:
+            base = self.patcher.base
+            strength = resolve(tag, base.family, wanted.seed, self.presets(), wanted.hires)
+            path = self.library.find(tag.name).path
+            network, stamp = self.loaded.get(path, base, self._shapes, self.patcher.dtype)
+        except (LycorisError, OSError, RuntimeError, ValueError) as error:
+            done.problems.append(str(error) if isinstance(error, LycorisError) else f"{tag.name} cannot be used: {error}")
+            return None
+        if self._stamps.get(path, stamp) != stamp:
+            self.patcher.restore()  # what was prepared of the file's old content goes with it
+        self._stamps[path] = stamp
+        done.networks[tag.name] = network
+        done.effects.append((network.digest, stamp, tag.dyn, strength.digest))
+        done.problems += strength.notes
+        return Activation(network, strength, tag.dyn)
+
+    def report(self, sentences: Sequence[str]) -> None:
+        """Write sentences to the console; those about a picture go below it, by its activation."""
+        for sentence in sentences:
+            print(f"LyCORIS: {sentence}")
+
+
+def _mode() -> Any:
+    from modules import shared
+
+    found = getattr(shared.opts, "lyco_mode", "auto")
+    return found if found in get_args(Mode) else "auto"
+
+
+def _merged_bytes() -> int:
+    from modules import shared
+
+    return int(float(getattr(shared.opts, "lyco_merged_mib", MERGED_BYTES / MIB) or 0) * MIB)
+
+
+def _kept() -> tuple[float, int]:
+    """Return how many MiB of networks to keep, and how many networks whatever their size."""
+    from modules import shared
+
+    mib = getattr(shared.opts, "lyco_cache_mib", KEPT_MIB)
+    return float(mib or 0), int(getattr(shared.opts, "lyco_in_memory_limit", 0) or 0)
+
+
+@cache
+def host() -> WebuiHost:
+    """Return the one host of this process."""
+    return WebuiHost()

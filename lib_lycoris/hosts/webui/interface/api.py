@@ -1,0 +1,118 @@
+"""Our part of the webui's HTTP API: list, refresh, inspect; behind --api-auth like the host's own routes."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+
+from ....errors import LycorisError
+from ...jobs_api import Service, add_job_routes, same_site
+from . import card_files as files
+
+Inspect = Callable[[Path], dict[str, Any]]
+ADDRESS = "/sdapi/v1"
+
+
+def register(inspect: Inspect | None, service: Service | None = None) -> None:
+    """Add the routes when the web application starts; without `inspect` there is no route for it, without `service` none for tools."""
+    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
+
+    script_callbacks.on_app_started(lambda _, app: add_routes(app, inspect, service))
+
+
+def add_routes(app: FastAPI, inspect: Inspect | None, service: Service | None = None) -> None:
+    """Add the routes to the host's web application; those of the tools, which write files, where --api asks for an API."""
+    guard = _guard()
+    options: dict[str, Any] = {"dependencies": [Depends(guard)] if guard else [], "tags": ["LyCORIS"]}
+    app.add_api_route(
+        f"{ADDRESS}/lycos", list_networks, methods=["GET"], summary="List networks",
+        description="All network files that `<lyco:name>` can use, whatever base model they are for, with their headers' metadata.",
+        response_description="One entry a file: name, alias, path, hash, version, algorithms, metadata, problem.", **options,
+    )  # fmt: skip
+    app.add_api_route(
+        f"{ADDRESS}/refresh-lycos", refresh, methods=["POST"], summary="Look for new network files",
+        description="Reads the folders again. New files are also found without it when a tag names them.",
+        response_description="The number of files found.", **options,
+    )  # fmt: skip
+    if inspect is not None:
+        app.add_api_route(
+            f"{ADDRESS}/lycos/inspect", _inspector(inspect), methods=["GET"], summary="Inspect one network",
+            description="Reads the whole file: base model, algorithms, ranks, every module, keys that are not used and why, hashes, "
+            "training data, problems. `name` is what a tag would use; only files in the scanned folders can be inspected.",
+            response_description="The inspection, as `run.py inspect --json` gives it.", **options,
+        )  # fmt: skip
+    if service is not None and _wants_api():
+        add_job_routes(app, service, [same_site(_origin_allowed), *([guard] if guard else [])])
+
+
+def _wants_api() -> bool:
+    from modules import shared  # type: ignore[import-not-found,unused-ignore]
+
+    return any(getattr(shared.cmd_opts, name, False) for name in ("api", "nowebui"))
+
+
+def _origin_allowed(origin: str) -> bool:
+    """Tell whether the webui was started with --cors-allow-origins for a site."""
+    from modules import shared  # type: ignore[import-not-found,unused-ignore]
+
+    named = (getattr(shared.cmd_opts, "cors_allow_origins", None) or "").split(",")
+    pattern = getattr(shared.cmd_opts, "cors_allow_origins_regex", None)
+    return origin in named or bool(pattern and re.fullmatch(pattern, origin))
+
+
+def list_networks() -> list[dict[str, Any]]:
+    """Return one entry a file."""
+    return [_entry(name, file.path) for name, file in files.library().named.items()]
+
+
+def _entry(name: str, path: Path) -> dict[str, Any]:
+    found = files.facts(path)
+    metadata = {key: value for key, value in files.Metadata(path, found.entries).items() if key != files.COVERS}
+    return {
+        "name": name, "alias": found.alias or name, "path": str(path), "hash": found.stored_hash or None, "version": found.version,
+        "algorithms": found.algorithms, "metadata": metadata, "problem": found.broken or None,
+    }  # fmt: skip
+
+
+def refresh() -> dict[str, int]:
+    """Look at the folders again."""
+    files.library().refresh()
+    return {"count": len(files.library().files)}
+
+
+def _inspector(inspect: Inspect) -> Callable[[str], dict[str, Any]]:
+    def inspect_network(name: str) -> dict[str, Any]:
+        try:
+            file = files.library().find(name)
+        except LycorisError as error:
+            raise HTTPException(status_code=404, detail=str(error)) from error
+        try:
+            return inspect(file.path)
+        except LycorisError as error:
+            raise HTTPException(status_code=422, detail=str(error)) from error
+
+    return inspect_network
+
+
+def _guard() -> Callable[..., None] | None:
+    """Return the check of name and password that --api-auth asks for, or None without that option."""
+    from modules import shared  # type: ignore[import-not-found,unused-ignore]
+
+    given = getattr(shared.cmd_opts, "api_auth", None)
+    if not given:
+        return None
+    known = dict(pair.split(":", 1) for pair in given.split(",") if ":" in pair)
+    scheme = HTTPBasic()
+
+    def check(credentials: HTTPBasicCredentials = Depends(scheme)) -> None:  # noqa: B008
+        expected = known.get(credentials.username)
+        if expected is None or not secrets.compare_digest(credentials.password.encode(), expected.encode()):
+            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+
+    return check

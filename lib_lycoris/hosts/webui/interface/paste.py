@@ -1,0 +1,61 @@
+"""A pasted infotext names networks as they were called where the image was made; their hashes tell what they are called here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from . import card_files as files
+
+FIELDS = ("Lyco hashes", "Lora hashes")  # the built-in loader lists `<lyco:` tags in the second one
+PROMPTS = ("Prompt", "Hires prompt")
+HASH = re.compile(r"\s*(.+?): *(?:0x)?([0-9a-fA-F]{8,64})\s*(?:,|$)")
+TAG = re.compile(r"<lyco:([^:>]+)(?=[:>])")
+
+
+def register() -> None:
+    """Ask the host to show us every pasted infotext."""
+    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
+
+    script_callbacks.on_infotext_pasted(on_pasted)
+
+
+def on_pasted(_: str, fields: dict[str, Any]) -> None:
+    """Put the local names into the tags of the fields' prompts; tags of other kinds stay as they are."""
+    hashes = read_hashes(fields)
+    if not any("<lyco:" in str(fields.get(prompt, "")) for prompt in PROMPTS) or not hashes:
+        return
+    known = set(known_hashes())
+    hashes = {name: digest for name, digest in hashes.items() if (name, digest) not in known}  # of two copies, the one that is named
+    local = {digest: name for name, digest in sorted(known)}
+    for prompt in PROMPTS:
+        if isinstance(fields.get(prompt), str):
+            fields[prompt] = renamed(fields[prompt], hashes, local.get)
+
+
+def read_hashes(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return tag name -> the first 8 characters of its hash, in lower case."""
+    found: dict[str, str] = {}
+    for field in FIELDS:
+        for name, digest in HASH.findall(str(fields.get(field) or "").strip('"')):
+            found.setdefault(name, digest[:8].lower())
+    return found
+
+
+def renamed(prompt: str, hashes: Mapping[str, str], local: Callable[[str], str | None]) -> str:
+    """Return the prompt with the names of `<lyco:` tags replaced by those that `local` gives for their hashes."""
+
+    def replace(tag: re.Match[str]) -> str:
+        name = tag[1].strip()
+        return f"<lyco:{local(hashes.get(name) or hashes.get(name.replace(',', ''), '')) or tag[1]}"
+
+    return TAG.sub(replace, prompt)
+
+
+def known_hashes() -> Iterable[tuple[str, str]]:
+    """Give (name, first 8 characters of the hash) of every network whose hash is known without reading the whole file."""
+    for name, file in files.library().named.items():
+        digest = files.known_hash(file.path, files.facts(file.path))
+        if digest:
+            yield name, digest[:8].lower()

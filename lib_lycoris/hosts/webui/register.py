@@ -1,0 +1,72 @@
+"""Tells the webui about us: its callbacks, and a script without a face for the two moments that have no callback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .activation import network
+from .comments import merge_hashes
+from .folders import summary
+from .hooks import before_call
+
+
+def register() -> None:
+    """Register callbacks; the webui forgets them when its UI is reloaded, so our script calls this each time it runs."""
+    from modules import script_callbacks
+
+    script_callbacks.on_before_ui(_before_ui)
+    script_callbacks.on_cfg_denoiser(lambda params: before_call(network(), params))
+    script_callbacks.on_model_loaded(_model_loaded)
+    script_callbacks.on_script_unloaded(_unload)
+
+
+def _before_ui() -> None:
+    """Register the network here: the webui forgets those that are registered while scripts are read."""
+    from modules import extra_networks
+
+    from .lora import watch
+
+    ours = network()
+    extra_networks.register_extra_network(ours)
+    ours.host.find_files()
+    print(summary(len(ours.host.library.files), ours.host.folders()))
+    watch()
+
+
+def _model_loaded(_model: Any) -> None:
+    """Let a model go that the webui has put away; a plan for it is made anew by the run that changed it."""
+    host = network().host
+    if host.wanted is None:
+        host.forget_model()
+
+
+def _unload() -> None:
+    network().host.clear()
+
+
+def script() -> type[Any]:
+    """Return the class of a script that is always there and shows nothing."""
+    from modules import scripts
+
+    class LycorisRun(scripts.Script):
+        def title(self) -> str:
+            return "LyCORIS"
+
+        def show(self, is_img2img: bool) -> Any:
+            return scripts.AlwaysVisible
+
+        def before_process(self, p: Any, *args: Any) -> None:
+            """Start clean: a run that ended with an error, or that has networks switched off, says nothing to extra networks."""
+            network().host.pause()
+            if getattr(p, "disable_extra_networks", False):
+                network().conds.without_networks(p)
+
+        def after_extra_networks_activate(self, p: Any, *args: Any, **kwargs: Any) -> None:
+            """Complete the list of hashes after the webui's own loader has begun it."""
+            merge_hashes(p)
+
+        def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+            """End the run: without tags in the first prompt the webui does not call deactivate."""
+            network().deactivate(p)
+
+    return LycorisRun

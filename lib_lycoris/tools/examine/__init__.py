@@ -1,0 +1,1 @@
+"""What a network file contains and how much it changes."""

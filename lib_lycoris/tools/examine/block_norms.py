@@ -1,0 +1,130 @@
+"""Network -> how much it changes each block: ‖ΔW‖ at strength 1, of factors where they are exact, module by module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from ...algorithms import Algorithm, LoHa, LoKr, LoRA
+from ...algorithms.padded import Padded
+from ...models import BaseModel, block_of
+from ...networks import Network
+from ..files.network_file import Patch, patches
+from ..linalg.expand import exact_factors, plain_delta, reads_weight
+from ..linalg.low_rank import energy
+
+REST = "-"  # what no block holds: time embeddings and the UNet's head
+
+
+@dataclass(frozen=True)
+class BlockNorm:
+    """What a network does to one block; the norms are None where none of it could be measured."""
+
+    changes: int  # parameters that it changes
+    measured: int  # of them
+    norm: float | None  # ‖ΔW‖ at strength 1
+    relative: float | None  # ‖ΔW‖ / ‖W‖ over these parameters; None without base weights
+
+    @property
+    def size(self) -> float | None:
+        """What blocks are compared by: the relative norm where there is one, for layers differ in size."""
+        return self.norm if self.relative is None else self.relative
+
+
+class BaseWeights:
+    """Base weights by canonical name; their norms are kept, so that the next network is measured sooner."""
+
+    def __init__(self, read: Callable[[str], Tensor | None]) -> None:
+        self.read = read  # None for a parameter that is not there
+        self._energy: dict[str, float] = {}
+
+    def energy(self, name: str, weight: Tensor) -> float:
+        """Return ‖W‖² of a parameter that has been read."""
+        if name not in self._energy:
+            self._energy[name] = energy(weight.detach())
+        return self._energy[name]
+
+
+@dataclass
+class _Sums:
+    changes: int = 0
+    measured: int = 0
+    energy: float = 0.0
+    base: float = 0.0
+    based: bool = True  # whether the base weight of all that was measured is known
+
+    def made(self) -> BlockNorm:
+        if not self.measured:
+            return BlockNorm(self.changes, 0, None, None)
+        relative = sqrt(self.energy / self.base) if self.based and self.base > 0 else None
+        return BlockNorm(self.changes, self.measured, sqrt(self.energy), relative)
+
+
+def touched(network: Network) -> dict[str, int]:
+    """Return block id -> how many parameters the network changes there; the key REST stands for no block."""
+    found: dict[str, int] = {}
+    for name in network.patches:
+        block = block_of(name, network.family) or REST
+        found[block] = found.get(block, 0) + 1
+    return found
+
+
+def measure(network: Network, base: BaseModel, weights: BaseWeights | None = None) -> Iterator[tuple[int, int, dict[str, BlockNorm]]]:
+    """Yield (changes done, of how many, block id -> norm so far); the last one is complete. ``base`` is what the network was loaded for."""
+    work = patches(network, base)
+    sums: dict[str, _Sums] = {}
+    for done, patch in enumerate(work, 1):
+        _add(sums.setdefault(block_of(patch.name, network.family) or REST, _Sums()), patch, weights)
+        yield done, len(work), {} if done < len(work) else _made(sums)
+    if not work:
+        yield 0, 0, {}
+
+
+def _made(sums: Mapping[str, _Sums]) -> dict[str, BlockNorm]:
+    return {block: found.made() for block, found in sums.items()}
+
+
+def _add(sums: _Sums, patch: Patch, weights: BaseWeights | None) -> None:
+    weight = weights.read(patch.name) if weights is not None else None
+    sums.changes += 1
+    if weight is None and reads_weight(patch.algorithm):
+        return
+    sums.measured += 1
+    sums.energy += delta_energy(patch, weight)
+    if weight is None or weights is None:
+        sums.based = False
+    else:
+        sums.base += weights.energy(patch.name, weight)
+
+
+def delta_energy(patch: Patch, weight: Tensor | None = None) -> float:
+    """Return ‖ΔW‖² at strength 1; the base weight is needed by algorithms that read it."""
+    with torch.inference_mode():
+        if patch.leaf == "weight" and len(patch.shape) > 1:
+            found = _of_factors(patch.algorithm, patch.shape)
+            if found is not None:
+                return found
+        if weight is None or not reads_weight(patch.algorithm):
+            return energy(plain_delta(patch.algorithm, patch.shape))
+        return energy(patch.algorithm.delta(weight.detach().float()))  # a host may store fp8, which nothing can be computed with
+
+
+def _of_factors(algorithm: Algorithm, shape: tuple[int, ...]) -> float | None:
+    """Return ‖ΔW‖² without forming ΔW; None where that is not possible or would cost more."""
+    if isinstance(algorithm, Padded):
+        return _of_factors(algorithm.inner, (shape[0], algorithm.channels, *shape[2:]))
+    if isinstance(algorithm, LoKr):
+        empty = torch.empty(0, 0, *shape[2:])
+        return energy(algorithm.first(empty)) * energy(algorithm.second(empty))  # ‖A ⊗ B‖ = ‖A‖ · ‖B‖
+    wide = algorithm.rank**2 if isinstance(algorithm, LoHa) else algorithm.rank or 0
+    if not isinstance(algorithm, (LoRA, LoHa)) or wide > min(shape[:2]):
+        return None
+    pair = exact_factors(algorithm, shape)
+    if pair is None:
+        return None
+    up, down = pair[0].double(), pair[1].double()
+    return max(0.0, float(((up.T @ up) * (down @ down.T)).sum()))

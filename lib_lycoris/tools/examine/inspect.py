@@ -1,0 +1,237 @@
+"""Network file -> everything that can be told about it; a broken or foreign file is described, not refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import models
+from ...algorithms import parse
+from ...algorithms.base import Algorithm
+from ...errors import NetworkFormatError
+from ...networks.hashes import model_hash, sha256, short
+from ...networks.keys import Keys, sort_out
+from ...networks.loading import module_shapes
+from ...networks.matching import Match, match, reference_model
+from ...networks.reader import TensorFile, open_file
+
+TOP_TAGS = 20
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module of the file, for one parameter of the base model."""
+
+    name: str  # as the file has it
+    parameter: str | None  # canonical; None where no layer of the base model fits
+    component: str | None  # unet, te1, te2, te3
+    algorithm: str
+    rank: int | None
+    alpha: float | None
+    dead: bool  # changes nothing whatever the base weight
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a network file is; counts are of modules unless they say otherwise."""
+
+    name: str
+    path: str
+    bytes: int
+    hashes: dict[str, str]  # sha256, autov2 (its first 10), model_hash (computed), stored (what the trainer wrote, if it did)
+    family: str | None  # of the base model that it was made for, as far as the file tells
+    family_reason: str
+    compared_with: str
+    algorithms: dict[str, int]
+    ranks: dict[str, int]
+    alphas: dict[str, int]
+    dtypes: dict[str, int]  # of tensors
+    keys: int
+    matched_keys: int
+    unmatched: tuple[tuple[str, str], ...]  # (key, reason)
+    modules: tuple[Module, ...]
+    embeddings: dict[str, dict[str, tuple[int, ...]]]  # word -> part -> shape
+    not_finite: tuple[str, ...]  # keys with NaN or infinity
+    dead: tuple[str, ...]  # modules that change nothing
+    training: dict[str, str]  # what the metadata says, under names for people
+    tags: tuple[tuple[str, int], ...]  # most frequent first
+    metadata: dict[str, str]
+    problems: tuple[str, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether the file can be applied to the model that it is for: nothing in it is broken, and something in it is known."""
+        return not self.not_finite and bool(self.modules or self.embeddings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
+
+
+def inspect(path: str | Path, base: models.BaseModel | None = None) -> Inspection:
+    """Describe a network file against a base model (default: the full-size one that it is for).
+
+    Raises NetworkFormatError only for a file that holds no readable tensors.
+    """
+    file = open_file(path)
+    keys = sort_out(file.tensors)
+    tensors = file.read(file.tensors)
+    family, reason = _family(file, keys)
+    compared = base or _compared_with(file, keys, family)
+    found = match(file, keys, tensors, compared)
+    not_finite = tuple(key for key, tensor in tensors.items() if not _finite(tensor))
+    modules = (*_fitting(compared, found), *_others(keys, tensors, found))
+    unmatched = tuple((item.key, item.reason) for item in found.skipped)
+    return Inspection(
+        name=file.path.stem, path=str(file.path), bytes=file.path.stat().st_size, hashes=_hashes(file),
+        family=family, family_reason=reason, compared_with=compared.label,
+        algorithms=_counts(m.algorithm for m in modules), ranks=_counts(m.rank for m in modules), alphas=_counts(m.alpha for m in modules),
+        dtypes=_counts(info.dtype for info in file.tensors.values()), keys=len(file.tensors),
+        matched_keys=len(file.tensors) - len({key for key, _ in unmatched}), unmatched=unmatched, modules=modules,
+        embeddings={word: {part: file.tensors[key].shape for part, key in parts.items()} for word, parts in keys.embeddings.items()},
+        not_finite=not_finite, dead=tuple(dict.fromkeys(module.name for module in modules if module.dead)),
+        training=_training(file.metadata), tags=_tags(file.metadata), metadata=dict(file.metadata),
+        problems=tuple(_problems(file, family, compared, found, keys, not_finite)),
+    )  # fmt: skip
+
+
+def _compared_with(file: TensorFile, keys: Keys, family: str | None) -> models.BaseModel:
+    try:
+        return reference_model(file, keys, family)
+    except NetworkFormatError:
+        return models.reference("sd1")  # nothing fits any model; every key is then listed with its reason
+
+
+def _family(file: TensorFile, keys: Keys) -> tuple[str | None, str]:
+    shapes = module_shapes(file, keys)
+    by_layers = models.detect_family(shapes, {})
+    if by_layers is not None:
+        return by_layers, "by the names and shapes of its layers"
+    by_metadata = models.detect_family(shapes, file.metadata)
+    if by_metadata is not None:
+        return by_metadata, "by its metadata; its layers would fit several families"
+    return None, "neither its layers nor its metadata tell"
+
+
+def _fitting(base: models.BaseModel, found: Match) -> Iterator[Module]:
+    for name, algorithm in found.patches.items():
+        component = base.component_of(name)
+        yield _module(found.modules[name], name, component.key if component else None, algorithm)
+
+
+def _others(keys: Keys, tensors: Mapping[str, Tensor], found: Match) -> Iterator[Module]:
+    """Yield the modules that fit no layer of the base model, as far as an algorithm is known in them."""
+    fitting = set(found.modules.values())
+    for name, suffixes in keys.modules.items():
+        if name not in fitting:
+            try:
+                changes, _ = parse({suffix: tensors[key] for suffix, key in suffixes.items()})
+            except NetworkFormatError:
+                continue  # listed among the unmatched keys, with this reason
+            yield from (_module(name, None, None, algorithm) for algorithm in changes.values())
+
+
+def _module(name: str, parameter: str | None, component: str | None, algorithm: Algorithm) -> Module:
+    inner = getattr(algorithm, "inner", None)
+    alpha = getattr(algorithm if inner is None else inner, "alpha", None)
+    label = f"{algorithm.name} over {inner.name}" if inner is not None else algorithm.name
+    return Module(name, parameter, component, label, algorithm.rank, alpha, algorithm.is_zero)
+
+
+def _problems(
+    file: TensorFile, family: str | None, base: models.BaseModel, found: Match, keys: Keys, not_finite: tuple[str, ...]
+) -> list[str]:
+    told = []
+    if not_finite:
+        told.append(f"{len(not_finite)} tensors hold NaN or infinity, first {not_finite[0]}: the file is broken and will not be applied")
+    if not keys.modules and not keys.embeddings:
+        told.append("no key of the file is a tensor of a known algorithm: this is not a network file")
+    elif keys.modules and not found.patches:
+        told.append(f"nothing of the file fits {base.label}: {found.skipped[0].reason if found.skipped else 'no layer has its names'}")
+    elif found.skipped:
+        told.append(f"{len(found.skipped)} keys change nothing on {base.label}")
+    if family is not None and family != base.family:
+        told.append(f"the file was made for {models.FAMILIES[family].label}, not for {base.label}")
+    dead = sum(algorithm.is_zero for algorithm in found.patches.values())
+    if dead and dead == len(found.patches):
+        told.append("every module is dead: the file changes nothing at all")
+    return told
+
+
+def _hashes(file: TensorFile) -> dict[str, str]:
+    whole = sha256(file.path)
+    found = {"sha256": whole, "autov2": whole[:10], "model_hash": model_hash(file.path)}
+    found["short"] = short(file.metadata.get("sshs_model_hash") or found["model_hash"])
+    stored = file.metadata.get("sshs_model_hash")
+    return {**found, **({"stored": stored} if stored else {})}
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    return bool(torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all())
+
+
+def _counts(values: Any) -> dict[str, int]:
+    counts = Counter(f"{value:g}" if isinstance(value, float) else str(value) for value in values if value is not None)
+    return dict(counts.most_common())
+
+
+NAMES: dict[str, tuple[str, ...]] = {  # a name for people: metadata keys, the first that says something wins
+    "title": ("modelspec.title", "ss_output_name"),
+    "trainer module": ("ss_network_module",),
+    "arguments": ("ss_network_args",),
+    "rank": ("ss_network_dim",),
+    "alpha": ("ss_network_alpha",),
+    "base model": ("ss_sd_model_name", "modelspec.architecture"),
+    "base version": ("ss_base_model_version",),
+    "resolution": ("modelspec.resolution", "ss_resolution"),
+    "images": ("ss_num_train_images",),
+    "epochs": ("ss_epoch", "ss_num_epochs"),
+    "steps": ("ss_steps", "ss_max_train_steps"),
+    "learning rate": ("ss_learning_rate",),
+    "optimizer": ("ss_optimizer",),
+    "finished": ("modelspec.date", "ss_training_finished_at", "ss_training_started_at"),
+    "trigger": ("modelspec.trigger_phrase", "ssmd_keywords"),
+    "author": ("modelspec.author", "ssmd_author"),
+    "license": ("modelspec.license",),
+    "comment": ("ss_training_comment", "modelspec.description", "ssmd_description"),
+}
+
+
+def _training(metadata: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name, keys in NAMES.items():
+        value = next((metadata[key] for key in keys if metadata.get(key) not in (None, "", "None")), None)
+        if value is not None:
+            found[name] = _date(value) if name == "finished" else value
+    return found
+
+
+def _date(text: str) -> str:
+    try:
+        return datetime.fromtimestamp(float(text), timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):
+        return text  # modelspec writes a date for people already
+
+
+def _tags(metadata: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    """Return the most frequent caption tags over all folders; metadata that is no such table has none."""
+    try:
+        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+    except ValueError:
+        return ()
+    counts: Counter[str] = Counter()
+    for tags in folders.values() if isinstance(folders, dict) else ():
+        for tag, count in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(count, int):
+                counts[tag.strip()] += count
+    return tuple(counts.most_common(TOP_TAGS))

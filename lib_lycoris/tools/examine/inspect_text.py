@@ -1,0 +1,94 @@
+"""An inspection as a report for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from ... import models
+from .inspect import Inspection
+
+COMPONENTS: dict[str | None, str] = {
+    "unet": "UNet", "te1": "text encoder", "te2": "text encoder 2", "te3": "text encoder 3", None: "fits no layer",
+}  # fmt: skip
+LISTED = 12  # keys a list shows before it says how many more there are
+
+
+def as_text(found: Inspection) -> str:
+    """Return the report, aligned, with what is wrong at the top."""
+    sections = [
+        ("", [("file", _headline(found)), *_problems(found)]),
+        ("Network", _network(found)),
+        ("Training", list(found.training.items()) + _tags(found)),
+        ("Hashes", [(name, value) for name, value in found.hashes.items()]),
+        ("Not used", _keys(by_reason(found.unmatched))),
+        ("NaN or infinity", _keys(found.not_finite)),
+        ("Dead modules", _keys(found.dead)),
+    ]
+    return "\n\n".join(_section(title, rows) for title, rows in sections if rows)
+
+
+def _section(title: str, rows: list[tuple[str, str]]) -> str:
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{label:<{width}}  {' '.join(value.split())}".rstrip() if label else f"  {value}" for label, value in rows]
+    return "\n".join([title, "-" * len(title), *lines] if title else lines)
+
+
+def _headline(found: Inspection) -> str:
+    return f"{found.name}  ({size_of(found.bytes)}, {found.keys} tensors)" + ("" if found.usable else " - it cannot be used")
+
+
+def _problems(found: Inspection) -> list[tuple[str, str]]:
+    return [("problem" if number == 0 else "and", text) for number, text in enumerate(found.problems)]
+
+
+def _network(found: Inspection) -> list[tuple[str, str]]:
+    label = models.FAMILIES[found.family].label if found.family else "unknown"
+    rows = [("base model", f"{label} ({found.family_reason})"), ("compared with", found.compared_with)]
+    rows.append(("keys", f"{found.matched_keys} of {found.keys} used"))
+    rows += [(name, text) for name, values in _columns(found) if (text := tally(values))]
+    for component, title in COMPONENTS.items():
+        names = [module.algorithm for module in found.modules if module.component == component]
+        if names:
+            counts = {name: names.count(name) for name in dict.fromkeys(names)}
+            rows.append((title, tally(counts)))
+    for word, parts in found.embeddings.items():
+        rows.append(("embedding", f'"{word}" ' + ", ".join(f"{part} {'x'.join(map(str, shape))}" for part, shape in parts.items())))
+    return rows
+
+
+def _columns(found: Inspection) -> tuple[tuple[str, Mapping[str, int]], ...]:
+    return ("algorithms", found.algorithms), ("ranks", found.ranks), ("alphas", found.alphas), ("tensor types", found.dtypes)
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """Return counts in words: `16 (264x)`."""
+    return ", ".join(f"{value} ({count}x)" for value, count in counts.items())
+
+
+def _tags(found: Inspection) -> list[tuple[str, str]]:
+    return [("top tags", ", ".join(f"{tag} {count}" for tag, count in found.tags))] if found.tags else []
+
+
+def _keys(lines: Iterable[str]) -> list[tuple[str, str]]:
+    every = list(lines)
+    rows = [("", line) for line in every[:LISTED]]
+    return rows + ([("", f"... and {len(every) - LISTED} more (all with --json)")] if len(every) > LISTED else [])
+
+
+def by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield one line for neighbours that are left out for the same reason, as the tensors of a module are."""
+    for reason, group in groupby(unmatched, key=lambda item: item[1]):
+        keys = [key for key, _ in group]
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        yield f"{keys[0]}{more}: {reason}"
+
+
+def size_of(count: int) -> str:
+    """Return bytes as a person reads them."""
+    size = float(count)
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GB"

@@ -1,0 +1,189 @@
+"""Two checkpoints -> the network that makes one of the other: ΔW = W_tuned - W_org, module by module, in the algorithm asked for.
+
+Both files are read in pieces; memory holds one module's difference for each thread. Tensors whose bytes are the same are left out, nothing
+is clamped, and what the network keeps of the difference is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ToolError
+from ..declaration import Plan, Result, Tool
+from ..files.growing import GrowingFile, header_room
+from ..files.naming import Named, select, to_dtype
+from ..files.output import refuse_inputs, require_space
+from ..jobs.progress import Progress
+from ..jobs.workers import count, one_thread_each, ordered
+from ..linalg.candidates import READS_WEIGHT, Wanted, leading_values, make
+from ..linalg.ranks import Rule, Share, share_out
+from .difference import Reader, Workspace, difference
+from .options import MIB, OPTIONS, Request, Target, find_targets, understand
+from .report import Row, facts, metadata, summary
+
+BUDGET_RANKS = 128  # per module at most, where a file size decides
+SECONDS = 1.2e-8  # for a number of the models, on one core
+
+
+def run(progress: Progress | None = None, **options: Any) -> Result:
+    """Extract a network. Raises ToolError, ModelMismatchError; see TOOL for the options."""
+    progress = progress or Progress()
+    started = time.monotonic()
+    request = understand(options)
+    save_to = Path(options["save_to"])
+    refuse_inputs(save_to, [request.base.path, request.tuned.path])
+    targets, left_out = find_targets(request)
+    longest = max(len(n.name) for t in targets for n in t.names) + 20
+    keys = sum(len(t.names) * (1 if t.suffix else 5) for t in targets)
+    old = metadata(request.base, request.tuned, options, ())
+    ranks = _shared(request, targets, header_room(keys, longest, old), progress) if request.size else None
+    require_space(save_to.parent, _bytes(request, targets), save_to.name)
+    rows: list[Row] = []
+    with GrowingFile(save_to, keys, longest, old) as file, _Extraction(request, ranks) as extraction:
+        for target, results in extraction.results(targets, progress, "extracting"):
+            for row, name, tensors in results:
+                rows.append(row)
+                if tensors:
+                    file.add(name, tensors)
+            progress.advance(prod(target.shape), target.module)
+        if not any(row.algorithm for row in rows):
+            raise ToolError(f"{request.tuned.path.name} and {request.base.path.name} have the same weights; there is nothing to extract")
+        file.finish(metadata(request.base, request.tuned, options, rows))
+        size = file.size
+    report = facts(rows, left_out, size, time.monotonic() - started, request.tuned.base.family)
+    return Result(report, summary(save_to.name, report, rows), (save_to,))
+
+
+def plan(**options: Any) -> Plan:
+    """Say which parameters would be looked at and how large the file would be."""
+    request = understand(options)
+    targets, left_out = find_targets(request)
+    size = request.size or _bytes(request, targets)
+    numbers = sum(prod(target.shape) for target in targets)
+    report = {"matched": [t.name for t in targets], "unmatched": [list(item) for item in left_out]}
+    text = f"{len(targets)} parameters of both models are compared, {len(left_out)} are left out; the file has about {size / MIB:.1f} MiB"
+    memory = count(request.device) * 6 * max(prod(target.shape) for target in targets)
+    return Plan(report, text, numbers * SECONDS * (2 if request.size else 1), memory, size)
+
+
+class _Extraction:
+    """The two models, open, and what each thread does with a parameter of them."""
+
+    def __init__(self, request: Request, ranks: Mapping[str, int] | None = None) -> None:
+        self.request, self.ranks = request, ranks
+        self.base, self.tuned, self.space = Reader(request.base), Reader(request.tuned), Workspace()
+
+    def __enter__(self) -> _Extraction:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.base.close()
+        self.tuned.close()
+
+    def results(self, targets: Sequence[Target], progress: Progress, text: str) -> Iterator[tuple[Target, list[Any]]]:
+        """Yield each parameter with what became of it, in order."""
+        progress.start(sum(prod(target.shape) for target in targets), text, "weights")
+        work = self.measured if text == "measuring" else self.extracted
+        yield from zip(targets, ordered(work, targets, count(self.request.device)), strict=True)
+
+    def _delta(self, target: Target) -> tuple[Tensor, Any]:
+        memory = self.space.get(prod(target.shape))
+        found = difference(self.tuned, self.base, target.name, memory, self.space.scratch())
+        return memory.reshape(target.shape), found
+
+    def extracted(self, target: Target) -> list[tuple[Row, str, dict[str, Tensor]]]:
+        """Return (row of the report, module of the file, tensors) of each module that stands for a parameter."""
+        delta, found = self._delta(target)
+        if found.identical or found.energy == 0:
+            return [(Row(target.name, identical=True, base_energy=found.base_energy), "", {})]
+        delta = delta.to(self.request.device)
+        weight = self._weight(target)
+        parts = []
+        for item in target.names:
+            part = select(delta, item.rows)
+            total = found.energy if len(target.names) == 1 else _energy(part)
+            share = found.base_energy * part.numel() / delta.numel()
+            parts.append(self._made(target, item, part, total, share, None if weight is None else select(weight, item.rows)))
+        return parts
+
+    def _weight(self, target: Target) -> Tensor | None:
+        wanted = self._wanted(target)
+        if target.suffix or wanted.algorithm not in READS_WEIGHT:
+            return None
+        return self.base.read(target.name, target.shape).to(self.request.device)
+
+    def _wanted(self, target: Target) -> Wanted:
+        wanted = self.request.conv if target.is_kernel and self.request.conv else self.request.linear
+        if self.ranks is None or target.suffix:
+            return wanted
+        return replace(wanted, rule=Rule("fixed", largest=max(1, self.ranks[target.name])))
+
+    def _made(
+        self, target: Target, item: Named, delta: Tensor, total: float, base: float, weight: Tensor | None
+    ) -> tuple[Row, str, dict[str, Tensor]]:
+        if target.suffix:
+            kept = to_dtype({target.suffix: delta.clone().cpu()}, self.request.dtype)
+            return Row(target.name, "bias" if target.suffix.endswith("_b") else "full", None, total, 0.0, base), item.name, kept
+        if total == 0 or (self.ranks is not None and not self.ranks[target.name]):
+            return Row(target.name, "", None, total, total, base), "", {}
+        made = make(self._wanted(target), self.request.style, delta, total, weight)
+        tensors = to_dtype({key: value.cpu() for key, value in made.tensors.items()}, self.request.dtype)
+        return Row(target.name, made.algorithm, made.rank, total, made.left, base), item.name, tensors
+
+    def measured(self, target: Target) -> Tensor:
+        """Return the leading singular values of a parameter's difference; nothing where the bytes are the same."""
+        delta, found = self._delta(target)
+        if found.identical or found.energy == 0:
+            return torch.empty(0)
+        rule = self._wanted(target).rule
+        return leading_values(delta, min(rule.largest or BUDGET_RANKS, BUDGET_RANKS), found.energy)
+
+
+def _energy(part: Tensor) -> float:
+    return float(part.double().square().sum())
+
+
+def _shared(request: Request, targets: Sequence[Target], header: int, progress: Progress) -> dict[str, int]:
+    """Return the rank of every weight for a file of the size asked for."""
+    weights = [target for target in targets if not target.suffix]
+    width = torch.empty(0, dtype=request.dtype).element_size()
+    fixed = header + sum(prod(target.shape) * width for target in targets if target.suffix)
+    assert request.size is not None
+    if fixed >= request.size:
+        raise ToolError(f"{request.size / MIB:.2f} MiB is too little: biases, norms and the header alone take {fixed / MIB:.2f} MiB")
+    shares = []
+    with _Extraction(request) as extraction, one_thread_each():
+        for target, values in extraction.results(weights, progress, "measuring"):
+            shares.append(Share(values, _rank_bytes(target, width), width * len(target.names)))  # type: ignore[arg-type]
+            progress.advance(prod(target.shape), target.module)
+    return dict(zip((target.name for target in weights), share_out(shares, request.size - fixed), strict=True))
+
+
+def _rank_bytes(target: Target, width: int) -> int:
+    down = prod(target.shape[1:]) * len(target.names)  # parts of a fused weight have a down of their own each
+    return (target.shape[0] + down) * width
+
+
+def _bytes(request: Request, targets: Sequence[Target]) -> int:
+    """Return how large the file can become."""
+    width = torch.empty(0, dtype=request.dtype).element_size()
+    numbers = 0
+    for target in targets:
+        wanted = request.conv if target.is_kernel and request.conv else request.linear
+        if target.suffix or wanted.algorithm == "full":
+            numbers += prod(target.shape)
+        else:
+            rank = min(wanted.rule.largest or 1 << 30, target.shape[0], prod(target.shape[1:]))
+            numbers += rank * _rank_bytes(target, 1) * (2 if wanted.algorithm == "loha" else 1)
+    return numbers * width + 500 * len(targets)
+
+
+TOOL = Tool("extract", "Extract", "two checkpoints -> the network that makes one of the other", run, plan, OPTIONS)

@@ -1,0 +1,164 @@
+"""What is asked of an extraction, and the parameters that it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ... import models
+from ...errors import ModelMismatchError, ToolError
+from ..declaration import DEVICE, IGNORED_KOHYA, SAVE_TO, Option
+from ..files.checkpoint import Checkpoint, open_checkpoint
+from ..files.growing import dtype_of
+from ..files.naming import STYLES, Named, named
+from ..linalg.candidates import ALGORITHMS, Wanted
+from ..linalg.ranks import RULES, Rule
+
+NORMS = ("LayerNorm", "GroupNorm")
+LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "MultiheadAttention")
+MIB = 1 << 20
+
+OPTIONS = (
+    Option("model_org", "the checkpoint that the tuned one was made from", Path, required=True, kind="checkpoint"),
+    Option("model_tuned", "the checkpoint to take the difference of", Path, required=True, kind="checkpoint"),
+    SAVE_TO,
+    Option(
+        "algorithm", "what the network is made of; auto: for each module what keeps most in the room of the LoRA",
+        default="locon", choices=ALGORITHMS,
+    ),
+    Option("dim", "rank of linear and 1x1 layers, or the largest that the rule may choose", int, default=32),
+    Option("conv_dim", "rank of convolutions (default: dim; with lora: convolutions are left out)", int),
+    Option("rule", "how the rank is chosen up to dim", default="fixed", choices=RULES),
+    Option("value", "the rule's value", float, default=0.0),
+    Option("conv_value", "the rule's value for convolutions (default: value)", float),
+    Option("size", "size of the file in MiB; ranks are shared out over the modules", float),
+    Option("factor", "lokr: size of the first matrix; -1 for as even as possible", int, default=-1),
+    Option("lokr_rank", "lokr: rank of the second matrix (default: whole)", int),
+    Option("block", "oft: rows that are rotated together", int, default=32),
+    Option("style", "names of the modules in the file", default="kohya", choices=STYLES),
+    Option("save_precision", "dtype of the file", default="fp16", choices=("fp32", "fp16", "bf16", "float")),
+    Option("embeddings", "take the difference of token embeddings too, whole", bool, default=False),
+    Option("text_encoder", "take the text encoders too", bool, default=True),
+    DEVICE,
+    Option("min_diff", "", float, ignored="--min_diff is not needed: a module is left out where its bytes are the same, and never else"),
+    Option("clamp_quantile", "", float, ignored="--clamp_quantile has no meaning here: nothing is clamped, which costs quality"),
+    Option("load_precision", "", ignored="--load_precision has no meaning here: differences are taken in float32"),
+    *(option for option in IGNORED_KOHYA if option.name != "precision"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an extraction, understood."""
+
+    base: Checkpoint
+    tuned: Checkpoint
+    linear: Wanted
+    conv: Wanted | None  # for kernels larger than 1x1; None: they are left out
+    style: str
+    dtype: torch.dtype
+    device: str
+    embeddings: bool
+    text_encoder: bool
+    size: int | None  # bytes
+
+
+@dataclass(frozen=True)
+class Target:
+    """One parameter that both models have, and the modules of the file that stand for it."""
+
+    name: str
+    module: str
+    shape: tuple[int, ...]
+    suffix: str  # "" for a weight that is factorised, else the suffix that its difference is kept under
+    names: tuple[Named, ...]
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is a convolution that looks at more than one place."""
+        return prod(self.shape[2:]) > 1
+
+
+def understand(options: Mapping[str, Any]) -> Request:
+    """Return what options ask for. Raises ToolError, ModelMismatchError."""
+    given = {**{o.name: o.default for o in OPTIONS}, **options}
+    algorithm = given["algorithm"]
+    if algorithm not in ALGORITHMS:
+        raise ToolError(f'"{algorithm}" is no algorithm to extract to; there are {", ".join(ALGORITHMS)}')
+    conv_dim = given["conv_dim"] if given["conv_dim"] is not None or algorithm == "lora" else given["dim"]
+    size = None if given["size"] is None else int(given["size"] * MIB)
+    if size is not None and algorithm not in ("lora", "locon"):
+        raise ToolError(f"--size shares out the ranks of a LoRA; {algorithm} has none, use --algorithm lora or locon")
+    more = {"factor": given["factor"], "lokr_rank": given["lokr_rank"], "block": given["block"]}
+    value = given["value"]
+    conv_value = value if given["conv_value"] is None else given["conv_value"]
+    linear = Wanted(algorithm, Rule(given["rule"], value, _positive(given["dim"])), **more)
+    conv = Wanted(algorithm, Rule(given["rule"], conv_value, _positive(conv_dim)), **more) if conv_dim else None
+    base, tuned = open_checkpoint(given["model_org"]), open_checkpoint(given["model_tuned"])
+    if base.base.family != tuned.base.family:
+        raise ModelMismatchError(
+            f"{base.path.name} is {base.base.label}, but {tuned.path.name} is {tuned.base.label}; both must be of one family"
+        )
+    dtype = dtype_of(given["save_precision"], torch.float16)
+    return Request(base, tuned, linear, conv, given["style"], dtype, given["device"], given["embeddings"], given["text_encoder"], size)
+
+
+def _positive(value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise ToolError(f"a rank is 1 or more, but got {value}")
+    return value
+
+
+def find_targets(request: Request) -> tuple[list[Target], list[tuple[str, str]]]:
+    """Return what is compared, and (parameter, reason) of what is not."""
+    found, left_out = [], []
+    base = request.tuned.base
+    for module, info in base.layers.items():
+        for leaf in ("weight", "bias") if info.bias else ("weight",):
+            name = models.parameter(module, leaf)
+            shape = info.shape if leaf == "weight" else info.shape[:1]
+            reason = _reason(request, module, leaf, name, shape)
+            if reason is None:
+                suffix = _suffix(info.kind, leaf)
+                target = Target(name, module, shape, suffix, tuple(named(base, request.style, module)))
+                if not target.names:
+                    reason = f"there is no name for it in the {request.style} style"
+                elif target.is_kernel and not suffix and request.conv is None:
+                    reason = "convolutions are left out; give --conv_dim"
+                else:
+                    found.append(target)
+            if reason is not None:
+                left_out.append((name, reason))
+    missing = [name for name in request.base.names.places if name not in request.tuned.names.places]
+    left_out += [(name, f"{request.tuned.path.name} does not have it") for name in missing]
+    if not found:
+        raise ModelMismatchError(f"{request.base.path.name} and {request.tuned.path.name} have no parameter in common")
+    return found, left_out
+
+
+def _reason(request: Request, module: str, leaf: str, name: str, shape: tuple[int, ...]) -> str | None:
+    kind = request.tuned.base.layers[module].kind
+    other = request.base.base.layers.get(module)
+    component = request.tuned.base.component_of(module)
+    if kind not in (*LAYERS, *NORMS) and not (kind == "Embedding" and request.embeddings):
+        return "embeddings are left out; give --embeddings" if kind == "Embedding" else "it is no layer that a network can change"
+    if not request.text_encoder and component is not None and component.key != "unet":
+        return "text encoders are left out"
+    if other is None or not request.base.places(name) or not request.tuned.places(name):
+        return f"{request.base.path.name} does not have it, or keeps it transposed"
+    if (other.shape if leaf == "weight" else other.shape[:1]) != shape:
+        return f"the shapes differ: {other.shape} and {shape}"
+    return None
+
+
+def _suffix(kind: str, leaf: str) -> str:
+    if kind in NORMS:
+        return "w_norm" if leaf == "weight" else "b_norm"
+    if leaf == "bias":
+        return "diff_b"
+    return "diff" if kind == "Embedding" else ""

@@ -1,0 +1,1 @@
+"""Checkpoints and network files as the tools read and write them."""

@@ -1,0 +1,216 @@
+"""Checkpoint <-> canonical names: a single file in LDM, diffusers or bare layout, or a diffusers folder, read tensor by tensor.
+
+Names are matched as a live model's are, by ``models.from_live``: a checkpoint's keys are the parameters of the model it is loaded into.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import models
+from ...errors import ToolError
+from ...models import BaseModel, LayerInfo, LiveNames
+from ...models.parameters import BARE, SCALED
+from ...networks.reader import BYTES, DTYPES, open_file, read_header
+
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.safetensors$")
+FP8_SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
+
+
+class Entry(NamedTuple):
+    """Where one tensor of a file is."""
+
+    dtype: str  # in safetensors' spelling
+    shape: tuple[int, ...]
+    begin: int  # bytes from the start of the data
+    end: int
+
+
+class Place(NamedTuple):
+    """Rows of a stored tensor that hold rows of a canonical parameter."""
+
+    key: str  # of the checkpoint: a folder's keys have their component before them
+    rows: slice
+    its: slice  # of the canonical parameter, or of the part that was asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One weights file of a checkpoint: its header, and its tensors when they are asked for."""
+
+    path: Path
+    prefix: str  # before its keys in the checkpoint: "unet." in a folder, nothing in a single file
+    header: Mapping[str, Any]  # as it is in the file, in its order
+    raw_header: bytes
+    entries: Mapping[str, Entry]  # by the file's own keys
+    metadata: Mapping[str, str]
+    unpickled: Mapping[str, Tensor] | None = None  # a .ckpt is in memory as a whole: there is no other way to read it
+
+    @property
+    def data_start(self) -> int:
+        """Where the data begins in the file, in bytes."""
+        return 8 + len(self.raw_header)
+
+    def read(self, key: str) -> Tensor:
+        """Return one tensor, in memory of its own, as it is stored."""
+        entry = self.entries[key]
+        if self.unpickled is not None:
+            return self.unpickled[key].clone()
+        values = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.data_start + entry.begin)
+            fill(file, values, self.path)
+        return values.view(torch_dtype(entry.dtype)).reshape(entry.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The weights of a base model in one file or in the files of a folder."""
+
+    path: Path
+    sources: tuple[Source, ...]
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """All tensors by key."""
+        return {s.prefix + key: entry for s in self.sources for key, entry in s.entries.items()}
+
+    @cached_property
+    def names(self) -> LiveNames:
+        """Which canonical parameter each tensor holds. Raises ModelMismatchError when the family cannot be told."""
+        return models.from_live(layer_infos(self.entries))
+
+    @property
+    def base(self) -> BaseModel:
+        """The model's layers under canonical names."""
+        return self.names.base
+
+    @cached_property
+    def model_keys(self) -> frozenset[str]:
+        """The keys of the UNet and the text encoders: all that a network could change."""
+        return frozenset(_key(p.module, p.leaf) for pieces in self.names.places.values() for p in pieces)
+
+    def read(self, key: str) -> Tensor:
+        """Return one tensor by its key."""
+        source = next(s for s in self.sources if key.startswith(s.prefix) and key[len(s.prefix) :] in s.entries)
+        return source.read(key[len(source.prefix) :])
+
+    def places(self, name: str) -> list[Place]:
+        """Return where a canonical parameter, or a part of one, is kept; empty when this checkpoint lacks it."""
+        return [Place(_key(piece.module, piece.leaf), piece.live_rows, piece.rows) for piece in self.names.pieces(name)]
+
+
+def _key(module: str, leaf: str) -> str:
+    return f"{module}.{leaf}" if module else leaf
+
+
+def torch_dtype(code: str) -> torch.dtype:
+    """Return torch's dtype for safetensors' spelling. Raises ToolError for fp8 on a torch that lacks it."""
+    dtype = getattr(torch, DTYPES.get(code, ""), None)
+    if dtype is None:
+        reason = "fp8 needs torch 2.1 or newer" if code.startswith("F8") else "torch has no such type"
+        raise ToolError(f"tensors of the type {code} cannot be handled by torch {torch.__version__}: {reason}")
+    return dtype
+
+
+def fill(file: Any, values: Tensor, path: Path) -> None:
+    """Read a file's next bytes into a tensor of bytes."""
+    view = memoryview(values.numpy())  # type: ignore[arg-type]
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done:])
+        if not count:
+            raise ToolError(f"{path.name} is cut off: {len(view) - done} bytes of a tensor are missing; download it again")
+        done += count
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the headers of a checkpoint. Raises NetworkFormatError or ToolError naming the file when it is none."""
+    path = Path(path)
+    if path.is_dir():
+        checkpoint = Checkpoint(path, tuple(_folder(path)))
+    else:
+        checkpoint = Checkpoint(path, (open_source(path),))
+    _refuse_scaled(checkpoint)
+    return checkpoint
+
+
+def open_source(path: Path, prefix: str = "") -> Source:
+    """Read the header of one weights file."""
+    file = open_file(path)
+    if file.unpickled is not None:
+        return _unpickled(path, prefix, file.unpickled)
+    header, raw = read_header(path)
+    entries = {key: Entry(file.tensors[key].dtype, file.tensors[key].shape, *map(int, header[key]["data_offsets"])) for key in file.tensors}
+    return Source(path, prefix, header, raw, entries, file.metadata)
+
+
+def _unpickled(path: Path, prefix: str, tensors: Mapping[str, Tensor]) -> Source:
+    codes = {getattr(torch, name, None): code for code, name in DTYPES.items()}
+    entries, offset = {}, 0
+    for key, value in tensors.items():
+        if value.dtype not in codes:
+            raise ToolError(f"{path.name}: {key} has the type {value.dtype}, which .safetensors cannot hold")
+        size = value.numel() * BYTES[codes[value.dtype]]
+        entries[key] = Entry(codes[value.dtype], tuple(value.shape), offset, offset + size)
+        offset += size
+    header = {k: {"dtype": e.dtype, "shape": list(e.shape), "data_offsets": [e.begin, e.end]} for k, e in entries.items()}
+    return Source(path, prefix, header, b"", entries, {}, tensors)
+
+
+def _folder(path: Path) -> Iterable[Source]:
+    found = [(component, file) for component in COMPONENTS for file in weight_files(path / component)]
+    if not found:
+        raise ToolError(f"{path.name} is no diffusers folder: none of {', '.join(COMPONENTS)} in it has a .safetensors file")
+    for component, file in found:
+        yield open_source(file, f"{component}.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weights of a component; those of a variant (fp16) only where there are no plain ones."""
+    files = sorted(folder.glob("*.safetensors"))
+    plain = [file for file in files if not VARIANT.search(file.name)]
+    if plain:
+        return plain
+    kinds = sorted({match[1] for file in files if (match := VARIANT.search(file.name))})
+    return [file for file in files if kinds and (match := VARIANT.search(file.name)) and match[1] == kinds[0]]
+
+
+def _refuse_scaled(checkpoint: Checkpoint) -> None:
+    """fp8 files that keep a scale beside each weight mean weight x scale; adding a change to the weight alone would ruin them."""
+    scales = [key for key in checkpoint.entries if key.endswith(FP8_SCALES) or key.endswith("scaled_fp8")]
+    if scales:
+        raise ToolError(f"{checkpoint.path.name} keeps its weights scaled ({scales[0]}); use its fp16, bf16 or plain fp8 version")
+
+
+def layer_infos(entries: Mapping[str, Entry]) -> dict[str, LayerInfo]:
+    """Return what each module of a state dict is, as far as names and shapes show it."""
+    found = {}
+    for key, entry in entries.items():
+        module, _, leaf = key.rpartition(".")
+        if (
+            key.endswith(BARE)
+            or (leaf == "text_projection" and len(entry.shape) == 2)
+            or key in ("positional_embedding", "text_projection")
+        ):
+            found[key] = LayerInfo("Parameter", entry.shape, False)
+        elif leaf == "in_proj_weight":
+            found[module] = LayerInfo("MultiheadAttention", entry.shape, f"{module}.in_proj_bias" in entries)
+        elif entry.shape and (leaf == "weight" or (leaf == "scale" and module.endswith(SCALED))):
+            found[module] = LayerInfo(_kind(module, entry.shape), entry.shape, f"{module}.bias" in entries)
+    return found
+
+
+def _kind(module: str, shape: tuple[int, ...]) -> str:
+    if len(shape) == 2:
+        return "Embedding" if module.endswith(("token_embedding", "position_embedding", "embed_tokens", "shared")) else "Linear"
+    return {1: "LayerNorm", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}.get(len(shape), "Parameter")

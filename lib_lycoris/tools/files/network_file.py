@@ -1,0 +1,85 @@
+"""A network file as the tools see it: its changes by canonical module, and what a rewritten one carries over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import models
+from ...algorithms import Algorithm
+from ...models import BaseModel
+from ...networks import Network
+from ...networks.matching import slice_shape
+from .metadata import KEY, OWN_HASHES, dumps, rank_facts
+
+# PEFT's configuration says scales and ranks of the old tensors
+STALE = (*OWN_HASHES, "lora_adapter_metadata", "ss_network_dim", "ss_network_alpha", "ss_network_args", "ss_network_module")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One change of a network."""
+
+    name: str  # canonical parameter
+    module: str
+    leaf: str  # weight or bias
+    part: str  # "" for the whole
+    shape: tuple[int, ...]  # of what the algorithm changes
+    algorithm: Algorithm
+
+
+def patches(network: Network, base: BaseModel) -> list[Patch]:
+    """Return a network's changes in the order of the model's layers."""
+    order = {module: index for index, module in enumerate(base.layers)}
+    found = []
+    for name, algorithm in network.patches.items():
+        module, leaf, part = models.split_parameter(name)
+        shape = slice_shape(base, models.with_part(module, part))
+        found.append(Patch(name, module, leaf, part or "", shape if leaf == "weight" else shape[:1], algorithm))
+    return sorted(found, key=lambda patch: (order[patch.module], patch.leaf, patch.part))
+
+
+def style_of(names: Iterable[str]) -> str:
+    """Return the key style of a file's module names."""
+    names = list(names)
+    if any(name.startswith("base_model.model.") for name in names):
+        return "peft"
+    if any(name.startswith("lycoris_") for name in names):
+        return "lycoris"
+    return "diffusers" if any(name.startswith(("unet.", "text_encoder", "transformer.")) for name in names) else "kohya"
+
+
+def stored_dtype(network: Network) -> torch.dtype:
+    """Return the dtype that most of a network's numbers are stored in."""
+    count: dict[torch.dtype, int] = {}
+    for algorithm in network.patches.values():
+        for tensor in algorithm.tensors().values():
+            count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
+    known = [d for d in count if d in (torch.float32, torch.float16, torch.bfloat16)]
+    return max(known, key=lambda dtype: count[dtype], default=torch.float32)
+
+
+def carried(
+    old: Mapping[str, str], recipe: Mapping[str, Any], ranks: Iterable[int | None], plain: bool = True, comment: str = ""
+) -> dict[str, str]:
+    """Return the old metadata with what the new tensors make untrue corrected; hashes are added when the file is written."""
+    known = [rank for rank in ranks if rank]
+    kept = {key: value for key, value in old.items() if key not in STALE}
+    said = "; ".join(text for text in (old.get("ss_training_comment", ""), comment) if text and text != "None")
+    return {
+        "format": "pt",
+        **kept,
+        "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
+        **rank_facts(known, [float(rank) for rank in known]),
+        **({"ss_training_comment": said} if said else {}),
+        KEY: dumps(recipe),
+    }
+
+
+def bundled(network: Network) -> list[tuple[str, dict[str, Tensor]]]:
+    """Return the embeddings that a file carries, as modules of a new one."""
+    return [(f"bundle_emb.{name}", dict(parts)) for name, parts in network.embeddings.items()]

@@ -1,0 +1,262 @@
+"""An output file: written beside its place, hashed and put on disk by threads meanwhile, and renamed when it is whole.
+
+A run that fails, is stopped or killed leaves nothing under the final name; what was there before stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ToolError
+from ..jobs.progress import Progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CHUNK = 16 << 20  # bytes copied between two looks at the progress
+BEHIND = 64 << 20  # bytes that may be written before the disk is told to begin with them
+HASHED = 1 << 20  # bytes hashed at a time
+KERNEL_CANNOT = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Output:
+    """A new file as a context manager: on a normal end it appears under its name, on any other nothing of it is left."""
+
+    def __init__(self, path: str | Path, hashed: bool = False) -> None:
+        self.path = Path(path)
+        self.beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self.size = 0
+        self._hashed = hashed
+        self._kernel_copies = hasattr(os, "copy_file_range")
+
+    def __enter__(self) -> Self:
+        try:
+            self._file: FileIO = open(self.beside, "wb", buffering=0)
+        except OSError as error:
+            raise ToolError(f"{self.path.name} cannot be written to {self.path.parent}: {error.strerror}") from error
+        self._threads = [_Behind(self, _Flush(self._file.fileno()))]
+        if self._hashed:
+            self._digest = _Digest(self.beside)
+            self._threads.append(_Behind(self, self._digest))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            try:
+                for thread in self._threads:
+                    thread.end(wait_for_all=kind is None)
+                if kind is None:
+                    os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+            if kind is None:
+                os.replace(self.beside, self.path)
+                _sync_folder(self.path.parent)
+        except OSError as problem:
+            raise self._failed(problem) from problem
+        finally:
+            self.beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> ToolError:
+        if error.errno in FULL:
+            return ToolError(
+                f"the disk is full: {self.path.name} could not be written to {self.path.parent}; free some space and run it again"
+            )
+        return ToolError(f"{self.path.name} could not be written to {self.path.parent}: {error.strerror or error}")
+
+    def write(self, data: Any) -> None:
+        """Append bytes."""
+        view = memoryview(data).cast("B")
+        while len(view):
+            count = self._file.write(view)
+            view = view[count:]
+            self._grew(count)
+
+    def copy(self, source: FileIO, offset: int, count: int, progress: Progress) -> None:
+        """Append bytes of another file, inside the kernel where it can; advances the progress by bytes."""
+        while count:
+            done = self._copy_some(source, offset, min(count, CHUNK))
+            if not done:
+                raise ToolError(f"{source.name} ended {count} bytes too early; was it changed meanwhile?")
+            offset, count = offset + done, count - done
+            progress.advance(done)
+
+    def _copy_some(self, source: FileIO, offset: int, count: int) -> int:
+        if self._kernel_copies:
+            try:
+                done = os.copy_file_range(source.fileno(), self._file.fileno(), count, offset)
+            except OSError as error:
+                if error.errno not in KERNEL_CANNOT:
+                    raise
+                self._kernel_copies = False
+            else:
+                self._grew(done)
+                return done
+        source.seek(offset)
+        block = source.read(count)
+        self.write(block)
+        return len(block)
+
+    def digest(self) -> str:
+        """Return the sha256 of the bytes from :meth:`hash_from` on, when all are written."""
+        self._threads[-1].end(wait_for_all=True)
+        return self._digest.value.hexdigest()
+
+    def hash_from(self, offset: int) -> None:
+        """Leave the bytes before an offset out of the hash; to be called before anything is written."""
+        if self._hashed:
+            self._digest.start = offset
+
+    def patch(self, offset: int, data: bytes) -> None:
+        """Overwrite bytes that were written before, outside of what is hashed."""
+        self._file.seek(offset)
+        self._file.write(data)
+        self._file.seek(0, os.SEEK_END)
+
+    def _grew(self, count: int) -> None:
+        self.size += count
+        for thread in self._threads:
+            thread.look()
+
+
+class _Behind:
+    """A thread that follows what is written; its errors are raised in the writer."""
+
+    def __init__(self, output: Output, work: Callable[[int], None]) -> None:
+        self._output, self._work = output, work
+        self._changed = threading.Condition()
+        self._done, self._ending, self._wait_for_all = 0, False, True
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def look(self) -> None:
+        """Wake the thread if there is enough to do; raise what it failed with."""
+        if self._error is not None:
+            raise self._error
+        if self._output.size - self._done >= BEHIND:
+            with self._changed:
+                self._changed.notify()
+
+    def end(self, wait_for_all: bool) -> None:
+        """Let the thread finish: with all that was written, or at once."""
+        with self._changed:
+            self._ending, self._wait_for_all = True, wait_for_all
+            self._changed.notify()
+        self._thread.join()
+        if self._error is not None and wait_for_all:
+            raise self._error
+
+    def _follow(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    while not self._ending and self._output.size - self._done < BEHIND:
+                        self._changed.wait()
+                    if self._ending and (not self._wait_for_all or self._done == self._output.size):
+                        return
+                    size = self._output.size
+                self._work(size)
+                self._done = size
+        except OSError as error:
+            self._error = error
+
+
+class _Flush:
+    """Puts on disk what is in the system's cache, so that the last fsync finds little left to do."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._sync = getattr(os, "fdatasync", os.fsync)
+
+    def __call__(self, size: int) -> None:
+        self._sync(self._file)
+
+
+class _Digest:
+    """The sha256 of the file from a start on, read back from the system's cache."""
+
+    def __init__(self, path: Path) -> None:
+        self.start = 0
+        self.value = hashlib.sha256()
+        self._path, self._done = path, 0
+
+    def __call__(self, size: int) -> None:
+        self._done = max(self._done, self.start)
+        with self._path.open("rb", buffering=0) as file:
+            file.seek(self._done)
+            while self._done < size:
+                block = file.read(min(HASHED, size - self._done))
+                if not block:
+                    raise OSError(errno.EIO, "the file is shorter than what was written to it")
+                self.value.update(block)
+                self._done += len(block)
+
+
+class InputHash:
+    """The sha256 of an input file, taken by a thread while the file is worked on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stopped = path, False
+        self._value = hashlib.sha256()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def result(self) -> str:
+        """Wait for the hash and return it."""
+        self._thread.join()
+        if self._error is not None:
+            raise ToolError(f"{self._path.name} cannot be read: {self._error.strerror}") from self._error
+        return self._value.hexdigest()
+
+    def stop(self) -> None:
+        """Leave it unfinished."""
+        self._stopped = True
+
+    def _read(self) -> None:
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                while not self._stopped and (block := file.read(HASHED)):
+                    self._value.update(block)
+        except OSError as error:
+            self._error = error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new name on disk; systems without open folders do that on their own."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def require_space(folder: Path, needed: int, name: str) -> None:
+    """Raise ToolError when a file of so many bytes has no room in a folder."""
+    if not folder.is_dir():
+        raise ToolError(f"{folder} is not there; make the folder first, {name} is to be written into it")
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ToolError(f"the disk is full: {name} needs {needed / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB left; free some space")
+
+
+def refuse_inputs(save_to: Path, inputs: list[Path]) -> None:
+    """Raise ToolError when an output would take an input's place."""
+    for path in inputs:
+        if save_to.exists() and path.exists() and os.path.samefile(save_to, path):
+            raise ToolError(f"{save_to.name} is an input; inputs are never overwritten, give --save_to another name")

@@ -1,0 +1,150 @@
+"""The file that takes a merge back: the bytes of the tensors that were changed, and the headers, in a ZIP.
+
+A changed tensor differs from the old one mostly in its low bits, so what is kept is old XOR new, byte plane by byte plane: the planes of
+high bytes are nearly all zero and pack well. A plane that does not pack is stored as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+import torch
+from torch import Tensor
+
+from ...errors import ToolError
+from ...networks.reader import BYTES
+from .checkpoint import Source, fill
+from .output import Output
+from .stream import Layout, as_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FORMAT = 1
+SAMPLE = 1 << 17  # bytes tried before a plane is packed
+LEVEL = 1
+EPOCH = (1980, 1, 1, 0, 0, 0)  # no dates: the same merge gives the same file
+
+
+class UndoFile:
+    """Collects what an undo needs while files are merged; with no output it does nothing."""
+
+    def __init__(self, output: Output | None, merged: str) -> None:
+        self._zip: ZipFile | None = None if output is None else ZipFile(_Sink(output), "w", ZIP_DEFLATED, compresslevel=LEVEL)  # type: ignore[call-overload]
+        self._manifest: dict[str, Any] = {"format": FORMAT, "merged": merged, "files": []}
+        self._source: Source | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._zip is None:
+            return
+        if kind is None:
+            self._write("manifest.json", json.dumps(self._manifest, indent=1).encode())
+            self._zip.close()
+        else:
+            self._zip.fp = None  # nothing more is written, not even when the object is collected
+
+    def begin(self, source: Source) -> None:
+        """Begin with a file that is about to be rewritten."""
+        self._source = source
+        if self._zip is not None:
+            self._manifest["files"].append({"prefix": source.prefix, "name": source.path.name, "tensors": {}})
+            self._write(f"{self._number}/header", source.raw_header)
+
+    def keep(self, key: str, dtype: str, new: Tensor) -> None:
+        """Keep the old bytes of a tensor that is replaced; new: what replaces it, in a dtype (safetensors' spelling)."""
+        if self._zip is None or self._source is None:
+            return
+        entry = self._source.entries[key]
+        old = self._source.read(key).reshape(-1).view(torch.uint8)
+        same = dtype == entry.dtype
+        if same:
+            old = old ^ new.contiguous().reshape(-1).view(torch.uint8)
+        size = BYTES[entry.dtype]
+        tensors = self._manifest["files"][-1]["tensors"]
+        tensors[key] = {"number": len(tensors), "xor": same}
+        for plane in range(size):
+            self._write(f"{self._number}/{tensors[key]['number']}.{plane}", as_bytes(old[plane::size]))
+
+    def end(self, sha256: str, layout: Layout) -> None:
+        """Finish a file; sha256 of the original, layout of the merged file."""
+        if self._zip is None:
+            return
+        made = {slot.key: [slot.begin, slot.end] for slot in layout.slots}
+        self._manifest["files"][-1].update(sha256=sha256, merged_size=layout.size, merged_head=len(layout.head), places=made)
+
+    @property
+    def _number(self) -> int:
+        return len(self._manifest["files"]) - 1
+
+    def _write(self, name: str, data: Any) -> None:
+        view = memoryview(data)
+        info = ZipInfo(name, EPOCH)
+        info.compress_type = ZIP_DEFLATED if len(zlib.compress(view[:SAMPLE], LEVEL)) < 0.97 * min(len(view), SAMPLE) else ZIP_STORED
+        assert self._zip is not None
+        self._zip.writestr(info, view, compresslevel=LEVEL)
+
+
+class _Sink:
+    """An output as ZipFile wants one: written from the front to the back."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def write(self, data: Any) -> int:
+        """Append bytes."""
+        self._output.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: the output is put on disk when it is whole."""
+
+
+class Undo:
+    """An undo file, opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._zip = ZipFile(path)
+            self.manifest: dict[str, Any] = json.loads(self._zip.read("manifest.json"))
+            self.files: list[dict[str, Any]] = self.manifest["files"]
+        except (BadZipFile, OSError, KeyError, ValueError) as error:
+            raise ToolError(f"{path.name} is no undo file, or is damaged ({error}); give the one that --undo-file wrote") from error
+        if self.manifest.get("format") != FORMAT:
+            raise ToolError(f"{path.name} was written by another version (format {self.manifest.get('format')}, not {FORMAT})")
+
+    def header(self, number: int) -> bytes:
+        """Return the original header of a file."""
+        return self._read(f"{number}/header")
+
+    def original(self, number: int, key: str, size: int, merged: Source) -> Tensor:
+        """Return the original bytes of a changed tensor whose elements have so many bytes."""
+        facts = self.files[number]["tensors"][key]
+        planes = [self._read(f"{number}/{facts['number']}.{plane}") for plane in range(size)]
+        old = torch.empty(sum(map(len, planes)), dtype=torch.uint8)
+        for plane, data in enumerate(planes):
+            old[plane::size] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return old ^ merged_bytes(merged, self.files[number]["places"][key]) if facts["xor"] else old
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._zip.read(name)
+        except (BadZipFile, KeyError, OSError, zlib.error) as error:
+            raise ToolError(f"{self.path.name} is damaged at {name} ({error}); the original cannot be restored from it") from error
+
+
+def merged_bytes(merged: Source, place: list[int]) -> Tensor:
+    """Return bytes of a merged file's data."""
+    values = torch.empty(place[1] - place[0], dtype=torch.uint8)
+    with merged.path.open("rb", buffering=0) as file:
+        file.seek(merged.data_start + place[0])
+        fill(file, values, merged.path)
+    return values

@@ -1,0 +1,1 @@
+"""Advice on algorithms, ranks and sizes, with its sources."""

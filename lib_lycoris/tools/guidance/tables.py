@@ -1,0 +1,58 @@
+"""The guidance as tables: for the pages, and as Markdown for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..extract.options import MIB
+from .advice import ADVICE, RULES, SOURCE_NAMES, Advice, example_sizes
+
+HEAD = ("algorithm", "how it is asked for in training", "usual dim, alpha", "good for", "watch out", "fidelity, flexibility, size")
+SIZE_HEAD = ("algorithm", "setting", "layers", "SD 1.x", "SDXL")
+INTRO = (
+    "Rules of thumb from the authors of the trainers, who tested mostly on SD 1 and call their own tests limited; fidelity, flexibility "
+    "and size are compared at about the same number of parameters."
+)
+SIZES = "Expected sizes of fp16 files, computed from the layers of the models; attn-only, attn-mlp and full are LyCORIS' presets:"
+
+
+def advice_rows() -> list[tuple[Advice, tuple[str, ...]]]:
+    """Return each algorithm with the cells of its row."""
+    return [(item, (item.name, item.asked, item.usual, item.good, item.care, item.balance or "not compared")) for item in ADVICE]
+
+
+def size_rows() -> list[tuple[str, ...]]:
+    """Return the usual settings with the sizes of their files."""
+    names = {item.key: item.name.partition(",")[0] for item in ADVICE}
+    small = example_sizes("sd1")
+    large = example_sizes("sdxl")
+    return [
+        (names[item.key], item.setting or "-", item.preset, megabytes(first), megabytes(second))
+        for (item, first), (_, second) in zip(small, large, strict=True)
+    ]
+
+
+def megabytes(count: int) -> str:
+    """Return a size of a file with two digits that mean something."""
+    return f"{count / MIB:.0f} MiB" if count >= 20 * MIB else f"{count / MIB:.1f} MiB"
+
+
+def source_name(link: str) -> str:
+    """Return what a source is called."""
+    return SOURCE_NAMES.get(link, f"arXiv {link.rpartition('/')[2]}" if "arxiv.org" in link else link)
+
+
+def as_markdown() -> str:
+    """Return the README's section."""
+    links = list(dict.fromkeys([link for item in ADVICE for link in item.sources] + [link for _, link in RULES]))
+    lines = ["## Which algorithm for what", "", INTRO, "", _row((*HEAD, "source")), _row(["---"] * (len(HEAD) + 1))]
+    for item, cells in advice_rows():
+        lines.append(_row((*cells, ", ".join(f"[{source_name(link)}]" for link in item.sources))))
+    lines += ["", *(f"- {text} [{source_name(link)}]" for text, link in RULES), ""]
+    lines += [SIZES, ""]
+    lines += [_row(SIZE_HEAD), _row(["---"] * len(SIZE_HEAD)), *map(_row, size_rows()), ""]
+    return "\n".join([*lines, *(f"[{source_name(link)}]: {link}" for link in links)]) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,1 @@
+"""Running tools: jobs, progress and cancel, validation of options, allowed paths, worker threads."""

@@ -1,0 +1,179 @@
+"""Tools in the background: one thread runs the jobs one after another; each tells how far it is, can be stopped, and keeps its result."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal
+
+from ...errors import LycorisError, ToolError
+from ..declaration import Result, Tool
+from .progress import Cancelled, Progress, State
+from .validation import checked
+
+Status = Literal["waiting", "running", "done", "failed", "cancelled"]
+KEPT = 50  # finished jobs whose results can still be asked for
+ENDED = ("done", "failed", "cancelled")
+
+
+class Job:
+    """One run of a tool: what was asked, how far it is, and what came of it."""
+
+    def __init__(self, tool: Tool, options: Mapping[str, Any], owner: str = "", notes: tuple[str, ...] = ()) -> None:
+        self.id = uuid.uuid4().hex[:16]
+        self.tool = tool.name
+        self.options = dict(options)
+        self.owner = owner  # the page that started it
+        self.notes = notes  # sentences on options that have no meaning here
+        self.status: Status = "waiting"
+        self.progress: State | None = None
+        self.result: Result | None = None
+        self.error = ""  # a sentence
+        self.created = time.time()
+        self._declared = tool
+        self._progress = Progress(self._tell)
+        self._ended = threading.Event()
+        self._change = threading.Lock()
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether nothing more will happen to it."""
+        return self._ended.is_set()
+
+    @property
+    def stopping(self) -> bool:
+        """Tell whether it was asked to stop."""
+        return self._progress.stopping
+
+    def cancel(self) -> None:
+        """Stop it: at once if it waits, at the next step if it runs, which is a matter of less than a second."""
+        self._progress.cancel()
+        with self._change:
+            if self.status == "waiting":
+                self._end("cancelled", error="stopped before it began")
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for its end; tell whether it came in that time."""
+        return self._ended.wait(seconds)
+
+    def run(self) -> None:
+        """Run it in this thread; whatever goes wrong is kept as a sentence."""
+        with self._change:
+            if self.status != "waiting":
+                return
+            self.status = "running"
+        try:
+            self.result = self._declared.run(progress=self._progress, **self.options)
+        except Cancelled as error:
+            self._end("cancelled", error=str(error))
+        except LycorisError as error:
+            self._end("failed", error=str(error))
+        except Exception as error:  # noqa: BLE001 - a fault of ours: the person is told, the programmer finds the rest in the log
+            traceback.print_exc(file=sys.stderr)
+            self._end("failed", error=f"{self._declared.pretty} failed: {type(error).__name__}: {error}")
+        else:
+            self._end("done")
+
+    def _tell(self, state: State) -> None:
+        self.progress = state
+
+    def _end(self, status: Status, error: str = "") -> None:
+        self.error = error
+        self.status = status
+        self._ended.set()
+
+
+class NoSuchThing(ToolError):
+    """There is no tool or no job of that name."""
+
+
+class Jobs:
+    """All jobs of this process, run one after another by a thread of their own."""
+
+    def __init__(self, tools: Mapping[str, Tool] | None = None) -> None:
+        self._tools = tools
+        self._jobs: dict[str, Job] = {}  # in the order in which they were started
+        self._waiting: queue.Queue[Job | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools by name."""
+        if self._tools is None:
+            from .. import TOOLS  # importing all of them takes seconds, which the start of a program should not
+
+            self._tools = TOOLS
+        return self._tools
+
+    def tool(self, name: str) -> Tool:
+        """Return a tool's declaration. Raises NoSuchThing naming those that there are."""
+        if name not in self.tools:
+            raise NoSuchThing(f'there is no tool "{name}"; there are {", ".join(self.tools)}')
+        return self.tools[name]
+
+    def start(self, tool_name: str, options: Mapping[str, Any], owner: str = "") -> Job:
+        """Put a run of a tool in the queue. Raises ToolError for options that its declaration does not allow."""
+        tool = self.tool(tool_name)
+        notes: list[str] = []
+        job = Job(tool, checked(tool, options, notes.append), owner, tuple(notes))
+        with self._lock:
+            self._jobs[job.id] = job
+            self._forget_old()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="lycoris-jobs", daemon=True)
+                self._thread.start()
+        self._waiting.put(job)
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """Return a job by its id. Raises NoSuchThing if there is none, or if it was forgotten after many others."""
+        found = self._jobs.get(job_id)
+        if found is None:
+            raise NoSuchThing(f'there is no job "{job_id[:40]}"; only the last {KEPT} are kept')
+        return found
+
+    def all(self) -> list[Job]:
+        """Return the jobs that are kept, the oldest first."""
+        return list(self._jobs.values())
+
+    def latest(self, owner: str) -> Job | None:
+        """Return the last job that a page started."""
+        return next((job for job in reversed(self.all()) if job.owner == owner), None)
+
+    def before(self, job: Job) -> int:
+        """Return how many jobs must end before this one begins."""
+        others = self.all()
+        return sum(not other.ended for other in others[: others.index(job)]) if job in others else 0
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Stop all jobs and the thread; wait for it so long, so that what was half written is removed."""
+        for job in self.all():
+            if not job.ended:
+                job.cancel()
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._waiting.put(None)
+            thread.join(seconds)
+
+    def _work(self) -> None:
+        while (job := self._waiting.get()) is not None:
+            job.run()
+
+    def _forget_old(self) -> None:
+        ended = [job.id for job in self._jobs.values() if job.ended]
+        for old in ended[: max(0, len(ended) - KEPT)]:
+            del self._jobs[old]
+
+
+@cache
+def shared() -> Jobs:
+    """Return the jobs of this process: a page that is built anew, as at the webui's UI reload, finds the running ones."""
+    return Jobs()

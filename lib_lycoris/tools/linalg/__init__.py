@@ -1,0 +1,1 @@
+"""Low-rank approximation: decompositions, exact factors, rank rules, size and error curves."""

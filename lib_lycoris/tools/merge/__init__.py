@@ -1,0 +1,1 @@
+"""Networks into checkpoints or into one network; verify and undo."""

@@ -1,0 +1,241 @@
+"""Networks into a checkpoint: any mix of algorithms in one pass over the file, each tensor computed in float32 and rounded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import ToolError
+from ..declaration import (
+    DEVICE,
+    IGNORED_KOHYA,
+    MODELS,
+    PER_NETWORK,
+    SAVE_PRECISION,
+    SAVE_TO,
+    Option,
+    Plan,
+    Result,
+    Tool,
+)  # fmt: skip
+from ..files.ahead import workers
+from ..files.checkpoint import Checkpoint, Source, open_checkpoint
+from ..files.folder import OutputFolder, copy_other_files
+from ..files.metadata import OWN_HASHES, base_entry, checkpoint_metadata, make_recipe, network_entry
+from ..files.output import InputHash, Output, refuse_inputs, require_space
+from ..files.stream import DATA_HASH, INPUT_HASH, Layout, Make, fill_in, lay_out, write_stream
+from ..files.undo_file import UndoFile
+from ..jobs.progress import Progress
+from ..jobs.workers import one_thread_each
+from .deltas import Changes, find_changes
+from .report import as_plan, as_result
+from .strengths import Asked, asked
+
+CODES = {"fp32": "F32", "float": "F32", "fp16": "F16", "bf16": "BF16", "fp8": "F8_E4M3", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+TABLES = ("token_embedding.weight", "position_embedding.weight", "embed_tokens.weight", "shared.weight")  # looked up, never multiplied
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A merge, decided in all its parts."""
+
+    checkpoint: Checkpoint
+    changes: Changes
+    recipe: Mapping[str, Any]
+    layouts: tuple[Layout, ...]  # one for each of the checkpoint's files
+    save_to: Path
+    hashed: bool
+    undo: Path | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that will be written."""
+        return sum(layout.size for layout in self.layouts)
+
+
+def prepare(
+    sd_model: Path | str, models: Sequence[Path | str], save_to: Path | str, save_precision: str | None = None, device: str = "cpu",
+    no_hash: bool = False, no_metadata: bool = False, undo_file: Path | str | None = None, seed: int = 0,
+    progress: Progress | None = None, **strengths: Any,
+) -> Job:  # fmt: skip
+    """Read all headers and networks and decide what is written; strengths: ratios, te, te2, unet, lbw, lbwe, dyn."""
+    wanted = asked(models, **strengths)
+    checkpoint = open_checkpoint(sd_model)
+    save_to = _target(checkpoint, Path(save_to), [checkpoint.path, *(item.path for item in wanted)])
+    if undo_file is not None:
+        _check_undo(checkpoint, save_to, Path(undo_file))
+    changes = find_changes(checkpoint, wanted, seed, device, progress or Progress())
+    hashed = not (no_hash or checkpoint.path.is_dir())
+    recipe = _recipe(checkpoint, changes, save_precision, seed, hashed or undo_file is not None)
+    dtypes = target_dtypes(checkpoint, save_precision)
+    layouts = tuple(_layout(source, changes, dtypes, recipe, save_to, hashed, no_metadata) for source in checkpoint.sources)
+    return Job(checkpoint, changes, recipe, layouts, save_to, hashed, Path(undo_file) if undo_file is not None else None)
+
+
+def _target(checkpoint: Checkpoint, save_to: Path, inputs: list[Path]) -> Path:
+    refuse_inputs(save_to, inputs)
+    if checkpoint.path.is_dir():
+        if save_to.exists() and (not save_to.is_dir() or any(save_to.iterdir())):
+            raise ToolError(f"{save_to.name} is there already; a diffusers folder is written to a new or empty one")
+    elif save_to.suffix != ".safetensors":
+        raise ToolError(f"{save_to.name} must end in .safetensors, the format that checkpoints are written in")
+    return save_to
+
+
+def _check_undo(checkpoint: Checkpoint, save_to: Path, undo_file: Path) -> None:
+    if any(source.unpickled is not None for source in checkpoint.sources):
+        raise ToolError(
+            f"{checkpoint.path.name} is no .safetensors file and cannot be restored to the byte; keep it instead of an undo file"
+        )
+    refuse_inputs(undo_file, [checkpoint.path, save_to])
+
+
+def _recipe(checkpoint: Checkpoint, changes: Changes, precision: str | None, seed: int, hashed: bool) -> dict[str, Any]:
+    networks = [network_entry(mixed.asked) for mixed in changes.networks]
+    return make_recipe("merge", sd_model=base_entry(checkpoint, hashed), networks=networks, save_precision=precision, seed=seed or None)
+
+
+def target_dtypes(checkpoint: Checkpoint, precision: str | None) -> dict[str, str]:
+    """Return the new dtype of every tensor whose dtype changes; only the UNet's and the text encoders' do.
+
+    fp8 is for what is multiplied: norms, biases and tables that are looked up keep their dtype. Raises ToolError for an unknown name.
+    """
+    if precision is None:
+        return {}
+    if precision not in CODES:
+        raise ToolError(f'"{precision}" is not a precision; use one of {", ".join(CODES)}')
+    code = CODES[precision]
+    found = {}
+    for key in checkpoint.model_keys:
+        entry = checkpoint.entries.get(key)
+        if entry is None or entry.dtype not in FLOATS or entry.dtype == code:
+            continue
+        if code.startswith("F8") and (len(entry.shape) < 2 or key.endswith(TABLES)):
+            continue
+        found[key] = code
+    return found
+
+
+def _layout(
+    source: Source, changes: Changes, dtypes: Mapping[str, str], recipe: Mapping[str, Any], save_to: Path, hashed: bool, no_metadata: bool
+) -> Layout:
+    prefix = source.prefix
+    mine = {key: dtypes[prefix + key] for key in source.entries if prefix + key in dtypes}
+    made = {key for key in source.entries if prefix + key in changes.by_key} | mine.keys()
+    networks = [mixed.metadata for mixed in changes.networks]
+    metadata = {key: value for key, value in source.metadata.items() if key not in OWN_HASHES} if made else dict(source.metadata)
+    if not no_metadata and made:
+        metadata = checkpoint_metadata(source.metadata, recipe, changes.checkpoint.base.family, save_to.stem, networks, hashed)
+    return lay_out(source, mine, made, metadata)
+
+
+def run(progress: Progress | None = None, **options: Any) -> Result:
+    """Merge networks into a checkpoint and write it; options as declared in TOOL."""
+    progress = progress or Progress()
+    began = time.monotonic()
+    digest = None
+    with one_thread_each():
+        job = prepare(progress=progress, **options)
+        require_space(job.save_to.parent, job.size, job.save_to.name)
+        progress.start(job.size, "merging", "B")
+        if job.checkpoint.path.is_dir():
+            _write_folder(job, progress)
+        else:
+            digest = _write_file(job, progress)
+    return as_result(job.changes, job.save_to, job.undo, job.size, digest, time.monotonic() - began)
+
+
+def _write_file(job: Job, progress: Progress) -> str | None:
+    source, layout = job.checkpoint.sources[0], job.layouts[0]
+    needs_input_hash = INPUT_HASH.encode() in layout.head or job.undo is not None
+    with ExitStack() as stack:
+        reading = stack.enter_context(_input_hash(source.path if needs_input_hash else None))
+        output = stack.enter_context(Output(job.save_to, job.hashed))
+        undo = stack.enter_context(_undo(job))
+        pool = stack.enter_context(workers(job.changes.device))
+        undo.begin(source)
+        write_stream(output, source, layout, _maker(job, source), undo.keep, pool, progress)
+        hashes = {} if reading is None else {INPUT_HASH: reading.result()}
+        undo.end(hashes.get(INPUT_HASH, ""), layout)
+        if job.hashed:
+            hashes[DATA_HASH] = output.digest()
+        fill_in(output, layout.head, hashes)
+    return hashes.get(DATA_HASH)
+
+
+def _write_folder(job: Job, progress: Progress) -> None:
+    with OutputFolder(job.save_to) as folder, _undo(job) as undo, workers(job.changes.device) as pool:
+        for source, layout in zip(job.checkpoint.sources, job.layouts):
+            target = folder.beside / source.path.relative_to(job.checkpoint.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _input_hash(source.path if job.undo else None) as reading, Output(target) as output:
+                undo.begin(source)
+                write_stream(output, source, layout, _maker(job, source), undo.keep, pool, progress)
+                undo.end("" if reading is None else reading.result(), layout)
+        copy_other_files(job.checkpoint, folder.beside, progress)
+
+
+def _maker(job: Job, source: Source) -> Make:
+    """Return the function that computes a tensor of a file."""
+
+    def make(key: str, dtype: str) -> Tensor:
+        tensor = job.changes.merged(source.prefix + key, dtype)
+        job.changes.by_key.pop(source.prefix + key, None)  # its networks' tensors are needed no more
+        return tensor
+
+    return make
+
+
+@contextmanager
+def _input_hash(path: Path | None) -> Iterator[InputHash | None]:
+    reading = None if path is None else InputHash(path)
+    try:
+        yield reading
+    finally:
+        if reading is not None:
+            reading.stop()
+
+
+@contextmanager
+def _undo(job: Job) -> Iterator[UndoFile]:
+    if job.undo is None:
+        yield UndoFile(None, job.save_to.name)
+        return
+    with Output(job.undo) as output, UndoFile(output, job.save_to.name) as undo:
+        yield undo
+
+
+def plan(**options: Any) -> Plan:
+    """Tell what a merge would do, what it would take and what of the networks fits."""
+    job = prepare(**options)
+    return as_plan(job.changes, job.save_to, job.size)
+
+
+def as_options(item: Asked) -> dict[str, Any]:
+    """Return what was asked of one network as options of this tool."""
+    return {"models": [item.path], **{key: [value] for key, value in item.as_json().items()}}
+
+
+TOOL = Tool(
+    "merge", "Merge into a checkpoint", "put networks into a checkpoint for good", run, plan,
+    (
+        Option("sd_model", "the checkpoint: .safetensors, .ckpt or a diffusers folder", Path, required=True, kind="checkpoint"),
+        MODELS, *PER_NETWORK,
+        Option("dyn", "first so many ranks of each network, 0 for all (DyLoRA)", int, nargs="+", per_network=True),
+        replace(SAVE_TO, makes="checkpoint"), SAVE_PRECISION, DEVICE,
+        Option("undo_file", "also write a file from which `undo` restores the checkpoint", Path, flag="--undo-file", kind="output",
+               makes="file", aliases=("--undo_file",)),
+        Option("no_hash", "do not hash the checkpoints (faster; `verify` then compares without them)", bool, False, "--no-hash",
+               aliases=("--no_hash",)),
+        Option("no_metadata", "leave the metadata as it is, without the recipe; `verify` cannot check such a file", bool, False),
+        Option("seed", "the seed that R and U block weights are drawn with", int, 0),
+        *IGNORED_KOHYA,
+    ),
+)  # fmt: skip

@@ -1,0 +1,267 @@
+"""Networks -> one network that does what all of them do together: ΔW = Σ s · ΔW_i, exactly, or the nearest of a rank, energy or file size.
+
+LoRA factors are put side by side, LoHa and LoKr expanded; nothing of full size is formed for them. What depends on the base weight
+(DoRA, OFT, BOFT, IA3, GLoRA) is computed on that of --base_model.
+The order of the networks never matters: they are summed in that of their hashes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...algorithms.base import flat
+from ...errors import ToolError
+from ..declaration import Plan, Result, Tool
+from ..files.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
+from ..files.growing import GrowingFile, header_room
+from ..files.metadata import base_entry, make_recipe, network_entry, triggers
+from ..files.naming import to_dtype
+from ..files.network_file import Patch, carried
+from ..files.output import refuse_inputs
+from ..jobs.progress import Progress
+from ..jobs.workers import count, one_thread_each, ordered
+from ..linalg.combine import combined
+from ..linalg.expand import exact_factors, plain_delta, reads_weight, shortened
+from ..linalg.low_rank import energy, qr_svd, relative
+from ..linalg.ranks import Share, share_out, truncated_svd
+from .networks_options import MIB, OPTIONS, Item, Request, understand
+
+RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "save_precision")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One module of the result."""
+
+    parameter: str
+    rank: int | None
+    energy: float
+    left: float
+    modules: Modules
+
+
+def run(progress: Progress | None = None, **options: Any) -> Result:
+    """Merge networks into one. Raises ToolError, ModelMismatchError; see TOOL for the options."""
+    progress, started = progress or Progress(), time.monotonic()
+    request = understand(options, progress)
+    save_to = Path(options["save_to"])
+    refuse_inputs(save_to, [item.path for item in request.asked])
+    recipe = _recipe(request, options)
+    old = {**_metadata(request), "modelspec.title": save_to.stem}
+    keys = sum(_keys(request, key) for key in request.work) + sum(len(p) for n in request.networks for p in n.embeddings.values())
+    longest = max(len(module) for module, _ in request.work) + 60
+    start = carried(old, recipe, ())
+    found: list[Merged] = []
+    try:
+        ranks = _shared(request, header_room(keys, longest, start), progress) if request.size else None
+        with GrowingFile(save_to, keys, longest, start) as file:
+            progress.start(len(request.work), "merging", "modules")
+            for made in ordered(lambda key: _merge(request, key, ranks), request.work, count(request.device)):
+                for name, tensors in made.modules:
+                    file.add(name, tensors)
+                found.append(made)
+                progress.advance(1, made.parameter)
+            _add_embeddings(request, file)
+            plain = all(set(t) <= {"lora_up.weight", "lora_down.weight", "alpha"} for made in found for _, t in made.modules)
+            file.finish(carried(old, recipe, [made.rank for made in found], plain))
+            size = file.size
+    finally:
+        if request.weights is not None:
+            request.weights.close()
+    return _result(save_to, request, found, size, time.monotonic() - started)
+
+
+def plan(**options: Any) -> Plan:
+    """Say what would be merged."""
+    request = understand(options, Progress())
+    size = request.size or sum(item.path.stat().st_size for item in request.asked)
+    names = [f"{module}.{leaf}" for module, leaf in request.work]
+    skipped = [list(item) for network in request.networks for item in network.skipped]
+    text = f"{len(names)} parameters are changed by {len(request.networks)} networks; {len(skipped)} keys are for no layer"
+    return Plan({"matched": names, "unmatched": skipped}, text, 0.01 * len(names), 4 * size, size)
+
+
+def _keys(request: Request, key: tuple[str, str]) -> int:
+    """Return how many tensors a parameter can become: a LoRA's three, for each module that stands for it."""
+    parts = {item.patch.part for item in request.work[key]}
+    return 3 * max(len(parts), len(names_of(request.base, request.style, key[0])))
+
+
+def _weight(request: Request, patch: Patch) -> Tensor | None:
+    if request.weights is None or not reads_weight(patch.algorithm):
+        return None
+    if not request.weights.checkpoint.places(patch.name):
+        raise ToolError(
+            f"{request.weights.checkpoint.path.name} has no {patch.name}, which {patch.algorithm.name} needs; give the whole model"
+        )
+    return request.weights.read(patch.name, patch.shape)
+
+
+def _changes_nothing(request: Request, patch: Patch) -> bool:
+    """Tell whether a bias is multiplied that the layer does not have."""
+    return (
+        patch.leaf == "bias"
+        and request.weights is not None
+        and reads_weight(patch.algorithm)
+        and not request.weights.checkpoint.places(patch.name)
+    )
+
+
+def _sum(request: Request, key: tuple[str, str]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+    """Return the factors of each part and the whole differences of each part, of which there are none where factors do."""
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    dense: dict[str, list[tuple[Item, Tensor]]] = {}
+    for item in request.work[key]:
+        if _changes_nothing(request, item.patch):
+            continue
+        patch, weight = item.patch, _weight(request, item.patch)
+        low = patch.leaf == "weight" and len(patch.shape) > 1 and request.method == "sum"
+        pair = exact_factors(patch.algorithm, patch.shape, weight) if low else None
+        if pair is not None:
+            pairs.setdefault(patch.part, []).append((pair[0] * item.strength, pair[1]))
+        else:
+            delta = plain_delta(patch.algorithm, patch.shape) if weight is None else patch.algorithm.delta(weight)
+            dense.setdefault(patch.part, []).append((item, delta))
+    whole = {part: combined(request.method, request.density, request.seed, part, items) for part, items in dense.items()}
+    return {part: concatenated(found) for part, found in pairs.items()}, whole
+
+
+def _merge(request: Request, key: tuple[str, str], ranks: Mapping[Any, int] | None) -> Merged:
+    module, leaf = key
+    name = request.work[key][0].patch.name.partition("[")[0]
+    pairs, dense = _sum(request, key)
+    shape = tuple(request.base.layers[module].shape)
+    matrix = leaf == "weight" and len(shape) > 1
+    if dense and not (matrix and request.linear):
+        for part, (up, down) in pairs.items():
+            product = (up @ down).reshape(-1, *shape[1:])
+            dense[part] = dense[part] + product.reshape(dense[part].shape) if part in dense else product
+        made = dense_modules(request.base, request.style, module, leaf, dense)
+        return Merged(name, None, 0.0, 0.0, _cast(request, made))
+    if dense:
+        for part, delta in dense.items():
+            found = _approximated(request, delta, pairs.pop(part, None))
+            pairs[part] = found
+    total = left = 0.0
+    rank, modules = 0, []
+    for part, pair in join(request.base, request.style, module, pairs).items() if pairs else ():
+        up, down, size, lost = _cut(request, pair, prod(shape[2:]) > 1, None if ranks is None else ranks[(module, part)])
+        total, left, rank = total + size, left + lost, max(rank, up.shape[1])
+        if up.shape[1]:
+            modules += lora_modules(request.base, request.style, module, part, up, down)
+    return Merged(name, rank, total, left, _cast(request, modules))
+
+
+def _approximated(request: Request, delta: Tensor, pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return factors of a whole difference, twice as many as will be kept where the rank is known."""
+    matrix = flat(delta) if pair is None else flat(delta) + pair[0] @ pair[1]
+    rule = request.linear if delta.dim() == 2 or prod(delta.shape[2:]) == 1 else request.conv
+    assert rule is not None
+    svd = truncated_svd(matrix.to(request.device), rule, energy(matrix))
+    up, down = svd.factors()
+    return up.cpu(), down.cpu()
+
+
+def _cut(request: Request, pair: tuple[Tensor, Tensor], kernel: bool, rank: int | None) -> tuple[Tensor, Tensor, float, float]:
+    rule = request.conv if kernel else request.linear
+    if rule is None and rank is None:
+        up, down = shortened(*pair)
+        return up, down, 0.0, 0.0
+    svd = qr_svd(*pair)
+    if rank is None:
+        assert rule is not None
+        rank = rule.choose(svd.s, svd.total)
+    return *svd.factors(rank), svd.total, float(svd.s[rank:].double().square().sum())
+
+
+def _cast(request: Request, modules: Modules) -> Modules:
+    return [(name, to_dtype({key: value.cpu() for key, value in tensors.items()}, request.dtype)) for name, tensors in modules]
+
+
+def _shared(request: Request, header: int, progress: Progress) -> dict[tuple[str, str], int]:
+    """Return the rank of every module for a file of the size asked for."""
+    assert request.size is not None
+    width = torch.empty(0, dtype=request.dtype).element_size()
+    room, shares, names = request.size - header - _embedding_numbers(request) * width, [], []
+    progress.start(len(request.work), "measuring", "modules")
+    with one_thread_each():
+        for key in request.work:
+            module, leaf = key
+            shape = request.base.layers[module].shape
+            if leaf == "weight" and len(shape) > 1:
+                pairs, dense = _sum(request, key)
+                for part, delta in dense.items():
+                    pairs[part] = _approximated(request, delta, pairs.pop(part, None))
+                for part, pair in join(request.base, request.style, module, pairs).items() if pairs else ():
+                    svd = qr_svd(*pair)
+                    names.append((module, part))
+                    copies = 1 if part else len(names_of(request.base, request.style, module))
+                    shares.append(Share(svd.s, (pair[0].shape[0] + copies * pair[1].shape[1]) * width, copies * width))
+            else:
+                room -= shape[0] * width * (1 if leaf == "bias" or len(shape) == 1 else prod(shape[1:]))
+            progress.advance(1, module)
+    if room <= 0:
+        raise ToolError(f"{request.size / MIB:.2f} MiB is too little: what has no ranks takes {(request.size - room) / MIB:.2f} MiB")
+    return dict(zip(names, share_out(shares, room), strict=True))
+
+
+def _embedding_numbers(request: Request) -> int:
+    return sum(t.numel() for n in request.networks for parts in n.embeddings.values() for t in parts.values())
+
+
+def _add_embeddings(request: Request, file: GrowingFile) -> None:
+    """Carry embeddings over: the first network's where two have one of the same name."""
+    taken: set[str] = set()
+    for network in request.networks:
+        for name, parts in network.embeddings.items():
+            if name not in taken:
+                taken.add(name)
+                file.add(f"bundle_emb.{name}", {part: tensor.to(request.dtype) for part, tensor in parts.items()})
+
+
+def _recipe(request: Request, options: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key: options[key] for key in RECORDED if options.get(key) is not None}
+    base = base_entry(request.weights.checkpoint, False) if request.weights else None
+    return make_recipe("networks_merge", networks=[network_entry(item) for item in request.asked], base_model=base, **given)
+
+
+def _metadata(request: Request) -> dict[str, str]:
+    """Return what of the inputs' metadata is true of the result: what all agree on, and everybody's trigger words."""
+    first, *others = (network.metadata for network in request.networks)
+    kept = {
+        k: v
+        for k, v in first.items()
+        if k.startswith(("ss_base", "ss_v2", "ss_sd_", "modelspec.arch")) and all(o.get(k) == v for o in others)
+    }
+    words = triggers(network.metadata for network in request.networks)
+    names = ", ".join(item.path.name for item in request.asked)
+    return {**kept, "modelspec.merged_from": names, **({"modelspec.trigger_phrase": ", ".join(words)} if words else {})}
+
+
+def _result(save_to: Path, request: Request, found: list[Merged], size: int, seconds: float) -> Result:
+    total, left = sum(made.energy for made in found), sum(made.left for made in found)
+    report: dict[str, Any] = {
+        "modules": [{"parameter": m.parameter, "rank": m.rank, "error": relative(m.left, m.energy)} for m in found],
+        "skipped": [[network.name, *item] for network in request.networks for item in network.skipped],
+        "captured": 1 - left / total if total else 1.0, "error": relative(left, total), "bytes": size, "seconds": round(seconds, 2),
+    }  # fmt: skip
+    exact = request.linear is None and request.method == "sum"
+    lines = [
+        f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {size / MIB:.1f} MiB",
+        "exactly their sum" if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
+        *([f"{len(report['skipped'])} keys are for no layer and were left out"] if report["skipped"] else []),
+    ]
+    return Result(report, "\n".join(lines), (save_to,))
+
+
+TOOL = Tool(
+    "networks_merge", "Merge networks", "networks -> one network that does what all of them do together", run, plan, OPTIONS, verb="merge"
+)  # fmt: skip

@@ -1,0 +1,162 @@
+"""What is asked of a merge of networks: the networks, their strengths, and which parameters they change together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ... import models
+from ...errors import ModelMismatchError, ToolError
+from ...models import BaseModel
+from ...networks import Network, load
+from ...prompt import StrengthMap
+from ..declaration import DEVICE, IGNORED_KOHYA, MODELS, PER_NETWORK, SAVE_TO, Option
+from ..extract.difference import Reader
+from ..files.checkpoint import open_checkpoint
+from ..files.growing import dtype_of
+from ..files.naming import STYLES
+from ..files.network_file import Patch, patches, stored_dtype, style_of
+from ..jobs.progress import Progress
+from ..linalg.combine import METHODS
+from ..linalg.expand import reads_weight
+from ..linalg.ranks import RULES, Rule
+from .strengths import Asked, asked
+
+MIB = 1 << 20
+STRENGTHS = ("models", "ratios", "te", "te2", "unet", "lbw", "lbwe")
+
+OPTIONS = (
+    MODELS,
+    *PER_NETWORK,
+    SAVE_TO,
+    Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
+           kind="checkpoint"),
+    Option("dim", "rank of the result, or the largest that the rule may choose (default: exact)", int, aliases=("--new_rank",)),
+    Option("conv_dim", "the same for convolutions (default: dim)", int, aliases=("--new_conv_rank",)),
+    Option("rule", "how the rank is chosen up to dim", default="fixed", choices=RULES),
+    Option("value", "the rule's value", float, default=0.0),
+    Option("size", "size of the file in MiB; ranks are shared out over the modules", float),
+    Option(
+        "method", "sum; ties: the larger values, where the networks agree on the sign; dare: random values, scaled up",
+        default="sum", choices=METHODS,
+    ),
+    Option("density", "ties, dare: share of the values that is kept", float, default=0.5),
+    Option("seed", "of dare's choice and of random block weights", int, default=0),
+    Option("style", "names of the modules in the file (default: the networks')", choices=STYLES),
+    Option("save_precision", "dtype of the file (default: the networks')", choices=("fp32", "fp16", "bf16", "float")),
+    DEVICE,
+    Option("concat", "", bool, ignored="--concat is not needed: ranks are put side by side unless --dim says how many to keep"),
+    Option("shuffle", "", bool, ignored="--shuffle has no meaning here: the order of ranks changes nothing"),
+    *IGNORED_KOHYA,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """One change of one network, with its strength."""
+
+    patch: Patch
+    strength: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a merge."""
+
+    asked: list[Asked]
+    networks: list[Network]
+    base: BaseModel
+    weights: Reader | None
+    work: dict[tuple[str, str], list[Item]]  # (module, leaf) -> changes, in the fixed order
+    linear: Rule | None  # None: exact
+    conv: Rule | None
+    size: int | None
+    method: str
+    density: float
+    seed: int
+    style: str
+    dtype: torch.dtype
+    device: str
+
+
+def understand(options: Mapping[str, Any], progress: Progress) -> Request:
+    """Return what options ask for, the networks loaded. Raises ToolError, ModelMismatchError."""
+    given = {**{o.name: o.default for o in OPTIONS}, **options}
+    wanted = asked(**{name: given[name] for name in STRENGTHS})
+    checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
+    base = checkpoint.base if checkpoint else None
+    progress.start(len(wanted), "reading networks", "networks")
+    loaded: list[tuple[Network, StrengthMap, Asked]] = []
+    for item in wanted:
+        network = load(item.path, base)
+        base = base or models.reference(network.family)
+        if network.family != base.family:
+            raise ModelMismatchError(
+                f"{item.path.name} is for {models.reference(network.family).label}, but {wanted[0].path.name} for {base.label}"
+            )
+        loaded.append((network, item.strengths(base.family, given["seed"]), item))
+        progress.advance(1, item.path.name)
+    assert base is not None
+    loaded.sort(key=lambda one: (one[0].digest, one[1].digest))
+    work = _work(loaded, base)
+    if not work:
+        raise ToolError("nothing is left: every strength is 0 where the networks have a change; give other strengths or block weights")
+    linear, conv = _rules(given)
+    networks = [network for network, _, _ in loaded]
+    request = Request(
+        [item for _, _, item in loaded], networks, base, Reader(checkpoint) if checkpoint else None, work, linear, conv,
+        int(given["size"] * MIB) if given["size"] else None, given["method"], given["density"], given["seed"],
+        given["style"] or _style(networks), dtype_of(given["save_precision"], _widest(networks)), given["device"],
+    )  # fmt: skip
+    _refuse_without_base(request)
+    return request
+
+
+def _rules(given: Mapping[str, Any]) -> tuple[Rule | None, Rule | None]:
+    if given["method"] not in METHODS:
+        raise ToolError(f'"{given["method"]}" is no way to merge; there are {", ".join(METHODS)}')
+    dim, kind = given["dim"], given["rule"]
+    if dim is None and kind == "fixed" and not given["size"]:
+        return None, None
+    conv = dim if given["conv_dim"] is None else given["conv_dim"]
+    return Rule(kind, given["value"], dim), Rule(kind, given["value"], conv)
+
+
+def _work(loaded: Sequence[tuple[Network, StrengthMap, Asked]], base: BaseModel) -> dict[tuple[str, str], list[Item]]:
+    found: dict[tuple[str, str], list[Item]] = {}
+    for network, strengths, _ in loaded:
+        for patch in patches(network, base):
+            strength = strengths(patch.name)
+            if not isinstance(strength, (int, float)):
+                raise ToolError(f"the strength of {network.name} changes over the steps; a merged network has one strength, give a number")
+            if strength:
+                found.setdefault((patch.module, patch.leaf), []).append(Item(patch, float(strength), network.digest))
+    order = {module: index for index, module in enumerate(base.layers)}
+    return dict(sorted(found.items(), key=lambda item: (order[item[0][0]], item[0][1])))
+
+
+def _style(networks: Sequence[Network]) -> str:
+    styles = {style_of(network.modules.values()) for network in networks}
+    return styles.pop() if len(styles) == 1 else "kohya"
+
+
+def _widest(networks: Sequence[Network]) -> torch.dtype:
+    found = {stored_dtype(network) for network in networks}
+    return found.pop() if len(found) == 1 else torch.float32
+
+
+def _refuse_without_base(request: Request) -> None:
+    if request.weights is not None:
+        return
+    for items in request.work.values():
+        for item in items:
+            if reads_weight(item.patch.algorithm):
+                raise ToolError(
+                    f"{item.patch.name} is changed by {item.patch.algorithm.name}, whose change depends on the base weight; "
+                    "give the checkpoint with --base_model"
+                )

@@ -1,0 +1,86 @@
+"""What a merge would do or has done, for machines and for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..declaration import Plan, Result
+from .deltas import Changes, Mixed
+
+SHOWN = 12  # unmatched keys of a network in the text; the report has all
+BYTES_A_SECOND, ELEMENTS_A_SECOND = 4e8, 2.5e8  # of a common disk, and of two processor cores
+
+
+def as_result(changes: Changes, save_to: Path, undo: Path | None, size: int, digest: str | None, seconds: float) -> Result:
+    """Return what a finished merge reports."""
+    report = {**_facts(changes), "output": str(save_to), "bytes": size, "seconds": round(seconds, 3)}
+    report.update({"data_sha256": digest} if digest else {}, **({"undo_file": str(undo)} if undo else {}))
+    text = [*_lines(changes), f"{save_to}: {size / 1e9:.2f} GB in {seconds:.1f} s"]
+    return Result(report, "\n".join(text), (save_to, *([undo] if undo else [])))
+
+
+def as_plan(changes: Changes, save_to: Path, size: int) -> Plan:
+    """Return what a merge would do and take."""
+    entries = changes.checkpoint.entries
+    touched = [entries[key] for key in changes.by_key if key in entries]
+    elements = sum(_count(entry.shape) * len(changes.by_key[key]) for key, entry in entries.items() if key in changes.by_key)
+    seconds = size / BYTES_A_SECOND + elements / ELEMENTS_A_SECOND
+    networks = sum(mixed.asked.path.stat().st_size for mixed in changes.networks)
+    largest = max((_count(entry.shape) for entry in touched), default=0)
+    memory = networks + largest * (8 if len(changes.networks) == 1 else 12)
+    report = {**_facts(changes), "output": str(save_to), "bytes": size}
+    text = [*_lines(changes), f"would write {save_to}: {size / 1e9:.2f} GB, about {seconds:.0f} s and {memory / 1e6:.0f} MB of memory"]
+    return Plan(report, "\n".join(text), round(seconds, 1), memory, size)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def _facts(changes: Changes) -> dict[str, Any]:
+    unmatched = [[key, reason] for mixed in changes.networks for key, reason in mixed.unmatched]
+    return {
+        "checkpoint": str(changes.checkpoint.path),
+        "family": changes.checkpoint.base.family,
+        "changed_tensors": len(changes.keys),
+        "matched": sum(len(mixed.matched) for mixed in changes.networks),
+        "unmatched": unmatched,
+        "notes": _notes(changes),
+        "networks": [_network(mixed) for mixed in changes.networks],
+    }
+
+
+def _notes(changes: Changes) -> list[str]:
+    if any(key.startswith("model_ema.") for key in changes.checkpoint.entries):
+        return [
+            "the checkpoint also holds averaged weights (model_ema), which programs that make pictures do not use; they stay as they are"
+        ]
+    return []
+
+
+def _network(mixed: Mixed) -> dict[str, Any]:
+    strengths = {"te": mixed.asked.te, "te2": mixed.asked.te2, "unet": mixed.asked.unet}
+    facts: dict[str, Any] = {"name": mixed.asked.path.name, "strengths": strengths, "matched": len(mixed.matched)}
+    facts.update(blocks=dict(mixed.strengths.ratios or ()), notes=list(mixed.strengths.notes))
+    return {**facts, "unmatched": [list(item) for item in mixed.unmatched]}
+
+
+def _lines(changes: Changes) -> list[str]:
+    base = changes.checkpoint
+    lines = [f"{base.path.name}: {base.base.label}, {len(base.entries)} tensors, {len(changes.keys)} of them changed"]
+    lines += _notes(changes)
+    for mixed in changes.networks:
+        asked = mixed.asked
+        lines.append(
+            f"{asked.path.name}: te {asked.te:g}, te2 {asked.te2:g}, unet {asked.unet:g}; "
+            f"{len(mixed.matched)} parameters matched, {len(mixed.unmatched)} keys not"
+        )
+        lines += [f"  {note}" for note in mixed.strengths.notes]
+        lines += [f"  not used: {key}: {reason}" for key, reason in mixed.unmatched[:SHOWN]]
+        if len(mixed.unmatched) > SHOWN:
+            lines.append(f"  ... and {len(mixed.unmatched) - SHOWN} more (--json lists all)")
+    return lines

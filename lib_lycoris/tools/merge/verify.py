@@ -1,0 +1,194 @@
+"""A merged checkpoint against its recipe: everything is computed again from the inputs and compared bit by bit."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ToolError
+from ...networks.hashes import CHUNK, sha256
+from ..declaration import DEVICE, Option, Plan, Result, Tool
+from ..files.ahead import Ahead, workers
+from ..files.checkpoint import Checkpoint, Source, open_checkpoint
+from ..files.metadata import header_hash, read_recipe
+from ..files.stream import as_bytes
+from ..jobs.progress import Progress
+from .checkpoint import target_dtypes
+from .deltas import Changes, find_changes
+from .strengths import Asked
+
+ROUNDING = 1  # units in the last place that another processor's order of additions may make
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """A merged checkpoint, its recipe and the inputs that the recipe names."""
+
+    merged: Checkpoint
+    recipe: Mapping[str, Any]
+    checkpoint: Checkpoint
+    changes: Changes
+    dtypes: Mapping[str, str]
+
+
+def prepare(
+    merged: Path | str, sd_model: Path | str | None = None, models: Sequence[Path | str] = (), folders: Sequence[Path | str] = (),
+    device: str = "cpu", progress: Progress | None = None,
+) -> Check:  # fmt: skip
+    """Find the inputs of a merge: those given, else files of the recorded name and hash beside the merged one or in folders."""
+    opened = open_checkpoint(merged)
+    found = next((s for s in opened.sources if "lycoris.recipe" in s.metadata), opened.sources[0])
+    recipe = read_recipe(found.metadata, opened.path.name)
+    if recipe["tool"] != "merge":
+        raise ToolError(f"{opened.path.name} was made by {recipe['tool']}; verify checks what merge into a checkpoint has made")
+    places = [opened.path.parent, *map(Path, folders), Path.cwd()]
+    base = _locate(recipe["sd_model"], [Path(sd_model)] if sd_model else [], places, "--sd_model")
+    wanted = [_asked(entry, [Path(m) for m in models], places) for entry in recipe["networks"]]
+    checkpoint = open_checkpoint(base)
+    changes = find_changes(checkpoint, wanted, recipe.get("seed", 0), device, progress or Progress())
+    return Check(opened, recipe, checkpoint, changes, target_dtypes(checkpoint, recipe.get("save_precision")))
+
+
+def _asked(entry: Mapping[str, Any], given: list[Path], places: list[Path]) -> Asked:
+    strengths = {key: entry[key] for key in ("te", "te2", "unet", "lbw", "lbwe", "dyn") if key in entry}
+    return Asked(_locate(entry, given, places, "--models"), **strengths)
+
+
+def _locate(entry: Mapping[str, Any], given: list[Path], places: list[Path], flag: str) -> Path:
+    """Return the file that a recipe's entry names. Raises ToolError when it is not found, or is another one."""
+    for path in [*given, *(place / Path(entry["name"]).name for place in places)]:
+        if path.exists() and _is(path, entry):
+            return path
+    known = entry.get("sha256") or entry.get("header_sha256") or "no hash"
+    raise ToolError(
+        f"{entry['name']}, which the recipe names ({known[:12]}), is neither given nor beside the merged one; give it with {flag}"
+    )
+
+
+def _is(path: Path, entry: Mapping[str, Any]) -> bool:
+    if "files" in entry:
+        return path.is_dir() and all((path / f["file"]).is_file() and _is(path / f["file"], f) for f in entry["files"])
+    if not path.is_file() or path.stat().st_size != entry["bytes"]:
+        return False
+    return sha256(path) == entry["sha256"] if "sha256" in entry else header_hash(path) == entry["header_sha256"]
+
+
+def run(progress: Progress | None = None, **options: Any) -> Result:
+    """Compute a merge again and compare; the report's "identical" says whether every byte is what it should be."""
+    progress, began = progress or Progress(), time.monotonic()
+    check = prepare(progress=progress, **options)
+    written = _as_written(check, progress)
+    differing, largest = _compare(check, progress)
+    ok = not differing if written is not True else largest <= ROUNDING
+    report = {
+        "merged": str(check.merged.path), "ok": ok, "identical": not differing, "as_written": written,
+        "tensors": len(check.merged.entries), "differing": differing, "first": differing[0] if differing else None,
+        "seconds": round(time.monotonic() - began, 3),
+    }  # fmt: skip
+    return Result(report, _text(check, written, differing, ok))
+
+
+def _as_written(check: Check, progress: Progress) -> bool | None:
+    """Tell whether the data is still what was written; None where no hash was recorded."""
+    answers = []
+    for source in check.merged.sources:
+        recorded = source.metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
+        if "lycoris.recipe" not in source.metadata or not recorded:
+            return None
+        answers.append(_data_hash(source, progress) == recorded)
+    return all(answers)
+
+
+def _data_hash(source: Source, progress: Progress) -> str:
+    value = hashlib.sha256()
+    progress.start(source.path.stat().st_size - source.data_start, "hashing", "B")
+    with source.path.open("rb") as file:
+        file.seek(source.data_start)
+        while block := file.read(CHUNK):
+            value.update(block)
+            progress.advance(len(block))
+    return value.hexdigest()
+
+
+def _compare(check: Check, progress: Progress) -> tuple[list[str], float]:
+    """Return the keys that differ, in the file's order, and the largest difference in units in the last place."""
+    base, merged = check.checkpoint.entries, check.merged.entries
+    missing = sorted(base.keys() ^ merged.keys())
+    if missing:
+        return missing, float("inf")
+    keys = sorted(merged, key=lambda key: merged[key].begin)
+    progress.start(sum(entry.end - entry.begin for entry in merged.values()), "comparing", "B")
+    differing, largest = [], 0.0
+    with workers(check.changes.device) as pool:
+        ahead = Ahead(pool, lambda key: _expected(check, key), [(key, prod(merged[key].shape)) for key in keys])
+        for key in keys:
+            expected, found = ahead.take(), check.merged.read(key)
+            if expected.dtype != found.dtype or not torch.equal(_raw(expected), _raw(found)):
+                differing.append(key)
+                largest = max(largest, _units(expected, found))
+            progress.advance(merged[key].end - merged[key].begin, key)
+    return differing, largest
+
+
+def _expected(check: Check, key: str) -> Tensor:
+    if key not in check.changes.by_key and key not in check.dtypes:
+        return check.checkpoint.read(key)
+    return check.changes.merged(key, check.dtypes.get(key, check.checkpoint.entries[key].dtype))
+
+
+def _raw(tensor: Tensor) -> Tensor:
+    return torch.frombuffer(as_bytes(tensor), dtype=torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
+
+
+def _units(expected: Tensor, found: Tensor) -> float:
+    """Return the largest difference of two tensors in steps between neighbouring values of their dtype."""
+    sizes = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+    if expected.dtype != found.dtype or not found.is_floating_point() or found.element_size() not in sizes:
+        return float("inf")
+    ordered = [_ordered(t.reshape(-1).view(sizes[t.element_size()]).to(torch.int64), t.element_size()) for t in (expected, found)]
+    return float((ordered[0] - ordered[1]).abs().max())
+
+
+def _ordered(bits: Tensor, size: int) -> Tensor:
+    """Return integers in the order of the floats that have these bits: negative ones count downwards."""
+    return torch.where(bits < 0, -(bits + (1 << (8 * size - 1))), bits)
+
+
+def _text(check: Check, written: bool | None, differing: list[str], ok: bool) -> str:
+    name, count = check.merged.path.name, len(check.merged.entries)
+    if not differing:
+        return f"{name}: all {count} tensors are, bit by bit, what the recipe gives"
+    if ok:
+        here = f"computed on this machine, {len(differing)} of {count} tensors are rounded otherwise (by 1 in the last place)"
+        return f"{name}: the file is as it was written; {here}"
+    hint = "; the file is as it was written, so an input is another one" if written else ""
+    return f"{name}: {len(differing)} of {count} tensors are not what the recipe gives, the first is {differing[0]}{hint}"
+
+
+def plan(**options: Any) -> Plan:
+    """Tell what a check would read."""
+    check = prepare(**options)
+    size = sum(source.path.stat().st_size for source in (*check.merged.sources, *check.checkpoint.sources))
+    inputs = [str(check.checkpoint.path), *(str(mixed.asked.path) for mixed in check.changes.networks)]
+    report = {"merged": str(check.merged.path), "inputs": inputs, "tensors": len(check.merged.entries)}
+    return Plan(report, f"would compute {check.merged.path.name} again from {', '.join(inputs)}", round(size / 2e8, 1), None, 0)
+
+
+TOOL = Tool(
+    "verify", "Verify a merge", "compute a merged checkpoint again from its recipe and compare it bit by bit", run, plan,
+    (
+        Option("merged", "the merged checkpoint", Path, flag="merged", required=True, kind="checkpoint"),
+        Option("sd_model", "the checkpoint that was merged into (default: beside the merged one)", Path, kind="checkpoint"),
+        Option("models", "the networks that were merged (default: beside the merged one)", Path, (), nargs="*", kind="networks"),
+        Option("folders", "further folders to look for the inputs in", Path, (), nargs="*", kind="folder"),
+        DEVICE,
+    ),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""A network file in, a changed network file out: resize, convert, bake, split, prune."""

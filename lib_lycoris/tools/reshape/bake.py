@@ -1,0 +1,208 @@
+"""Strengths and block weights into a network file: at strength 1 it then does what the old one did with them.
+
+Of each module exactly one factor is multiplied (one of each term where ΔW is a sum). Algorithms whose ΔW no factor scales - DoRA, OFT,
+BOFT, replaced weights - need the base model: their modules become full differences.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...algorithms import Algorithm, Bias, NormBias
+from ...algorithms.full import Full
+from ...algorithms.glora import GLoRA
+from ...algorithms.ia3 import IA3, PeftIA3
+from ...algorithms.loha import LoHa
+from ...algorithms.lokr import LoKr
+from ...algorithms.lora import LoRA
+from ...algorithms.norm import Norm
+from ...algorithms.padded import Padded
+from ...algorithms.tlora import TLoRA
+from ...errors import ToolError
+from ...models import split_parameter
+from ...networks import Network, load
+from ...networks.hashes import sha256
+from ..declaration import PER_NETWORK, SAVE_PRECISION, SAVE_TO, Option, Plan, Result, Tool
+from ..files.checkpoint import Checkpoint, open_checkpoint
+from ..files.metadata import cast, describe, make_recipe
+from ..files.network_output import NetworkFile, open_network, precision, save_network
+from ..jobs.progress import Progress
+from ..merge.strengths import Asked, asked
+
+# One factor of each term of ΔW; the first of several spellings that a module has.
+FACTORS: tuple[tuple[type[Algorithm], tuple[tuple[str, ...], ...]], ...] = (
+    (LoRA, (("lora_up.weight",), ("bias_values",))),
+    (LoHa, (("hada_w1_a",),)),
+    (LoKr, (("lokr_w1", "lokr_w1_a"),)),
+    (GLoRA, (("a1.weight",), ("b1.weight",))),
+    (NormBias, (("b_norm",),)),
+    (Bias, (("diff_b", "lora_B.bias"),)),
+    (Norm, (("w_norm",),)),
+    (Full, (("diff",),)),
+    (IA3, (("weight",),)),
+)
+
+
+def run(
+    model: Path | str, save_to: Path | str, ratio: float | None = None, sd_model: Path | str | None = None,
+    save_precision: str | None = None, seed: int = 0, progress: Progress | None = None, **strengths: Any,
+) -> Result:  # fmt: skip
+    """Write a network with its strengths in it; strengths: te, te2, unet, lbw, lbwe. Raises ToolError when that has no exact form."""
+    progress, began = progress or Progress(), time.monotonic()
+    item, opened, network, checkpoint = _open(model, ratio, sd_model, strengths)
+    by_module = _strengths(network, item, seed)
+    _refuse(opened, network, by_module, checkpoint)
+    dtype = precision(save_precision)
+    progress.start(len(by_module), "baking", "modules")
+    made: dict[str, Tensor] = {key: opened.tensors[key] for parts in opened.keys.embeddings.values() for key in parts.values()}
+    differences = 0
+    for module, strength in by_module.items():
+        baked = _bake(opened, network, module, strength, checkpoint, dtype)
+        differences += f"{module}.diff" in baked and "diff" not in opened.keys.modules[module]
+        made.update(baked)
+        progress.advance(text=module)
+    recipe = make_recipe("bake", networks=[{**describe(item.path, sha256(item.path)), **item.as_json()}], seed=seed or None)
+    left_out = sorted({key for key, _ in network.skipped})
+    path = save_network(save_to, cast(made, dtype), opened.metadata, recipe, [item.path, *([Path(sd_model)] if sd_model else [])])
+    off = [module for module, strength in by_module.items() if strength == 0]
+    report = {
+        "output": str(path), "modules": len(by_module) - len(off), "left_out_modules": off, "as_differences": differences,
+        "unmatched": [list(one) for one in network.skipped], "left_out_keys": left_out, "seconds": round(time.monotonic() - began, 3),
+    }  # fmt: skip
+    scaled = len(by_module) - len(off)
+    text = f"{path}: {scaled} modules scaled ({differences} as full differences), {len(off)} at strength 0 left out"
+    return Result(report, text, (path,))
+
+
+def _open(
+    model: Path | str, ratio: float | None, sd_model: Path | str | None, strengths: dict[str, Any]
+) -> tuple[Asked, NetworkFile, Network, Checkpoint | None]:
+    item = asked(model, ratio, **strengths)[0]
+    checkpoint = open_checkpoint(sd_model) if sd_model else None
+    return item, open_network(item.path), load(item.path, checkpoint.base if checkpoint else None), checkpoint
+
+
+def _strengths(network: Network, item: Asked, seed: int) -> dict[str, float]:
+    """Return the strength of each of the file's modules; a module has one, whatever it changes."""
+    strength = item.strengths(network.family, seed)
+    found: dict[str, float] = {}
+    for name, module in network.modules.items():
+        value = strength(name)
+        if not isinstance(value, (int, float)):
+            raise ToolError(f"the strength of {network.name} changes over the steps; a file has one strength, give a number")
+        found[module] = float(value)
+    return found
+
+
+def _refuse(opened: NetworkFile, network: Network, by_module: dict[str, float], checkpoint: Checkpoint | None) -> None:
+    """Raise ToolError for modules that no factor scales, when there is no base model to make differences with."""
+    names = [n for n, m in network.modules.items() if by_module[m] not in (0.0, 1.0) and not _has_factor(network.patches[n])]
+    if names and checkpoint is None:
+        kinds = ", ".join(sorted({network.patches[name].name for name in names}))
+        raise ToolError(
+            f"{opened.file.path.name}: what {len(names)} modules ({kinds}) change depends on the base weight, no factor scales it; "
+            "give the base model with --sd_model, they then become full differences"
+        )
+    if parts := [name for name in names if network.modules[name].endswith("]")]:
+        raise ToolError(f"{opened.file.path.name}: {parts[0]} is one of several rotations of a layer and cannot be baked; merge instead")
+
+
+def _has_factor(algorithm: Algorithm) -> bool:
+    inner = algorithm.inner if isinstance(algorithm, Padded) else algorithm
+    return isinstance(inner, (TLoRA, PeftIA3)) or any(isinstance(inner, kind) for kind, _ in FACTORS)
+
+
+def _bake(
+    opened: NetworkFile, network: Network, module: str, strength: float, checkpoint: Checkpoint | None, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Return the tensors of a module at a strength, by their keys."""
+    keys = opened.keys.modules[module]
+    found = {key: opened.tensors[key] for key in keys.values()}
+    if strength == 1:
+        return found
+    if strength == 0:
+        return {}
+    patches = {name: network.patches[name] for name, owner in network.modules.items() if owner == module}
+    if not all(map(_has_factor, patches.values())):
+        assert checkpoint is not None
+        stored = (t.dtype for t in found.values() if t.is_floating_point() and t.element_size() > 1 and t.numel() > 1)
+        dtype = dtype or next(stored, torch.float16)
+        return {key: tensor.to(dtype) for key, tensor in _differences(module, patches, strength, checkpoint).items()}
+    for algorithm in patches.values():
+        inner = algorithm.inner if isinstance(algorithm, Padded) else algorithm
+        if isinstance(inner, TLoRA):  # a difference of two products; only the scale multiplies both
+            found[keys.get("alpha", f"{module}.alpha")] = torch.tensor(strength * (inner.rank if inner.alpha is None else inner.alpha))
+        elif isinstance(inner, PeftIA3):
+            found[keys["ia3_l"]] = (1 + strength * (inner.factor.float() - 1)).to(inner.factor.dtype)
+        else:
+            _scale_factors(found, keys, inner, strength, dtype)
+    return found
+
+
+def _scale_factors(
+    found: dict[str, Tensor], keys: Mapping[str, str], algorithm: Algorithm, strength: float, dtype: torch.dtype | None
+) -> None:
+    factors = next(names for kind, names in FACTORS if isinstance(algorithm, kind))
+    for spellings in factors:
+        suffix = next((one for one in spellings if one in keys), None)
+        if suffix is not None:
+            old = found[keys[suffix]]
+            kept = old.dtype if old.element_size() > 1 else torch.float16  # fp8 has no digits to spare for another rounding
+            found[keys[suffix]] = (old.double() * strength).to(dtype or kept)
+
+
+def _differences(module: str, patches: dict[str, Algorithm], strength: float, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    found = {}
+    for name, algorithm in patches.items():
+        places = sorted(checkpoint.places(name), key=lambda place: place.its.start)
+        if places:
+            weight = torch.cat([checkpoint.read(place.key)[place.rows].float() for place in places])
+            suffix = "diff_b" if split_parameter(name)[1] == "bias" else "diff"
+            found[f"{module}.{suffix}"] = algorithm.delta(weight) * strength
+    return found
+
+
+def plan(
+    model: Path | str, save_to: Path | str, ratio: float | None = None, sd_model: Path | str | None = None,
+    save_precision: str | None = None, seed: int = 0, **strengths: Any,
+) -> Plan:  # fmt: skip
+    """Tell which modules get which strength."""
+    precision(save_precision)
+    item, opened, network, checkpoint = _open(model, ratio, sd_model, strengths)
+    by_module = _strengths(network, item, seed)
+    _refuse(opened, network, by_module, checkpoint)
+    size = item.path.stat().st_size
+    report = {
+        "output": str(save_to),
+        "matched": len(by_module),
+        "unmatched": [list(one) for one in network.skipped],
+        "strengths": by_module,
+    }
+    return Plan(report, f"would write {save_to}: {len(by_module)} modules, {_spread(list(by_module.values()))}", 1.0, 3 * size, size)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"strengths from {min(values):g} to {max(values):g}" if values else "no module matched"
+
+
+_TEXTS = tuple(
+    Option(o.name, o.help.replace("each network", "the network"), o.type, aliases=o.aliases) for o in PER_NETWORK if o.name != "ratios"
+)
+TOOL = Tool(
+    "bake", "Bake strengths", "write strengths and block weights into a network file", run, plan,
+    (
+        Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)),
+        Option("ratio", "strength of the network (default 1); the text encoders' and the UNet's default", float, aliases=("--ratios",)),
+        *_TEXTS,
+        Option("sd_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size",
+               Path, aliases=("--base_model",), kind="checkpoint"),
+        SAVE_TO, SAVE_PRECISION,
+        Option("seed", "the seed that R and U block weights are drawn with", int, 0),
+    ),
+)  # fmt: skip

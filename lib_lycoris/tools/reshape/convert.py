@@ -1,0 +1,282 @@
+"""A network file under other names, in another dtype or as a plain LoRA: what it does stays the same.
+
+To LoRA: LoHa becomes one of rank r², LoKr of rank r1 · r2, Tucker cores are multiplied in, all exactly; what depends on the base weight
+needs --base_model and, like full differences, a rank to be cut to.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import models
+from ...algorithms import DoRA, LoRA
+from ...algorithms.base import flat
+from ...errors import ToolError
+from ...models import BaseModel, with_part
+from ...networks import Network, load
+from ..declaration import SAVE_TO, Option, Plan, Result, Tool
+from ..extract.difference import Reader
+from ..files.checkpoint import open_checkpoint
+from ..files.compose import WHOLE, Modules, dense_modules, is_direct, join, lora_modules, names_of
+from ..files.growing import GrowingFile, dtype_of
+from ..files.metadata import describe, make_recipe
+from ..files.naming import STYLES, _name, lora, to_dtype
+from ..files.network_file import Patch, bundled, carried, patches, stored_dtype, style_of
+from ..files.output import refuse_inputs
+from ..jobs.progress import Progress
+from ..jobs.workers import count, ordered
+from ..linalg.expand import exact_factors, plain_delta, reads_weight, shortened
+from ..linalg.low_rank import energy, relative, residual
+from ..linalg.ranks import RULES, Rule, truncated_svd
+
+KEEPS_CORES = ("kohya", "lycoris")
+RECORDED = ("style", "algorithm", "dim", "rule", "value", "save_precision")
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a conversion."""
+
+    network: Network
+    base: BaseModel
+    weights: Reader | None
+    style: str
+    to_lora: bool
+    rule: Rule | None
+    dtype: torch.dtype
+    work: dict[tuple[str, str], list[Patch]]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One parameter of the new file; left: what the conversion lost of its energy."""
+
+    parameter: str
+    energy: float
+    left: float
+    modules: Modules
+
+
+def run(progress: Progress | None = None, **options: Any) -> Result:
+    """Convert a network. Raises ToolError; see TOOL for the options."""
+    progress, started = progress or Progress(), time.monotonic()
+    request = _understand(options)
+    path, save_to = Path(options["model"]), Path(options["save_to"])
+    refuse_inputs(save_to, [path])
+    recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
+    old = carried(request.network.metadata, recipe, ())
+    found: list[Converted] = []
+    keys = 16 * sum(map(len, request.work.values())) + 4 * len(request.network.embeddings)
+    try:
+        with GrowingFile(save_to, keys, max((len(m) for m, _ in request.work), default=0) + 80, old) as file:
+            progress.start(len(request.work), "converting", "modules")
+            for made in ordered(lambda key: _convert(request, key), request.work, count()):
+                for name, tensors in made.modules:
+                    file.add(name, to_dtype(tensors, request.dtype))
+                found.append(made)
+                progress.advance(1, made.parameter)
+            for name, parts in bundled(request.network):
+                file.add(name, {part: tensor.to(request.dtype) for part, tensor in parts.items()})
+            file.finish(_metadata(request, recipe, found))
+            size = file.size
+    finally:
+        if request.weights is not None:
+            request.weights.close()
+    outputs = [save_to, *_config(request, save_to, found)]
+    return _result(request, outputs, found, size, time.monotonic() - started)
+
+
+def plan(**options: Any) -> Plan:
+    """Say what would be converted."""
+    request = _understand(options)
+    size = Path(options["model"]).stat().st_size
+    report = {
+        "matched": [f"{module}.{leaf}" for module, leaf in request.work],
+        "unmatched": [list(item) for item in request.network.skipped],
+    }
+    return Plan(
+        report, f"{len(request.work)} parameters are converted to the {request.style} style", 0.005 * len(request.work), 4 * size, size
+    )
+
+
+def _understand(options: Mapping[str, Any]) -> Request:
+    given = {**TOOL.defaults(), **options}
+    if given["algorithm"] not in ("keep", "lora"):
+        raise ToolError(f'"{given["algorithm"]}" is nothing that a network can be converted to; there are keep and lora')
+    checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
+    network = load(given["model"], checkpoint.base if checkpoint else None)
+    base = checkpoint.base if checkpoint else models.reference(network.family)
+    work: dict[tuple[str, str], list[Patch]] = {}
+    for patch in patches(network, base):
+        work.setdefault((patch.module, patch.leaf), []).append(patch)
+    rule = Rule(given["rule"], given["value"], given["dim"]) if given["dim"] or given["rule"] != "fixed" else None
+    style = given["style"] or style_of(network.modules.values())
+    if style not in STYLES:
+        raise ToolError(f'"{style}" is no key style; the styles are {", ".join(STYLES)}')
+    dtype = dtype_of(given["save_precision"], stored_dtype(network))
+    return Request(network, base, Reader(checkpoint) if checkpoint else None, style, given["algorithm"] == "lora", rule, dtype, work)
+
+
+def _convert(request: Request, key: tuple[str, str]) -> Converted:
+    module, leaf = key
+    items = request.work[key]
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    dense: dict[str, Tensor] = {}
+    modules: Modules = []
+    total = left = 0.0
+    direct = len(names_of(request.base, request.style, module)) == 1 if items[0].part == "" else False
+    direct = direct or is_direct(request.base, request.style, module, [patch.part for patch in items])
+    for patch in items:
+        if leaf == "weight" and len(patch.shape) > 1:
+            if _stays(request, patch, direct):
+                modules.append((_own_name(request, patch), _kept(request, patch)))
+                continue
+            *pair, size, lost = _factors(request, patch)
+            pairs[patch.part] = (pair[0], pair[1])
+            total, left = total + size, left + lost
+        else:
+            dense[patch.part] = _delta(request, patch)
+    for part, (up, down) in join(request.base, request.style, module, pairs).items() if pairs else ():
+        modules += lora_modules(request.base, request.style, module, part, *shortened(up, down))
+    if dense:
+        modules += dense_modules(request.base, request.style, module, leaf, dense)
+    return Converted(items[0].name.partition("[")[0], total, left, modules)
+
+
+def _stays(request: Request, patch: Patch, direct: bool) -> bool:
+    """Tell whether a module keeps its tensors and only gets another name."""
+    algorithm = patch.algorithm
+    if isinstance(algorithm, LoRA) and algorithm.sparse_values is None:
+        return direct and request.style in KEEPS_CORES and not (request.to_lora and algorithm.core is not None)
+    if request.to_lora:
+        return False
+    if not direct and exact_factors(algorithm, patch.shape) is not None:
+        return False
+    if not direct:
+        raise ToolError(
+            f"{patch.module} has several names in the {request.style} style and {algorithm.name} cannot be taken apart; "
+            "use --algorithm lora"
+        )
+    return True
+
+
+def _own_name(request: Request, patch: Patch) -> str:
+    if patch.part:
+        return _name(request.base, request.style, with_part(patch.module, patch.part)) or patch.module
+    item = names_of(request.base, request.style, patch.module)[0]
+    return item.name if item.rows == (WHOLE,) else patch.module
+
+
+def _kept(request: Request, patch: Patch) -> dict[str, Tensor]:
+    algorithm = patch.algorithm
+    if request.style in KEEPS_CORES or not isinstance(algorithm, DoRA) or algorithm.axis(patch.shape) != 0:
+        return algorithm.to_state_dict()
+    pair = exact_factors(algorithm.inner, patch.shape)
+    if pair is None:
+        return algorithm.to_state_dict()
+    return {**lora(request.style, *pair, patch.shape[2:]), "lora_magnitude_vector": algorithm.magnitude.flatten().float()}
+
+
+def _delta(request: Request, patch: Patch) -> Tensor:
+    if not reads_weight(patch.algorithm):
+        return plain_delta(patch.algorithm, patch.shape)
+    if request.weights is None or not request.weights.checkpoint.places(patch.name):
+        raise ToolError(
+            f"{patch.name} is changed by {patch.algorithm.name}, whose change depends on the base weight; "
+            "give the checkpoint with --base_model"
+        )
+    return patch.algorithm.delta(request.weights.read(patch.name, patch.shape))
+
+
+def _factors(request: Request, patch: Patch) -> tuple[Tensor, Tensor, float, float]:
+    """Return up, down, the energy of the change and what of it is lost."""
+    pair = exact_factors(patch.algorithm, patch.shape)
+    if pair is not None:
+        return *pair, 0.0, 0.0
+    delta = flat(_delta(request, patch))
+    size = energy(delta)
+    rule = request.rule or Rule("fixed", largest=min(delta.shape))
+    if not size:
+        return delta.new_zeros(delta.shape[0], 1), delta.new_zeros(1, delta.shape[1]), 0.0, 0.0
+    svd = truncated_svd(delta, rule, size)
+    lost = 0.0 if svd.rank == min(delta.shape) else residual(delta, svd)
+    return *svd.factors(), size, lost
+
+
+def _metadata(request: Request, recipe: Mapping[str, Any], found: Sequence[Converted]) -> dict[str, str]:
+    ranks = [
+        tensor.shape[0]
+        for made in found
+        for _, t in made.modules
+        for key, tensor in t.items()
+        if key in ("lora_down.weight", "lora_A.weight")
+    ]
+    plain = all(key.startswith(("lora_", "alpha")) for made in found for _, t in made.modules for key in t)
+    return carried(request.network.metadata, recipe, ranks, plain)
+
+
+def _config(request: Request, save_to: Path, found: Sequence[Converted]) -> list[Path]:
+    """Write PEFT's configuration beside a file that has the name PEFT asks for."""
+    if request.style != "peft" or save_to.name != "adapter_model.safetensors":
+        return []
+    ranks = {
+        name.removeprefix("base_model.model."): t["lora_A.weight"].shape[0]
+        for made in found
+        for name, t in made.modules
+        if "lora_A.weight" in t
+    }
+    common = max(set(ranks.values()), key=list(ranks.values()).count, default=1)
+    others = {name: rank for name, rank in ranks.items() if rank != common}
+    config = {
+        "peft_type": "LORA",
+        "r": common,
+        "lora_alpha": common,
+        "target_modules": sorted(ranks),
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "bias": "none",
+    }
+    path = save_to.with_name("adapter_config.json")
+    path.write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+    return [path]
+
+
+def _result(request: Request, outputs: list[Path], found: list[Converted], size: int, seconds: float) -> Result:
+    total, left = sum(made.energy for made in found), sum(made.left for made in found)
+    lossy = [{"parameter": m.parameter, "error": relative(m.left, m.energy)} for m in found if m.left > 0]
+    report = {
+        "parameters": len(found), "lossy": lossy, "error": relative(left, total),
+        "skipped": [list(item) for item in request.network.skipped],
+        "bytes": size, "seconds": round(seconds, 2),
+    }  # fmt: skip
+    exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.4f})" if lossy else "nothing is lost but rounding"
+    lines = [f"{outputs[0].name}: {len(found)} parameters in the {request.style} style, {size / MIB:.1f} MiB; {exact}"]
+    if request.network.skipped:
+        lines.append(f"{len(request.network.skipped)} keys of the file are for no layer and were left out")
+    return Result(report, "\n".join(lines), tuple(outputs))
+
+
+TOOL = Tool(
+    "convert", "Convert", "a network under other names, in another dtype or as a plain LoRA", run, plan,
+    (
+        Option("model", "the network file", Path, required=True, kind="network"),
+        SAVE_TO,
+        Option("style", "names of the modules in the file (default: as they are)", choices=STYLES),
+        Option("algorithm", "lora: as a plain LoRA, for programs that read nothing else", default="keep", choices=("keep", "lora")),
+        Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
+               kind="checkpoint"),
+        Option("dim", "largest rank of what cannot become a LoRA exactly", int),
+        Option("rule", "how that rank is chosen up to dim", default="fixed", choices=RULES),
+        Option("value", "the rule's value", float, default=0.0),
+        Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
+    ),
+)  # fmt: skip

@@ -1,0 +1,57 @@
+"""A network without the modules that change nothing: an all-zero factor makes ΔW zero for every base weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...networks.hashes import sha256
+from ..declaration import SAVE_PRECISION, SAVE_TO, Option, Plan, Result, Tool
+from ..files.metadata import cast, describe, make_recipe
+from ..files.network_output import NetworkFile, open_network, precision, save_network
+from ..jobs.progress import Progress
+
+
+def dead_modules(opened: NetworkFile) -> list[str]:
+    """Return the file's modules of which every part is zero; one that cannot be understood is not among them."""
+    found = []
+    for module in opened.keys.modules:
+        algorithms = opened.algorithms(module)
+        if algorithms and all(algorithm.is_zero for algorithm in algorithms.values()):
+            found.append(module)
+    return found
+
+
+def run(model: Path | str, save_to: Path | str, save_precision: str | None = None, progress: Progress | None = None) -> Result:
+    """Write a network without its dead modules; everything else stays as it is."""
+    progress, dtype = progress or Progress(), precision(save_precision)
+    opened = open_network(model)
+    progress.start(2, "pruning")
+    dead = dead_modules(opened)
+    dropped = {key for module in dead for key in opened.keys.modules[module].values()}
+    kept = {key: tensor for key, tensor in opened.tensors.items() if key not in dropped}
+    progress.advance()
+    recipe = make_recipe("prune", networks=[describe(opened.file.path, sha256(opened.file.path))])
+    path = save_network(save_to, cast(kept, dtype), opened.metadata, recipe, [opened.file.path])
+    progress.advance()
+    saved = opened.file.path.stat().st_size - path.stat().st_size
+    report = {"output": str(path), "dead": dead, "kept": len(opened.keys.modules) - len(dead), "saved_bytes": saved}
+    return Result(
+        report, f"{path}: {len(dead)} of {len(opened.keys.modules)} modules were dead and are left out, {saved / 1e6:.1f} MB less", (path,)
+    )
+
+
+def plan(model: Path | str, save_to: Path | str, save_precision: str | None = None) -> Plan:
+    """Tell which modules would be left out."""
+    precision(save_precision)
+    opened = open_network(model)
+    dead, size = dead_modules(opened), Path(model).stat().st_size
+    report = {"output": str(save_to), "dead": dead, "kept": len(opened.keys.modules) - len(dead)}
+    return Plan(
+        report, f"would leave out {len(dead)} of {len(opened.keys.modules)} modules: {', '.join(dead[:12]) or 'none'}", 1.0, 3 * size, size
+    )
+
+
+TOOL = Tool(
+    "prune", "Prune dead modules", "leave out the modules of a network that change nothing", run, plan,
+    (Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)), SAVE_TO, SAVE_PRECISION),
+)  # fmt: skip

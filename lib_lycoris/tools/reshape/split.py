@@ -1,0 +1,117 @@
+"""A DyLoRA -> one network for each rank: the first n ranks of every module, as ``dyn=n`` in a prompt uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...algorithms.base import flat
+from ...algorithms.lora import LoRA
+from ...errors import ToolError
+from ...networks.hashes import sha256
+from ..declaration import SAVE_PRECISION, SAVE_TO, Option, Plan, Result, Tool
+from ..files.metadata import cast, describe, make_recipe, rank_facts
+from ..files.network_output import NetworkFile, open_network, precision, save_network
+from ..jobs.progress import Progress
+
+
+def run(
+    model: Path | str, save_to: Path | str, unit: int | None = None, ranks: Sequence[int] = (), alpha: str = "scale",
+    save_precision: str | None = None, progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Write a network for every rank; save_to's name gets the rank, as in style-0004.safetensors. Raises ToolError."""
+    progress, dtype = progress or Progress(), precision(save_precision)
+    opened = open_network(model)
+    wanted = which_ranks(opened, unit, ranks)
+    progress.start(len(wanted), "splitting", "files")
+    paths = []
+    for rank in wanted:
+        tensors, alphas = first_ranks(opened, rank, alpha == "keep")
+        recipe = make_recipe("split", networks=[describe(opened.file.path, sha256(opened.file.path))], rank=rank, alpha=alpha)
+        facts = rank_facts([rank], alphas)
+        paths.append(save_network(target(save_to, rank), cast(tensors, dtype), opened.metadata, recipe, [opened.file.path], facts))
+        progress.advance(text=paths[-1].name)
+    report = {"outputs": [str(path) for path in paths], "ranks": wanted}
+    return Result(report, "\n".join(map(str, paths)), tuple(paths))
+
+
+def target(save_to: Path | str, rank: int) -> Path:
+    """Return the name of the file of a rank."""
+    return Path(save_to).with_name(f"{Path(save_to).stem}-{rank:04d}{Path(save_to).suffix}")
+
+
+def modules_to_cut(opened: NetworkFile) -> dict[str, LoRA]:
+    """Return the modules whose ranks can be cut."""
+    found = {}
+    for module in opened.keys.modules:
+        weight = opened.algorithms(module).get("weight")
+        if isinstance(weight, LoRA) and weight.core is None and weight.sparse_values is None:
+            found[module] = weight
+    return found
+
+
+def which_ranks(opened: NetworkFile, unit: int | None, ranks: Sequence[int]) -> list[int]:
+    """Return the ranks asked for, or every multiple of a unit up to the file's own. Raises ToolError for ones that it does not have."""
+    cuts = modules_to_cut(opened)
+    if not cuts:
+        raise ToolError(f"{opened.file.path.name} has no module whose ranks can be cut: only LoRA without a Tucker core (DyLoRA) has such")
+    most = max(weight.rank for weight in cuts.values())
+    if not ranks and not unit:
+        raise ToolError("split needs the ranks: give --ranks 4 8 16, or --unit 4 for every multiple of 4")
+    wanted = sorted(set(ranks)) if ranks else list(range(int(unit or 0), most + 1, int(unit or 1)))
+    if not wanted or wanted[0] < 1 or wanted[-1] > most:
+        raise ToolError(f"{opened.file.path.name} has ranks 1 to {most}, but {', '.join(map(str, wanted)) or unit} was asked for")
+    return wanted
+
+
+def first_ranks(opened: NetworkFile, rank: int, keep_alpha: bool) -> tuple[dict[str, Tensor], list[float]]:
+    """Return the file's tensors with the first ranks only, and the alphas.
+
+    Alpha is cut as the ranks are, so that the scale stays what it was in training; kept as it is, it makes small ranks stronger.
+    """
+    made, alphas = dict(opened.tensors), []
+    for module, weight in modules_to_cut(opened).items():
+        keys = opened.keys.modules[module]
+        count = min(rank, weight.rank)
+        made[keys["lora_down.weight"]] = weight.down[:count].contiguous()
+        made[keys["lora_up.weight"]] = weight.up[:, :count].contiguous() if weight.up.dim() > 2 else flat(weight.up)[:, :count].contiguous()
+        old = weight.scale * weight.rank
+        alphas.append(old if keep_alpha else old * count / weight.rank)
+        made[keys.get("alpha", f"{module}.alpha")] = torch.tensor(alphas[-1])
+    return made, alphas
+
+
+def plan(
+    model: Path | str,
+    save_to: Path | str,
+    unit: int | None = None,
+    ranks: Sequence[int] = (),
+    alpha: str = "scale",
+    save_precision: str | None = None,
+) -> Plan:
+    """Tell which files would be written."""
+    precision(save_precision)
+    opened = open_network(model)
+    wanted = which_ranks(opened, unit, ranks)
+    paths = [str(target(save_to, rank)) for rank in wanted]
+    size = Path(model).stat().st_size
+    report = {"outputs": paths, "ranks": wanted, "alpha": alpha}
+    return Plan(report, "would write " + ", ".join(paths), float(len(paths)), 3 * size, size * len(paths))
+
+
+TOOL = Tool(
+    "split", "Split a DyLoRA", "cut a DyLoRA into networks of fixed ranks", run, plan,
+    (
+        Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)),
+        replace(SAVE_TO, makes="networks"),
+        Option("unit", "write every multiple of this rank", int),
+        Option("ranks", "write these ranks", int, (), nargs="+"),
+        Option("alpha", "scale: as strong as dyn= in a prompt; keep: as kohya's tool, smaller ranks are stronger", default="scale",
+               choices=("scale", "keep")),
+        SAVE_PRECISION,
+    ),
+)  # fmt: skip

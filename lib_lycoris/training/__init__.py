@@ -1,0 +1,1 @@
+"""Training networks; never imported by a webui."""

@@ -1,0 +1,53 @@
+"""The part of the page Block weight that writes the sliders' values into a new network file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from ...errors import ToolError
+from ...prompt import BlockWeights
+from ..context import Desk
+from ..parts.file_choice import Picker, checkpoint_picker
+from ..parts.job_panel import JobPanel
+from .values import weights_of
+
+
+class BakePart:
+    """Builds the part; what is baked does at strength 1 what the tag does."""
+
+    def __init__(self, desk: Desk, network: Picker) -> None:
+        self.desk = desk
+        self.network = network
+
+    def build(self, state: Any, fields: list[Any]) -> None:
+        """Add the components to the open gr.Blocks; ``state`` holds the sliders, ``fields`` are those of the tag."""
+        with gr.Accordion("Bake: write these strengths into a new network file", open=False, elem_id="lyco_blocks_bake_part"):
+            with gr.Row():
+                name = gr.Textbox(label="Name of the new file", placeholder="style-baked", max_lines=1, elem_id="lyco_blocks_bake_name")
+                self.base = checkpoint_picker(self.desk.shelf, "Base model (DoRA, OFT and BOFT need it)", "lyco_blocks_bake_base")
+            button = gr.Button("Bake", variant="primary", elem_id="lyco_blocks_bake")
+            panel = JobPanel(self.desk, "blocks_bake")
+            panel.build()
+        panel.start(button, self.make, [name, self.base.component, state, *fields])
+
+    def make(
+        self, name: str, base: str | None, sitting: Any, network: str | None, te: float | None, unet: float | None,
+        start: float | None, stop: float | None,
+    ) -> tuple[str, Mapping[str, Any]]:  # fmt: skip
+        """Return the tool and its options; raise ToolError for fields that cannot be baked."""
+        if start or stop:
+            raise ToolError("a file has the same strength at every step; empty the fields of steps, or keep the tag")
+        path = self.network.path(network)
+        options: dict[str, Any] = {"model": path, "save_to": self.desk.new_network(name or f"{path.stem}-baked")}
+        options |= {"te": 1.0 if te is None else float(te), "unet": 1.0 if unet is None else float(unet)}
+        weights = weights_of(sitting.board)
+        if isinstance(weights, BlockWeights):
+            options["lbw"] = weights.format()
+        elif weights:
+            options["lbwe"] = ",".join(rule.format() for rule in weights)
+        if base:
+            options["sd_model"] = self.base.path(base)
+        return "bake", options

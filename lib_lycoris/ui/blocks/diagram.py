@@ -1,0 +1,146 @@
+"""The picture of the model on the page Block weight, as HTML: every block is a slider with its own colour and the bar of its norm.
+
+The values that a person sets travel as text in the page's own field, by the script in javascript/lycoris.js.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from ...prompt.number import format_number
+from ...tools.examine.block_norms import BlockNorm
+from .values import Board, rows
+
+LOW, HIGH, STEP = -1, 2, 0.05  # of the sliders; the fields beside them take any number
+NAMES = {
+    "BASE": "text encoder", "M00": "middle", "CLIP": "text encoder CLIP", "CLIPL": "text encoder CLIP-L", "CLIPG": "text encoder CLIP-G",
+    "T5": "text encoder T5", "IN": "input layers", "OUT": "output layers",
+}  # fmt: skip
+KINDS = {"IN": "encoder", "OU": "decoder", "D": "double block", "S": "single block", "J": "joint block"}
+ASIDE = ("BASE", "CLIP", "CLIPL", "CLIPG", "T5")
+COLUMN = 19  # blocks of a transformer below each other
+Norms = Mapping[str, BlockNorm]
+
+
+def picture(board: Board, norms: Norms | None = None) -> str:
+    """Return the picture; ``norms`` is empty until the chosen network has been measured."""
+    draw = _Drawing(board, norms or {})
+    body = draw.unet() if rows(board.count) else draw.transformer()
+    order = " ".join(board.blocks)  # of the values, which is not that of the picture
+    label = "Weights of the model's blocks, from where data comes in to where it goes out"
+    return f'<div class="lyco_model" data-order="{order}" role="group" aria-label="{label}">{body}</div>'
+
+
+class _Drawing:
+    def __init__(self, board: Board, norms: Norms) -> None:
+        self.board = board
+        self.norms = norms
+        self.values = dict(zip(board.blocks, board.shown))
+        self.largest = max((norm.size or 0.0 for block, norm in norms.items() if block in self.values), default=0.0)
+
+    def unet(self) -> str:
+        """Return encoder down, middle, decoder up; what is side by side is joined by a skip connection."""
+        levels = rows(self.board.count)
+        depth = 12 if self.board.count in (17, 26) else 9
+        parts = [self._aside(), _heading("Encoder, down"), "<span></span>", _heading("Decoder, up")]
+        for encoder, decoder in levels:
+            index = int(encoder[2:]) if encoder else depth - 1 - int(decoder[3:])
+            level = index // 3
+            skip = '<span class="lyco_skip" aria-hidden="true"></span>' if encoder and decoder else "<span></span>"
+            parts += [self._cell(encoder, level), skip, self._cell(decoder, level)]
+        middle = self._block("M00") if "M00" in self.values else ""
+        return f'<div class="lyco_unet">{"".join(parts)}<div class="lyco_middle">{middle}</div></div>'
+
+    def transformer(self) -> str:
+        """Return the columns of a transformer's blocks, read downwards."""
+        inner = [block for block in self.board.blocks if block[-1].isdigit() and block != "T5"]
+        kinds = list(dict.fromkeys(block[0] for block in inner))
+        columns = []
+        for kind in kinds:
+            mine = [block for block in inner if block[0] == kind]
+            height = -(-len(mine) // -(-len(mine) // COLUMN))  # columns of one height
+            for start in range(0, len(mine), height):
+                part = mine[start : start + height]
+                title = f"{KINDS[kind].capitalize()}s {part[0]} to {part[-1]}"
+                columns.append(f'<div class="lyco_column">{_heading(title)}{"".join(map(self._block, part))}</div>')
+        last = f'<div class="lyco_aside">{self._block("OUT")}</div>'
+        return f'{self._aside("IN")}<div class="lyco_transformer">{"".join(columns)}</div>{last}'
+
+    def _aside(self, *more: str) -> str:
+        found = [block for block in self.board.blocks if block in (*ASIDE, *more)]
+        return f'<div class="lyco_aside">{"".join(map(self._block, found))}</div>'
+
+    def _cell(self, block: str, level: int) -> str:
+        inner = self._block(block) if block else ""
+        return f'<div class="lyco_cell" style="--level:{level}">{inner}</div>'
+
+    def _block(self, block: str) -> str:
+        value, touched = self.values[block], self.board.is_touched(block)
+        number, said = format_number(value), self._said(block)
+        state = ("" if touched else " lyco_untouched") + (" lyco_negative" if value < 0 else " lyco_strong" if value > 1 else "")
+        name = escape(f"{block}, {title(block)}")
+        return (
+            f'<div class="lyco_block{state}" data-block="{block}" style="{_colours(value)}" title="{name}: {escape(said)}">'
+            f'<span class="lyco_name" aria-hidden="true">{block}</span>{self._bar(block)}'
+            f'<input type="range" min="{LOW}" max="{HIGH}" step="{STEP}" value="{number}" aria-label="{name}; {escape(said)}" '
+            'autocomplete="off">'
+            f'<input type="number" step="{STEP}" value="{number}" aria-label="{name}, as a number" autocomplete="off"></div>'
+        )
+
+    def _bar(self, block: str) -> str:
+        norm = self.norms.get(block)
+        share = (norm.size or 0.0) / self.largest if norm is not None and self.largest else 0.0
+        return f'<span class="lyco_norm" aria-hidden="true"><i style="width:{100 * share:.0f}%"></i></span>'
+
+    def _said(self, block: str) -> str:
+        if not self.board.is_touched(block):
+            return "the network changes nothing here"
+        if self.board.touched is None:
+            return "no network is chosen"
+        changes = self.board.touched[block]
+        return f"{changes} {'change' if changes == 1 else 'changes'}{_size(self.norms.get(block))}"
+
+
+def _size(norm: BlockNorm | None) -> str:
+    if norm is None:
+        return ""
+    if norm.norm is None:
+        return ", their size depends on the base model"
+    return f", size {norm.norm:.3g}" if norm.relative is None else f", size {norm.relative:.2%} of the base weights"
+
+
+def _colours(value: float) -> str:
+    """Return how far a value is from 0, and from where to where its slider is coloured; lycoris.js does the same."""
+    low, high = (100 * (min(max(end, LOW), HIGH) - LOW) / (HIGH - LOW) for end in (min(value, 0), max(value, 0)))
+    return f"--w:{min(abs(value), 1):.3g};--a:{low:.4g}%;--b:{high:.4g}%"
+
+
+def _heading(text: str) -> str:
+    return f'<p class="lyco_heading">{escape(text)}</p>'
+
+
+def title(block: str) -> str:
+    """Return what a block is, for people."""
+    if block in NAMES:
+        return NAMES[block]
+    number = block.lstrip("INOUTDSJ")
+    return f"{KINDS[block[: 2 if block[:2] in KINDS else 1]]} {int(number)}"
+
+
+def legend(norms: Norms, left_out: Sequence[str] = ()) -> str:
+    """Return one line on what the bars mean, and what of the network the sliders do not show."""
+    if not norms:
+        return ""
+    parts = []
+    relative = any(norm.relative is not None for norm in norms.values())
+    unit = "‖ΔW‖ / ‖W‖, against the weights of the loaded model" if relative else "‖ΔW‖ at strength 1"
+    parts.append(f"Bars: how much the network changes each block ({unit}); longest bar: the block that it changes most.")
+    missing = sum(norm.changes - norm.measured for norm in norms.values())
+    if missing:
+        parts.append(f"{missing} changes depend on a base model that is not loaded, and are not in the bars.")
+    if left_out:
+        parts.append(f"The network also changes {', '.join(sorted(left_out))}: this layout lacks them, they get 0.")
+    if "-" in norms:
+        parts.append(f"{norms['-'].changes} changes are in no block (time embeddings, the head) and keep their strength.")
+    return " ".join(parts)

@@ -1,0 +1,121 @@
+"""What every page is handed: files, jobs, kept settings, the program that paints; and the wiring that needs the whole UI to be built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..hosts.protocol import Painter, Shelf
+from ..tools.jobs.places import SUFFIX, new_file
+from ..tools.jobs.queue import Jobs
+from .settings import Settings
+
+Wire = Callable[[Any], Any]  # is handed the gr.Blocks when all pages are built
+Load = tuple[Callable[[], Any], list[Any]]
+
+
+@dataclass
+class Desk:
+    """The things that the pages work with; one for each time the UI is built."""
+
+    shelf: Shelf
+    jobs: Jobs
+    painter: Painter | None = None
+    settings: Settings = field(default_factory=lambda: Settings(None))
+    send: str = ""  # the page whose prompt takes tags: "txt2img" or "Generate"; empty where there is none
+    use_checkpoint: Callable[[Path], str] | None = None  # makes pictures with a checkpoint file from now on; returns a sentence
+    checkpoint_title: Callable[[Path], str] | None = None  # what a host with a list of its own calls a checkpoint there
+    _wires: list[Wire] = field(default_factory=list)
+    _loads: list[Load] = field(default_factory=list)
+    _after: list[tuple[Callable[..., Any], list[Any], Any]] = field(default_factory=list)
+
+    def new_network(self, name: str) -> Path:
+        """Return the path of a new network of this name. Raises ToolError for a bad name or one that is taken."""
+        return new_file(self.shelf.network_folder(), name)
+
+    def new_checkpoint(self, name: str, a_folder: bool = False) -> Path:
+        """Return the path of a new checkpoint of this name: a file, or a folder in diffusers' layout. Raises ToolError as above."""
+        return new_file(self.shelf.checkpoint_folder(), name, "" if a_folder else SUFFIX)
+
+    def later(self, wire: Wire) -> None:
+        """Have a function called with the gr.Blocks when all pages are built, inside its context."""
+        self._wires.append(wire)
+
+    def on_load(self, function: Callable[[], Any], outputs: Sequence[Any]) -> None:
+        """Call a function each time the UI is opened in a browser, for the updates of components; it should take no time.
+
+        All of them are one event: Gradio 3 gives up on some of many that are started at once.
+        """
+        self._loads.append((function, list(outputs)))
+
+    def after_load(self, function: Callable[..., Any], inputs: Sequence[Any], outputs: Any) -> None:
+        """Call a function each time the UI is opened, when what :meth:`on_load` brings is there; it should mostly take no time."""
+        self._after.append((function, list(inputs), outputs))
+
+    def keep(self, page: str, fields: Mapping[str, Any]) -> None:
+        """Keep the values of fields between visits: kept under its name what a person puts in, and back when the UI is opened."""
+        for name, component in fields.items():
+            keep = partial(self.settings.keep, page, name)
+            changed = by_hand(component)(keep, component, None, queue=False, show_progress="hidden")
+            changed.then(keep, component, None, queue=False, show_progress="hidden")  # Gradio 3 drops what comes while it is at work
+            picker = getattr(component, "lyco_picker", None)
+            if picker is not None:  # it puts the value back itself, together with its choices
+                picker.kept = partial(self.settings.get, page, name)
+            else:
+                self.on_load(partial(self._kept, page, name, component), [component])
+
+    def _kept(self, page: str, name: str, component: Any) -> Any:
+        value = self.settings.get(page, name)
+        return gr.update() if value is None or not fits(component, value) else gr.update(value=value)
+
+    def finish(self, blocks: Any) -> None:
+        """Wire what waited for the whole UI; to be called once, in the context of the gr.Blocks, after all pages."""
+        wires, self._wires = self._wires, []
+        for wire in wires:
+            wire(blocks)
+        loads = list(self._loads)
+        outputs = [component for _, components in loads for component in components]
+        if outputs:
+            event = blocks.load(lambda: _all(loads), None, outputs, queue=False, show_progress="hidden")
+            for function, inputs, shown in self._after:
+                event.then(function, inputs, shown, queue=False, show_progress="hidden")
+        unlist(blocks)
+
+
+def unlist(blocks: Any) -> None:
+    """Leave our events out of Gradio's description of itself: ten times the page's size, and no API that anybody should use."""
+    if hasattr(blocks, "fns") and isinstance(blocks.fns, dict):
+        for event in blocks.fns.values():  # Gradio 4
+            event.api_name, event.show_api = False, False
+    else:
+        for event in blocks.dependencies:
+            event["api_name"] = False
+
+
+def by_hand(component: Any) -> Callable[..., Any]:
+    """Return the event of a component at which a person changes it; a change by us is none."""
+    event: Callable[..., Any] = component.input if hasattr(component, "input") else component.change
+    return event
+
+
+def _all(loads: Sequence[Load]) -> Any:
+    """Return the updates of all functions in a row, as one event has to."""
+    found: list[Any] = []
+    for function, outputs in loads:
+        updates = function()
+        found += [updates] if len(outputs) == 1 and not isinstance(updates, (list, tuple)) else list(updates)
+    return found[0] if len(found) == 1 else found
+
+
+def fits(component: Any, value: Any) -> bool:
+    """Tell whether a kept value may be put into a component: the choices may be others by now."""
+    choices = getattr(component, "choices", None)
+    if choices is None or getattr(component, "allow_custom_value", False):
+        return True
+    known = [choice[1] if isinstance(choice, (tuple, list)) else choice for choice in choices]
+    return all(item in known for item in value) if isinstance(value, list) else value in known

@@ -1,0 +1,265 @@
+"""The page Block weight: a picture of the model whose blocks are sliders, presets, the tag, baking, and which block does what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ...errors import LycorisError, ToolError
+from ...models.blocks import LAYOUTS
+from ...prompt import BlockWeights, Cell, OwnPresets, Presets
+from ...prompt.number import format_number
+from ...tools.examine.block_norms import BlockNorm
+from ..blocks.analyzer import AnalyzerPart
+from ..blocks.bake import BakePart
+from ..blocks.diagram import legend, picture
+from ..blocks.network import Meter
+from ..blocks.values import LABELS, Board, fitting_presets, fixed, name_of, read_values, tag_of
+from ..context import Desk
+from ..parts.file_choice import network_picker
+from ..style import bar, idle, notes, tag_box
+
+EMPTY = "Choose a network: its blocks get their bars, and the tag appears here."
+OUTPUTS = ("state", "layout", "values", "picture", "legend", "preset", "tag", "notes")  # what every change can touch, in this order
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+Updates = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What one browser has on the page: the sliders, and the norms of the chosen network."""
+
+    board: Board = field(default_factory=Board)
+    norms: Mapping[str, BlockNorm] = field(default_factory=dict)
+
+
+class BlocksPage:
+    """Builds the page; the sliders' values come as a list in one text field, so that one picture serves every layout."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.own = OwnPresets(desk.shelf.data_folder())
+        self.meter = Meter(desk.painter)
+
+    def build(self) -> None:
+        """Add the components to the open gr.Blocks."""
+        self.state = gr.State(Sitting())
+        with gr.Row(elem_id="lyco_blocks"):
+            with gr.Column(scale=4, min_width=340):
+                self.network = network_picker(self.desk.shelf, "Network", "lyco_blocks_network")
+                buttons = self._sliders()
+                self.tag = gr.HTML(f'<div data-understood="{Board().text}|1|1|0|0">{idle(EMPTY)}</div>', elem_id="lyco_blocks_tag")
+                self.notes = gr.HTML("", elem_id="lyco_blocks_notes")
+                saving = self._presets()
+                self._values()
+            with gr.Column(scale=7, min_width=420):
+                self.picture = gr.HTML(picture(Board()), elem_id="lyco_blocks_picture")
+                self.legend = gr.HTML("", elem_id="lyco_blocks_legend")
+                self._numbers()
+        self.fields = [self.network.component, self.te, self.unet, self.start, self.stop]
+        self.outputs = [getattr(self, name) for name in OUTPUTS]
+        self._wire(buttons, saving)
+        self.bake = BakePart(self.desk, self.network)
+        self.bake.build(self.state, self.fields)
+        AnalyzerPart(self.desk).build(self.state, self.fields)
+
+    def _sliders(self) -> dict[str, Any]:
+        with gr.Row():
+            choices = list(LABELS.values())
+            self.layout = gr.Dropdown(choices, value=LABELS[26], label="Layout", elem_id="lyco_blocks_layout", min_width=235)
+            self.preset = gr.Dropdown(
+                self._names(Board()), value=None, label="Preset", elem_id="lyco_blocks_preset", min_width=150, interactive=True
+            )
+        with gr.Row(elem_classes=["lyco_buttons"]):
+            labels = {"zero": "All 0", "one": "All 1", "invert": "Invert", "mirror": "Copy IN to OUT", "undo": "Undo"}
+            return {key: gr.Button(label, size="sm", elem_id=f"lyco_blocks_{key}", min_width=50) for key, label in labels.items()}
+
+    def _numbers(self) -> None:
+        with gr.Row():
+            self.te = gr.Number(value=1, label="Text encoder strength", elem_id="lyco_blocks_te", min_width=120)
+            self.unet = gr.Number(value=1, label="UNet strength", elem_id="lyco_blocks_unet", min_width=120)
+            self.start = gr.Number(value=0, precision=0, label="Start step (0: none)", elem_id="lyco_blocks_start", min_width=120)
+            self.stop = gr.Number(value=0, precision=0, label="Stop step (0: none)", elem_id="lyco_blocks_stop", min_width=120)
+
+    def _values(self) -> None:
+        self.values = gr.Textbox(
+            Board().text, label="All values (typed or pasted ones work too; their number picks the layout)", lines=2,
+            elem_id="lyco_blocks_values",
+        )  # fmt: skip
+
+    def _presets(self) -> tuple[Any, Any, Any]:
+        with gr.Row(elem_classes=["lyco_buttons"]):
+            name = gr.Textbox(label="Save as preset", placeholder="a name", max_lines=1, elem_id="lyco_blocks_name", scale=4, min_width=120)
+            save = gr.Button("Save", size="sm", elem_id="lyco_blocks_save", scale=1, min_width=70)
+            delete = gr.Button("Delete", size="sm", elem_id="lyco_blocks_delete", scale=1, min_width=70)
+        return name, save, delete
+
+    def _wire(self, buttons: Mapping[str, Any], saving: tuple[Any, Any, Any]) -> None:
+        inputs, name = [self.state, *self.fields], saving[0]
+        moves = {
+            "zero": lambda board: board.all_at(0), "one": lambda board: board.all_at(1), "invert": Board.inverted, "mirror": Board.mirrored,
+            "undo": Board.undone,
+        }  # fmt: skip
+        for key, move in moves.items():
+            buttons[key].click(self._mover(move), inputs, self.outputs, **QUICK)
+        # in steps, each with the sliders as they are then; Gradio 3 drops a measurement that is asked for during another, so it comes twice
+        chosen = self.network.component.change(self.choose, inputs, self.outputs, **QUICK)
+        for _ in range(2):
+            measured = chosen.then(self.measure, [self.network.component], [self.legend], show_progress="hidden")
+            chosen = measured.then(self.show_norms, inputs, self.outputs, **QUICK)
+        self.layout.input(self.lay_out, [self.layout, *inputs], self.outputs, **QUICK)
+        self.values.change(self.typed, [self.values, *inputs], self.outputs, **QUICK)
+        self.preset.input(self.load, [self.preset, *inputs], self.outputs, **QUICK)
+        self.preset.focus(self.offer, [self.state], [self.preset], **QUICK)
+        saving[1].click(self.save, [name, *inputs], [*self.outputs, name], **QUICK)
+        saving[2].click(self.delete, [self.preset, *inputs], self.outputs, **QUICK)
+        for number in self.fields[1:]:
+            number.change(self.retag, [self.values, *inputs], self.outputs, **QUICK)
+
+    def _mover(self, move: Any) -> Any:
+        def moved(sitting: Sitting, *fields: Any) -> Updates:
+            return self.shown(replace(sitting, board=move(sitting.board)), fields)
+
+        return moved
+
+    def choose(self, sitting: Sitting, *fields: Any) -> Updates:
+        """Show which blocks a network changes, in the layout that it needs, and how much if it was measured before."""
+        try:
+            if fields[0]:
+                return self.shown(self._with_facts(sitting, fields[0]), fields)
+        except LycorisError as error:
+            return self.shown(Sitting(replace(sitting.board, touched=None)), ("", *fields[1:]), notes(errors=[str(error)]))
+        return self.shown(Sitting(replace(sitting.board, touched=None)), fields)
+
+    def measure(self, name: str | None) -> Iterator[dict[str, Any]]:
+        """Measure a network that was not measured yet, telling how far it is."""
+        yield gr.update()
+        try:
+            for found in self.meter.measure(self.network.path(name)) if name else ():
+                if found.done % 25 == 0:
+                    progress = f"measuring: {found.done} of {found.total} changes"
+                    yield gr.update(value=bar(found.done / found.total, progress, "measuring"))
+        except LycorisError:
+            yield gr.update(value="")  # told when it was chosen
+
+    def show_norms(self, sitting: Sitting, *fields: Any) -> Updates:
+        """Show the norms of the chosen network beside sliders that may have been moved meanwhile."""
+        try:
+            norms = self.meter.facts(self.network.path(fields[0])).norms if fields[0] else {}
+        except LycorisError:
+            norms = {}  # told when it was chosen
+        if not norms or norms == sitting.norms:
+            return self._some((), ())
+        return self._some(self.shown(replace(sitting, norms=norms), fields), ("state", "picture", "legend"))
+
+    def _with_facts(self, sitting: Sitting, name: str) -> Sitting:
+        facts = self.meter.facts(self.network.path(name))
+        return Sitting(sitting.board.for_network(facts.family, facts.touched), facts.norms)
+
+    def lay_out(self, label: str, sitting: Sitting, *fields: Any) -> Updates:
+        """Show another layout; the values of blocks that both have stay."""
+        count = next((count for count, known in LABELS.items() if known == label), sitting.board.count)
+        return self.shown(replace(sitting, board=replace(sitting.board, count=count)), fields)
+
+    def typed(self, text: str, sitting: Sitting, *fields: Any) -> Updates:
+        """Take values that sliders or a person put into the field; the picture shows them already, unless the layout is another one."""
+        try:
+            values = read_values(text)
+        except LycorisError as error:
+            updates = self.shown(sitting, fields, notes(problems=[str(error)]), text)
+            return self._some(updates, ("tag", "notes"))
+        board = replace(sitting.board, count=len(values)).with_values(values)
+        updates = self.shown(replace(sitting, board=board), fields, understood=text)
+        if len(values) != sitting.board.count:
+            return updates
+        if board is sitting.board or values == list(sitting.board.shown):
+            return self._some(updates, ("tag", "notes"))
+        return self._some(updates, ("state", "preset", "tag", "notes"))
+
+    def retag(self, text: str, sitting: Sitting, *fields: Any) -> Updates:
+        """Write the tag again."""
+        return self._some(self.shown(sitting, fields, understood=text), ("tag", "notes"))
+
+    def load(self, name: str | None, sitting: Sitting, *fields: Any) -> Updates:
+        """Set the sliders to a preset's values."""
+        try:
+            weights = self.desk.shelf.presets().weights(name or "")
+        except LycorisError as error:
+            return self._told(errors=[str(error)])
+        values = fixed(weights)
+        if values is None:
+            said = f'"{name}" draws random values for every picture, which no slider can show; write lbw={name} in the tag instead'
+            return self._told(problems=[said])
+        board = replace(sitting.board, count=len(values)).with_values(values)
+        return self.shown(replace(sitting, board=board), fields)
+
+    def offer(self, sitting: Sitting) -> dict[str, Any]:
+        """Return the presets as they are now."""
+        return gr.update(choices=self._names(sitting.board))
+
+    def save(self, name: str, sitting: Sitting, *fields: Any) -> Updates:
+        """Save the values as a preset of our own file; the last update empties the name's field."""
+        board, text = sitting.board, name.strip()
+        try:
+            if board.count not in LAYOUTS:
+                raise ToolError("weights of SD3 are element filters, which a preset cannot hold; copy the tag instead")
+            known = self.desk.shelf.presets().weight_names
+            if text in known and text not in self.own.names():
+                raise ToolError(f'"{text}" is a preset already, and not one that was saved here; choose another name')
+            self.own.save(text, BlockWeights(tuple(Cell("number", value) for value in board.shown)))
+        except LycorisError as error:
+            return (*self._told(errors=[str(error)]), gr.update())
+        said = notes(applied=[f"Saved: lbw={text} works in every prompt now."])
+        return (*self.shown(sitting, fields, said), gr.update(value=""))
+
+    def delete(self, name: str | None, sitting: Sitting, *fields: Any) -> Updates:
+        """Delete a preset of our own file; the sliders stay."""
+        try:
+            if not name:
+                raise ToolError("no preset is chosen; choose the one to delete")
+            if name not in self.own.names():
+                raise ToolError(f'"{name}" was not saved on this page and stays; only own presets can be deleted')
+            self.own.delete(name)
+        except LycorisError as error:
+            return self._told(errors=[str(error)])
+        return self.shown(sitting, fields, notes(applied=[f"Deleted: {name}."]))
+
+    def shown(self, sitting: Sitting, fields: tuple[Any, ...], said: str = "", understood: str = "") -> Updates:
+        """Return the updates of ``outputs`` for the sliders as they are; ``understood`` is the text that they came with, if they did."""
+        board, presets, problems = sitting.board, self._known(), []
+        tag = ""
+        if fields[0]:
+            try:
+                tag = tag_of(board, fields[0], presets, *fields[1:])
+            except LycorisError as error:
+                problems.append(str(error))
+        mark = "|".join([understood.strip() or board.text, *("" if value is None else format_number(value) for value in fields[1:])])
+        box = tag_box(tag, self.desk.send) if tag else idle(EMPTY)
+        return (
+            sitting, gr.update(value=LABELS[board.count]), gr.update(value=board.text),
+            gr.update(value=picture(board, sitting.norms)), gr.update(value=idle(legend(sitting.norms, board.left_out))),
+            gr.update(choices=self._names(board), value=name_of(board, presets)),
+            gr.update(value=f'<div data-understood="{escape(mark)}">{box}</div>'), gr.update(value=said + notes(problems=problems)),
+        )  # fmt: skip
+
+    def _some(self, updates: Updates, names: Sequence[str]) -> Updates:
+        """Return the updates of these outputs alone."""
+        return tuple(updates[index] if name in names else gr.update() for index, name in enumerate(OUTPUTS))
+
+    def _told(self, **notes_of: Sequence[str]) -> Updates:
+        """Return updates that say something and change nothing."""
+        return tuple(gr.update(value=notes(**notes_of)) if name == "notes" else gr.update() for name in OUTPUTS)
+
+    def _known(self) -> Presets:
+        """Return the presets; a file of other people that cannot be read leaves ours."""
+        try:
+            return self.desk.shelf.presets()
+        except LycorisError:
+            return Presets.default()
+
+    def _names(self, board: Board) -> list[str]:
+        return sorted(fitting_presets(self._known(), board.count), key=str.lower)

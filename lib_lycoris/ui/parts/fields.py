@@ -1,0 +1,63 @@
+"""Fields of a page made from a tool's declaration, for the options that need no words of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ...errors import ToolError
+from ...tools.declaration import Option, Tool
+from ...tools.jobs.places import shown
+from ..context import Desk
+
+DEFAULT = "as it is"  # the choice that gives no value where there is no default
+
+
+class OptionFields:
+    """Components for some options of a tool, in their order; empty fields leave the option at its default."""
+
+    def __init__(self, desk: Desk, tool_name: str, names: Sequence[str], page: str) -> None:
+        self.tool: Tool = desk.jobs.tool(tool_name)
+        declared = {option.name: option for option in self.tool.options}
+        self.options: list[Option] = [declared[name] for name in names]
+        self.page = page
+        self.components: list[Any] = []
+
+    def build(self, desk: Desk) -> None:
+        """Add the components to the open gr.Blocks; their values are kept between visits."""
+        self.components = [_component(option, f"lyco_{self.page}_{option.name}") for option in self.options]
+        desk.keep(self.page, {option.name: part for option, part in zip(self.options, self.components)})
+
+    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Return the options that the components' values mean, in their order; what is empty is left out. Raises ToolError."""
+        given = [(option, value.strip() if isinstance(value, str) else value) for option, value in zip(self.options, values)]
+        return {option.name: _value(option, value) for option, value in given if value not in (None, "", DEFAULT)}
+
+
+def _component(option: Option, elem_id: str) -> Any:
+    label, info = option.name.replace("_", " "), option.help
+    if option.type is bool:
+        return gr.Checkbox(value=bool(option.default), label=label, info=info, elem_id=elem_id)
+    if option.choices:
+        choices = [*([] if option.default is not None else [DEFAULT]), *map(str, option.choices)]
+        value = DEFAULT if option.default is None else str(option.default)
+        return gr.Dropdown(choices, value=value, label=label, info=info, elem_id=elem_id)
+    if option.type in (int, float) and option.default is not None:  # a browser shows 0 in a number's field that is empty
+        whole = {"precision": 0} if option.type is int else {}
+        return gr.Number(value=option.default, label=label, info=info, elem_id=elem_id, **whole)
+    return gr.Textbox(value="" if option.default is None else str(option.default), label=label, info=info, elem_id=elem_id)
+
+
+def _value(option: Option, value: Any) -> Any:
+    if option.choices and isinstance(value, str):
+        return next((choice for choice in option.choices if str(choice) == value), value)
+    if option.type not in (int, float):
+        return value
+    try:
+        return option.type(value)
+    except ValueError as error:
+        kind = "a whole number" if option.type is int else "a number"
+        name = option.name.replace("_", " ")
+        raise ToolError(f"{name} is {shown(value)}, but {kind} is expected; leave it empty if you have none") from error

@@ -1,0 +1,126 @@
+"""Dropdowns for files that stay fast with thousands: a page is sent without any name, and gets them when its tab is opened."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...errors import ToolError
+from ...hosts.protocol import ModelFile, Shelf
+
+NEAR = 3  # names offered for one that is not there
+Update = dict[str, Any]
+
+
+class Picker:
+    """A dropdown of the shelf's files with a button to look at the folders again; a value is a name, never a path."""
+
+    def __init__(self, kind: str, files: Callable[[], Sequence[ModelFile]], refresh: Callable[[], None]) -> None:
+        self.kind = kind  # what the files are called in a sentence: "network" or "checkpoint"
+        self.component: Any = None  # its value is a name, or a list of names with ``multiselect``
+        self.button: Any = None
+        self.kept: Callable[[], Any] = lambda: None  # the value of the last visit; Desk.keep sets it
+        self._files = files
+        self._refresh = refresh
+
+    def build(self, label: str, elem_id: str, multiselect: bool) -> Picker:
+        """Add the components to the open gr.Blocks, without any choice; they come when the tab is opened."""
+        with gr.Row(elem_classes=["lyco_pick"]):
+            self.component = gr.Dropdown(
+                choices=[], value=[] if multiselect else None, label=label, multiselect=multiselect, elem_id=elem_id,
+                scale=8, min_width=120, interactive=True,
+            )  # fmt: skip
+            self.button = gr.Button(
+                "Refresh", size="sm", elem_id=f"{elem_id}_refresh", scale=0, min_width=70, elem_classes=["lyco_refresh"]
+            )  # fmt: skip
+        self.component.lyco_picker = self
+        known = gr.State(None)  # which list the browser has: it is sent again only after a change
+        for part in (self.component, self.button):
+            part.do_not_save_to_config = True
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+        for event in (*_sights(self.component), self.component.focus):
+            event(self.opened, [known, self.component], [self.component, known], **quick)
+        self.button.click(self.refreshed, None, [self.component, known], **quick)
+        return self
+
+    def names(self) -> list[str]:
+        """Return the names to choose from."""
+        return [file.name for file in self._files()]
+
+    def opened(self, known: int | None, value: Any = None) -> tuple[Update, int]:
+        """Return the choices, if the browser has not got these already, and their stamp; at first with the value that was kept."""
+        names = self.names()
+        stamp = hash(tuple(names))
+        if stamp == known:
+            return gr.update(), stamp
+        kept = self.kept() if known is None and not value else None
+        wanted = kept if isinstance(kept, list) else [kept]
+        fits = kept and set(wanted) <= set(names)
+        return (gr.update(choices=names, value=kept) if fits else gr.update(choices=names)), stamp
+
+    def refreshed(self) -> tuple[Update, int]:
+        """Look at the folders again and return the choices."""
+        self._refresh()
+        names = self.names()
+        return gr.update(choices=names), hash(tuple(names))
+
+    def shown(self, value: str | Sequence[str] | None) -> Update:
+        """Return the update that chooses a name, or several; a dropdown shows only what is among its choices."""
+        return gr.update(value=value, choices=self.names())
+
+    def path(self, name: str | None) -> Path:
+        """Return the file of a name in the list; raise ToolError with the nearest names for any other text."""
+        if not name:
+            raise ToolError(f"no {self.kind} is chosen; choose one from the list")
+        return self.paths([name])[0]
+
+    def paths(self, names: Iterable[str] | None) -> list[Path]:
+        """Return the files of several names, in their order; raise ToolError as :meth:`path` does."""
+        files = {file.name: file.path for file in self._files()}
+        found = []
+        for name in names or ():
+            if name not in files:
+                raise ToolError(self._missing(str(name), list(files)))
+            found.append(files[name])
+        return found
+
+    def _missing(self, name: str, names: Sequence[str]) -> str:
+        lower: dict[str, str] = {}
+        for known in names:
+            lower.setdefault(known.lower(), known)
+        near = [lower[match] for match in difflib.get_close_matches(name.lower(), list(lower), n=NEAR, cutoff=0.5)]
+        hint = f"the nearest in the list: {', '.join(near)}" if near else f"the list has {len(names)}; press Refresh for files that are new"
+        return f'there is no {self.kind} called "{name}"; {hint}'
+
+
+def _sights(component: Any) -> list[Callable[..., Any]]:
+    """Return the events at which a component comes to be seen: its tab is chosen, and the page loads if it is in the first tab or in none.
+
+    The focus alone would come too late: Gradio 3 does not draw an open list again when its choices come.
+    """
+    block, sights = component.parent, []
+    while not isinstance(block, (gr.Tab, gr.Blocks)):
+        block = block.parent
+    first = block
+    if isinstance(block, gr.Tab):
+        sights.append(block.select)
+        first = next(sibling for sibling in block.parent.children if isinstance(sibling, gr.Tab))
+    if first is block:
+        while block.parent is not None:
+            block = block.parent
+        sights.append(block.load)
+    return sights
+
+
+def network_picker(shelf: Shelf, label: str, elem_id: str, multiselect: bool = False) -> Picker:
+    """Add a dropdown of network files to the open gr.Blocks."""
+    return Picker("network", shelf.networks, shelf.refresh).build(label, elem_id, multiselect)
+
+
+def checkpoint_picker(shelf: Shelf, label: str, elem_id: str, multiselect: bool = False) -> Picker:
+    """Add a dropdown of checkpoint files to the open gr.Blocks."""
+    return Picker("checkpoint", shelf.checkpoints, shelf.refresh).build(label, elem_id, multiselect)

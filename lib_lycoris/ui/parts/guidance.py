@@ -1,0 +1,46 @@
+"""The guidance on a page: one algorithm's advice in short, and all of it as tables to open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+from ...tools.guidance.advice import RULES, Advice, advice, sizes_of
+from ...tools.guidance.tables import HEAD, INTRO, SIZE_HEAD, SIZES, advice_rows, size_rows, source_name
+
+
+def advice_html(algorithm: str, family: str = "") -> str:
+    """Return what is said of an algorithm, with its sources; with a family, the usual sizes too. Empty where nothing is said."""
+    found = advice(algorithm)
+    if found is None:
+        return ""
+    sizes = sizes_of(found.key, family) if family else ""
+    more = " ".join(f"<span>{escape(text)}</span>" for text in (found.balance and f"At the same size: {found.balance}.", sizes) if text)
+    return f'<p class="lyco_advice">{escape(found.sentence)} {more} {_sources(found)}</p>'
+
+
+def guidance_html() -> str:
+    """Return the tables of algorithms and of sizes, and the rules of thumb."""
+    rows = [[*(escape(cell) for cell in cells), _sources(item)] for item, cells in advice_rows()]
+    rules = "".join(f"<li>{escape(text)} {_link(link)}</li>" for text, link in RULES)
+    sizes = [[escape(cell) for cell in row] for row in size_rows()]
+    return (
+        f'<div class="lyco_guidance"><p>{escape(INTRO)}</p>{_table((*HEAD, "source"), rows)}<ul>{rules}</ul>'
+        f"<p>{escape(SIZES)}</p>{_table(SIZE_HEAD, sizes)}</div>"
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    table = f'<table class="lyco_guide"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="lyco_scroll" tabindex="0">{table}</div>'
+
+
+def _sources(item: Advice) -> str:
+    return " ".join(_link(link) for link in item.sources)
+
+
+def _link(link: str) -> str:
+    name = escape(source_name(link).removeprefix("LyCORIS, "))
+    return f'<a href="{escape(link, quote=True)}" target="_blank" rel="noopener noreferrer">{name}</a>'

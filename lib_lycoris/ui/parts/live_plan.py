@@ -1,0 +1,124 @@
+"""What a run would do, shown while its fields are filled in: what fits, size, time, memory. Looks at files in the background."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ...errors import LycorisError
+from ...tools.declaration import Plan
+from ...tools.jobs.validation import checked
+from ..context import Desk, by_hand
+from ..style import idle, in_page_words, notes
+from .job_panel import Make, duration
+
+PAUSE = 0.5  # seconds without a change before the files are looked at
+SHOWN = 40  # keys that are listed
+Update = dict[str, Any]
+
+
+class LivePlan:
+    """A text that follows the fields of a page; of several changes in a row only the last is planned."""
+
+    def __init__(self, desk: Desk, name: str, empty: str) -> None:
+        self.desk = desk
+        self.name = name
+        self.empty = empty  # what is said as long as nothing is chosen
+        self._newest = 0
+        self._followed: tuple[Any, ...] = ()  # the fields' values that the newest plan is, or will be, of
+        self._count = threading.Lock()
+        self._busy = threading.Lock()
+
+    def build(self) -> None:
+        """Add the component to the open gr.Blocks."""
+        self.component = gr.HTML(idle(self.empty), elem_id=f"lyco_{self.name}_plan", elem_classes=["lyco_plan"])
+
+    def watch(
+        self, fields: Sequence[Any], make: Make, ready: Callable[..., bool] = lambda *_: True,
+        inputs: Sequence[Any] | None = None, events: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        """Plan anew when a person changes a field, and at the start: ``make`` as for JobPanel.start; nothing as long as not ``ready``.
+
+        ``inputs``: what ``make`` is called with, where that is more than the fields; ``events``: what else to follow, as click() returns.
+        """
+
+        def follow(*values: Any) -> Update:
+            return self.update(make, ready, values)
+
+        def settle(*values: Any) -> Update:
+            """Plan what the fields say now: Gradio 3 drops a change that comes while the one before is still worked on."""
+            return gr.update() if values == self._followed else self.update(make, ready, values, 0.0)
+
+        wanted = list(fields if inputs is None else inputs)
+        changes = [field.change if hasattr(field, "lyco_picker") else by_hand(field) for field in fields]
+        for listen in (*changes, *(event.then for event in events)):
+            listen(follow, wanted, self.component, show_progress="hidden").then(settle, wanted, self.component, show_progress="hidden")
+        self.desk.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
+
+    def update(self, make: Make, ready: Callable[..., bool], values: Sequence[Any], pause: float | None = None) -> Update:
+        """Wait for a pause, then return the component's update; nothing if the fields changed again meanwhile."""
+        with self._count:
+            self._newest += 1
+            mine, self._followed = self._newest, tuple(values)
+        time.sleep(PAUSE if pause is None else pause)
+        if mine != self._newest:
+            return gr.update()
+        if not ready(*values):
+            return gr.update(value=idle(self.empty))
+        with self._busy:  # one look at a time; those that became old while they waited are left out
+            if mine != self._newest:
+                return gr.update()
+            try:
+                tool_name, options = make(*values)
+                tool = self.desk.jobs.tool(tool_name)
+                return gr.update(value=as_html(tool.plan(**checked(tool, options))))
+            except LycorisError as error:
+                return gr.update(value=notes(problems=[str(error)]))
+            except (OSError, RuntimeError, ValueError) as error:
+                return gr.update(value=notes(problems=[f"what would happen cannot be told: {type(error).__name__}: {error}"]))
+
+
+def as_html(plan: Plan) -> str:
+    """Return a plan as people read it; what fits no layer is behind a line to open."""
+    unmatched = plan.report.get("unmatched") or []
+    lines = in_page_words(plan.text).splitlines()
+    text = "\n".join(line for line in lines if not (unmatched and line.startswith("  ")))
+    return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(text)}</p>{_keys(unmatched)}</div>'
+
+
+def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
+    found = []
+    matched = facts.get("matched")
+    if matched is not None:
+        found.append(("matched", str(matched if isinstance(matched, int) else len(matched))))
+    if "unmatched" in facts:
+        found.append(("not matched", str(len(facts["unmatched"]))))
+    if plan.disk_bytes is not None:
+        found.append(("file", size(plan.disk_bytes)))
+    if plan.seconds is not None:
+        found.append(("time", f"about {duration(max(plan.seconds, 1))}"))
+    if plan.memory_bytes is not None:
+        found.append(("memory", size(plan.memory_bytes)))
+    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in found)
+    return f'<dl class="lyco_figures">{cells}</dl>'
+
+
+def _keys(unmatched: Sequence[Sequence[Any]]) -> str:
+    if not unmatched:
+        return ""
+    rows = "".join(f"<li><code>{escape(str(key))}</code> {escape(in_page_words(str(reason)))}</li>" for key, reason in unmatched[:SHOWN])
+    more = f"<li>... and {len(unmatched) - SHOWN} more</li>" if len(unmatched) > SHOWN else ""
+    return f'<details class="lyco_details"><summary>{len(unmatched)} keys are not used</summary><ul>{rows}{more}</ul></details>'
+
+
+def size(count: int) -> str:
+    """Return bytes as people say them."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.{1 if count < 100 * scale else 0}f} {unit}"
+    return f"{max(count, 1) / 1e3:.0f} kB"

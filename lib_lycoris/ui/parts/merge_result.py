@@ -1,0 +1,106 @@
+"""What the page Merge shows of a finished merge: its blocks as a picture, the tag of a new network, the ways on from here."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...errors import LycorisError, ToolError
+from ...tools.jobs.queue import Job
+from ...tools.merge.norms import shares_of
+from ..context import Desk
+from ..style import notes, scripted, tag_box
+from .job_panel import JobPanel
+from .plots import block_norms, block_totals
+
+SHOWN = 6  # networks in the picture
+Update = dict[str, Any]
+
+
+class MergeResult:
+    """The components below the progress of the page."""
+
+    def __init__(self, desk: Desk, panel: JobPanel) -> None:
+        self.desk = desk
+        self.panel = panel
+
+    def build(self) -> None:
+        """Add the components to the open gr.Blocks."""
+        tag = gr.HTML("", elem_id="lyco_merge_tag")
+        with gr.Row():
+            use = gr.Button("Use as checkpoint", visible=False, elem_id="lyco_merge_use", min_width=120)
+            undo = gr.Button("Undo: restore the original", visible=False, elem_id="lyco_merge_undo_run", min_width=120)
+        told = gr.HTML("", elem_id="lyco_merge_used")
+        plot = gr.Plot(label="Change by block", show_label=False, visible=False, elem_id="lyco_merge_plot")
+        self.panel.shows([tag, use, undo, told, plot], self.show)
+        self.panel.start(undo, self.undo_options, [])
+        shown: Any = {scripted(use.click): "() => window.lycorisShowCheckpoint && window.lycorisShowCheckpoint()"}
+        use.click(self.use, None, told, show_progress="hidden").then(None, None, None, **shown)
+
+    def show(self, job: Job | None) -> list[Update]:
+        """Return the updates for a finished merge; for none, what clears them."""
+        if job is None or job.result is None:
+            return [gr.update(value=""), gr.update(visible=False), gr.update(visible=False), gr.update(value=""), gr.update(visible=False)]
+        self.desk.shelf.refresh()
+        into_checkpoint = job.tool == "merge"
+        tag = self._tag(job.result.outputs[0]) if job.tool == "networks_merge" else ""
+        can_use = self.desk.use_checkpoint is not None and job.tool in ("merge", "undo")
+        figure, problem = (None, "") if job.tool == "undo" else _figure(job)
+        return [
+            gr.update(value=tag), gr.update(visible=can_use), gr.update(visible=into_checkpoint and len(job.result.outputs) > 1),
+            gr.update(value=notes(problems=[problem] if problem else [])), gr.update(value=figure, visible=figure is not None),
+        ]  # fmt: skip
+
+    def _tag(self, path: Path) -> str:
+        name = next((file.name for file in self.desk.shelf.networks() if file.path == path), path.stem)
+        return tag_box(f"<lyco:{name}:1>", self.desk.send)
+
+    def use(self) -> Update:
+        """Make pictures with the result from now on."""
+        job = self._last(("merge", "undo"))
+        if job is None or job.result is None or self.desk.use_checkpoint is None:
+            return gr.update()
+        path = job.result.outputs[0]
+        try:
+            said = notes([self.desk.use_checkpoint(path)])
+            title = self.desk.checkpoint_title(path) if self.desk.checkpoint_title is not None else ""
+            return gr.update(value=f'{said}<i hidden data-lyco-checkpoint="{escape(title)}"></i>')
+        except LycorisError as error:
+            return gr.update(value=notes(errors=[str(error)]))
+
+    def undo_options(self) -> tuple[str, dict[str, Any]]:
+        """Return what restores the checkpoint that the last merge started from. Raises ToolError."""
+        job = self._last(("merge",))
+        if job is None or job.result is None or len(job.result.outputs) < 2:
+            raise ToolError("there is no merge with an undo file to take back")
+        merged, undo_file = job.result.outputs[:2]
+        original = Path(job.options["sd_model"])
+        return "undo", {"merged": merged, "undo_file": undo_file, "save_to": self._free(original.stem, original.is_dir())}
+
+    def _free(self, stem: str, a_folder: bool) -> Path:
+        for number in range(1, 1000):
+            try:
+                return self.desk.new_checkpoint(f"{stem}-restored" + (f"-{number}" if number > 1 else ""), a_folder)
+            except ToolError as error:
+                taken = error
+        raise taken
+
+    def _last(self, tools: tuple[str, ...]) -> Job | None:
+        jobs = reversed(self.desk.jobs.all())
+        return next((job for job in jobs if job.owner == self.panel.owner and job.tool in tools and job.result is not None), None)
+
+
+def _figure(job: Job) -> tuple[Any, str]:
+    """Return a picture of what a merge changes, block by block, and what it does not show; none if it cannot be drawn."""
+    options = {**job.options, "models": job.options["models"]}
+    try:
+        found = shares_of(options)
+    except (LycorisError, OSError) as error:  # an input was removed since
+        return None, f"the change by block cannot be shown: {error}"
+    family = found[0].family
+    series = {f"{number + 1}. {share.name}": block_totals(share.energies, family) for number, share in enumerate(found[:SHOWN])}
+    left = sum(share.left_out for share in found)
+    return block_norms(series, family), f"{left} parameters are not in the picture: their change depends on the base model" if left else ""

@@ -1,0 +1,273 @@
+"""The contract on every adapter: the webui's against a stand-in for its modules, and our own host; then what only the webui does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lib_lycoris.hosts.webui import activation as a1111_activation
+from lib_lycoris.hosts.webui import host as a1111
+from lib_lycoris.hosts.webui import register as a1111_register
+from lib_lycoris.networks.writer import save
+from lib_lycoris.patching import layers
+from tests.hosts.contract import HostContract, make_networks, same
+from tests.hosts.standin import Params, Processing, StandIn, running
+from tests.webui.files import write_network
+
+UNET = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+WORDS = "transformer.text_model.encoder.layers.0.mlp.fc1"
+
+
+class WebuiRig:
+    """The webui's adapter in a stand-in."""
+
+    layers = (UNET, WORDS)
+
+    def __init__(self, program: StandIn) -> None:
+        self.program = program
+        self.folder = program.folder / "LyCORIS"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        a1111.host.cache_clear()
+        a1111_activation.network.cache_clear()
+        self.read_script()
+        program.before_ui()
+        self.network = a1111_activation.network()
+        self.host = self.network.host
+        make_networks(self.folder, self.host, self.layers)
+
+    def read_script(self) -> None:
+        a1111_register.register()
+        self.program.script = a1111_register.script()()
+
+    def picture(self, tags: str, **fields: Any) -> Tensor:
+        Processing.cached_c[0] = None
+        return self.again(tags, **fields)
+
+    def again(self, tags: str, **fields: Any) -> Tensor:
+        """Return a picture, with what the text encoder gave before where the program keeps it."""
+        return self.program.run(f"a cat {tags}", **fields)
+
+    @property
+    def problems(self) -> str:
+        assert self.program.p is not None
+        told = self.program.p.extra_generation_params.get("Lyco problems", "")
+        assert told == " | ".join(self.program.p.comments)
+        return str(told)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.program.models[0].state_dict().items()}
+
+
+@pytest.fixture
+def webui(tmp_path: Path) -> Iterator[WebuiRig]:
+    with running(tmp_path) as program:
+        yield WebuiRig(program)
+
+
+class TestWebui(HostContract):
+    @pytest.fixture
+    def rig(self, webui: WebuiRig) -> WebuiRig:
+        return webui
+
+
+class TestWebuiWithoutItsLoader(HostContract):
+    @pytest.fixture
+    def rig(self, tmp_path: Path) -> Iterator[WebuiRig]:
+        with running(tmp_path, built_in=False) as program:
+            yield WebuiRig(program)
+
+
+def test_nothing_is_hooked_before_the_first_tag(webui: WebuiRig) -> None:
+    modules = webui.program.modules
+    forwards = dict(vars(modules["networks"].originals))
+    empty = modules["modules.sd_models"].get_empty_cond
+    base = webui.picture("")
+    assert vars(modules["networks"].originals) == forwards and not modules["modules.patches"].originals
+    webui.picture("<lyco:one>")
+    assert modules["networks"].originals.Linear_forward is not forwards["Linear_forward"]
+    assert modules["modules.sd_models"].get_empty_cond is not empty
+    assert same(webui.picture(""), base)
+
+
+def test_tags_of_the_built_in_loader_are_part_of_the_base(webui: WebuiRig) -> None:
+    base, lora, both = webui.picture(""), webui.picture("<lora:x:0.6>"), webui.picture("<lora:x:0.6><lyco:one:0.7>")
+    dora = webui.folder / "turning.safetensors"
+    write_network(dora, webui.host.base, "dora_out", webui.layers)
+    states = {"": base, "<lora:x:0.6>": lora, "<lora:x:0.6><lyco:one:0.7>": both, "<lyco:one:0.7>": webui.picture("<lyco:one:0.7>"),
+              "<lora:x:0.6><lyco:turning:0.7>": webui.picture("<lora:x:0.6><lyco:turning:0.7>")}  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        tags = list(states)[int(torch.randint(len(states), (1,), generator=generator))]
+        assert same(webui.picture(tags), states[tags])
+    assert same(webui.picture("<lyco:one:0.7><lora:x:0.6>"), both)
+    assert not same(both, lora) and not same(lora, base)
+
+
+def test_the_ui_can_be_reloaded(webui: WebuiRig) -> None:
+    base, both = webui.picture(""), webui.picture("<lora:x:0.6><lyco:one:0.7>")
+    webui.program.reload_ui(webui.read_script)
+    assert same(webui.picture("<lyco:one:0.7><lora:x:0.6>"), both) and same(webui.picture(""), base)
+
+
+def test_a_model_that_comes_in_the_middle_of_a_run_has_the_networks(webui: WebuiRig) -> None:
+    base, changed = webui.picture("", refiner=1), webui.picture("<lyco:one:0.7>", refiner=1)
+    assert not same(changed[-40:], base[-40:]) and webui.problems == ""
+    assert same(webui.picture("<lyco:one:0.7>", refiner=1), changed)
+    assert not webui.host.dispatcher.layers
+    assert same(webui.picture("", refiner=1), base)
+
+
+def test_a_run_inside_a_script_has_its_networks_without_our_script(webui: WebuiRig) -> None:
+    """Extensions that repaint parts of a picture run with few scripts or none."""
+    outer = webui.picture("<lyco:one:0.7>")
+    assert same(webui.picture("<lyco:one:0.7>", scripts=False), outer)
+    assert not same(webui.picture("", scripts=False), outer) and same(webui.picture("<lyco:one:0.7>"), outer)
+
+
+def test_a_run_without_networks_does_not_lend_its_text_to_one_with(webui: WebuiRig) -> None:
+    p = Processing("a cat")
+    webui.again("<lyco:one>")
+    encoded = webui.program.encoded
+    p.disable_extra_networks = True  # type: ignore[attr-defined]
+    webui.program.script.before_process(p)
+    webui.again("<lyco:one>")
+    assert webui.program.encoded == encoded + 1
+
+
+def test_the_empty_prompt_is_computed_without_networks(webui: WebuiRig) -> None:
+    seen = []
+    webui.picture("<lyco:one:0.7>")
+    activate = webui.program.activate
+
+    def spy(p: Processing, data: Any) -> None:
+        activate(p, data)
+        seen.append((p.scripts, len(webui.host.dispatcher.layers)))
+
+    webui.program.activate = spy  # type: ignore[method-assign]
+    webui.picture("<lyco:one:0.7>", refiner=1)
+    assert (None, 0) in seen and (True, 2) in seen
+
+
+def test_what_the_text_encoder_gave_is_dropped_when_the_same_tags_mean_something_else(webui: WebuiRig) -> None:
+    webui.again("<lyco:one>")
+    encoded = webui.program.encoded
+    webui.again("<lyco:one>")
+    assert webui.program.encoded == encoded
+    time.sleep(0.01)
+    write_network(webui.folder / "one.safetensors", webui.host.base, "lora", webui.layers, seed=77)
+    webui.again("<lyco:one>")
+    assert webui.program.encoded == encoded + 1
+
+
+def test_hires_tags_are_known_also_when_they_are_activated_early(webui: WebuiRig) -> None:
+    p = Processing("a cat")
+    data = {"lyco": [params("one:0.5:hr=0.9")]}
+    p.hr_extra_network_data = {"lyco": [params("one:0.5:hr=0.9")]}
+    for source, hires in ((data, False), (p.hr_extra_network_data, True), (data, False)):
+        webui.network.activate(p, source["lyco"])
+        assert webui.host.wanted is not None and webui.host.wanted.hires is hires
+    p.is_hr_pass = True
+    webui.network.activate(p, data["lyco"])
+    assert webui.host.wanted is not None and webui.host.wanted.hires
+    webui.network.deactivate(p)
+
+
+def params(text: str) -> Any:
+    return Params(text.split(":"))
+
+
+def test_a_run_that_activates_nothing_has_no_network_left_from_the_last(webui: WebuiRig) -> None:
+    base = webui.picture("")
+    p = Processing("a cat")
+    webui.network.activate(p, [params("one")])  # and then the run ends with an error
+    assert webui.host.dispatcher.layers
+    webui.program.script.before_process(p)
+    assert not webui.host.dispatcher.layers
+    assert same(webui.picture(""), base)
+
+
+def test_an_error_in_a_layer_is_told_and_the_picture_comes(webui: WebuiRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = webui.picture("")
+
+    def fails(self: Any, inner: Any, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("mul_cpu_reduced_float not implemented")
+
+    monkeypatch.setattr(layers.PatchedLinear, "forward_functional", fails)
+    assert same(webui.picture("<lyco:one>"), base)
+    assert "could not be changed" in webui.problems and "mul_cpu" in webui.problems
+
+
+def test_lora_tags_can_be_taken_over(webui: WebuiRig) -> None:
+    lyco, base = webui.picture("<lyco:one:0.7>"), webui.picture("")
+    opts = webui.program.modules["modules.shared"].opts
+    opts.lyco_take_over_lora = True
+    webui.program.reload_ui(webui.read_script)
+    assert same(webui.picture("<lora:one:0.7>"), lyco) and not webui.program.loras
+    webui.picture("<lora:one:foo=1>")
+    assert "<lora:one:foo=1>" in webui.problems
+    opts.lyco_take_over_lora = False
+    webui.picture("<lora:one:0.7>")
+    assert webui.program.loras == {"one": 0.7}
+    assert same(webui.picture(""), base)
+
+
+def test_hashes_of_both_loaders_are_in_one_list(webui: WebuiRig) -> None:
+    for tags in ("<lora:x:0.6><lyco:one:0.7>", "<lyco:one:0.7><lora:x:0.6>"):
+        webui.picture(tags)
+        assert webui.program.p is not None
+        found = webui.program.p.extra_generation_params
+        assert found["Lyco hashes"].startswith("one: ") and len(found["Lyco hashes"]) == len("one: ") + 12
+        assert found["Lyco hashes"] in found["Lora hashes"] and "x: 000000000000" in found["Lora hashes"]
+
+
+def test_words_of_a_network_are_there_while_it_is(webui: WebuiRig) -> None:
+    table = webui.program.modules["modules.sd_hijack"].model_hijack.embedding_db
+    table.word_embeddings["taken"] = mine = object()
+    words = {"bundle_emb.glow.string_to_param.*": torch.ones(2, 16), "bundle_emb.taken.string_to_param.*": torch.ones(1, 16),
+             "bundle_emb.wide.string_to_param.*": torch.ones(1, 24)}  # fmt: skip
+    save(webui.folder / "words.safetensors", words)
+    p = Processing("glow")
+    webui.network.activate(p, [params("words")])
+    assert table.word_embeddings["glow"].vectors == 2 and table.word_embeddings["taken"] is mine
+    assert ['"taken"' in text or '"wide"' in text for text in p.comments] == [True, True]
+    webui.network.activate(p, [])
+    assert set(table.word_embeddings) == {"taken"}
+
+
+class EmbeddedRig:
+    """Our own host with its tiny model."""
+
+    layers = ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k", "transformer.text_model.encoder.layers.0.mlp.fc1")
+
+    def __init__(self, folder: Path) -> None:
+        from lib_lycoris.hosts.embedded.host import EmbeddedHost
+        from lib_lycoris.hosts.library.library import Library
+
+        self.host, self.folder = EmbeddedHost.tiny(), folder
+        self.host.library = Library([folder])
+        self.problems = ""
+        make_networks(folder, self.host, self.layers)
+
+    def picture(self, tags: str) -> Tensor:
+        from lib_lycoris.hosts.protocol import Request
+
+        made = self.host.paint(Request(f"a cat {tags}", seed=1, steps=3, width=64, height=64))
+        self.problems = " | ".join(made.problems)
+        return torch.from_numpy(np.asarray(made.image, dtype=np.float32).copy())
+
+    def weights(self) -> dict[str, Tensor]:
+        parts = self.host.model.parts().items()
+        return {f"{part}.{name}": tensor.detach().clone() for part, module in parts for name, tensor in module.state_dict().items()}
+
+
+class TestEmbedded(HostContract):
+    @pytest.fixture
+    def rig(self, tmp_path: Path) -> EmbeddedRig:
+        return EmbeddedRig(tmp_path)

@@ -1,0 +1,343 @@
+"""The app: the page's own logic on any Gradio, and a person's way through it in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from lib_lycoris.errors import HostError, LycorisError
+from lib_lycoris.hosts.embedded.files import open_shelf
+from lib_lycoris.hosts.embedded.host import EmbeddedHost
+from lib_lycoris.hosts.infotext import save_png
+from lib_lycoris.hosts.protocol import Progress
+from lib_lycoris.tools.jobs.queue import Jobs
+from lib_lycoris.ui.app import AT_ONCE, build, free_port, queued
+from lib_lycoris.ui.context import Desk
+from lib_lycoris.ui.pages.generate import GeneratePage, add_tag, read_request
+from lib_lycoris.ui.settings import Settings
+from lib_lycoris.ui.style import bar, notes, page_css, script
+
+ROOT = Path(__file__).resolve().parents[2]
+OTHERS = [ROOT / folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python") for folder in (".venv-old", ".venv-middle")]
+START = "import sys; from lib_lycoris.cli import main; sys.exit(main(sys.argv[1:]))"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+# state, gallery, notes, infotext, generate button, cancel button
+STATE, GALLERY, NOTES, INFO, START_BUTTON, CANCEL_BUTTON = range(6)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedHost:
+    return EmbeddedHost.open(device="cpu", data=tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def page(host: EmbeddedHost) -> Iterator[GeneratePage]:
+    made = GeneratePage(host, save_png)
+    yield made
+    made.folder.cleanup()
+
+
+def values(prompt: str, steps: int = 3) -> tuple[Any, ...]:
+    return (prompt, "", 3, steps, 64, 64, 7, "DDIM")
+
+
+def test_a_run_tells_its_progress_and_ends_with_a_picture(page: GeneratePage) -> None:
+    shown = list(page.run(*values("a red house <lyco:demo-lora:0.7> <lyco:nope>", steps=40)))  # longer than the page waits between looks
+    assert shown[0][START_BUTTON]["interactive"] is False and shown[0][CANCEL_BUTTON]["interactive"] is True
+    assert any("step " in update[STATE]["value"] for update in shown[1:-1])
+    last = shown[-1]
+    assert last[START_BUTTON]["interactive"] is True and last[CANCEL_BUTTON]["interactive"] is False
+    assert last[STATE]["value"].count("Done, seed 3.") == 1
+    assert "demo-lora: 216 parameters changed" in last[NOTES]["value"]
+    assert "no network called &quot;nope&quot;" in last[NOTES]["value"]
+    with Image.open(last[GALLERY]["value"][0]) as image:
+        assert image.size == (64, 64) and image.text["parameters"] == last[INFO]["value"]
+
+
+def test_the_newest_picture_comes_first(page: GeneratePage) -> None:
+    for _ in range(2):
+        *_, last = page.run(*values("a", steps=1))
+    names = [Path(path).name for path in last[GALLERY]["value"]]
+    assert names == ["00001-3.png", "00000-3.png"]
+
+
+def test_cancel_ends_the_run_without_a_picture(page: GeneratePage) -> None:
+    run = page.run(*values("a", steps=500))
+    seen = next(run)
+    while "step 0" not in seen[STATE]["value"] and "left" not in seen[STATE]["value"]:
+        seen = next(run)
+    page.stop()
+    started = time.monotonic()
+    *_, last = run
+    assert time.monotonic() - started < 5
+    assert "Cancelled." in last[STATE]["value"] and "value" not in last[GALLERY]
+    assert list(Path(page.folder.name).iterdir()) == []
+
+
+def test_a_closed_page_stops_its_picture(page: GeneratePage) -> None:
+    run = page.run(*values("a", steps=500))
+    next(run)
+    next(run)
+    run.close()
+    assert page.cancel.is_set()
+
+
+def test_what_cannot_be_made_is_a_sentence(page: GeneratePage) -> None:
+    *_, last = page.run("a", "", 3, None, 64, 64, 7, "DDIM")
+    assert "Steps: a number is missing" in last[NOTES]["value"]
+    *_, last = page.run("a", "", 3, 2, 64, 64, 7, "nothing")
+    assert "there is no sampler" in last[NOTES]["value"] and last[START_BUTTON]["interactive"] is True
+
+
+def test_an_unexpected_error_is_told_too(page: GeneratePage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(EmbeddedHost, "paint", broken)
+    *_, last = page.run(*values("a"))
+    assert "MemoryError: no memory left" in last[NOTES]["value"]
+
+
+@pytest.mark.parametrize(
+    "prompt, name, strength, expected",
+    [
+        ("a house", "style", 0.7, "a house <lyco:style:0.7>"), ("", "style", 1, "<lyco:style:1>"),
+        ("a ", "sub/x", None, "a <lyco:sub/x:1>"),
+        ("a", "x", -0.5, "a <lyco:x:-0.5>"), ("a", None, 1, "a"),
+    ],
+)  # fmt: skip
+def test_a_chosen_network_becomes_a_tag(prompt: str, name: str | None, strength: float | None, expected: str) -> None:
+    assert add_tag(prompt, name, strength)[0] == expected
+
+
+def test_a_request_is_read_from_the_controls() -> None:
+    request = read_request("a", "b", None, 20.0, 100, 70, 7, "Euler")
+    assert (request.seed, request.steps, request.width, request.height, request.sampler) == (-1, 20, 96, 72, "Euler")
+    with pytest.raises(LycorisError, match="Width and Height"):
+        read_request("a", "", 1, 20, None, None, 7, "Euler")
+
+
+def test_texts_of_people_are_escaped_and_the_bar_is_readable() -> None:
+    assert "<script>" not in notes(problems=["<script>"]) and "&lt;script&gt;" in notes(problems=["<script>"])
+    assert 'aria-valuenow="40"' in bar(0.4, "x") and 'role="progressbar"' in bar(0.4, "x")
+    assert Progress(3, 20, 0.5, 34.2).text() == "step 3 of 20 - 2.0 s/step - 34 s left"
+    assert Progress(3, 20, 4.0, 4.25).text() == "step 3 of 20 - 4.0 steps/s - 4 s left"
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert port < free_port(port) < port + 20
+    with pytest.raises(HostError, match="--port"):
+        free_port(70000)
+
+
+def test_the_page_has_every_control(host: EmbeddedHost, tmp_path: Path) -> None:
+    desk = Desk(open_shelf(host, None, None, tmp_path), Jobs(), host, Settings(None), "Generate")
+    blocks, page = build(host, save_png, desk)
+    ids = {component["props"].get("elem_id") for component in blocks.config["components"]}
+    page.folder.cleanup()
+    names = "prompt negative add strength seed steps width height cfg sampler generate cancel progress gallery notes info"
+    pages = "tab_generate tab_merge tab_extract tab_change tab_blocks tab_inspect"
+    assert {f"lyco_{name}" for name in f"{names} {pages}".split()} <= ids
+
+
+def test_one_picture_is_made_at_a_time(page: GeneratePage) -> None:
+    first = page.run(*values("a", steps=400))
+    next(first)
+    (second,) = page.run(*values("b"))
+    assert "a picture is being made already" in second[NOTES]["value"] and second[STATE]["value"].count("No picture was made.") == 1
+    page.stop()
+    list(first)
+    *_, third = page.run(*values("b", steps=1))
+    assert "Done" in third[STATE]["value"]
+
+
+def test_events_run_side_by_side_on_any_gradio() -> None:
+    blocks = gr.Blocks(analytics_enabled=False)
+    with blocks:
+        gr.Markdown("x")
+    queued(blocks)
+    waiting = blocks._queue
+    assert getattr(waiting, "default_concurrency_limit", waiting.max_thread_count) == AT_ONCE
+
+
+def test_what_an_earlier_run_left_is_dimmed_after_a_failure(page: GeneratePage) -> None:
+    *_, done = page.run(*values("a", steps=1))
+    *_, failed = page.run("a", "", 3, 2, 64, 64, 7, "nothing")
+    assert "lyco_failed" in failed[STATE]["value"] and "lyco_failed" not in done[STATE]["value"]
+    assert failed[INFO]["value"] == "" and "value" not in failed[GALLERY]
+    assert "#lyco_progress:has(.lyco_failed) ~ #lyco_gallery" in page_css()
+
+
+def test_styles_and_script_stay_inside_our_pages() -> None:
+    rules = re.sub(r"/\*.*?\*/", "", page_css(), flags=re.DOTALL)
+    selectors = [one.strip() for block in re.findall(r"([^{}]+)\{", rules) for one in block.split(",") if not block.strip().startswith("@")]
+    ours = ("#lyco_page ", ".dark #lyco_page ", "#txt2img_lycoris", "#img2img_lycoris")
+    assert selectors and [one for one in selectors if not one.startswith(ours)] == []
+    assert set(re.findall(r"window\.(lycoris\w+) =", script())) == {"lycorisCardClicked", "lycorisShowCheckpoint"}
+
+
+# --- in a browser
+
+
+def app_pythons() -> list[str]:
+    """This Python, and those of the other sets, with other Gradios, where they have been made."""
+    return [sys.executable, *(str(python) for python in OTHERS if python.exists() and Path(sys.executable) != python)]
+
+
+@pytest.fixture(scope="module", params=app_pythons(), ids=lambda python: Path(python).parts[-3])
+def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an app of its own process."""
+    with running_app(request.param, tmp_path_factory.mktemp("app")) as found:
+        yield found
+
+
+@contextmanager
+def running_app(python: str, data: Path) -> Iterator[str]:
+    """Start an app with this folder for its data, and give its address."""
+    log = data / "log"
+    words = ["--no-browser", "--port", str(free_port(7950)), "--device", "cpu", "--data-dir", str(data)]
+    with log.open("w") as output:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([python, "-c", START, *words], cwd=ROOT, env=environment, stdout=output, stderr=output)
+    try:
+        yield wait_for(log, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+
+
+def wait_for(log: Path, process: subprocess.Popen[bytes]) -> str:
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()
+        found = re.search(r"http://(127\.0\.0\.1):(\d+)", log.read_text())
+        with socket.socket() as probe:
+            if found and probe.connect_ex((found[1], int(found[2]))) == 0:
+                return found[0]
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture
+def tab(address: str, browser_path: str) -> Iterator[Any]:
+    """A page in a headless browser, open at the app."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, headless=True, args=FLAGS)
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.set_default_timeout(60_000)
+        tab.goto(address, wait_until="domcontentloaded")
+        tab.wait_for_selector("#lyco_prompt textarea")
+        yield tab
+        browser.close()
+
+
+def wait_until_says(tab: Any, place: str, text: str) -> None:
+    from playwright.sync_api import TimeoutError as TimedOut
+
+    try:
+        tab.wait_for_function(f"document.querySelector({json.dumps(place)}).innerText.includes({json.dumps(text)})")
+    except TimedOut:
+        raise AssertionError(f"{place} says {tab.inner_text(place)!r}, not {text!r}") from None
+
+
+@pytest.mark.browser
+@pytest.mark.new_set
+def test_a_person_generates_with_a_network_and_sees_what_was_done(tab: Any) -> None:
+    tab.fill("#lyco_prompt textarea", "a red house")
+    tab.click("#lyco_add input")
+    tab.keyboard.type("demo-boft")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("document.querySelector('#lyco_prompt textarea').value.includes('lyco')")
+    assert tab.input_value("#lyco_prompt textarea") == "a red house <lyco:demo-boft:1>"
+    tab.fill("#lyco_seed input", "7")
+    tab.click("#lyco_generate")
+    tab.wait_for_selector("#lyco_progress [role=progressbar]")
+    wait_until_says(tab, "#lyco_progress", "steps/s")
+    wait_until_says(tab, "#lyco_progress", "Done, seed 7.")
+    wait_until_says(tab, "#lyco_notes", "demo-boft: 160 parameters changed")
+    assert "Seed: 7, Size: 64x64" in tab.input_value("#lyco_info textarea")
+    tab.wait_for_function("[...document.querySelectorAll('#lyco_gallery img')].some(image => image.naturalWidth === 64)")
+
+
+@pytest.mark.browser
+@pytest.mark.new_set
+def test_a_person_is_told_what_is_wrong_and_can_cancel(tab: Any) -> None:
+    tab.fill("#lyco_prompt textarea", "a <lyco:sytle> <lyco:demo-lora:1:colour=2>")
+    tab.click("#lyco_generate")
+    wait_until_says(tab, "#lyco_progress", "Done")
+    wait_until_says(tab, "#lyco_notes", 'no network called "sytle"')
+    wait_until_says(tab, "#lyco_notes", '"colour" is not a key')
+    tab.fill("#lyco_steps input[type=number]", "100")
+    tab.click("#lyco_generate")
+    wait_until_says(tab, "#lyco_progress", "of 100")
+    tab.click("#lyco_cancel")
+    started = time.monotonic()
+    wait_until_says(tab, "#lyco_progress", "Cancelled.")
+    assert time.monotonic() - started < 3
+    assert tab.is_enabled("#lyco_generate") and not tab.is_enabled("#lyco_cancel")
+
+
+@pytest.mark.browser
+@pytest.mark.new_set
+def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
+    tab.click('#lyco_tabs .tab-nav button:has-text("Merge")')
+    tab.click('#lyco_merge_mode label:has-text("into one network")')
+    choose(tab, "#lyco_merge_checkpoint", "demo-scenes")
+    choose(tab, "#lyco_merge_add", "demo-lora")
+    tab.wait_for_selector("#lyco_merge_row0")
+    choose(tab, "#lyco_merge_add", "demo-loha")
+    tab.wait_for_selector("#lyco_merge_row1")
+    tab.click("#lyco_merge_row1_up")
+    wait_until_says(tab, "#lyco_merge_row0", "demo-loha")
+    tab.fill("#lyco_merge_row0_strength input", "0.5")
+    tab.fill("#lyco_merge_name textarea, #lyco_merge_name input", "both of them")
+    wait_until_says(tab, "#lyco_merge_plan", "216 parameters are changed by 2 networks")
+    tab.click("#lyco_merge_run")
+    wait_until_says(tab, "#lyco_merge_progress", "Done")
+    wait_until_says(tab, "#lyco_merge_notes", "exactly their sum")
+    tab.wait_for_selector("#lyco_merge_plot img")
+    tab.click("#lyco_merge_tag [data-lyco-copy]")
+    wait_until_says(tab, "#lyco_merge_tag [data-lyco-copy]", "Copied")
+    tab.click("#lyco_merge_run")  # the name is taken now
+    wait_until_says(tab, "#lyco_merge_notes", "both of them.safetensors is there already")
+    tab.reload(wait_until="domcontentloaded")  # what was asked for, and what came of it, is there again
+    tab.click('#lyco_tabs .tab-nav button:has-text("Merge")')
+    wait_until_says(tab, "#lyco_merge_row0", "demo-loha")
+    tab.wait_for_function("document.querySelector('#lyco_merge_row0_strength input').value === '0.5'")
+    tab.click("#lyco_merge_tag [data-lyco-send]")
+    tab.wait_for_selector("#lyco_prompt textarea", state="visible")
+    assert tab.input_value("#lyco_prompt textarea") == "<lyco:both of them:1>"
+    tab.click("#lyco_generate")
+    wait_until_says(tab, "#lyco_notes", "both of them: 216 parameters changed")
+
+
+def choose(tab: Any, place: str, name: str) -> None:
+    """Choose a name in a dropdown as a person does, who clicks again where the list closed because new choices came."""
+    wanted = f'{place} ul li:has-text("{name}")'
+    for _ in range(3):
+        tab.click(f"{place} input")
+        tab.wait_for_timeout(300)
+        if tab.locator(wanted).count():
+            break
+        tab.evaluate("document.activeElement.blur()")
+    tab.click(wanted)

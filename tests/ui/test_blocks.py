@@ -1,0 +1,641 @@
+"""The page Block weight: what the sliders mean, what the bars say, presets, baking, the analyzer, and a person's way through it."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+
+from lib_lycoris.errors import LycorisError, PromptError, ToolError
+from lib_lycoris.hosts.embedded.files import FolderShelf, demo_checkpoint, open_shelf
+from lib_lycoris.hosts.embedded.host import EmbeddedHost
+from lib_lycoris.hosts.library.library import Library
+from lib_lycoris.hosts.protocol import Cancelled, Request
+from lib_lycoris.hosts.webui.folders import PresetFiles
+from lib_lycoris.models import LAYOUTS, block_of, sd3_layout
+from lib_lycoris.networks import load
+from lib_lycoris.prompt import OwnPresets, Presets, find_tags, parse_weights, resolve
+from lib_lycoris.tools.examine.block_norms import BaseWeights, measure, touched
+from lib_lycoris.tools.jobs.queue import Jobs
+from lib_lycoris.ui.blocks.analysis import (
+    FULL,
+    OFF,
+    Outcome,
+    Setup,
+    analyse,
+    chosen_blocks,
+    difference,
+    grid,
+    heat_map,
+    prompts,
+    without_tag,
+)
+from lib_lycoris.ui.blocks.analyzer import ALONE, DROP, NO_PAINTER, AnalyzerPart
+from lib_lycoris.ui.blocks.diagram import legend, picture
+from lib_lycoris.ui.blocks.network import Meter
+from lib_lycoris.ui.blocks.values import LABELS, Board, blocks_of, layout_for, name_of, read_values, rows, tag_of
+from lib_lycoris.ui.context import Desk
+from lib_lycoris.ui.pages.blocks import OUTPUTS, BlocksPage, Sitting
+from tests.ui.test_app import address, tab, wait_until_says  # noqa: F401 - fixtures
+
+FAMILY = {12: "sdxl", 17: "sd1", 20: "sdxl", 26: "sd2", 61: "flux", 29: "sd3", 43: "sd3"}
+SAMPLE = {"BASE": "transformer.text_model.encoder.layers.0.mlp.fc1.weight", "M00": "diffusion_model.middle_block.1.proj_in.weight"}
+MEASURED = ["demo-lora", "demo-locon-tucker", "demo-loha", "demo-lokr", "demo-glora", "demo-norm", "demo-ia3", "demo-oft", "demo-boft",
+            "demo-dora", "demo-tlora", "demo-full"]  # fmt: skip
+
+
+def parameter_in(block: str, family: str) -> str:
+    """A parameter of a block."""
+    if family in ("sd1", "sd2", "sdxl"):
+        text = {"sd1": "transformer.", "sd2": "model.", "sdxl": "0.transformer."}[family] + "x.weight"
+        side = {"IN": "input_blocks", "OU": "output_blocks"}.get(block[:2], "")
+        places = {"BASE": text, "M00": "diffusion_model.middle_block.1.x.weight"}
+        return places.get(block) or f"diffusion_model.{side}.{int(block[-2:])}.0.x.weight"
+    kinds = {"D": "double_blocks", "S": "single_blocks", "J": "joint_blocks"}
+    first = "img_in" if family == "flux" else "x_embedder"
+    ends = {"CLIP": "clip_l.x.weight", "CLIPL": "clip_l.x.weight", "CLIPG": "clip_g.x.weight", "T5": "t5xxl.x.weight",
+            "IN": f"diffusion_model.{first}.weight", "OUT": "diffusion_model.final_layer.linear.weight"}  # fmt: skip
+    return ends.get(block) or f"diffusion_model.{kinds[block[0]]}.{int(block[1:])}.x.weight"
+
+
+@pytest.mark.parametrize("count", sorted(LABELS))
+def test_a_tag_means_what_the_sliders_say(count: int) -> None:
+    draw = random.Random(count)
+    family = FAMILY[count]
+    for share in (0.0, 0.3, 1.0):
+        board = Board(count).with_values([round(draw.uniform(-1, 2), 2) if draw.random() < share else 1.0 for _ in blocks_of(count)])
+        text = tag_of(board, "a style", Presets.default(), te=0.7, unet=-0.5)
+        rest, tags = find_tags(text)
+        assert rest == "" and len(tags) == 1 and tags[0].name == "a style"
+        strengths = resolve(tags[0], family, 0, Presets.default())
+        for block, value in zip(board.blocks, board.shown):
+            name = parameter_in(block, family)
+            assert block_of(name, family) == block
+            assert strengths.ratio(name) == value, (text, block)
+
+
+@pytest.mark.parametrize(
+    "count, values, touched_blocks, expected",
+    [
+        (26, [1.0] * 26, None, "<lyco:n:1>"),
+        (17, [1.0] * 17, None, "<lyco:n:1:lbw=ALL>"),  # a network may change blocks that 17 values leave out
+        (17, [1.0] * 17, {"IN01": 1, "-": 2}, "<lyco:n:1>"),
+        (17, [1.0] * 17, {"IN00": 1}, "<lyco:n:1:lbw=ALL>"),
+        (17, [0.5] * 17, {"IN01": 1}, "<lyco:n:1:lbw=ALL0.5>"),
+        (17, [0.0] * 17, {"IN01": 1}, "<lyco:n:1:lbw=NONE>"),
+        (17, [1.0] * 16 + [0.25], {"IN01": 1}, f"<lyco:n:1:lbw={'1,' * 16}0.25>"),
+        (20, [1.0] + [0.0] * 10 + [1.0] + [0.0] * 8, None, "<lyco:n:1:lbw=SDXL-CONTENT>"),
+        (29, [1.0] * 29, None, "<lyco:n:1>"),
+        (29, [1.0] * 4 + [0.5] * 3 + [1.0] * 20 + [0.0] * 2, None, "<lyco:n:1:lbwe=J00-J02::0.5,J23 OUT::0>"),
+        (29, [0.0] * 29, {"J01": 1, "J02": 1}, "<lyco:n:1:lbwe=J01-J02::0>"),
+    ],
+)
+def test_the_tag_is_the_shortest_true_one(count: int, values: list[float], touched_blocks: dict[str, int] | None, expected: str) -> None:
+    board = replace(Board(count).with_values(values), touched=touched_blocks)
+    assert tag_of(board, "n", Presets.default()) == expected
+
+
+def test_strengths_and_steps_are_in_the_tag_only_where_they_say_something() -> None:
+    assert tag_of(Board(), "n", None, te=None, unet=None, start=0, stop=None) == "<lyco:n:1>"
+    assert tag_of(Board(), "n", None, te=0.5, unet=0.5, start=3.0, stop=9) == "<lyco:n:0.5:start=3:stop=9>"
+    with pytest.raises(LycorisError, match="never on"):
+        tag_of(Board(), "n", None, start=9, stop=3)
+    with pytest.raises(LycorisError, match="rename the file"):
+        tag_of(Board(), "a:b", None)
+
+
+def test_a_preset_whose_name_a_tag_cannot_hold_is_written_in_numbers() -> None:
+    board = Board(17).with_values([0.0] * 16 + [1.0])
+    numbers = f"<lyco:n:1:lbw={board.text}>"
+    for name in ("a>b", "a=b,c", "5"):
+        known = Presets(f"{name}:{board.text}\n", "")
+        assert name_of(board, known) == name and tag_of(board, "n", known) == numbers
+    assert tag_of(board, "n", Presets(f"last:{board.text}\n", "")) == "<lyco:n:1:lbw=last>"
+
+
+def test_undo_takes_back_one_change_at_a_time() -> None:
+    board = Board(17)
+    moved = board.with_values([1.0] * 16 + [0.9]).with_values([1.0] * 16 + [0.8])  # one slider, twice
+    again = moved.with_values([0.5] + [1.0] * 15 + [0.8])
+    assert again.undone().shown == moved.shown and again.undone().undone().shown == board.shown
+    assert again.all_at(0).undone().shown == again.shown and board.undone() == board
+    assert board.with_values(board.shown) is board
+
+
+def test_buttons_invert_and_mirror() -> None:
+    board = Board(26).with_values([0.1 * i for i in range(26)])
+    found = dict(zip(board.blocks, board.mirrored().shown))
+    values = dict(zip(board.blocks, board.shown))
+    assert all(found[f"OUT{11 - i:02}"] == values[f"IN{i:02}"] for i in range(12)) and found["BASE"] == values["BASE"]
+    short = Board(12).with_values([0.25] * 5 + [0.75] * 7)
+    found = dict(zip(short.blocks, short.mirrored().shown))
+    assert [found[f"OUT0{i}"] for i in range(6)] == [0.25, 0.25, 0.75, 0.25, 0.25, 0.75]  # OUT02 and OUT05 have no partner here
+    assert Board(12).with_values([0.3] * 12).inverted().shown == (0.7,) * 12
+
+
+def test_a_change_of_the_layout_and_back_loses_no_value() -> None:
+    board = Board(26).with_values([0.1 * i for i in range(26)])
+    there = replace(board, count=17)
+    assert dict(zip(there.blocks, there.shown)) == {b: v for b, v in zip(board.blocks, board.shown) if b in LAYOUTS[17]}
+    assert replace(there, count=26).shown == board.shown
+
+
+@pytest.mark.parametrize(
+    "family, blocks, count",
+    [
+        ("sd1", ["BASE", "IN01", "OUT11"], 17), ("sd2", ["IN00"], 26), ("sdxl", ["IN08", "OUT05"], 12), ("sdxl", ["OUT06"], 20),
+        ("sdxl-refiner", ["IN04"], 26), ("flux", ["D00"], 61), ("sd3", ["J23"], 29), ("sd3", ["J24", "CLIPL"], 43), ("sd1", ["-"], 17),
+    ],
+)  # fmt: skip
+def test_a_network_picks_its_layout(family: str, blocks: list[str], count: int) -> None:
+    assert layout_for(family, dict.fromkeys(blocks, 1)) == count
+    assert len(blocks_of(count)) == count and (count != 43 or blocks_of(43) == sd3_layout(38))
+
+
+def test_rows_join_what_skip_connections_join() -> None:
+    assert rows(26)[0] == ("IN00", "OUT11") and rows(26)[-1] == ("IN11", "OUT00")
+    assert rows(12) == [("", "OUT05"), ("IN04", "OUT04"), ("IN05", "OUT03"), ("", "OUT02"), ("IN07", "OUT01"), ("IN08", "OUT00")]
+    assert rows(61) == [] and {block for pair in rows(17) for block in pair if block} == set(LAYOUTS[17]) - {"BASE", "M00"}
+
+
+@pytest.mark.parametrize("count", sorted(LABELS))
+def test_the_picture_has_every_block_once(count: int) -> None:
+    board = replace(Board(count).with_values([0.01 * i for i in range(count)]), touched={blocks_of(count)[1]: 3})
+    html = picture(board)
+    assert sorted(re.findall(r'data-block="(\w+)"', html)) == sorted(board.blocks)
+    order = re.search(r'data-order="([\w ]+)"', html)
+    assert order is not None and tuple(order[1].split()) == board.blocks
+    for block, value in zip(board.blocks, board.shown):
+        part = html[html.index(f'data-block="{block}"') :].split("</div>", 1)[0]
+        numbers = re.findall(r'value="([^"]+)"', part)
+        assert [float(number) for number in numbers] == [value, value]
+    assert html.count("lyco_untouched") == count - 1 and html.count('type="range"') == html.count('type="number"') == count
+
+
+def test_typed_values_are_read_or_refused() -> None:
+    assert read_values(",".join(["0.5"] * 12)) == [0.5] * 12 and read_values("1;" * 16 + "2\n")[:1] == [1.0]
+    for text, said in (("1,2", "2 values came"), ("x," * 16 + "1", "is not a block weight"), ("", "1 values came")):
+        with pytest.raises(PromptError, match=said):
+            read_values(text)
+
+
+# --- how much a network changes each block
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedHost:
+    return EmbeddedHost.open(device="cpu", data=tmp_path_factory.mktemp("data"))
+
+
+def path_of(host: EmbeddedHost, name: str) -> Path:
+    return host.library.find(name).path
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_norms_are_those_of_the_deltas(host: EmbeddedHost, name: str) -> None:
+    network = load(path_of(host, name), host.base)
+    *_, (done, total, norms) = measure(network, host.base, BaseWeights(host.weight))
+    assert done == total == len(network.patches) and touched(network) == {block: norm.changes for block, norm in norms.items()}
+    delta: dict[str, float] = {}
+    base: dict[str, float] = {}
+    for parameter, algorithm in network.patches.items():
+        block = block_of(parameter, "sd1") or "-"
+        weight = host.weight(parameter).float()
+        delta[block] = delta.get(block, 0.0) + float(algorithm.delta(weight).double().square().sum())
+        base[block] = base.get(block, 0.0) + float(weight.double().square().sum())
+    assert norms.keys() == delta.keys()
+    for block, norm in norms.items():
+        assert norm.norm == pytest.approx(delta[block] ** 0.5, rel=1e-4) and norm.norm > 0
+        assert norm.relative == pytest.approx((delta[block] / base[block]) ** 0.5, rel=1e-4) and norm.size == norm.relative
+
+
+def test_without_a_base_model_the_rest_is_measured_and_the_others_are_counted(host: EmbeddedHost) -> None:
+    plain = load(path_of(host, "demo-lora"), host.base)
+    with_base = list(measure(plain, host.base, BaseWeights(host.weight)))[-1][2]
+    alone = list(measure(plain, host.base))[-1][2]
+    assert {block: norm.norm for block, norm in alone.items()} == {block: norm.norm for block, norm in with_base.items()}
+    assert all(norm.relative is None and norm.size == norm.norm for norm in alone.values())
+    rotations = load(path_of(host, "demo-oft"), host.base)
+    norms = list(measure(rotations, host.base))[-1][2]
+    assert all(norm.norm is None and norm.measured == 0 for norm in norms.values())
+    assert f"{len(rotations.patches)} changes depend on a base model" in legend(norms)
+
+
+def test_a_network_is_measured_once_and_again_when_its_file_changes(host: EmbeddedHost, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(path_of(host, "demo-lora").read_bytes())
+    meter = Meter(host)
+    before = meter.facts(copy)
+    assert before.norms == {} and before.family == "sd1" and before.touched["IN01"] > 0 and "IN00" not in before.touched
+    assert [step.done for step in meter.measure(copy)] == list(range(1, 217))
+    expected = list(measure(load(copy, host.base), host.base, BaseWeights(host.weight)))[-1][2]
+    assert meter.facts(copy).norms["IN01"].relative == pytest.approx(expected["IN01"].relative, rel=1e-6)
+    assert list(meter.measure(copy)) == []
+    copy.write_bytes(path_of(host, "demo-full").read_bytes())
+    assert meter.facts(copy).norms == {}
+    copy.unlink()
+    with pytest.raises(LycorisError, match="cannot be read"):
+        meter.facts(copy)
+
+
+# --- the page's own logic
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return demo_checkpoint(tmp_path_factory.mktemp("checkpoints")).parent
+
+
+@pytest.fixture
+def desk(host: EmbeddedHost, checkpoints: Path, tmp_path: Path) -> Iterator[Desk]:
+    """A desk whose new files and presets are of one test alone."""
+    library, jobs = host.library, Jobs()
+    host.library = Library([*library.folders, tmp_path / "networks"])
+    shelf = FolderShelf(host.library, checkpoints, tmp_path)
+    host.presets = shelf.presets
+    yield Desk(shelf, jobs, host, send="Generate")
+    jobs.close()
+    host.library, host.presets = library, Presets.default
+
+
+@pytest.fixture
+def page(desk: Desk) -> BlocksPage:
+    made = BlocksPage(desk)
+    with gr.Blocks() as blocks:
+        made.build()
+        desk.finish(blocks)
+    return made
+
+
+def value(updates: tuple[Any, ...], name: str) -> Any:
+    update = updates[OUTPUTS.index(name)]
+    return update if isinstance(update, Sitting) else update.get("value")
+
+
+def tag_in(updates: tuple[Any, ...]) -> str:
+    found = re.search(r"&lt;(lyco:[^&]*)&gt;", value(updates, "tag"))
+    return f"<{found[1]}>" if found else ""
+
+
+NUMBERS = (1, 1, 0, 0)
+
+
+def test_a_chosen_network_shows_its_blocks_then_its_norms(page: BlocksPage) -> None:
+    shown = page.choose(Sitting(), "demo-locon", *NUMBERS)
+    sitting = value(shown, "state")
+    assert sitting.board.count == 26 and value(shown, "layout") == LABELS[26] and tag_in(shown) == "<lyco:demo-locon:1>"
+    assert all(sitting.board.is_touched(block) for block in ("BASE", "IN00", "IN10")) and "Bars" not in value(shown, "legend")
+    assert sum("value" in update for update in page.measure("demo-locon")) > 5
+    moved = page.typed(",".join(["1"] * 25 + ["0.5"]), sitting, "demo-locon", *NUMBERS)  # a slider while it was measured
+    late = page.show_norms(value(moved, "state"), "demo-locon", *NUMBERS)
+    assert value(late, "state").board.shown[-1] == 0.5 and "longest bar" in value(late, "legend")
+    assert "width:100%" in value(late, "picture")
+    unet = value(page.choose(Sitting(), "demo-dora", *NUMBERS), "state").board
+    assert not unet.is_touched("BASE") and unet.is_touched("IN10")
+    short = page.choose(Sitting(), "demo-lora", *NUMBERS)
+    assert value(short, "state").board.count == 17 and value(short, "preset") == "ALL" and tag_in(short) == "<lyco:demo-lora:1>"
+
+
+def test_a_file_that_is_no_network_is_a_sentence(page: BlocksPage) -> None:
+    folder = page.desk.shelf.network_folder()
+    (folder / "broken.safetensors").write_bytes(b"nothing")
+    page.desk.shelf.refresh()
+    shown = page.choose(Sitting(), "broken", *NUMBERS)
+    assert "broken" in value(shown, "notes") and value(shown, "state").board.touched is None and tag_in(shown) == ""
+    assert list(page.measure("broken"))[-1] == gr.update(value="")
+    assert "there is no network called" in value(page.choose(Sitting(), "<b>", *NUMBERS), "notes")
+    assert "<b>" not in value(page.choose(Sitting(), "<b>", *NUMBERS), "notes")
+
+
+def test_typed_values_move_what_has_to_move(page: BlocksPage) -> None:
+    sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
+    text = ",".join(["1"] * 16 + ["0.25"])
+    same = page.typed(text, sitting, "demo-lora", 0.5, 1, 0, 0)
+    assert tag_in(same) == f"<lyco:demo-lora:0.5:1:lbw={text}>" and value(same, "picture") is None and value(same, "values") is None
+    assert f'data-understood="{text}|0.5|1|0|0"' in value(same, "tag")
+    other = page.typed(",".join(["0"] * 26), sitting, "demo-lora", *NUMBERS)
+    assert value(other, "layout") == LABELS[26] and value(other, "picture").count('value="0"') == 52
+    bad = page.typed("1,2,x", sitting, "demo-lora", *NUMBERS)
+    assert "3 values came" in value(bad, "notes") and value(bad, "state") is None and 'data-understood="1,2,x|' in value(bad, "tag")
+    assert "never on" in value(page.retag(text, sitting, "demo-lora", 1, 1, 9, 3), "notes")
+
+
+def test_presets_of_the_layout_are_offered_and_loaded(page: BlocksPage) -> None:
+    sitting = Sitting(Board(17))
+    offered = page.offer(sitting)["choices"]
+    assert "MIDD" in offered and "SDXL-ALL" not in offered and "SDXL-ALL" in page.offer(Sitting(Board(20)))["choices"]
+    loaded = page.load("MIDD", sitting, "demo-lora", *NUMBERS)
+    assert tag_in(loaded) == "<lyco:demo-lora:1:lbw=MIDD>" and value(loaded, "preset") == "MIDD"
+    assert value(loaded, "state").board.shown == tuple(Presets.default().weights("MIDD").ratios(0).values())
+    assert "there is no preset" in value(page.load("nothing", sitting, "demo-lora", *NUMBERS), "notes")
+    page.own.save("lots", parse_weights("R," + ",".join(["1"] * 16)))
+    assert "random values" in value(page.load("lots", sitting, "demo-lora", *NUMBERS), "notes")
+
+
+def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPage) -> None:
+    board = Board(17).with_values([0.0] * 8 + [1.0] * 9)
+    *shown, emptied = page.save(" mine ", Sitting(board), "demo-lora", *NUMBERS)
+    assert emptied == gr.update(value="") and value(tuple(shown), "preset") == "mine"
+    assert page.own.path.read_text(encoding="utf-8") == f"mine:{board.text}\n"
+    assert page.own.path == page.desk.shelf.data_folder() / "lbwpresets.txt"
+    request = Request("a house <lyco:demo-lora:1:lbw=mine>", seed=1, steps=1, width=64, height=64)
+    painter = page.desk.painter
+    assert painter is not None
+    named = painter.paint(request)
+    numbers = painter.paint(replace(request, prompt=f"a house <lyco:demo-lora:1:lbw={board.text}>"))
+    assert named.problems == () and np.array_equal(np.asarray(named.image), np.asarray(numbers.image))
+    gone = page.delete("mine", Sitting(board), "demo-lora", *NUMBERS)
+    assert "Deleted: mine" in value(gone, "notes") and page.own.names() == ()
+    assert 'no preset "mine"' in " ".join(painter.paint(request).problems).replace("&quot;", '"')
+
+
+@pytest.mark.parametrize(
+    "name, said", [("", "cannot name"), ("a:b", "cannot name"), ("a>b", "cannot name"), ("0.5", "is no number"), ("MIDD", "already")]
+)
+def test_a_name_that_cannot_be_a_preset_is_refused(page: BlocksPage, name: str, said: str) -> None:
+    *shown, kept = page.save(name, Sitting(Board(17)), "demo-lora", *NUMBERS)
+    assert said in value(tuple(shown), "notes") and kept == gr.update() and not page.own.path.exists()
+
+
+def test_only_own_presets_are_deleted_and_sd3_has_none(page: BlocksPage) -> None:
+    assert "no preset is chosen" in value(page.delete(None, Sitting(), "", *NUMBERS), "notes")
+    assert "was not saved on this page" in value(page.delete("MIDD", Sitting(), "", *NUMBERS), "notes")
+    *shown, _ = page.save("mine", Sitting(Board(29)), "", *NUMBERS)
+    assert "SD3" in value(tuple(shown), "notes")
+
+
+def test_own_presets_keep_what_else_is_in_the_file(tmp_path: Path) -> None:
+    own = OwnPresets(tmp_path / "new")
+    own.path.parent.mkdir()
+    own.path.write_text("# my own\nold:" + ",".join(["1"] * 12) + "\n", encoding="utf-8")
+    own.save("new", parse_weights(",".join(["0"] * 12)))
+    own.save("new", parse_weights(",".join(["0.5"] * 12)))
+    assert own.names() == ("old", "new")
+    own.delete("old")
+    assert own.path.read_text(encoding="utf-8") == "# my own\nnew:" + ",".join(["0.5"] * 12) + "\n"
+    with pytest.raises(PromptError, match='no preset "old" to delete'):
+        own.delete("old")
+    joined = own.added_to(Presets("new:" + ",".join(["1"] * 12) + "\n", ""))
+    assert joined.weights("new") == parse_weights(",".join(["0.5"] * 12))
+
+
+def test_the_app_opens_with_own_presets_in_its_prompts(tmp_path: Path) -> None:
+    tiny = EmbeddedHost.tiny()
+    tiny.library = Library([tmp_path])
+    shelf = open_shelf(tiny, tmp_path / "model.safetensors", tmp_path, tmp_path / "data")
+    weights = parse_weights(",".join(["0.5"] * 12))
+    OwnPresets(shelf.data_folder()).save("mine", weights)
+    assert tiny.presets().weights("mine") == shelf.presets().weights("mine") == weights
+
+
+def test_the_webui_reads_own_presets_beside_the_extensions_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "lbw"
+    (folder / "scripts").mkdir(parents=True)
+    theirs = folder / "scripts" / "lbwpresets.txt"
+    theirs.write_text("THEIRS:" + ",".join(["1"] * 17) + "\n", encoding="utf-8")
+    paths = SimpleNamespace(data_path=str(tmp_path))
+    extensions = SimpleNamespace(extensions=[SimpleNamespace(path=str(folder), enabled=True)])
+    modules = {"modules": SimpleNamespace(paths=paths, extensions=extensions), "modules.paths": paths, "modules.extensions": extensions}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    presets, own = PresetFiles(), OwnPresets(tmp_path / "cache" / "lycoris")
+    assert "THEIRS" in presets().weight_names and "MINE" not in presets().weight_names and "ALL" not in presets().weight_names
+    own.save("MINE", parse_weights(",".join(["0.5"] * 12)))
+    assert presets().weights("MINE") == parse_weights(",".join(["0.5"] * 12)) and "THEIRS" in presets().weight_names
+    own.delete("MINE")
+    assert "MINE" not in presets().weight_names and theirs.read_text(encoding="utf-8").startswith("THEIRS:1,")
+
+
+# --- baking
+
+
+def test_what_is_baked_does_at_strength_1_what_the_tag_does(page: BlocksPage, desk: Desk) -> None:
+    sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
+    sitting = replace(sitting, board=sitting.board.with_values([0.0] * 8 + [0.5] * 9))
+    base = desk.shelf.checkpoints()[0].name
+    tool, options = page.bake.make("baked", base, sitting, "demo-lora", 0.8, 1.0, 0, None)
+    job = desk.jobs.start(tool, options)
+    assert job.wait(60) and job.status == "done", job.error
+    assert job.result is not None and job.result.outputs == (desk.shelf.network_folder() / "baked.safetensors",)
+    assert isinstance(desk.painter, EmbeddedHost)
+    tag = find_tags(tag_of(sitting.board, "demo-lora", None, 0.8, 1.0))[1][0]
+    strengths = resolve(tag, "sd1", 0, Presets.default())
+    old, new = load(path_of(desk.painter, "demo-lora"), desk.painter.base), load(job.result.outputs[0], desk.painter.base)
+    assert new.patches.keys() == {name for name in old.patches if strengths(name) != 0}
+    for name, algorithm in new.patches.items():
+        weight = desk.painter.weight(name).float()
+        torch.testing.assert_close(algorithm.delta(weight), strengths(name) * old.patches[name].delta(weight), rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_file_cannot_hold_is_refused(page: BlocksPage) -> None:
+    with pytest.raises(ToolError, match="every step"):
+        page.bake.make("x", None, Sitting(), "demo-lora", 1, 1, 5, 0)
+    with pytest.raises(ToolError, match="no network is chosen"):
+        page.bake.make("x", None, Sitting(), None, 1, 1, 0, 0)
+    with pytest.raises(ToolError, match="leads outside"):
+        page.bake.make("../x", None, Sitting(), "demo-lora", 1, 1, 0, 0)
+
+
+# --- the analyzer
+
+
+def setup_for(host: EmbeddedHost, name: str, blocks: tuple[str, ...], alone: bool = False) -> Setup:
+    board = Board().for_network("sd1", touched(load(path_of(host, name), host.base)))
+    request = Request("a house <lyco:other:1>", seed=5, steps=2, width=64, height=64)
+    return Setup(request, name, replace(board, count=26), NUMBERS, alone, blocks)
+
+
+def last(host: EmbeddedHost, setup: Setup) -> Outcome:
+    told: list[tuple[float, str]] = []
+    *_, outcome = analyse(host, setup, lambda *state: told.append(state), Event())
+    assert [share for share, _ in told] == sorted(share for share, _ in told) and told[-1][0] == 1.0 and "left" in told[-1][1]
+    return outcome
+
+
+def test_a_block_that_the_network_does_not_touch_makes_no_difference(host: EmbeddedHost) -> None:
+    outcome = last(host, setup_for(host, "demo-lora", ("IN00", "OUT10")))
+    amounts = {trial.block: trial.amount for trial in outcome.trials}
+    assert amounts["IN00"] == 0.0 and amounts["OUT10"] > 1.0 and outcome.ranking[0].block == "OUT10"
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["drop", "alone"])
+def test_the_difference_is_that_of_the_real_pictures(host: EmbeddedHost, alone: bool) -> None:
+    setup = setup_for(host, "demo-locon", ("M00", "BASE"), alone)
+    outcome = last(host, setup)
+
+    def weights(**changed: float) -> str:
+        return ",".join(f"{changed.get(block, 0.0 if alone else 1.0):g}" for block in LAYOUTS[26])
+
+    def real(text: str) -> Any:
+        return np.asarray(host.paint(replace(setup.request, prompt=f"a house <lyco:demo-locon:1:lbw={text}>")).image, dtype=np.float64)
+
+    for trial in outcome.trials:
+        one, other = real(weights(**{trial.block: 1.0 if alone else 0.0})), real(weights())
+        assert trial.amount == pytest.approx(np.abs(one - other).mean(), rel=1e-5) and trial.amount > 0
+        assert np.array_equal(np.asarray(trial.image, dtype=np.float64), one)
+    assert "no network called" in " ".join(outcome.problems)  # <lyco:other:1> of the prompt stays, and is told about
+
+
+def test_every_picture_has_the_tag_that_it_stands_for() -> None:
+    board = Board(12).with_values([0.5] * 12)
+    request = Request("a <lyco:n:0.3:lbw=MIDD> house <lyco:m:1>", seed=1)
+    drop = prompts(Setup(request, "n", board, (1, 1, 0, 0), False, ("M00",)))
+    assert [label for label, _ in drop] == [FULL, "M00"] and drop[0][1] == f"a house <lyco:m:1> <lyco:n:1:lbw={board.text}>"
+    assert drop[1][1].endswith("lbw=0.5,0.5,0.5,0.5,0.5,0,0.5,0.5,0.5,0.5,0.5,0.5>")
+    alone = prompts(Setup(request, "n", board, (1, 1, 0, 0), True, ("M00",)))
+    assert [label for label, _ in alone] == [FULL, OFF, "M00"] and alone[2][1].endswith("lbw=0,0,0,0,0,0.5,0,0,0,0,0,0>")
+    assert without_tag("<lyco:nn:1> x", "n") == "<lyco:nn:1> x"
+
+
+def test_blocks_are_chosen_by_name_range_and_not() -> None:
+    board = Board(17, touched={"IN01": 1, "M00": 2, "IN00": 1, "-": 1})
+    assert chosen_blocks("", board) == ("IN01", "M00")
+    assert chosen_blocks("in04-in08, mid", board) == ("IN04", "IN05", "IN07", "IN08", "M00")
+    assert chosen_blocks("NOT BASE-IN08 OUT03-OUT11", board) == ("M00",)
+    for text, said in (("IN03", "is no block of this layout"), ("I-X", "not a range"), ("IN09-IN11", "no block of this layout is left")):
+        with pytest.raises(PromptError, match=said):
+            chosen_blocks(text, board)
+
+
+def test_heat_maps_share_one_scale_and_the_grid_holds_all(host: EmbeddedHost) -> None:
+    outcome = last(host, setup_for(host, "demo-lora", ("OUT10", "M00")))
+    brightest = [np.asarray(heat_map(trial.map, outcome.largest), dtype=int).sum(axis=2).max() for trial in outcome.ranking]
+    assert brightest[0] == 252 + 255 + 164 and brightest[1] < brightest[0]
+    assert difference(outcome.full, outcome.full).max() == 0
+    assert grid(outcome, False).size == (3 * (128 + 8) - 8, 64 + 18 + 6)
+
+
+def analyzer_values(
+    sitting: Sitting, mode: str = DROP, steps: int = 1, blocks: str = "M00", network: str | None = "demo-lora"
+) -> tuple[Any, ...]:
+    return ("a house", mode, 1, steps, 64, 64, 7, blocks, sitting, network, *NUMBERS)
+
+
+def test_the_part_shows_ranking_grid_and_pictures(page: BlocksPage, desk: Desk) -> None:
+    sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
+    part = AnalyzerPart(desk)
+    first, *_, done = part.run(*analyzer_values(sitting, ALONE, blocks="M00 OUT10"))
+    assert first[5]["interactive"] is False and first[6]["interactive"] is True
+    assert "Done, seed 1: 2 blocks" in done[0]["value"] and done[5]["interactive"] is True
+    assert re.findall(r'<th scope="row">(\w+)', done[2]["value"]) == ["OUT10", "M00"]
+    assert done[3]["visible"] is True and done[4]["value"][0][1] == f"{FULL} | {OFF}" and len(done[4]["value"]) == 3
+
+
+def test_the_analysis_stops_within_a_second(page: BlocksPage, desk: Desk) -> None:
+    sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
+    part = AnalyzerPart(desk)
+    run = part.run(*analyzer_values(sitting, steps=500))
+    next(run)
+    shown = next(run)
+    assert "picture 1 of 2 (all blocks), step" in shown[0]["value"]
+    assert "running" in next(part.run(*analyzer_values(sitting)))[0]["value"]
+    part.stop()
+    began = time.monotonic()
+    *_, ended = run
+    assert time.monotonic() - began < 1 and "Cancelled." in ended[0]["value"] and ended[5]["interactive"] is True
+
+
+def test_what_cannot_be_analyzed_is_a_sentence(page: BlocksPage, desk: Desk) -> None:
+    part = AnalyzerPart(desk)
+    sitting = Sitting(Board(17))
+    assert "no network is chosen" in next(part.run(*analyzer_values(sitting, network=None)))[1]["value"]
+    assert "no block of this layout" in next(part.run(*analyzer_values(sitting, blocks="IN00")))[1]["value"]
+    *_, ended = part.run(*analyzer_values(sitting, network="gone"))
+    assert "no network called" in ended[1]["value"] and ended[5]["interactive"] is True
+
+
+def test_a_cancelled_painter_ends_the_analysis(host: EmbeddedHost) -> None:
+    stop = Event()
+
+    def tell(share: float, text: str) -> None:
+        stop.set()
+
+    with pytest.raises(Cancelled):
+        list(analyse(host, setup_for(host, "demo-lora", ("M00",)), tell, stop))
+
+
+def test_without_a_painter_the_page_says_so_and_the_rest_works(desk: Desk) -> None:
+    bare = Desk(desk.shelf, desk.jobs)
+    made = BlocksPage(bare)
+    with gr.Blocks() as blocks:
+        made.build()
+        bare.finish(blocks)
+    shown = [component["props"].get("value") for component in blocks.config["components"]]
+    assert any(NO_PAINTER in str(text) for text in shown)
+    assert tag_in(made.load("MIDD", Sitting(Board(17)), "demo-lora", *NUMBERS)) == "<lyco:demo-lora:1:lbw=MIDD>"
+
+
+# --- in a browser
+
+
+def open_blocks(tab: Any, network: str, tag: str = "") -> None:  # noqa: F811 - the fixture's value
+    """Choose a network and wait for its bars."""
+    tab.locator("#lyco_tabs button", has_text="Block weight").first.click()
+    tab.click("#lyco_blocks_network input")
+    tab.wait_for_selector("#lyco_blocks_network ul.options li")
+    tab.keyboard.type(network)
+    tab.wait_for_function("document.querySelectorAll('#lyco_blocks_network ul.options li').length < 4")
+    tab.keyboard.press("Enter")
+    wait_until_says(tab, "#lyco_blocks_legend", "longest bar")
+    wait_until_says(tab, "#lyco_blocks_tag", f"<lyco:{network}:1{tag or '>'}")
+
+
+@pytest.mark.browser
+@pytest.mark.new_set
+def test_a_person_moves_sliders_by_keyboard_and_sends_the_tag(tab: Any) -> None:  # noqa: F811
+    open_blocks(tab, "demo-locon")
+    tab.focus('[data-block="IN04"] input[type="range"]')
+    for _ in range(10):
+        tab.keyboard.press("ArrowLeft")
+    expected = ",".join("0.5" if block == "IN04" else "1" for block in LAYOUTS[26])
+    wait_until_says(tab, "#lyco_blocks_tag", f"<lyco:demo-locon:1:lbw={expected}>")
+    assert tab.input_value("#lyco_blocks_values textarea").strip() == expected
+    assert tab.input_value('[data-block="IN04"] input[type="number"]') == "0.5"
+    assert tab.evaluate("document.activeElement.closest('[data-block]').dataset.block") == "IN04"  # the picture was not replaced
+    tab.fill('[data-block="OUT11"] input[type="number"]', "-0.25")
+    wait_until_says(tab, "#lyco_blocks_tag", expected[:-1] + "-0.25>")
+    tab.click("#lyco_blocks_undo")
+    wait_until_says(tab, "#lyco_blocks_tag", f"lbw={expected}>")
+    tab.locator("#lyco_blocks_te input").press("Control+a")
+    tab.keyboard.type("0.755", delay=10)
+    wait_until_says(tab, "#lyco_blocks_tag", f"<lyco:demo-locon:0.755:1:lbw={expected}>")
+    tab.click("#lyco_blocks_tag [data-lyco-send]")
+    tab.wait_for_function("document.querySelector('#lyco_prompt textarea').value.includes('0.755:1:lbw=1,')")
+
+
+@pytest.mark.browser
+@pytest.mark.new_set
+def test_a_person_pastes_values_and_the_picture_follows(tab: Any) -> None:  # noqa: F811
+    open_blocks(tab, "demo-lora")
+    tab.fill("#lyco_blocks_values textarea", ",".join(["0"] * 16 + ["1"]))
+    tab.wait_for_function("document.querySelector('[data-block=IN01] input[type=range]').value === '0'")
+    wait_until_says(tab, "#lyco_blocks_tag", "lbw=0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1>")
+    tab.fill("#lyco_blocks_values textarea", ",".join(["0.5"] * 12))
+    tab.wait_for_selector("[data-block=IN05]")
+    tab.wait_for_function("document.querySelectorAll('#lyco_blocks_picture [data-block]').length === 12")
+    tab.fill("#lyco_blocks_values textarea", "1,2,3")
+    wait_until_says(tab, "#lyco_blocks_notes", "3 values came")
+
+
+@pytest.mark.browser
+@pytest.mark.new_set
+def test_a_network_that_is_chosen_right_after_a_slider_keeps_its_own_layout(tab: Any) -> None:  # noqa: F811
+    tab.locator("#lyco_tabs button", has_text="Block weight").first.click()
+    tab.focus('[data-block="IN04"] input[type="range"]')
+    tab.keyboard.press("ArrowLeft")
+    open_blocks(tab, "demo-lora", ":lbw=")
+    tab.wait_for_timeout(2000)  # longer than the script looks whether it was understood
+    assert tab.locator("#lyco_blocks_picture [data-block]").count() == 17
+    assert len(tab.input_value("#lyco_blocks_values textarea").split(",")) == 17
