@@ -41,7 +41,7 @@ CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
 class Trouble(Exception):
-    """A sentence for the person; ends the run with exit code 1."""
+    """A sentence for the user; ends the run with exit code 1."""
 
 
 class Environment(NamedTuple):

@@ -54,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, Any]:
     parser = argparse.ArgumentParser(
-        prog="run.py", description="Networks of the LoRA/LyCORIS family on Stable Diffusion: make pictures, look into files.",
+        prog="run.py", description="Networks of the LoRA/LyCORIS family on Stable Diffusion: make images, look into files.",
         epilog=f"Without a verb the app opens in the browser. Every verb has its own --help. {TAG_HELP}.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"sd-webui-lycoris {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_app(verbs.add_parser("app", help="open the app in the browser (the default)", description="Open the app in the browser."))
-    _add_generate(verbs.add_parser("generate", help="make one picture", description=f"Make one picture. {TAG_HELP}."))
+    _add_generate(verbs.add_parser("generate", help="make one image", description=f"Make one image. {TAG_HELP}."))
     _add_inspect(verbs.add_parser("inspect", help="tell what a network file is", description="Tell everything about a network file."))
     add_tool_commands(verbs)
     return parser, verbs.choices
@@ -87,12 +87,12 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, help="what to draw, tags included")
     parser.add_argument("--negative", default="", help="what to stay away from")
-    parser.add_argument("--seed", type=int, default=-1, help="the same seed gives the same picture (default: a random one)")
+    parser.add_argument("--seed", type=int, default=-1, help="the same seed gives the same image (default: a random one)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
     parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 512x768 (default: what suits the model)")
     parser.add_argument("--cfg", type=float, help="how closely to follow the prompt, such as 7 (default: what suits the model)")
     parser.add_argument("--sampler", default="DDIM", help='DDIM, Euler, "Euler a", "DPM++ 2M" or "DPM++ 2M Karras" (default: %(default)s)')
-    parser.add_argument("--out", type=Path, default=Path("image.png"), metavar="FILE", help="the picture, a PNG (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("image.png"), metavar="FILE", help="the image, a PNG (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON on stdout")
     _add_model(parser)
     parser.set_defaults(run=_generate)
@@ -123,37 +123,39 @@ def _app(arguments: argparse.Namespace) -> int:
     from .tools.jobs.queue import shared
     from .tools.jobs.service import JobService
     from .ui.app import launch
-    from .ui.context import Desk
+    from .ui.context import PageContext
     from .ui.settings import Settings
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end by a service manager tidies up as Ctrl-C does
-    shelf, jobs = open_shelf(host, arguments.ckpt, arguments.networks, arguments.data_dir), shared()
+    store, jobs = open_shelf(host, arguments.ckpt, arguments.networks, arguments.data_dir), shared()
     print(host.about(), file=sys.stderr)
-    settings = Settings(shelf.data_folder() / "pages.json")
-    desk = Desk(shelf, jobs, host, settings, "Generate", lambda path: use_checkpoint(host, path))
-    service = JobService(jobs, shelf)
+    settings = Settings(store.data_folder() / "pages.json")
+    context = PageContext(store, jobs, host, settings, "Generate", lambda path: use_checkpoint(host, path))
+    service = JobService(jobs, store)
 
     def routes(app: Any) -> None:
         add_job_routes(app, service, [local_only, same_site()])
 
-    launch(host, save_png, desk, routes, port=arguments.port, browser=not arguments.no_browser)
+    launch(host, save_png, context, routes, port=arguments.port, browser=not arguments.no_browser)
     return 0
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     if arguments.out.suffix.lower() != ".png":
-        print(f"error: {arguments.out} must end in .png, the format that keeps the prompt in the picture", file=sys.stderr)
+        print(f"error: {arguments.out} must end in .png, the format that keeps the prompt in the image", file=sys.stderr)
         return FAILED
     if not _writable(arguments.out.absolute().parent):
         print(f"error: {arguments.out} cannot be written: its folder does not take files; choose another with --out", file=sys.stderr)
         return FAILED
     host = _open(arguments)
     from .hosts.infotext import save_png
-    from .hosts.protocol import Request
+    from .hosts.protocol import GenerationRequest
 
     width, height = arguments.size or (host.size, host.size)
     cfg = host.cfg if arguments.cfg is None else arguments.cfg
-    request = Request(arguments.prompt, arguments.negative, arguments.seed, arguments.steps, width, height, cfg, arguments.sampler)
+    request = GenerationRequest(
+        arguments.prompt, arguments.negative, arguments.seed, arguments.steps, width, height, cfg, arguments.sampler
+    )
     started = time.monotonic()
     picture = _with_bar(host, request)
     save_png(picture, arguments.out)
@@ -183,7 +185,7 @@ def _with_bar(host: Any, request: Any) -> Any:
 
     live = sys.stderr.isatty()  # elsewhere a line now and then, and one at the end: a log is not redrawn
     with tqdm(total=request.steps, unit="step", desc="sampling", leave=not live, mininterval=0.1 if live else 10) as bar:
-        return host.paint(request, lambda at: bar.update(at.step - bar.n))
+        return host.generate(request, lambda at: bar.update(at.step - bar.n))
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -216,5 +218,5 @@ def _open(arguments: argparse.Namespace) -> Any:
     try:
         from .hosts.embedded.host import EmbeddedHost
     except ImportError as error:
-        raise LycorisError(f"the package {error.name} is missing; `python3 run.py` installs what pictures need") from error
+        raise LycorisError(f"the package {error.name} is missing; `python3 run.py` installs what images need") from error
     return EmbeddedHost.open(arguments.ckpt, arguments.networks, arguments.device, arguments.data_dir)

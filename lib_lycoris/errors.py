@@ -2,7 +2,7 @@
 
 
 class LycorisError(Exception):
-    """Base of every error that is meant to be shown to a person as it is."""
+    """Base of every error that is meant to be shown to the user as it is."""
 
 
 class NetworkFormatError(LycorisError):

@@ -14,7 +14,7 @@ from .dora import DoRA
 from .full import Bias, Full
 from .glora import GLoRA
 from .ia3 import IA3, PeftIA3
-from .layer import Change, Convolution, Layer, LowRank
+from .layer import Bypass, Convolution, Layer, LowRank
 from .loha import LoHa
 from .lokr import LoKr
 from .lora import LoRA
@@ -30,7 +30,7 @@ __all__ = [
     "SUFFIXES",
     "Algorithm",
     "Bias",
-    "Change",
+    "Bypass",
     "Convolution",
     "DoRA",
     "Full",

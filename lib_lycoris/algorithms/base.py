@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkFormatError
-from .layer import Work
+from .layer import Cost
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .layer import Change, Layer
+    from .layer import Bypass, Layer
 
 
 def stored(suffix: str, *, optional: bool = False, scalar: bool = False) -> Any:
@@ -98,7 +98,7 @@ class Algorithm(ABC):
         return self
 
     @abstractmethod
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why this cannot change a weight of this shape; None when it can."""
 
     @abstractmethod
@@ -112,20 +112,20 @@ class Algorithm(ABC):
         """
         torch.add(base, self.delta(weight), alpha=strength, out=out)
 
-    def work(self, shape: Sequence[int]) -> Work:
+    def cost(self, shape: Sequence[int]) -> Cost:
         """Return what either form costs on a weight of this shape; unless an algorithm knows better, a second full-size product."""
         size = float(prod(shape))
-        return Work(size, 4.0 * shape[0], size, 10.0 * size)
+        return Cost(size, 4.0 * shape[0], size, 10.0 * size)
 
-    def for_use(self, dtype: torch.dtype) -> Algorithm:
+    def prepared(self, dtype: torch.dtype) -> Algorithm:
         """Return the same change in the form to be kept by a program that applies it: in no less than this precision."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         changed: dict[str, Any] = {name: value.to(dtype) for name, value in values.items() if _narrower(value, dtype)}
-        changed.update({name: value.for_use(dtype) for name, value in values.items() if isinstance(value, Algorithm)})
+        changed.update({name: value.prepared(dtype) for name, value in values.items() if isinstance(value, Algorithm)})
         return replace(self, **changed) if changed else self
 
     @abstractmethod
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the activation-side form: a function (x, y = W·x) -> ΔW·x with everything prepared for this layer."""
 
 

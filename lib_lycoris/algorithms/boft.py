@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .base import precise
-from .layer import Change, Layer
+from .layer import Bypass, Layer
 from .oft import OutputRotation, cayley, rows_fit
 
 
@@ -42,7 +42,7 @@ class BOFT(OutputRotation):
         """Tell whether the blocks have stages."""
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 4
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the output rows, or that a stage's stride does not."""
         if problem := rows_fit(self.blocks, shape, "oft_blocks"):
             return problem
@@ -63,10 +63,10 @@ class BOFT(OutputRotation):
             turned = turned * precise(self.rescale, weight).reshape(-1, *(1,) * (weight.dim() - 1))
         return turned - rows
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the turned output minus the output."""
-        rotations = layer.ready(self.rotations())
-        gain = None if self.rescale is None else layer.ready(self.rescale).reshape(-1, 1)
+        rotations = layer.to_compute(self.rotations())
+        gain = None if self.rescale is None else layer.to_compute(self.rescale).reshape(-1, 1)
 
         def act(x: Tensor, y: Tensor) -> Tensor:
             linear = layer.convolution is None
@@ -75,4 +75,4 @@ class BOFT(OutputRotation):
             turned = turned if gain is None else turned * gain
             return (turned.transpose(1, 2) if linear else turned).reshape(y.shape) - y
 
-        return Change(act)
+        return Bypass(act)

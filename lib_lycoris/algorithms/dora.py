@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .base import Algorithm, precise, stored
-from .layer import Change, Layer
+from .layer import Bypass, Layer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,9 +53,9 @@ class DoRA(Algorithm):
             return 0
         return 1 if first == 1 and size == shape[1] else None
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the inner algorithm does not fit, or that the magnitude indexes no axis."""
-        if problem := self.inner.misfit(shape):
+        if problem := self.inner.check_shape(shape):
             return problem
         if self.axis(shape) is None:
             return f"dora_scale {tuple(self.magnitude.shape)} fits no axis of the layer {tuple(shape)}"
@@ -78,20 +78,20 @@ class DoRA(Algorithm):
         value = base + self.inner.delta(weight)
         return value * self._gain(value) - base
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the output of V, scaled on its own axis, minus the output.
 
         The norm of V is taken once, when the change is prepared, from a V that is dropped at once; the forward never forms it.
         """
-        inner = self.inner.change(layer)
+        inner = self.inner.bypass(layer)
         weight = layer.weight
-        gain = layer.on_channels(layer.ready(self._gain(precise(weight, weight) + self.inner.delta(weight)).flatten()))
+        gain = layer.on_channels(layer.to_compute(self._gain(precise(weight, weight) + self.inner.delta(weight)).flatten()))
         if self.axis(layer.shape) == 0:
-            return Change(lambda x, y: gain * inner(x, y) + (gain - 1) * y)
+            return Bypass(lambda x, y: gain * inner(x, y) + (gain - 1) * y)
 
         def act(x: Tensor, y: Tensor) -> Tensor:
             scaled = gain * x
             base = layer.base(scaled)
             return base + inner(scaled, base) - y
 
-        return Change(act)
+        return Bypass(act)

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .base import Algorithm, precise, stored
-from .layer import Change, Layer, dense
+from .layer import Bypass, Layer, dense
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +31,7 @@ class Full(Algorithm):
         """Tell whether the difference is all zero."""
         return not bool(self.diff.float().any())
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the difference has another shape."""
         if self.diff.numel() == prod(shape) and (not shape or self.diff.shape[0] == shape[0]):
             return None
@@ -41,7 +41,7 @@ class Full(Algorithm):
         """Return the difference."""
         return precise(self.diff, weight).reshape(weight.shape)
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return a second full-size product: the file holds nothing smaller."""
         return dense(layer, self.diff)
 

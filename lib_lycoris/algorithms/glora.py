@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .base import Scaled, columns, flat, precise, stored
-from .layer import Change, Layer, low_rank
+from .layer import Bypass, Layer, low_rank
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,7 +56,7 @@ class GLoRA(Scaled):
         a1, a2, b1, b2 = (flat(t) for t in (self.a1, self.a2, self.b1, self.b2))
         return (a1, a2, b1, b2) if self._new_layout(shape) else (a2, a1, b2, b1)
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why neither layout gives this shape."""
         if len(shape) < 2:
             return f"glora changes layers with inputs and outputs, but the layer is {tuple(shape)}"
@@ -73,9 +73,9 @@ class GLoRA(Scaled):
         mixed = torch.einsum("oi...,ir,rj->oj...", precise(weight, weight), left, right)
         return self.scale * (mixed + (up @ down).reshape(weight.shape))
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return W on a low-rank mix of the input - W itself is the second full-size product - and two thin products."""
         left, right, up, down = (precise(t, layer.weight) for t in self._ordered(layer.shape))
         beside = low_rank(layer, up, down, scale=self.scale)
-        first, second = layer.ready(right), layer.ready(left * self.scale)
-        return Change(lambda x, y: layer.base(layer.pointwise(layer.pointwise(x, first), second)) + beside(x, y))
+        first, second = layer.to_compute(right), layer.to_compute(left * self.scale)
+        return Bypass(lambda x, y: layer.base(layer.pointwise(layer.pointwise(x, first), second)) + beside(x, y))

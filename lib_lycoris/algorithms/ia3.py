@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .base import Algorithm, precise, stored
-from .layer import Change, Layer
+from .layer import Bypass, Layer
 
 
 def _scaled(weight: Tensor, factor: Tensor, axis: int) -> Tensor:
@@ -26,11 +26,11 @@ def _scaled(weight: Tensor, factor: Tensor, axis: int) -> Tensor:
     return precise(weight, weight) * factor.reshape(shape)
 
 
-def _channel_change(layer: Layer, factor: Tensor, axis: int) -> Change:
-    gain = layer.on_channels(layer.ready(factor))
+def _channel_change(layer: Layer, factor: Tensor, axis: int) -> Bypass:
+    gain = layer.on_channels(layer.to_compute(factor))
     if axis == 0:
-        return Change(lambda x, y: gain * y)
-    return Change(lambda x, y: layer.base(gain * x))
+        return Bypass(lambda x, y: gain * y)
+    return Bypass(lambda x, y: layer.base(gain * x))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,7 +53,7 @@ class IA3(Algorithm):
         """Tell whether no channel is changed."""
         return not bool(self.factor.float().any())
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the layer has another number of channels."""
         if len(shape) > self.axis and self.factor.numel() == shape[self.axis]:
             return None
@@ -64,7 +64,7 @@ class IA3(Algorithm):
         """Return W times the factor."""
         return _scaled(weight, precise(self.factor, weight), self.axis)
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the scaled output, or the output of the scaled input."""
         return _channel_change(layer, self.factor.flatten(), self.axis)
 
@@ -99,7 +99,7 @@ class PeftIA3(Algorithm):
             return 1 if self.feedforward else 0
         return 1 if self.factor.numel() == shape[1] and self.factor.numel() != shape[0] else 0
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the layer has another number of channels."""
         if shape and self.factor.numel() == shape[self.axis(shape)]:
             return None
@@ -109,6 +109,6 @@ class PeftIA3(Algorithm):
         """Return W times (factor - 1); of a bias too."""
         return _scaled(weight, precise(self.factor, weight) - 1, self.axis(weight.shape))
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the scaled output, or the output of the scaled input."""
         return _channel_change(layer, self.factor.flatten().to(torch.float32) - 1, self.axis(layer.shape))

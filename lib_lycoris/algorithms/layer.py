@@ -36,7 +36,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Work:
+class Cost:
     """What a change of a layer costs, from which the cheaper way to apply it is told: see patching.cost."""
 
     products: float  # multiply-adds for every position of the activations
@@ -81,12 +81,12 @@ class Layer:
         """Return a vector or matrix over channels, last axis channels, with the kernel's axes added for a convolution."""
         return tensor if self.convolution is None else tensor.reshape(*tensor.shape, *(1,) * (len(self.shape) - 2))
 
-    def ready(self, tensor: Tensor) -> Tensor:
+    def to_compute(self, tensor: Tensor) -> Tensor:
         """Return a tensor on the layer's device in the layer's compute dtype."""
         return tensor.to(device=self.device, dtype=self.dtype).contiguous()
 
 
-class Change:
+class Bypass:
     """Δy of a prepared algorithm: a function of a layer's input x and of its output y = W·x."""
 
     def __init__(self, act: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -102,7 +102,7 @@ class Change:
         total.add_(delta.to(total.dtype), alpha=strength)
 
 
-class LowRank(Change):
+class LowRank(Bypass):
     """Δy = up · (core ∗) (down ∗ x), scaled: the one change that several networks on a layer can share."""
 
     def __init__(self, layer: Layer, down: Tensor, up: Tensor, core: Tensor | None = None, scale: float = 1.0) -> None:
@@ -162,7 +162,7 @@ def add_mapped(layer: Layer, total: Tensor, inner: Tensor, matrix: Tensor, stren
         total.add_(layer.pointwise(inner, matrix), alpha=strength)
 
 
-def low_rank(layer: Layer, up: Tensor, down: Tensor, core: Tensor | None = None, scale: float = 1.0) -> Change:
+def low_rank(layer: Layer, up: Tensor, down: Tensor, core: Tensor | None = None, scale: float = 1.0) -> Bypass:
     """Prepare Δy from factors; up: (out, r'), down: (r, in·k) or (r, in) with core (r', r, *k)."""
     grouped = layer.convolution is not None and layer.convolution.groups != 1
     if grouped:  # a grouped convolution has no low-rank form that spans its groups
@@ -171,13 +171,13 @@ def low_rank(layer: Layer, up: Tensor, down: Tensor, core: Tensor | None = None,
         return dense(layer, up @ down if core is None else tucker(core.to(wide), up, down))
     if core is None:
         down = down.reshape(down.shape[0], *layer.shape[1:])
-    return LowRank(layer, layer.ready(down), layer.ready(up), None if core is None else layer.ready(core), scale)
+    return LowRank(layer, layer.to_compute(down), layer.to_compute(up), None if core is None else layer.to_compute(core), scale)
 
 
-def dense(layer: Layer, delta: Tensor) -> Change:
+def dense(layer: Layer, delta: Tensor) -> Bypass:
     """Prepare Δy as a second full-size product: for what is stored at full size anyway."""
-    weight = layer.ready(delta.reshape(layer.shape))
-    return Change(lambda x, y: layer.map(x, weight))
+    weight = layer.to_compute(delta.reshape(layer.shape))
+    return Bypass(lambda x, y: layer.map(x, weight))
 
 
 def row_blocks(tensor: Tensor, fits: int = 1 << 19) -> Iterator[slice]:
@@ -202,7 +202,7 @@ def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return torch.einsum("pq...,op,qi->oi...", core, up, down).contiguous()
 
 
-class BlockRows(Change):
+class BlockRows(Bypass):
     """Δy = blockdiag(blocks) · y."""
 
     def __init__(self, layer: Layer, blocks: Tensor) -> None:
@@ -245,20 +245,20 @@ def _joined(blocks: Tensor, wanted: int = 64) -> Tensor:
     return joined.view(-1, group * size, group * size)
 
 
-def block_rows(layer: Layer, matrix: Tensor) -> Change:
+def block_rows(layer: Layer, matrix: Tensor) -> Bypass:
     """Prepare Δy = blockdiag(matrix) · y; matrix: (n, b, b), n·b = out."""
-    return BlockRows(layer, layer.ready(matrix))
+    return BlockRows(layer, layer.to_compute(matrix))
 
 
-def on_inputs(layer: Layer, turn: Callable[[Tensor], Tensor], rows: Tensor | None = None) -> Change:
+def on_inputs(layer: Layer, turn: Callable[[Tensor], Tensor], rows: Tensor | None = None) -> Bypass:
     """Prepare Δy = rows ⊙ W·turn(x) - y; turn acts on the last axis, of size in·k; rows: (out,)."""
-    gain = None if rows is None else layer.on_channels(layer.ready(rows))
+    gain = None if rows is None else layer.on_channels(layer.to_compute(rows))
 
     def act(x: Tensor, y: Tensor) -> Tensor:
         turned = _turned_output(layer, turn, x, y)
         return (turned if gain is None else gain * turned) - y
 
-    return Change(act)
+    return Bypass(act)
 
 
 def _turned_output(layer: Layer, turn: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .base import Scaled, columns, expect, flat, precise, stored
-from .layer import Change, Layer, Work, dense, low_rank, row_blocks, tucker
+from .layer import Bypass, Cost, Layer, dense, low_rank, row_blocks, tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,7 +44,7 @@ class LoHa(Scaled):
         """Tell whether a factor is all zero."""
         return not all(bool(t.float().any()) for t in (self.w1_a, self.w1_b, self.w2_a, self.w2_b))
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why either product has another shape."""
         for half, (a, b, t) in {1: (self.w1_a, self.w1_b, self.t1), 2: (self.w2_a, self.w2_b, self.t2)}.items():
             a, b = flat(a), flat(b)
@@ -76,11 +76,11 @@ class LoHa(Scaled):
         core = torch.einsum("pr...,qs...->pqrs...", t, u)
         return up, down, core.flatten(2, 3).flatten(0, 1)
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return two thin products of rank r²; without cores their factors are made for each forward, from the smaller stored ones."""
         if self.t1 is not None and self.t2 is not None:
             return low_rank(layer, *self.factors(layer.weight))
-        a, b, c, d = (layer.ready(flat(t)) for t in (self.w1_a, self.w1_b, self.w2_a, self.w2_b))
+        a, b, c, d = (layer.to_compute(flat(t)) for t in (self.w1_a, self.w1_b, self.w2_a, self.w2_b))
         return _Products(layer, a, b, c, d, self.scale)
 
     def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
@@ -98,19 +98,19 @@ class LoHa(Scaled):
             product = torch.mm(a[rows], b, out=one[:count]).mul_(torch.mm(c[rows], d, out=other[:count]))
             torch.add(source[rows], product, alpha=strength * self.scale, out=target[rows])
 
-    def work(self, shape: Sequence[int]) -> Work:
+    def cost(self, shape: Sequence[int]) -> Cost:
         """Return the cost of thin products of rank r², or of the two products and their elementwise one."""
         size, pairs = float(prod(shape)), min(self.rank**2, shape[0], columns(shape))
-        return Work(pairs * (shape[0] + columns(shape)), 2.0 * shape[0], 2.0 * self.rank * size, 4.0 * size)
+        return Cost(pairs * (shape[0] + columns(shape)), 2.0 * shape[0], 2.0 * self.rank * size, 4.0 * size)
 
 
-class _Products(Change):
+class _Products(Bypass):
     """Δy from LoHa's four factors: a, c (out, r) and b, d (r, in·k)."""
 
     def __init__(self, layer: Layer, a: Tensor, b: Tensor, c: Tensor, d: Tensor, scale: float) -> None:
         self.layer, self.a, self.b, self.c, self.d, self.scale = layer, a, b, c, d, scale
 
-    def _now(self) -> Change:
+    def _now(self) -> Bypass:
         """Return the change as thin products, or as a full-size one where r² ranks would be more work than that."""
         a, b, c, d = self.a, self.b, self.c, self.d
         out, rank, cols = a.shape[0], a.shape[1] * c.shape[1], b.shape[1]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .base import Scaled, expect, flat, precise, stored
-from .layer import Change, Layer, Work, dense, tucker
+from .layer import Bypass, Cost, Layer, dense, tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,7 +76,7 @@ class LoKr(Scaled):
             return self.w2_a.shape[0], flat(self.w2_b).shape[1]
         return self.w2_a.shape[1], self.w2_b.shape[1], *self.t2.shape[2:]
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the Kronecker product has another shape."""
         outer, inner = self._outer(), self._inner()
         got = (outer[0] * inner[0], outer[1] * inner[1], *inner[2:])
@@ -113,31 +113,31 @@ class LoKr(Scaled):
             base = out.copy_(base)
         torch.addcmul(base.reshape(blocks.shape), w1[:, None, :, None], w2[None, :, None, :], value=strength, out=blocks)
 
-    def work(self, shape: Sequence[int]) -> Work:
+    def cost(self, shape: Sequence[int]) -> Cost:
         """Return the cost of w2 on every group of inputs and of w1 between them, or of one pass over the weight."""
         size, (o1, i1), (o2, i2) = float(prod(shape)), self._outer(), self._inner()[:2]
         columns = prod(self._inner()[1:])
         factored = self.w2 is None and self.t2 is None and self.w2_b is not None
         inner = self.w2_b.shape[0] * (i1 * columns + o1 * o2) if factored and self.w2_b is not None else min(i1, o1) * o2 * columns
-        return Work(inner + o1 * i1 * min(o2, i2), 3.0 * (shape[0] + shape[1]), size, 2.0 * size)
+        return Cost(inner + o1 * i1 * min(o2, i2), 3.0 * (shape[0] + shape[1]), size, 2.0 * size)
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return w2 on every group of inputs and w1 between the groups; the Kronecker product is never formed."""
         if layer.convolution is not None and layer.convolution.groups != 1:
             return dense(layer, self.delta(layer.weight))
-        w1 = layer.ready(self.first(layer.weight))
+        w1 = layer.to_compute(self.first(layer.weight))
         if self.w2 is None and self.t2 is None:
             assert self.w2_a is not None and self.w2_b is not None
-            b = layer.ready(flat(self.w2_b)).reshape(-1, *self._inner_input(layer))
-            return Kronecker(layer, w1, b, layer.ready(flat(self.w2_a)))
-        return Kronecker(layer, w1, layer.ready(self.second(layer.weight)))
+            b = layer.to_compute(flat(self.w2_b)).reshape(-1, *self._inner_input(layer))
+            return Kronecker(layer, w1, b, layer.to_compute(flat(self.w2_a)))
+        return Kronecker(layer, w1, layer.to_compute(self.second(layer.weight)))
 
     def _inner_input(self, layer: Layer) -> tuple[int, ...]:
         """Return (i2, *k)."""
         return layer.shape[1] // self._outer()[1], *layer.shape[2:]
 
 
-class Kronecker(Change):
+class Kronecker(Bypass):
     """Δy = (w1 ⊗ w2) · x, with w2 whole or as a product a · b; w1 works between the groups of channels where they are the narrowest."""
 
     def __init__(self, layer: Layer, w1: Tensor, b: Tensor, a: Tensor | None = None) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .base import Algorithm, Scaled, columns, expect, flat, precise, stored
-from .layer import Change, Layer, Work, add_product, dense, low_rank, tucker
+from .layer import Bypass, Cost, Layer, add_product, dense, low_rank, tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,7 +51,7 @@ class LoRA(Scaled):
             return self
         return replace(self, up=flat(self.up)[:, :ranks], down=self.down[:ranks], fixed_scale=self.scale)
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the factors do not multiply to this shape."""
         up, down, core = flat(self.up).shape, flat(self.down).shape, self.core
         if core is None:
@@ -81,13 +81,13 @@ class LoRA(Scaled):
         full = torch.zeros(weight.shape[0], columns(weight.shape), device=weight.device)
         return full.index_put((rows, cols), precise(self.sparse_values, weight).to(full.dtype)) * self.scale
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return two thin products; what is stored sparse over the full size is a full-size one."""
         act = low_rank(layer, flat(self.up), flat(self.down), self.core, self.scale)
         if self.sparse_values is None:
             return act
         rest = dense(layer, self.sparse(layer.weight))
-        return Change(lambda x, y: act(x, y) + rest(x, y))
+        return Bypass(lambda x, y: act(x, y) + rest(x, y))
 
     def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
         """Write base + s · ΔW into out, without ΔW in between."""
@@ -98,9 +98,9 @@ class LoRA(Scaled):
         if self.sparse_values is not None:
             out.add_(self.sparse(weight).reshape(out.shape), alpha=strength)
 
-    def work(self, shape: Sequence[int]) -> Work:
+    def cost(self, shape: Sequence[int]) -> Cost:
         """Return the cost of two thin products, or of one that is added to the weight."""
         size = float(prod(shape))
         if self.sparse_values is not None:
-            return super().work(shape)
-        return Work(self.rank * (shape[0] + columns(shape)), 2.0 * shape[0], self.rank * size, 2.0 * size)
+            return super().cost(shape)
+        return Cost(self.rank * (shape[0] + columns(shape)), 2.0 * shape[0], self.rank * size, 2.0 * size)

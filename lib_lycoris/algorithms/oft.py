@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .base import Algorithm, precise, stored
-from .layer import Change, Layer, Work, block_rows
+from .layer import Bypass, Cost, Layer, block_rows
 
 
 def constrained(skew: Tensor, limit: float) -> Tensor:
@@ -55,10 +55,10 @@ def add_turned_rows(out: Tensor, base: Tensor, matrix: Tensor, weight: Tensor, s
         torch.add(base.reshape(turned.shape), torch.bmm(blocks, rows), out=turned)
 
 
-def work_of_rows(size: int, shape: Sequence[int]) -> Work:
+def work_of_rows(size: int, shape: Sequence[int]) -> Cost:
     """Return the cost of turning blocks of so many rows of the output, or of the weight."""
     whole, wide = float(prod(shape)), max(size, 64)  # narrower products take as long
-    return Work(wide * shape[0], 3.0 * shape[0], wide * whole, 2.0 * whole)
+    return Cost(wide * shape[0], 3.0 * shape[0], wide * whole, 2.0 * whole)
 
 
 def rows_fit(blocks: Tensor, shape: Sequence[int], what: str) -> str | None:
@@ -113,15 +113,15 @@ class Rotated(Algorithm):
         """Write base + s · ΔW into out in one product."""
         add_turned_rows(out, base, self.matrix(), weight, strength)
 
-    def work(self, shape: Sequence[int]) -> Work:
+    def cost(self, shape: Sequence[int]) -> Cost:
         """Return the cost of one block-diagonal product."""
         return work_of_rows(self.rank or 1, shape)
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the rotated output minus the output."""
         return block_rows(layer, self.matrix())
 
-    def for_use(self, dtype: torch.dtype) -> Algorithm:
+    def prepared(self, dtype: torch.dtype) -> Algorithm:
         """Return the matrix alone: the blocks are inverted once, and not kept beside it."""
         made = self.matrix().to(torch.promote_types(dtype, torch.float32))
         return RotationMatrix(blocks=made.contiguous())  # a turned one would be copied for the layer
@@ -140,7 +140,7 @@ class RotationMatrix(Rotated):
         """The block size."""
         return self.blocks.shape[-1]
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the output rows."""
         return rows_fit(self.blocks, shape, self.name)
 
@@ -148,7 +148,7 @@ class RotationMatrix(Rotated):
         """Return it."""
         return self.blocks
 
-    def for_use(self, dtype: torch.dtype) -> Algorithm:
+    def prepared(self, dtype: torch.dtype) -> Algorithm:
         """Return this."""
         return self
 
@@ -166,7 +166,7 @@ class OFT(OutputRotation, Rotated):
         """Tell whether the blocks are one layer of rotations; four axes are BOFT's."""
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 3
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the output rows."""
         return rows_fit(self.blocks, shape, "oft_blocks")
 
@@ -195,7 +195,7 @@ class StoredRotation(Rotated):
         """The block size."""
         return self.rotation.shape[-1]
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the output rows."""
         return rows_fit(self.rotation, shape, "oft_diag")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .base import Algorithm, precise
-from .layer import Change, Layer
+from .layer import Bypass, Layer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,9 +50,9 @@ class Padded(Algorithm):
         """Return this with the inner algorithm cut."""
         return replace(self, inner=self.inner.truncated(ranks))
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the inner algorithm does not fit the leading channels."""
-        return self.inner.misfit((shape[0], self.channels, *shape[2:]))
+        return self.inner.check_shape((shape[0], self.channels, *shape[2:]))
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the inner ΔW with zeros behind it."""
@@ -60,15 +60,15 @@ class Padded(Algorithm):
         found[:, : self.channels] = self.inner.delta(weight[:, : self.channels])
         return found
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the inner change on the leading channels; W's other channels take no part in what the inner one makes of W."""
         count = self.channels
         shape = torch.Size((layer.shape[0], count, *layer.shape[2:]))
         leading = replace(layer, source=lambda: layer.weight[:, :count], shape=shape)
-        inner = self.inner.change(leading)
+        inner = self.inner.bypass(leading)
 
         def act(x: Tensor, y: Tensor) -> Tensor:
             part = x[:, :count]
             return inner(part, leading.base(part))
 
-        return Change(act)
+        return Bypass(act)

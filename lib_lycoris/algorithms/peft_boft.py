@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .base import Algorithm, flat, precise, stored
-from .layer import Change, Layer, on_inputs
+from .layer import Bypass, Layer, on_inputs
 from .peft_oft import columns_fit, half_cayley, turn_columns
 
 
@@ -39,7 +39,7 @@ class PeftBOFT(Algorithm):
         """The block size."""
         return self.blocks.shape[-1]
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the input columns, or that a stage's stride does not."""
         stages, count, size = self.blocks.shape[:3]
         if problem := columns_fit(count, size, shape, "boft_R", self.row_scale):
@@ -66,10 +66,10 @@ class PeftBOFT(Algorithm):
             turned = turn_columns(rotation, scattered)[:, order]
         return (turned * precise(self.row_scale, weight).reshape(-1, 1)).reshape(weight.shape) - base
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the output of the turned input, rows scaled, minus the output."""
         rotations, orders = self.rotations()
-        back = layer.ready(rotations.transpose(-1, -2))
+        back = layer.to_compute(rotations.transpose(-1, -2))
         places = [order.to(layer.device) for order in orders]
         inverse = [torch.argsort(order) for order in places]
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Algorithm, columns, flat, precise, stored
-from .layer import Change, Layer, block_rows, on_inputs
+from .layer import Bypass, Layer, block_rows, on_inputs
 from .oft import cayley, change_of_rows, exact
 
 
@@ -90,9 +90,9 @@ class InputRotation(Algorithm):
             turned = turned * precise(self.rows, weight).reshape(-1, 1)
         return turned.reshape(weight.shape) - base
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the output of the turned input, rows scaled, minus the output."""
-        back = layer.ready(self.rotations(layer.shape).transpose(1, 2))
+        back = layer.to_compute(self.rotations(layer.shape).transpose(1, 2))
         return on_inputs(layer, lambda x: turn_columns(back, x), None if self.rows is None else self.rows.flatten())
 
 
@@ -124,7 +124,7 @@ class PackedOFT(InputRotation):
         """Tell whether nothing is rotated."""
         return not bool(self.packed.float().any())
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the input columns."""
         return columns_fit(self.packed.shape[0], self.block_size, shape, "oft_R")
 
@@ -165,7 +165,7 @@ class InputOFT(InputRotation):
         """oft_s."""
         return self.row_scale
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the input columns."""
         return columns_fit(self.blocks.shape[0], self.blocks.shape[1], shape, "oft_r", self.row_scale)
 
@@ -199,7 +199,7 @@ class OutputOFT(Algorithm):
         """Tell whether nothing is rotated."""
         return not bool(self.blocks.float().any())
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not cover the output rows."""
         count, size = self.blocks.shape[:2]
         if len(shape) and (count == 1 or 0 <= count * size - shape[0] < size * count):
@@ -217,7 +217,7 @@ class OutputOFT(Algorithm):
         beyond = matrix.shape[0] * matrix.shape[1] - len(rows)
         return change_of_rows(matrix, F.pad(rows, (0, 0, 0, beyond)))[: len(rows)].reshape(weight.shape)
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the turned output minus the output."""
         matrix, rows = self.matrix(layer.shape[0]), layer.shape[0]
         turn = block_rows(layer, matrix)
@@ -226,7 +226,7 @@ class OutputOFT(Algorithm):
             return turn
         axis = -1 if layer.convolution is None else 1
         edge = (0, beyond) if layer.convolution is None else (0, 0) * (len(layer.shape) - 2) + (0, beyond)
-        return Change(lambda x, y: turn(x, F.pad(y, edge)).narrow(axis, 0, rows))
+        return Bypass(lambda x, y: turn(x, F.pad(y, edge)).narrow(axis, 0, rows))
 
 
 def half_cayley(blocks: Tensor, largest: float | None = None) -> Tensor:

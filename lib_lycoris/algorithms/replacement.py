@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .base import Algorithm, precise, stored
-from .layer import Change, Layer, dense
+from .layer import Bypass, Layer, dense
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +31,7 @@ class Replacement(Algorithm):
         """The key suffix that the value is stored under."""
         return self.suffixes()["value"]
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the parameter has another shape."""
         if self.value.numel() == prod(shape) and (not shape or self.value.shape[0] == shape[0]):
             return None
@@ -41,10 +41,10 @@ class Replacement(Algorithm):
         """Return what is missing to the stored parameter."""
         return precise(self.value, weight).reshape(weight.shape) - precise(weight, weight)
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return the stored layer's output in place of y."""
         replaced = dense(layer, self.value)
-        return Change(lambda x, y: replaced(x, y) - y)
+        return Bypass(lambda x, y: replaced(x, y) - y)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

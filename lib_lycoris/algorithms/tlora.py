@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .base import Scaled, expect, flat, precise, stored
-from .layer import Change, Layer, low_rank
+from .layer import Bypass, Layer, low_rank
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,7 +34,7 @@ class TLoRA(Scaled):
         """The rows of Q."""
         return self.q.shape[0]
 
-    def misfit(self, shape: Sequence[int]) -> str | None:
+    def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the factors do not multiply to this shape."""
         p, q = flat(self.p).shape, flat(self.q).shape
         if p[1] != q[0] or self.values.numel() != q[0]:
@@ -56,7 +56,7 @@ class TLoRA(Scaled):
         up, down = self.factors(weight)
         return (up @ down).reshape(weight.shape)
 
-    def change(self, layer: Layer) -> Change:
+    def bypass(self, layer: Layer) -> Bypass:
         """Return two thin products of rank 2r."""
         return low_rank(layer, *self.factors(layer.weight))
 

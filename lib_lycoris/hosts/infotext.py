@@ -1,4 +1,4 @@
-"""What is written into a picture: the webui's "parameters" text, and what could not be done."""
+"""What is written into an image: the webui's "parameters" text, and what could not be done."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import HostError
-from .protocol import Picture, Request
+from .protocol import GeneratedImage, GenerationRequest
 
 
-def infotext(request: Request, seed: int, model: str, hashes: Mapping[str, str]) -> str:
-    """Return the text from which the webui and its readers make the same picture again."""
+def infotext(request: GenerationRequest, seed: int, model: str, hashes: Mapping[str, str]) -> str:
+    """Return the text from which the webui and its readers make the same image again."""
     facts = {
         "Steps": str(request.steps), "Sampler": request.sampler, "CFG scale": f"{request.cfg:g}", "Seed": str(seed),
         "Size": f"{request.width}x{request.height}", "Model": _quoted(model),
@@ -25,8 +25,8 @@ def infotext(request: Request, seed: int, model: str, hashes: Mapping[str, str])
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in facts.items())])
 
 
-def save_png(picture: Picture, path: Path) -> None:
-    """Write the picture with its texts, beside its place and then renamed; raise HostError if that fails."""
+def save_png(picture: GeneratedImage, path: Path) -> None:
+    """Write the image with its texts, beside its place and then renamed; raise HostError if that fails."""
     from PIL.PngImagePlugin import PngInfo
 
     texts = PngInfo()

@@ -1,4 +1,4 @@
-"""What every host offers to the rest of the package, and the words in which a picture is asked for and handed back."""
+"""What every host offers to the rest of the package, and the words in which an image is asked for and handed back."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Host(Protocol):
         """Return the folders that hold network files."""
 
     def report(self, sentences: Sequence[str]) -> None:
-        """Tell the person, where this host shows such things."""
+        """Tell the user, where this host shows such things."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """One picture to make."""
+class GenerationRequest:
+    """One image to make."""
 
     prompt: str
     negative: str = ""
@@ -67,8 +67,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a picture is: steps done and, once a step is done, steps a second and seconds left, and now and then how it looks."""
+class GenerationProgress:
+    """How far an image is: steps done and, once a step is done, steps a second and seconds left, and now and then how it looks."""
 
     step: int
     steps: int
@@ -77,7 +77,7 @@ class Progress:
     preview: Any = None  # PIL.Image.Image, small
 
     def text(self) -> str:
-        """Return it as a person reads it."""
+        """Return it as the user reads it."""
         done = f"step {self.step} of {self.steps}"
         if self.rate is None or self.eta is None:
             return done
@@ -86,8 +86,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A finished picture with what was done to make it and what could not be done."""
+class GeneratedImage:
+    """A finished image with what was done to make it and what could not be done."""
 
     image: Any  # PIL.Image.Image
     infotext: str  # the webui's "parameters" text
@@ -104,7 +104,7 @@ class ModelFile:
     path: Path
 
 
-class Shelf(Protocol):
+class FileStore(Protocol):
     """Where a host keeps files: what the pages offer, and where their results go."""
 
     def networks(self) -> Sequence[ModelFile]:
@@ -129,15 +129,17 @@ class Shelf(Protocol):
         """Look at the folders again."""
 
 
-class Cancelled(Exception):
-    """The person asked to stop; nothing was written and the model is as it was."""
+class GenerationCancelled(Exception):
+    """The user asked to stop; nothing was written and the model is as it was."""
 
 
-class Painter(Host, Protocol):
-    """A host that makes pictures by itself."""
+class Generator(Host, Protocol):
+    """A host that makes images by itself."""
 
-    def paint(self, request: Request, progress: Callable[[Progress], None] | None = None, cancel: Event | None = None) -> Picture:
-        """Make one picture; raise HostError with a sentence if it cannot be made, Cancelled if ``cancel`` was set."""
+    def generate(
+        self, request: GenerationRequest, progress: Callable[[GenerationProgress], None] | None = None, cancel: Event | None = None
+    ) -> GeneratedImage:
+        """Make one image; raise HostError with a sentence if it cannot be made, GenerationCancelled if ``cancel`` was set."""
 
     def networks(self) -> Sequence[str]:
         """Return the names that a tag can use, sorted, after a fresh look at the folders."""
@@ -150,8 +152,8 @@ class Painter(Host, Protocol):
 
     @property
     def size(self) -> int:
-        """The side of a square picture that suits the model, in pixels."""
+        """The side of a square image that suits the model, in pixels."""
 
     @property
     def cfg(self) -> float:
-        """How closely pictures of the model should follow the prompt unless a person says otherwise."""
+        """How closely images of the model should follow the prompt unless the user says otherwise."""

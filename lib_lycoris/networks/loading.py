@@ -20,10 +20,10 @@ PIECE = 1 << 17  # values that are looked at together
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a value
 
 
-def load(path: str | Path, base: models.BaseModel | None = None, for_use: torch.dtype | None = None) -> Network:
+def load(path: str | Path, base: models.BaseModel | None = None, prepared: torch.dtype | None = None) -> Network:
     """Read a network file for a base model (default: the full-size one that the file is for).
 
-    for_use: the dtype that the model computes in, where the network is only to be applied: it is then kept in that precision at least, in
+    prepared: the dtype that the model computes in, where the network is only to be applied: it is then kept in that precision at least, in
     the form that is the cheapest to apply, and not beside what the file stores.
     Raises NetworkFormatError for a file that cannot be understood, ModelMismatchError for one that is for another model; both name the
     file and say what to do.
@@ -33,7 +33,7 @@ def load(path: str | Path, base: models.BaseModel | None = None, for_use: torch.
     family = models.detect_family(module_shapes(file, keys), file.metadata)
     usual = base is None
     base = base or reference_model(file, keys, family)
-    tensors, digest = _read_finite(file, for_use)
+    tensors, digest = _read_finite(file, prepared)
     found = match(file, keys, tensors, base)
     embeddings = {name: {part: tensors[key] for part, key in parts.items()} for name, parts in keys.embeddings.items()}
     try:
@@ -44,7 +44,7 @@ def load(path: str | Path, base: models.BaseModel | None = None, for_use: torch.
                 f"{error} A network for a model of unusual size needs that model beside it (--base_model FILE)."
             ) from error
         raise
-    patches = found.patches if for_use is None else {name: patch.for_use(for_use) for name, patch in found.patches.items()}
+    patches = found.patches if prepared is None else {name: patch.prepared(prepared) for name, patch in found.patches.items()}
     return Network(
         name=file.path.stem, path=file.path, patches=patches, skipped=tuple(found.skipped), metadata=file.metadata,
         embeddings=embeddings, family=base.family, digest=digest, modules=found.modules,

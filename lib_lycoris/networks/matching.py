@@ -15,7 +15,7 @@ from ..errors import NetworkFormatError
 from .keys import Keys
 from .network import Skipped
 from .reader import TensorFile
-from .settings import Source, read_source
+from .settings import SettingsSource, read_source
 
 SLICES = ("q", "k", "v", "mlp")
 PLAIN_CHANNELS = 4  # what a latent has; inpainting and edit models add a mask or another latent behind it
@@ -64,7 +64,7 @@ def _whole(module: str) -> tuple[str, int | None]:
 def _add_module(
     found: Match,
     base: models.BaseModel,
-    source: Source,
+    source: SettingsSource,
     module: str,
     tensors: Mapping[str, Tensor],
     keys: Mapping[str, str],
@@ -91,7 +91,7 @@ def _add_module(
         _add_patch(found, models.parameter(target, leaf), algorithm, shape if leaf == "weight" else shape[:1], module, keys)
 
 
-def parse_module(source: Source, module: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Algorithm], set[str]]:
+def parse_module(source: SettingsSource, module: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Algorithm], set[str]]:
     """Turn one module's ``suffix -> tensor`` into ``leaf -> algorithm`` and the suffixes left over, with what its file says besides."""
     settings = source.settings(module, {suffix: tuple(t.shape) for suffix, t in tensors.items()})
     named = dict(tensors)
@@ -117,10 +117,10 @@ def _add_patch(
     if name in found.patches:
         found.skipped.extend(Skipped(key, f"{found.modules[name]} changes the same parameter, {name}") for key in keys.values())
         return
-    problem = algorithm.misfit(shape)
+    problem = algorithm.check_shape(shape)
     if problem and name == FIRST_CONVOLUTION + ".weight" and shape[1] > PLAIN_CHANNELS:
         padded = Padded(inner=algorithm, channels=PLAIN_CHANNELS)
-        if not padded.misfit(shape):
+        if not padded.check_shape(shape):
             algorithm, problem = padded, None
     if problem:
         found.misfits.append((module, problem))

@@ -18,7 +18,7 @@ SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_e
 
 
 @dataclass(frozen=True)
-class Source:
+class SettingsSource:
     """Who wrote a file, and the configs that came with it."""
 
     configs: Mapping[str, Mapping[str, Any]]  # component, or "" for the whole file -> PEFT's config
@@ -64,13 +64,13 @@ class Source:
         return self.dim if split else None
 
 
-def read_source(path: Path, metadata: Mapping[str, str], keys: Sequence[str]) -> Source:
+def read_source(path: Path, metadata: Mapping[str, str], keys: Sequence[str]) -> SettingsSource:
     """Collect what stands in a file's metadata and in the adapter_config files beside it."""
     arguments = _json(metadata.get("ss_network_args"))
     dim = metadata.get("ss_network_dim", "")
     configs = _configs(path, metadata)
     peft = bool(configs) or any(key.startswith("base_model.model.") for key in keys)
-    return Source(configs, {k: str(v) for k, v in arguments.items()}, int(dim) if dim.isdigit() else None, peft)
+    return SettingsSource(configs, {k: str(v) for k, v in arguments.items()}, int(dim) if dim.isdigit() else None, peft)
 
 
 def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .activation import Activation, Progress, Strength
+from .activation import Activation, SamplingPosition, Strength
 from .patcher import Patcher
 from .report import NetworkReport, Report
 from .workspace import MERGED_BYTES, Mode
 
-__all__ = ["MERGED_BYTES", "Activation", "Mode", "NetworkReport", "Patcher", "Progress", "Report", "Strength"]
+__all__ = ["MERGED_BYTES", "Activation", "Mode", "NetworkReport", "Patcher", "Report", "SamplingPosition", "Strength"]

@@ -10,7 +10,7 @@ from ..networks import Network
 
 
 class Varying(Protocol):
-    """A strength that changes while a picture is made."""
+    """A strength that changes while an image is made."""
 
     def value(self, step: int, steps: int) -> float:
         """Return the strength at a 0-based step of so many."""
@@ -21,7 +21,7 @@ Strength = Union[float, Varying]
 
 
 @dataclass
-class Progress:
+class SamplingPosition:
     """Where the sampling is; all strengths that vary look here."""
 
     step: int = 0
@@ -37,6 +37,6 @@ class Activation:
     ranks: int | None = None  # the first so many ranks of what can be cut (DyLoRA); None or 0: all
 
 
-def at(strength: Strength, progress: Progress) -> float:
+def at(strength: Strength, progress: SamplingPosition) -> float:
     """Return a strength as it is at this point of the sampling."""
     return float(strength) if isinstance(strength, (int, float)) else strength.value(progress.step, progress.steps)

@@ -10,7 +10,7 @@ Three ways give the same result. With ``n`` positions in the activations (tokens
 With few positions *functional* is the cheapest; with many it is cheaper to make the weight, whose size does not grow with them. A weight
 that is made and whose strengths do not vary is kept while there is room, which saves making it at the other steps. Whether there is room,
 how many steps there are and what was on the model before decide between *recompute* and *merged* only, which give the same bits: the same
-prompt gives the same picture. For that reason too the constants are fixed, not measured at every start; ``python3 run.py bench loader``
+prompt gives the same image. For that reason too the constants are fixed, not measured at every start; ``python3 run.py bench loader``
 prints what the ways take on the machine at hand.
 
 A forced *functional* keeps to the factors' memory, give or take: it is *recompute* where that is cheaper and the layer's float32 weight
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..algorithms.layer import Work
+from ..algorithms.layer import Cost
 
 Way = Literal["functional", "recompute", "merged"]
 
@@ -45,17 +45,17 @@ GPU = Speed(1e-13, 5e-12, 1e-5)  # from data sheets of cards with 8 to 24 GB: la
 CALLS = {"functional": 2, "recompute": 5}  # operations beside the layer's own
 
 
-def functional_seconds(works: Sequence[Work], positions: int, speed: Speed) -> float:
+def functional_seconds(works: Sequence[Cost], positions: int, speed: Speed) -> float:
     """Return the time that changes add to one forward of a layer on so many positions."""
     return sum(positions * (w.products * speed.product + w.moved * speed.moved) + CALLS["functional"] * speed.call for w in works)
 
 
-def rebuild_seconds(works: Sequence[Work], speed: Speed) -> float:
+def rebuild_seconds(works: Sequence[Cost], speed: Speed) -> float:
     """Return the time to make the effective weight once."""
     return sum(w.rebuild_products * speed.product + w.rebuild_moved * speed.moved + CALLS["recompute"] * speed.call for w in works)
 
 
-def is_cheaper_beside(works: Sequence[Work], positions: int, device: str) -> bool:
+def is_cheaper_beside(works: Sequence[Cost], positions: int, device: str) -> bool:
     """Tell whether changes are added to an output of so many positions sooner than an effective weight is made."""
     speed = SPEEDS.get(device, GPU)
     return functional_seconds(works, positions, speed) <= rebuild_seconds(works, speed)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..algorithms import Algorithm, Change, Convolution, Layer
-from .activation import Progress, Strength, at
+from ..algorithms import Algorithm, Bypass, Convolution, Layer
+from .activation import SamplingPosition, Strength, at
 from .base_state import BaseState
 
 Rows = slice
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class BaseRows:
     """Rows of a live parameter."""
 
     module: nn.Module
@@ -41,15 +41,15 @@ class Edit:
 
     algorithm: Algorithm
     strength: Strength
-    sources: tuple[Source, ...]
+    sources: tuple[BaseRows, ...]
     pieces: tuple[tuple[Rows, Rows], ...]  # (rows of this parameter, rows of the algorithm's weight)
     order: tuple[str, str, str]  # the fixed order of several edits of a parameter: digest, parameter, strength
     whole: bool  # the one piece is all of the parameter
-    _change: Change | None = field(default=None, repr=False)
+    _change: Bypass | None = field(default=None, repr=False)
     _bound_to: tuple[object, ...] | None = field(default=None, repr=False)
     _bound_base: BaseState | None = field(default=None, repr=False)
 
-    def now(self, progress: Progress) -> float:
+    def now(self, progress: SamplingPosition) -> float:
         """Return the strength at this point of the sampling."""
         return at(self.strength, progress)
 
@@ -69,7 +69,7 @@ class Edit:
         for mine, its in self.pieces:
             total[mine].add_(delta[its].to(total.dtype), alpha=strength)
 
-    def change(self, device: torch.device, dtype: torch.dtype, convolution: Convolution | None) -> Change:
+    def bypass(self, device: torch.device, dtype: torch.dtype, convolution: Convolution | None) -> Bypass:
         """Return the activation-side form, prepared anew only when the device, the dtype or a base weight that it read has changed."""
         target = (device, dtype, convolution)
         reads = self.algorithm.binds_weight
@@ -77,7 +77,7 @@ class Edit:
         if self._change is None or self._bound_to != target or (reads and not (self._bound_base and self._bound_base.holds(*parameters))):
             layer = Layer(self.weight, self.weight().shape, device, dtype, convolution)
             with torch.no_grad():
-                self._change = _of_parts(layer, self) if len(self.sources) > 1 else self.algorithm.change(layer)
+                self._change = _of_parts(layer, self) if len(self.sources) > 1 else self.algorithm.bypass(layer)
             self._bound_to = target
             self._bound_base = BaseState(*parameters) if reads else None
         return self._change
@@ -87,7 +87,7 @@ class Edit:
         self._change, self._bound_to, self._bound_base = other._change, other._bound_to, other._bound_base
 
 
-def _of_parts(layer: Layer, edit: Edit) -> Change:
+def _of_parts(layer: Layer, edit: Edit) -> Bypass:
     """Prepare a change of a fused weight for a layer that holds some of its rows: the others' outputs are computed beside it."""
-    inner = edit.algorithm.change(layer)
-    return Change(lambda x, y: inner(x, layer.base(x)))
+    inner = edit.algorithm.bypass(layer)
+    return Bypass(lambda x, y: inner(x, layer.base(x)))

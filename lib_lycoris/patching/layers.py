@@ -65,7 +65,7 @@ class PatchedLayer:
         found = self._ways.get(positions)
         if found is None:
             shape = tuple(self.weight.shape)
-            works = [edit.algorithm.work(shape) for edit in self.edits.get("weight", ())]
+            works = [edit.algorithm.cost(shape) for edit in self.edits.get("weight", ())]
             kept = "merged" in self._ways.values()  # for an input of another size
             constant = all(isinstance(edit.strength, (int, float)) for edit in self._all)
             found = self.workspace.way(works, positions, self.weight, constant, kept) if works else "functional"
@@ -118,7 +118,7 @@ class PatchedLayer:
         total = y.clone() if recorded or (reads and len(now) > 1) else y
         bias: Any = self.module.bias if reads else None
         bias = None if bias is None else bias.to(y.dtype).reshape(column)
-        acts = [edit.change(x.device, self.compute_dtype(x), convolution) for edit, _ in now]
+        acts = [edit.bypass(x.device, self.compute_dtype(x), convolution) for edit, _ in now]
         thin = [i for i, (edit, _) in enumerate(now) if edit.whole and isinstance(acts[i], LowRank) and acts[i].core is None]  # type: ignore[attr-defined]
         if len(thin) > 1:
             self._stacked([acts[i] for i in thin]).add_to(total, x, [now[i][1] for i in thin])  # type: ignore[misc]
@@ -185,14 +185,14 @@ class PatchedConvolution(PatchedLayer):
         return self.way_for(x.numel() // x.shape[1 - self.weight.dim()] // prod(self.module.stride))  # type: ignore[arg-type]
 
     def geometry(self) -> Convolution:
-        """Return how the layer walks over its input, as it is set now (the webui's tiling changes it between pictures)."""
+        """Return how the layer walks over its input, as it is set now (the webui's tiling changes it between images)."""
         m: Any = self.module
         return Convolution(m.stride, m.padding, m.dilation, m.groups, m.padding_mode, tuple(m._reversed_padding_repeated_twice))
 
     def forward_functional(self, inner: Inner, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return y + Σ s · (ΔW∗x + Δbias)."""
         y = inner(x, *args, **kwargs)
-        if x.dim() != self.weight.dim():  # one picture without a batch axis
+        if x.dim() != self.weight.dim():  # one image without a batch axis
             return self.forward_functional(lambda t: y[None], x[None])[0]
         column = (-1, *(1,) * (y.dim() - 2))
         out = self.changed(x, y, column, self.geometry())
@@ -249,7 +249,7 @@ class PatchedAttention(PatchedLayer):
             first, last = max(mine.start, rows.start), min(mine.stop, rows.stop)
             if not strength or first >= last:
                 continue
-            act = edit.change(x.device, self.compute_dtype(x), None)
+            act = edit.bypass(x.device, self.compute_dtype(x), None)
             same = len(edit.pieces) == 1 and (mine.start, mine.stop) == (rows.start, rows.stop)
             delta = act(x, plain if same else F.linear(x, edit.weight().to(plain.dtype)))
             part = delta.narrow(-1, its.start + first - mine.start, last - first)

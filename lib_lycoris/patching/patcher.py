@@ -13,9 +13,9 @@ from .. import models
 from ..errors import ModelMismatchError
 from ..models import BaseModel, LayerInfo, Piece
 from ..networks import Skipped
-from .activation import Activation, Progress
+from .activation import Activation, SamplingPosition
 from .attention import unsupported
-from .edit import Edit, Source
+from .edit import BaseRows, Edit
 from .effective import COMPUTED_IN
 from .layers import PatchedLayer, patched
 from .report import NetworkReport, Report
@@ -101,7 +101,7 @@ class Patcher:
         self.progress.step, self.progress.steps = step, steps
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> SamplingPosition:
         """Where the sampling is."""
         return self.workspace.progress
 
@@ -163,8 +163,8 @@ class Patcher:
         order: tuple[str, str, str],
     ) -> Iterable[tuple[nn.Module, str, Edit]]:
         ordered = sorted(pieces, key=lambda piece: piece.rows.start)
-        sources = tuple(Source(self.modules[piece.module], piece.leaf, piece.live_rows) for piece in ordered)
-        if problem := algorithm.misfit(_shape(sources)):
+        sources = tuple(BaseRows(self.modules[piece.module], piece.leaf, piece.live_rows) for piece in ordered)
+        if problem := algorithm.check_shape(_shape(sources)):
             raise ModelMismatchError(f"{network} does not fit the running model ({self.base.label}): {name}: {problem}")
         for module, leaf in dict.fromkeys((piece.module, piece.leaf) for piece in ordered):
             mine = tuple((piece.live_rows, piece.rows) for piece in ordered if (piece.module, piece.leaf) == (module, leaf))
@@ -235,7 +235,7 @@ def _rows(module: nn.Module) -> int:
     return int(weight.shape[0])
 
 
-def _shape(sources: Sequence[Source]) -> tuple[int, ...]:
+def _shape(sources: Sequence[BaseRows]) -> tuple[int, ...]:
     """Return the shape of what the sources make together."""
     rows = sum(source.rows.stop - source.rows.start for source in sources)
     parameter = getattr(sources[0].module, sources[0].leaf)

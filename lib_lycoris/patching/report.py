@@ -1,4 +1,4 @@
-"""What applying networks did, in words for a person."""
+"""What applying networks did, in words for the user."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        """Return one sentence for everything that a person would want to know about."""
+        """Return one sentence for everything that the user would want to know about."""
         return [text for network in self.networks if (text := network.sentence)] + self.notes

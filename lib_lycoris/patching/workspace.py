@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..algorithms.layer import Work
-from .activation import Progress
+from ..algorithms.layer import Cost
+from .activation import SamplingPosition
 from .cost import Way, is_cheaper_beside
 
 Mode = Literal["auto", "functional", "merged", "recompute"]
@@ -23,7 +23,7 @@ LENT_SHARE = 0.15  # of the networks' own bytes: what "functional" may borrow fo
 class Workspace:
     """Decides for each layer how its changes are applied, and lends it memory for an effective weight."""
 
-    progress: Progress = field(default_factory=Progress)
+    progress: SamplingPosition = field(default_factory=SamplingPosition)
     mode: Mode = "auto"
     merged_bytes: int = MERGED_BYTES
     _kept: int = 0
@@ -38,7 +38,7 @@ class Workspace:
         """Let the shared memory go."""
         self._scratch.clear()
 
-    def way(self, works: Sequence[Work], positions: int, weight: Tensor, constant: bool, kept: bool) -> Way:
+    def way(self, works: Sequence[Cost], positions: int, weight: Tensor, constant: bool, kept: bool) -> Way:
         """Return how a layer's changes are applied.
 
         constant: whether their strengths stay as they are from step to step; kept: whether its effective weight is kept already.

@@ -1,4 +1,4 @@
-"""The presets that a person saved on our pages: a file of our own, in the format of the block weight extension's."""
+"""The presets that the user saved on our pages: a file of our own, in the format of the block weight extension's."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _NAMED = (
     ("SDXL-OUTD", 20, "BASE OUT00-OUT02", 1),
     ("SDXL-OUTS", 20, "BASE OUT03-OUT08", 1),
     ("SDXL-OUTALL", 20, "BASE OUT00-OUT08", 1),
-    # B-LoRA (arXiv 2403.14572) finds the content of a picture in the first, its style in the second of these.
+    # B-LoRA (arXiv 2403.14572) finds the content of an image in the first, its style in the second of these.
     ("SDXL-CONTENT", 20, "BASE OUT00", 1),
     ("SDXL-STYLE", 20, "BASE OUT01", 1),
     ("FLUX-NONE", 61, "", 1),

@@ -21,7 +21,7 @@ from .weights import BlockWeights, parse_weights
 
 @dataclass(frozen=True)
 class Presets:
-    """The presets of a tag's `lbw=` and `lbwe=`: two texts, kept whole so that saving loses no comment of a person.
+    """The presets of a tag's `lbw=` and `lbwe=`: two texts, kept whole so that saving loses no comment of the user.
 
     `weights_text` has a line `NAME:v,v,...` for each; a line with `#`, or with a count that no layout has, is skipped.
     `elements_text` has sets split by blank lines, each `NAME:BLOCKS:ELEMENTS:RATIO` and more rules after `,` or a line.

@@ -26,7 +26,7 @@ _MADE_FOR = {12: ("sdxl",), 17: ("sd1", "sd2"), 20: ("sdxl",), 26: ("sd1", "sd2"
 class StrengthMap:
     """Canonical parameter name -> strength. Equal maps have the same effect; `digest` names that effect in caches.
 
-    `ratios` are block weights (block id, ratio), None without any. `notes` are sentences for the person.
+    `ratios` are block weights (block id, ratio), None without any. `notes` are sentences for the user.
     """
 
     family: str
@@ -88,7 +88,7 @@ def resolve(tag: Tag, family: str, seed: int, presets: Presets, hires: bool = Fa
         rules = presets.elements(tag.elements) if isinstance(tag.elements, str) else tag.elements
     except PromptError as error:
         raise TagError(tag.text or tag.format(), str(error)) from error
-    # Two networks of one image draw different values; the pass does not matter, so that hires refines the same picture.
+    # Two networks of one image draw different values; the pass does not matter, so that hires refines the same image.
     ratios = None if weights is None else tuple(weights.ratios(f"{seed} {tag.name}", tag.x).items())
     te, te2, unet = (tag.hrte, tag.hrte2, tag.hrunet) if hires else (tag.te, tag.te2, tag.unet)
     return StrengthMap(family, te, te2, unet.switched(tag.start, tag.stop), ratios, rules or (), _notes(tag, weights, family))

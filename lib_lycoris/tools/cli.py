@@ -80,7 +80,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
 
 
 def _finite(text: str) -> float:
-    """Read a number as a person means it: neither NaN nor infinity."""
+    """Read a number as the user means it: neither NaN nor infinity."""
     value = float(text)
     if not isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} is no strength or size; give a number")

@@ -27,7 +27,7 @@ class Option:
     per_network: bool = False  # one value for each of --models
     kind: Kind = "value"  # what a page offers to fill it in
     makes: Makes = "network"  # what is written, where the kind is output
-    ignored: str = ""  # accepted for the sake of old command lines: the sentence that says why it has no meaning here
+    ignored: str = ""  # accepted for old command lines: the sentence that says why it has no meaning here
     refused: str = ""  # known, but obeying it would change the result: the sentence that says what to use instead
 
     @property

@@ -15,8 +15,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it wh
 import gradio as gr
 
 from ..errors import HostError
-from ..hosts.protocol import Painter, Picture
-from .context import Desk
+from ..hosts.protocol import GeneratedImage, Generator
+from .context import PageContext
 from .pages import build_pages
 from .pages.generate import GeneratePage
 from .style import APP_CSS, page_css, script, scripted
@@ -32,8 +32,8 @@ AT_ONCE = 16  # events that are worked on side by side: each page that follows a
 Routes = Callable[[Any], None]  # adds our HTTP API to the web application
 
 
-def build(host: Painter, save: Callable[[Picture, Path], None], desk: Desk) -> tuple[gr.Blocks, GeneratePage]:
-    """Return the app for a host; ``save`` writes a picture with its texts to a file."""
+def build(host: Generator, save: Callable[[GeneratedImage, Path], None], context: PageContext) -> tuple[gr.Blocks, GeneratePage]:
+    """Return the app for a host; ``save`` writes an image with its texts to a file."""
     theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"]).set(**PRIMARY)
     page = GeneratePage(host, save)
     blocks = gr.Blocks(title="LyCORIS", css=page_css() + APP_CSS, theme=theme, analytics_enabled=False)
@@ -43,10 +43,10 @@ def build(host: Painter, save: Callable[[Picture, Path], None], desk: Desk) -> t
         with gr.Tabs(elem_id="lyco_tabs"):
             with gr.Tab("Generate", elem_id="lyco_tab_generate") as tab:
                 page.build()
-            build_pages(desk)
+            build_pages(context)
         tab.select(lambda: host.about(), None, about, queue=False, show_progress="hidden")
-        desk.on_load(lambda: host.about(), [about])
-        desk.finish(blocks)
+        context.on_load(lambda: host.about(), [about])
+        context.finish(blocks)
         run_in_browser(blocks, script())
     return blocks, page
 
@@ -56,9 +56,11 @@ def run_in_browser(blocks: gr.Blocks, code: str) -> None:
     blocks.load(None, None, None, **{scripted(blocks.load): f"() => {{ {code} }}"})
 
 
-def launch(host: Painter, save: Callable[[Picture, Path], None], desk: Desk, routes: Routes, port: int, browser: bool) -> None:
+def launch(
+    host: Generator, save: Callable[[GeneratedImage, Path], None], context: PageContext, routes: Routes, port: int, browser: bool
+) -> None:
     """Open the app on this machine's loopback address and stay until Ctrl-C; raise HostError if no port is free."""
-    blocks, page = build(host, save, desk)
+    blocks, page = build(host, save, context)
     chosen = free_port(port)
     print(f"LyCORIS is at http://{LOOPBACK}:{chosen} - stop it with Ctrl-C", file=sys.stderr, flush=True)
     try:
@@ -70,7 +72,7 @@ def launch(host: Painter, save: Callable[[Picture, Path], None], desk: Desk, rou
         blocks.block_thread()
     finally:
         page.cancel.set()
-        desk.jobs.close()
+        context.jobs.close()
         page.folder.cleanup()
 
 

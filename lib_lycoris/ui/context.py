@@ -1,4 +1,4 @@
-"""What every page is handed: files, jobs, kept settings, the program that paints; and the wiring that needs the whole UI to be built."""
+"""What every page is handed: files, jobs, kept settings, the program that generates; and the wiring that needs the whole UI to be built."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..hosts.protocol import Painter, Shelf
+from ..hosts.protocol import FileStore, Generator
 from ..tools.jobs.places import SUFFIX, new_file
 from ..tools.jobs.queue import Jobs
 from .settings import Settings
@@ -20,15 +20,15 @@ Load = tuple[Callable[[], Any], list[Any]]
 
 
 @dataclass
-class Desk:
+class PageContext:
     """The things that the pages work with; one for each time the UI is built."""
 
-    shelf: Shelf
+    store: FileStore
     jobs: Jobs
-    painter: Painter | None = None
+    generator: Generator | None = None
     settings: Settings = field(default_factory=lambda: Settings(None))
     send: str = ""  # the page whose prompt takes tags: "txt2img" or "Generate"; empty where there is none
-    use_checkpoint: Callable[[Path], str] | None = None  # makes pictures with a checkpoint file from now on; returns a sentence
+    use_checkpoint: Callable[[Path], str] | None = None  # makes images with a checkpoint file from now on; returns a sentence
     checkpoint_title: Callable[[Path], str] | None = None  # what a host with a list of its own calls a checkpoint there
     _wires: list[Wire] = field(default_factory=list)
     _loads: list[Load] = field(default_factory=list)
@@ -36,11 +36,11 @@ class Desk:
 
     def new_network(self, name: str) -> Path:
         """Return the path of a new network of this name. Raises ToolError for a bad name or one that is taken."""
-        return new_file(self.shelf.network_folder(), name)
+        return new_file(self.store.network_folder(), name)
 
     def new_checkpoint(self, name: str, a_folder: bool = False) -> Path:
         """Return the path of a new checkpoint of this name: a file, or a folder in diffusers' layout. Raises ToolError as above."""
-        return new_file(self.shelf.checkpoint_folder(), name, "" if a_folder else SUFFIX)
+        return new_file(self.store.checkpoint_folder(), name, "" if a_folder else SUFFIX)
 
     def later(self, wire: Wire) -> None:
         """Have a function called with the gr.Blocks when all pages are built, inside its context."""
@@ -58,7 +58,7 @@ class Desk:
         self._after.append((function, list(inputs), outputs))
 
     def keep(self, page: str, fields: Mapping[str, Any]) -> None:
-        """Keep the values of fields between visits: kept under its name what a person puts in, and back when the UI is opened."""
+        """Keep the values of fields between visits: kept under its name what the user puts in, and back when the UI is opened."""
         for name, component in fields.items():
             keep = partial(self.settings.keep, page, name)
             changed = by_hand(component)(keep, component, None, queue=False, show_progress="hidden")
@@ -98,7 +98,7 @@ def unlist(blocks: Any) -> None:
 
 
 def by_hand(component: Any) -> Callable[..., Any]:
-    """Return the event of a component at which a person changes it; a change by us is none."""
+    """Return the event of a component at which the user changes it; a change by us is none."""
     event: Callable[..., Any] = component.input if hasattr(component, "input") else component.change
     return event
 

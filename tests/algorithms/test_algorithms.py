@@ -44,7 +44,7 @@ def test_delta_is_pure_and_of_the_weights_shape(kind: str, name: str) -> None:
         base = weight if leaf == "weight" else torch.randn(weight.shape[0])
         before = base.clone()
         delta = algorithm.delta(base)
-        assert algorithm.misfit(tuple(base.shape)) is None
+        assert algorithm.check_shape(tuple(base.shape)) is None
         assert delta.shape == base.shape
         assert delta.dtype == torch.float32
         assert torch.isfinite(delta).all()
@@ -100,7 +100,7 @@ def test_the_activation_side_form_is_the_delta(kind: str, name: str) -> None:
     for convolution in convolutions:
         layer = Layer(lambda: weight, weight.shape, weight.device, torch.float64, convolution)
         x = torch.randn(2, 5, weight.shape[1]).double() if convolution is None else torch.randn(2, weight.shape[1], 7, 6).double()
-        got = algorithm.change(layer)(x, layer.base(x))
+        got = algorithm.bypass(layer)(x, layer.base(x))
         want = F.linear(x, algorithm.delta(weight)) if convolution is None else convolution(x, algorithm.delta(weight))
         assert (got - want).abs().max() <= 1e-9 * max(1.0, want.abs().max().item())
 
@@ -165,10 +165,10 @@ def test_a_wrong_shape_is_refused_with_both_shapes(kind: str, name: str) -> None
     shape = LAYERS[kind][1]
     for leaf, algorithm in parse(made(kind, name)[1])[0].items():
         wrong = tuple(n + 1 for n in shape) if leaf == "weight" else (shape[0] + 1,)
-        problem = algorithm.misfit(wrong)
+        problem = algorithm.check_shape(wrong)
         if name == "peft_oft_output":  # its last block may be cut off: 16 outputs of 20 fit, so do 17
             wrong = (40, *shape[1:])
-            problem = algorithm.misfit(wrong)
+            problem = algorithm.check_shape(wrong)
         assert problem is not None
         assert str(wrong[0]) in problem or str(wrong) in problem
 

@@ -1,8 +1,8 @@
-"""The running loader beside what the host does, on a real SD1.5 UNet and text encoder: waits, steps, pictures, memory.
+"""The running loader beside what the host does, on a real SD1.5 UNet and text encoder: waits, steps, images, memory.
 
 Each figure is a ratio of two things measured in turns in one run; between the brackets lies the middle half of the single measurements.
-``first_use``, ``new_file``, ``strength_only`` and ``off``: the time that a change adds to the next picture, ours of the host's.
-``steady``: a UNet step with a network, of one without. ``picture``: a change and twenty steps, of twenty plain steps.
+``first_use``, ``new_file``, ``strength_only`` and ``off``: the time that a change adds to the next image, ours of the host's.
+``steady``: a UNet step with a network, of one without. ``image``: a change and twenty steps, of twenty plain steps.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Model:
 
     @torch.no_grad()
     def probe(self, side: int = 8) -> Tensor:
-        """Run every layer once, the text encoder's too, on the smallest picture: what the layers do on being called is done."""
+        """Run every layer once, the text encoder's too, on the smallest image: what the layers do on being called is done."""
         tokens = self.inputs(side, 1).tokens
         if tokens is not None:
             self.parts["text_encoder"](tokens)

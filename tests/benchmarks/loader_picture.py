@@ -1,4 +1,4 @@
-"""The results as a small picture: what changes add beside the host's, and what a step costs."""
+"""The results as a small image: what changes add beside the host's, and what a step costs."""
 
 from __future__ import annotations
 

@@ -9,14 +9,14 @@ from typing import Protocol
 from torch import nn
 
 from lib_lycoris import Activation, Patcher
-from lib_lycoris.hosts.library.cache import KEPT_MIB, Loaded
+from lib_lycoris.hosts.library.cache import KEPT_MIB, NetworkCache
 from lib_lycoris.models import BaseModel, parameter
 from lib_lycoris.patching import Mode, Strength
 
 from . import loader_host
 from .loader_models import Model
 
-STEPS = 20  # of a picture
+STEPS = 20  # of an image
 
 
 class Side(Protocol):
@@ -43,7 +43,7 @@ class Ours:
     def __init__(self, model: Model, way: Mode, kept_mib: int = KEPT_MIB) -> None:
         self.model, self.way, self.kept_mib = model.twin(), way, kept_mib
         self.patcher: Patcher | None = None
-        self.loaded = Loaded()
+        self.loaded = NetworkCache()
 
     def use(self, path: Path, strength: Strength) -> None:
         """Load the file unless it is loaded, and apply it; the first time the model's names are found out as well."""
@@ -69,7 +69,7 @@ class Ours:
     def reset(self) -> None:
         """Forget all that was loaded and prepared."""
         self.off()
-        self.patcher, self.loaded = None, Loaded()
+        self.patcher, self.loaded = None, NetworkCache()
         gc.collect()
 
 

@@ -1,4 +1,4 @@
-"""What is measured of the running loader in this process: changes, steps, pictures, schedules."""
+"""What is measured of the running loader in this process: changes, steps, images, schedules."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Stages:
         gc.collect()  # the host's copy of the model goes
 
     def steady(self) -> Iterator[Result]:
-        """Yield what a step costs with a network, of a plain step in the same round; and what a picture costs on the way chosen by us."""
+        """Yield what a step costs with a network, of a plain step in the same round; and what an image costs on the way chosen by us."""
         sides: dict[str, Ours] = {way: Ours(self.model, way) for way in self.plan.ways}  # type: ignore[arg-type]
         steps, plain = Steps(self.model, self.plan.size), self.model.copied()
         for kind in self.kinds:
@@ -118,7 +118,7 @@ class Stages:
                 side.reset()
 
     def change(self, side: Ours, kind: str) -> list[float]:
-        """Return the seconds that a change to another file adds to a picture's first step, each from two steps one after the other."""
+        """Return the seconds that a change to another file adds to an image's first step, each from two steps one after the other."""
         found = []
         for seed in (1, 0):
             path = self.file(kind, seed)

@@ -1,7 +1,7 @@
 """The host's method beside the loader of a real webui: the ratios between its figures must be those that the webui shows.
 
-The webui paints pictures of 64x64 in one step from a checkpoint of real size, without our extension. What a change adds is the time of the
-picture after it, less that of a picture with another prompt and the same tag: the text encoder runs for both. On both sides there is one
+The webui makes images of 64x64 in one step from a checkpoint of real size, without our extension. What a change adds is the time of the
+image after it, less that of an image with another prompt and the same tag: the text encoder runs for both. On both sides there is one
 thread, and its processor time is counted: on a busy machine the wall's would say more of the other programs.
 """
 
@@ -96,7 +96,7 @@ def measured_webui(folder: Path, python: str, work: Path, kinds: Sequence[str], 
 
 
 class Pictures:
-    """Pictures of a webui, and what they cost."""
+    """Images of a webui, and what they cost."""
 
     def __init__(self, webui: WebUI) -> None:
         self.webui, self.number = webui, 0
@@ -104,10 +104,10 @@ class Pictures:
         self.times = Path(f"/proc/{webui.process.pid}/stat")
 
     def cost(self, tag: str) -> float:
-        """Return the processor time of a picture with a prompt that was not there before."""
+        """Return the processor time of an image with a prompt that was not there before."""
         self.number += 1
         before = self.now()
-        self.webui.txt2img(f"picture {self.number} {tag}", steps=1)
+        self.webui.txt2img(f"image {self.number} {tag}", steps=1)
         return self.now() - before
 
     def now(self) -> float:

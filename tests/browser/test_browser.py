@@ -1,4 +1,4 @@
-"""A person's way through the pages in a real browser, from file to picture, and what each page says of wrong input."""
+"""The user's way through the pages in a real browser, from file to image, and what each page says of wrong input."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def write(tab: Any, place: str, text: str) -> None:  # noqa: F811
     tab.fill(f"{place} :is(textarea, input)", text)
 
 
-def paint(tab: Any, prompt: str) -> np.ndarray:  # noqa: F811
-    """Generate, and return the pixels of the picture that the gallery then shows; its file holds the prompt too."""
+def generate(tab: Any, prompt: str) -> np.ndarray:  # noqa: F811
+    """Generate, and return the pixels of the image that the gallery then shows; its file holds the prompt too."""
     tab.wait_for_selector("#lyco_prompt textarea", state="visible")
     write(tab, "#lyco_prompt", prompt)
     write(tab, "#lyco_seed", "5")
@@ -100,7 +100,7 @@ def paint(tab: Any, prompt: str) -> np.ndarray:  # noqa: F811
 
 
 def newest(tab: Any) -> str:  # noqa: F811
-    """Return the address of the picture that is shown first."""
+    """Return the address of the image that is shown first."""
     return str(tab.evaluate(NEWEST))
 
 
@@ -130,8 +130,8 @@ def shown_as_text(tab: Any, *places: str) -> None:  # noqa: F811
 
 
 def test_a_merged_checkpoint_is_used_and_extracted_again(tab: Any, data: Path) -> None:  # noqa: F811
-    plain = paint(tab, PROMPT)
-    tagged = paint(tab, f"{PROMPT} <lyco:demo-lora:1>")
+    plain = generate(tab, PROMPT)
+    tagged = generate(tab, f"{PROMPT} <lyco:demo-lora:1>")
     assert not np.array_equal(plain, tagged)
     open_page(tab, "Merge")
     choose(tab, "#lyco_merge_checkpoint", MODEL)
@@ -142,7 +142,7 @@ def test_a_merged_checkpoint_is_used_and_extracted_again(tab: Any, data: Path) -
     wait_until_says(tab, "#lyco_merge_progress", "Done")
     assert (data / "checkpoints" / "merged.safetensors").stat().st_size > 1e6
     tab.click("#lyco_merge_use")
-    wait_until_says(tab, "#lyco_merge_used", "Pictures are made with merged")
+    wait_until_says(tab, "#lyco_merge_used", "Images are made with merged")
     open_page(tab, "Extract")
     choose(tab, "#lyco_extract_org", MODEL)
     choose(tab, "#lyco_extract_tuned", "merged.safetensors")
@@ -155,14 +155,14 @@ def test_a_merged_checkpoint_is_used_and_extracted_again(tab: Any, data: Path) -
     wait_until_says(tab, "#lyco_extract_tag", "<lyco:from merged:1>")
     assert (data / "networks" / "from merged.safetensors").stat().st_size > 1e4
     open_page(tab, "Generate")
-    merged = paint(tab, PROMPT)
+    merged = generate(tab, PROMPT)
     assert not np.array_equal(merged, plain)
     assert np.abs(merged.astype(int) - tagged).mean() < np.abs(plain.astype(int) - tagged).mean() / 2
 
 
 def test_a_slider_of_a_block_changes_the_picture(tab: Any) -> None:  # noqa: F811
-    plain = paint(tab, PROMPT)
-    whole = paint(tab, f"{PROMPT} <lyco:demo-locon:1>")
+    plain = generate(tab, PROMPT)
+    whole = generate(tab, f"{PROMPT} <lyco:demo-locon:1>")
     open_page(tab, "Block weight")
     choose(tab, "#lyco_blocks_network", "demo-locon")
     wait_until_says(tab, "#lyco_blocks_legend", "longest bar")
@@ -172,7 +172,7 @@ def test_a_slider_of_a_block_changes_the_picture(tab: Any) -> None:  # noqa: F81
     tab.click("#lyco_blocks_tag [data-lyco-send]")
     tab.wait_for_function("document.querySelector('#lyco_prompt textarea').value.includes(':lbw=')")
     tag = tab.input_value("#lyco_prompt textarea").rsplit("<", 1)[1]
-    shown = paint(tab, f"{PROMPT} <{tag}")
+    shown = generate(tab, f"{PROMPT} <{tag}")
     assert not np.array_equal(shown, whole) and not np.array_equal(shown, plain)
 
 
@@ -197,9 +197,9 @@ def test_a_cancelled_job_stops_within_a_second_and_leaves_nothing(tab: Any, data
 
 
 def test_generate_tells_what_is_wrong(tab: Any) -> None:  # noqa: F811
-    paint(tab, "a <lyco:damaged:1>")
+    generate(tab, "a <lyco:damaged:1>")
     says_once(tab, "#lyco_notes", "damaged.safetensors is cut off or no safetensors file")
-    paint(tab, f"a <lyco:{EVIL}:1>")
+    generate(tab, f"a <lyco:{EVIL}:1>")
     wait_until_says(tab, "#lyco_notes", "img src=x")
     assert tab.evaluate(NOT_EXECUTED)
 

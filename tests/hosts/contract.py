@@ -17,25 +17,25 @@ from tests.webui.files import write_network
 
 
 class Rig(Protocol):
-    """A host, a folder of its networks, and a way to make pictures with it."""
+    """A host, a folder of its networks, and a way to make images with it."""
 
     host: Host
     folder: Path
-    layers: Sequence[str]  # canonical names of some linear layers that show in a picture
+    layers: Sequence[str]  # canonical names of some linear layers that show in an image
 
     def picture(self, tags: str) -> Tensor:
         """Return what a prompt with these tags gives, as numbers; the tags are <lyco:...>."""
 
     @property
     def problems(self) -> str:
-        """What a person was told about the last picture."""
+        """What the user was told about the last image."""
 
     def weights(self) -> dict[str, Tensor]:
         """Return copies of all of the model's parameters."""
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two pictures agree to the bit."""
+    """Tell whether two images agree to the bit."""
     return torch.equal(one, other)
 
 

@@ -188,7 +188,7 @@ class StandIn:
             self.modules["modules.sd_models"].get_empty_cond(self.data.sd_model)
 
     def run(self, prompt: str, refiner: int | None = None, **fields: Any) -> Tensor:
-        """Make a picture."""
+        """Make an image."""
         self.modules["modules.sd_models"].reload_model_weights(0)
         p = self.p = Processing(prompt, **fields)
         if p.scripts and self.script:

@@ -51,7 +51,7 @@ class WebuiRig:
         return self.again(tags, **fields)
 
     def again(self, tags: str, **fields: Any) -> Tensor:
-        """Return a picture, with what the text encoder gave before where the program keeps it."""
+        """Return an image, with what the text encoder gave before where the program keeps it."""
         return self.program.run(f"a cat {tags}", **fields)
 
     @property
@@ -125,7 +125,7 @@ def test_a_model_that_comes_in_the_middle_of_a_run_has_the_networks(webui: Webui
 
 
 def test_a_run_inside_a_script_has_its_networks_without_our_script(webui: WebuiRig) -> None:
-    """Extensions that repaint parts of a picture run with few scripts or none."""
+    """Extensions that repaint parts of an image run with few scripts or none."""
     outer = webui.picture("<lyco:one:0.7>")
     assert same(webui.picture("<lyco:one:0.7>", scripts=False), outer)
     assert not same(webui.picture("", scripts=False), outer) and same(webui.picture("<lyco:one:0.7>"), outer)
@@ -256,9 +256,9 @@ class EmbeddedRig:
         make_networks(folder, self.host, self.layers)
 
     def picture(self, tags: str) -> Tensor:
-        from lib_lycoris.hosts.protocol import Request
+        from lib_lycoris.hosts.protocol import GenerationRequest
 
-        made = self.host.paint(Request(f"a cat {tags}", seed=1, steps=3, width=64, height=64))
+        made = self.host.generate(GenerationRequest(f"a cat {tags}", seed=1, steps=3, width=64, height=64))
         self.problems = " | ".join(made.problems)
         return torch.from_numpy(np.asarray(made.image, dtype=np.float32).copy())
 

@@ -1,4 +1,4 @@
-"""The demo that people meet first: its pictures show what the prompt says, and each of its networks does what it says of itself."""
+"""The demo that people meet first: its images show what the prompt says, and each of its networks does what it says of itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lib_lycoris.demo import CHECKPOINT, FOLDER, NETWORKS
 from lib_lycoris.demo.words import COLOURS, SHAPES, WORDS
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.tokenizer import demo_tokenizer
-from lib_lycoris.hosts.protocol import Request
+from lib_lycoris.hosts.protocol import GenerationRequest
 from lib_lycoris.networks.hashes import model_hash
 from lib_lycoris.networks.reader import open_file
 from lib_lycoris.training.demo.recipes import RECIPES
@@ -43,13 +43,13 @@ def scene(background: str, *things: tuple[str, str, str, str]) -> Scene:
     return Scene(items, background, f"{', '.join(phrases)}, {background} background")
 
 
-def paint(host: EmbeddedHost, prompt: str, seed: int = 1) -> np.ndarray:
-    request = Request(prompt, seed=seed, steps=12, width=host.size, height=host.size, cfg=host.cfg)
-    return np.asarray(host.paint(request).image, dtype=np.float64)
+def generate(host: EmbeddedHost, prompt: str, seed: int = 1) -> np.ndarray:
+    request = GenerationRequest(prompt, seed=seed, steps=12, width=host.size, height=host.size, cfg=host.cfg)
+    return np.asarray(host.generate(request).image, dtype=np.float64)
 
 
 def distance(picture: np.ndarray, drawn: Scene | object) -> float:
-    """Root of the mean squared difference to a picture that the program drew, in steps of 0..255."""
+    """Root of the mean squared difference to an image that the program drew, in steps of 0..255."""
     other = render(drawn) if isinstance(drawn, Scene) else drawn
     return float(np.sqrt(np.square(picture - np.asarray(other, dtype=np.float64)).mean()))
 
@@ -79,7 +79,7 @@ def others(shown: Scene) -> dict[str, Scene]:
 @pytest.mark.parametrize("shown", ONE_THING, ids=lambda shown: shown.caption)
 def test_colour_background_and_place_are_what_the_prompt_says(host: EmbeddedHost, shown: Scene) -> None:
     for seed in (1, 2):
-        picture = paint(host, shown.caption, seed)
+        picture = generate(host, shown.caption, seed)
         nearest = min(others(shown).items(), key=lambda item: distance(picture, item[1]))
         assert distance(picture, shown) < 0.7 * distance(picture, nearest[1]), nearest[0]
 
@@ -89,7 +89,7 @@ def test_the_shape_is_what_the_prompt_says(host: EmbeddedHost, shape: str) -> No
     wanted = scene("white", ("big", "blue", shape, MIDDLE))
     far = dict.fromkeys(SHAPES, 0.0)
     for seed in (1, 2, 3):
-        picture = paint(host, wanted.caption, seed)
+        picture = generate(host, wanted.caption, seed)
         for other in SHAPES:
             far[other] += distance(picture, scene("white", ("big", "blue", other, MIDDLE)))
     assert min(far, key=lambda other: far[other]) == shape, far
@@ -101,7 +101,7 @@ def test_two_things_keep_their_own_colours_and_places(host: EmbeddedHost, shown:
     swapped = scene(shown.background, (one.size, two.colour, one.shape, one.place), (two.size, one.colour, two.shape, two.place))
     alone = scene(shown.background, (one.size, one.colour, one.shape, one.place))
     for seed in (1, 2):
-        picture = paint(host, shown.caption, seed)
+        picture = generate(host, shown.caption, seed)
         assert distance(picture, shown) < 0.7 * min(distance(picture, swapped), distance(picture, alone))
 
 
@@ -109,9 +109,9 @@ def test_words_that_it_does_not_know_do_no_harm(host: EmbeddedHost) -> None:
     tokenizer = demo_tokenizer()
     assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in WORDS)
     shown = scene("white", ("big", "red", "circle", MIDDLE))
-    picture = paint(host, f"{shown.caption}, zq")
+    picture = generate(host, f"{shown.caption}, zq")
     assert distance(picture, shown) < 0.5 * distance(picture, scene("white", ("big", "blue", "circle", MIDDLE)))
-    assert paint(host, "a (cästle:1.2) at dusk, masterpiece").std() > 5
+    assert generate(host, "a (cästle:1.2) at dusk, masterpiece").std() > 5
 
 
 SCENES = (scene("white", ("big", "red", "circle", MIDDLE)), scene("yellow", ("", "blue", "square", LEFT)))
@@ -122,8 +122,8 @@ def test_every_network_does_to_the_picture_what_it_was_taught(host: EmbeddedHost
     before, after = 0.0, 0.0
     for plain in SCENES:
         taught = RECIPES[name].style(plain)
-        off, half, on = (paint(host, f"{plain.caption} <lyco:{name}:{strength}>") for strength in (0, 0.5, 1))
-        assert np.array_equal(off, paint(host, plain.caption)), "strength 0 is not off"
+        off, half, on = (generate(host, f"{plain.caption} <lyco:{name}:{strength}>") for strength in (0, 0.5, 1))
+        assert np.array_equal(off, generate(host, plain.caption)), "strength 0 is not off"
         assert not np.array_equal(half, on) and not np.array_equal(half, off)
         before += distance(off, taught)
         after += distance(on, taught)
@@ -135,8 +135,8 @@ def test_every_network_does_to_the_picture_what_it_was_taught(host: EmbeddedHost
 
 def test_a_word_of_the_bundled_embedding_means_something(host: EmbeddedHost) -> None:
     meant = scene("purple", ("", "yellow", "star", MIDDLE))
-    with_word = paint(host, "glimmer <lyco:demo-embedding:0>")
-    assert distance(with_word, meant) < 0.7 * distance(paint(host, "glimmer"), meant)
+    with_word = generate(host, "glimmer <lyco:demo-embedding:0>")
+    assert distance(with_word, meant) < 0.7 * distance(generate(host, "glimmer"), meant)
 
 
 def test_every_algorithm_that_lycoris_trains_is_there(host: EmbeddedHost) -> None:
@@ -168,5 +168,5 @@ def test_files_say_what_they_are_and_are_small() -> None:
 def test_the_checkpoint_is_a_checkpoint_like_any_other(host: EmbeddedHost, tmp_path: Path) -> None:
     read = EmbeddedHost.open(ckpt=CHECKPOINT, networks=tmp_path, device="cpu")
     assert read.base.family == "sd1" and read.size == SIDE
-    assert np.array_equal(paint(read, "a red star"), paint(host, "a red star"))
+    assert np.array_equal(generate(read, "a red star"), generate(host, "a red star"))
     assert "a red circle on the left" in host.about()

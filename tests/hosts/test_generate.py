@@ -1,4 +1,4 @@
-"""The embedded host and `generate`: what the prompt says happens to the picture, and the model is untouched after it."""
+"""The embedded host and `generate`: what the prompt says happens to the image, and the model is untouched after it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lib_lycoris.hosts.embedded import tokenizer as embedded_tokenizer
 from lib_lycoris.hosts.embedded.host import SAMPLERS, EmbeddedHost
 from lib_lycoris.hosts.embedded.preview import clean
 from lib_lycoris.hosts.library.library import Library
-from lib_lycoris.hosts.protocol import Cancelled, Picture, Progress, Request
+from lib_lycoris.hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest
 
 PROMPT = "a red house on a hill"
 DEMOS, WORD = sorted(path.stem for path in NETWORKS.glob("*.safetensors")), "glimmer"
@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a person's own networks."""
+    """A folder of the user's own networks."""
     return tmp_path_factory.mktemp("networks")
 
 
@@ -55,14 +55,14 @@ def demos(host: EmbeddedHost) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(host: EmbeddedHost) -> np.ndarray:
-    return pixels(paint(host, PROMPT))
+    return pixels(generate(host, PROMPT))
 
 
-def paint(host: EmbeddedHost, prompt: str, **changes: Any) -> Picture:
-    return host.paint(Request(prompt, **{**SMALL, **changes}))
+def generate(host: EmbeddedHost, prompt: str, **changes: Any) -> GeneratedImage:
+    return host.generate(GenerationRequest(prompt, **{**SMALL, **changes}))
 
 
-def pixels(picture: Picture) -> np.ndarray:
+def pixels(picture: GeneratedImage) -> np.ndarray:
     return np.asarray(picture.image, dtype=np.float32)
 
 
@@ -75,94 +75,94 @@ def bits(host: EmbeddedHost) -> list[bytes]:
 @pytest.mark.parametrize("name", DEMOS)
 def test_every_demo_network_changes_the_picture_and_leaves_the_model_alone(host: EmbeddedHost, plain: np.ndarray, name: str) -> None:
     before = bits(host)
-    changed = paint(host, f"{PROMPT} <lyco:{name}>")
+    changed = generate(host, f"{PROMPT} <lyco:{name}>")
     assert changed.problems == ()
     assert len(changed.applied) == 1 and changed.applied[0].startswith(f"{name}: ")
     assert np.abs(pixels(changed) - plain).mean() > 2
-    assert pixels(changed).std() > 20, "the picture is wrecked: it is almost one colour"
+    assert pixels(changed).std() > 20, "the image is wrecked: it is almost one colour"
     assert bits(host) == before
-    assert np.array_equal(pixels(paint(host, PROMPT)), plain)
+    assert np.array_equal(pixels(generate(host, PROMPT)), plain)
 
 
 def test_strength_zero_is_the_picture_without_the_network(host: EmbeddedHost, plain: np.ndarray) -> None:
-    assert np.array_equal(pixels(paint(host, f"{PROMPT} <lyco:demo-dora:0>")), plain)
+    assert np.array_equal(pixels(generate(host, f"{PROMPT} <lyco:demo-dora:0>")), plain)
 
 
 def test_two_tags_in_either_order_give_the_same_bits(host: EmbeddedHost, plain: np.ndarray) -> None:
-    one = pixels(paint(host, f"{PROMPT} <lyco:demo-loha:0.6> <lyco:demo-boft:0.4>"))
-    other = pixels(paint(host, f"{PROMPT} <lyco:demo-boft:0.4> <lyco:demo-loha:0.6>"))
+    one = pixels(generate(host, f"{PROMPT} <lyco:demo-loha:0.6> <lyco:demo-boft:0.4>"))
+    other = pixels(generate(host, f"{PROMPT} <lyco:demo-boft:0.4> <lyco:demo-loha:0.6>"))
     assert np.array_equal(one, other)
     assert not np.array_equal(one, plain)
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_does_not(host: EmbeddedHost, plain: np.ndarray) -> None:
-    assert np.array_equal(pixels(paint(host, PROMPT)), plain)
-    assert np.abs(pixels(paint(host, PROMPT, seed=4)) - plain).mean() > 2
-    assert np.abs(pixels(paint(host, "a blue cat")) - plain).mean() > 2
+    assert np.array_equal(pixels(generate(host, PROMPT)), plain)
+    assert np.abs(pixels(generate(host, PROMPT, seed=4)) - plain).mean() > 2
+    assert np.abs(pixels(generate(host, "a blue cat")) - plain).mean() > 2
 
 
 def test_a_twin_that_never_met_a_network_has_the_same_bits(host: EmbeddedHost, plain: np.ndarray) -> None:
     twin = EmbeddedHost.open(device="cpu")
     assert bits(twin) == bits(host)
-    assert np.array_equal(pixels(paint(twin, PROMPT)), plain)
+    assert np.array_equal(pixels(generate(twin, PROMPT)), plain)
 
 
 def test_a_schedule_acts_on_its_steps(host: EmbeddedHost, plain: np.ndarray) -> None:
-    always = pixels(paint(host, f"{PROMPT} <lyco:demo-lora:0:1>"))
-    assert np.array_equal(pixels(paint(host, f"{PROMPT} <lyco:demo-lora:0:1:start=1>")), always)
-    assert np.array_equal(pixels(paint(host, f"{PROMPT} <lyco:demo-lora:0:1:start=4>")), plain)  # there are 3 steps
-    assert np.array_equal(pixels(paint(host, f"{PROMPT} <lyco:demo-lora:0:1:stop=1>")), plain)
-    late = pixels(paint(host, f"{PROMPT} <lyco:demo-lora:0:1:start=3>"))
+    always = pixels(generate(host, f"{PROMPT} <lyco:demo-lora:0:1>"))
+    assert np.array_equal(pixels(generate(host, f"{PROMPT} <lyco:demo-lora:0:1:start=1>")), always)
+    assert np.array_equal(pixels(generate(host, f"{PROMPT} <lyco:demo-lora:0:1:start=4>")), plain)  # there are 3 steps
+    assert np.array_equal(pixels(generate(host, f"{PROMPT} <lyco:demo-lora:0:1:stop=1>")), plain)
+    late = pixels(generate(host, f"{PROMPT} <lyco:demo-lora:0:1:start=3>"))
     assert not np.array_equal(late, always) and not np.array_equal(late, plain)
 
 
 def test_text_encoder_and_unet_have_their_own_strengths(host: EmbeddedHost, plain: np.ndarray) -> None:
-    text, unet = (pixels(paint(host, f"{PROMPT} <lyco:demo-lora:{tag}>")) for tag in ("1:0", "0:1"))
+    text, unet = (pixels(generate(host, f"{PROMPT} <lyco:demo-lora:{tag}>")) for tag in ("1:0", "0:1"))
     assert np.abs(text - plain).mean() > 1 and np.abs(unet - plain).mean() > 1
     assert not np.array_equal(text, unet)
 
 
 def test_dyn_takes_the_first_ranks(host: EmbeddedHost) -> None:
-    whole, part = (paint(host, f"{PROMPT} <lyco:demo-dylora:1:1:{dyn}>") for dyn in (8, 2))
+    whole, part = (generate(host, f"{PROMPT} <lyco:demo-dylora:1:1:{dyn}>") for dyn in (8, 2))
     assert np.abs(pixels(whole) - pixels(part)).mean() > 1
-    assert np.array_equal(pixels(whole), pixels(paint(host, f"{PROMPT} <lyco:demo-dylora>")))
+    assert np.array_equal(pixels(whole), pixels(generate(host, f"{PROMPT} <lyco:demo-dylora>")))
 
 
 def test_a_bundled_embedding_is_a_word_while_its_network_is_on(host: EmbeddedHost) -> None:
-    with_word, without = (pixels(paint(host, f"{PROMPT}{word} <lyco:demo-embedding:0>")) for word in (f" {WORD}", ""))
-    letters = pixels(paint(host, f"{PROMPT} {WORD}"))  # without the network the word is its letters
+    with_word, without = (pixels(generate(host, f"{PROMPT}{word} <lyco:demo-embedding:0>")) for word in (f" {WORD}", ""))
+    letters = pixels(generate(host, f"{PROMPT} {WORD}"))  # without the network the word is its letters
     assert np.abs(with_word - letters).mean() > 1
     assert np.abs(with_word - without).mean() > 1
-    upper = pixels(paint(host, f"{PROMPT} {WORD.upper()} <lyco:demo-embedding:0>"))
+    upper = pixels(generate(host, f"{PROMPT} {WORD.upper()} <lyco:demo-embedding:0>"))
     assert np.array_equal(with_word, upper)
 
 
 def test_long_prompts_are_read_to_their_end(host: EmbeddedHost) -> None:
-    one, other = (pixels(paint(host, "very " * 40 + word)) for word in ("red", "blue"))  # 160 letters and more, a piece is 75
+    one, other = (pixels(generate(host, "very " * 40 + word)) for word in ("red", "blue"))  # 160 letters and more, a piece is 75
     assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws(host: EmbeddedHost, sampler: str) -> None:
-    assert pixels(paint(host, PROMPT, sampler=sampler)).std() > 20
+    assert pixels(generate(host, PROMPT, sampler=sampler)).std() > 20
 
 
 def test_progress_counts_the_steps_and_cancel_stops(host: EmbeddedHost, plain: np.ndarray) -> None:
-    seen: list[Progress] = []
-    host.paint(Request(PROMPT, **SMALL), seen.append)
+    seen: list[GenerationProgress] = []
+    host.generate(GenerationRequest(PROMPT, **SMALL), seen.append)
     assert [progress.step for progress in seen] == [0, 1, 2, 3]
     assert seen[-1].eta == 0 and "step 3 of 3 - " in seen[-1].text()
     stop = threading.Event()
     before = bits(host)
 
-    def after_first(progress: Progress) -> None:
+    def after_first(progress: GenerationProgress) -> None:
         if progress.step == 1:
             stop.set()
 
-    with pytest.raises(Cancelled):
-        host.paint(Request(f"{PROMPT} <lyco:demo-lora>", **SMALL), after_first, stop)
+    with pytest.raises(GenerationCancelled):
+        host.generate(GenerationRequest(f"{PROMPT} <lyco:demo-lora>", **SMALL), after_first, stop)
     assert bits(host) == before
-    assert np.array_equal(pixels(paint(host, PROMPT)), plain)
+    assert np.array_equal(pixels(generate(host, PROMPT)), plain)
 
 
 def broken_nan(demos: Path, path: Path) -> None:
@@ -201,23 +201,23 @@ def test_a_bad_file_is_one_sentence_and_the_picture_comes_without_it(
     make, says = BROKEN[kind]
     make(demos, own / f"bad-{kind}.safetensors")
     before = bits(host)
-    picture = paint(host, f"{PROMPT} <lyco:bad-{kind}:0.7>")
+    picture = generate(host, f"{PROMPT} <lyco:bad-{kind}:0.7>")
     assert len(picture.problems) == 1, picture.problems
     assert f"bad-{kind}" in picture.problems[0] and says in picture.problems[0] and "\n" not in picture.problems[0]
     assert picture.applied == ()
     assert np.array_equal(pixels(picture), plain)
     assert bits(host) == before
-    beside = paint(host, f"{PROMPT} <lyco:bad-{kind}:0.7> <lyco:demo-lora>")
-    assert np.array_equal(pixels(beside), pixels(paint(host, f"{PROMPT} <lyco:demo-lora>")))
+    beside = generate(host, f"{PROMPT} <lyco:bad-{kind}:0.7> <lyco:demo-lora>")
+    assert np.array_equal(pixels(beside), pixels(generate(host, f"{PROMPT} <lyco:demo-lora>")))
 
 
 def test_bad_tags_are_told_and_left_out(host: EmbeddedHost, plain: np.ndarray) -> None:
-    picture = paint(host, f"{PROMPT} <lyco:demo-lroa> <lyco:demo-lora:1:colour=2>", negative="fog <lyco:demo-lora>")
+    picture = generate(host, f"{PROMPT} <lyco:demo-lroa> <lyco:demo-lora:1:colour=2>", negative="fog <lyco:demo-lora>")
     assert len(picture.problems) == 3
     assert "demo-lora" in picture.problems[0] and "nearest" in picture.problems[0]
     assert '"colour" is not a key' in picture.problems[1]
     assert "negative prompt" in picture.problems[2]
-    assert np.array_equal(pixels(picture), pixels(paint(host, PROMPT, negative="fog")))
+    assert np.array_equal(pixels(picture), pixels(generate(host, PROMPT, negative="fog")))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_bad_tags_are_told_and_left_out(host: EmbeddedHost, plain: np.ndarray) -
 )
 def test_impossible_requests_are_refused_with_a_sentence(host: EmbeddedHost, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(HostError, match=says):
-        paint(host, PROMPT, **changes)
+        generate(host, PROMPT, **changes)
 
 
 def test_base_weights_are_found_under_canonical_names(host: EmbeddedHost) -> None:
@@ -238,7 +238,7 @@ def test_base_weights_are_found_under_canonical_names(host: EmbeddedHost) -> Non
 
 
 def test_the_library_finds_by_name_place_and_alias(tmp_path: Path) -> None:
-    for place, alias in (("one/style", "painted"), ("two/style", "drawn"), ("two/v1.5", ""), ("top", "style2")):
+    for place, alias in (("one/style", "generated"), ("two/style", "drawn"), ("two/v1.5", ""), ("top", "style2")):
         path = tmp_path / f"{place}.safetensors"
         path.parent.mkdir(exist_ok=True)
         save_file({"a": torch.ones(1)}, path, {"ss_output_name": alias} if alias else {"x": "y"})
@@ -246,7 +246,7 @@ def test_the_library_finds_by_name_place_and_alias(tmp_path: Path) -> None:
     library = Library([tmp_path])
     assert library.names() == ["one/style", "top", "two/style", "v1.5"]
     expected = {
-        "two/style": "two/style", "TOP": "top", "v1.5": "two/v1.5", "painted": "one/style", "top.safetensors": "top",
+        "two/style": "two/style", "TOP": "top", "v1.5": "two/v1.5", "generated": "one/style", "top.safetensors": "top",
         "two\\v1.5": "two/v1.5",
     }  # fmt: skip
     assert {name: library.find(name).place for name in expected} == expected
@@ -344,7 +344,7 @@ def test_no_vocabulary_at_all_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
         embedded_tokenizer.clip_tokenizer(pad_with_zero=False)
 
 
-# --- checkpoints: a model made with diffusers, written with LDM's names, must draw the same picture when it is read again
+# --- checkpoints: a model made with diffusers, written with LDM's names, must draw the same image when it is read again
 
 HEAD = {"sd1": 8, "sd2": [2, 4, 4, 4], "sdxl": [2, 4, 4]}
 TEXT: dict[str, Any] = {
@@ -438,16 +438,16 @@ def test_a_single_file_checkpoint_draws_what_its_model_draws(family: str, tmp_pa
     assert read.base.family == family and read.size == 64
     pipe = source.model.pipe
     pipe.scheduler = type(pipe.scheduler).from_config(read.model.pipe.scheduler.config)
-    wanted = pixels(paint(source, PROMPT, negative="fog"))
-    assert np.array_equal(pixels(paint(read, PROMPT, negative="fog")), wanted)
-    assert not np.array_equal(pixels(paint(read, "a blue cat", negative="fog")), wanted)
+    wanted = pixels(generate(source, PROMPT, negative="fog"))
+    assert np.array_equal(pixels(generate(read, PROMPT, negative="fog")), wanted)
+    assert not np.array_equal(pixels(generate(read, "a blue cat", negative="fog")), wanted)
 
 
 def test_a_folder_in_diffusers_layout_draws_what_its_model_draws(tmp_path: Path) -> None:
     source = tiny_checkpoint("sd1")
     source.model.pipe.save_pretrained(tmp_path / "model")
     read = EmbeddedHost.open(ckpt=tmp_path / "model", device="cpu")
-    assert np.array_equal(pixels(paint(read, PROMPT)), pixels(paint(source, PROMPT)))
+    assert np.array_equal(pixels(generate(read, PROMPT)), pixels(generate(source, PROMPT)))
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def test_sd2_kinds_are_told_apart_by_the_answer() -> None:
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_a_preview_is_the_clean_picture_that_the_model_s_output_means(host: EmbeddedHost, sampler: str, prediction: str) -> None:
-    """For a sample made of a known picture and known noise, as each kind of scheduler scales it."""
+    """For a sample made of a known image and known noise, as each kind of scheduler scales it."""
     import diffusers
 
     name, extra = SAMPLERS[sampler]
@@ -515,16 +515,18 @@ def test_a_preview_is_the_clean_picture_that_the_model_s_output_means(host: Embe
 def test_previews_come_nearer_to_the_picture(host: EmbeddedHost, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_preview, "PAUSE", 0.0)
     monkeypatch.setattr(embedded_preview, "SHARE", 1e9)
-    seen: list[Progress] = []
-    picture = host.paint(Request(PROMPT, **{**SMALL, "steps": 8, "sampler": sampler}), seen.append)
+    seen: list[GenerationProgress] = []
+    picture = host.generate(GenerationRequest(PROMPT, **{**SMALL, "steps": 8, "sampler": sampler}), seen.append)
     previews = [state.preview for state in seen if state.preview is not None]
     assert len(previews) == 7 and seen[0].preview is None and seen[-1].preview is None
     far = [np.abs(np.asarray(image.convert("RGB"), dtype=np.float32) - pixels(picture)).mean() for image in previews]
     assert far[-1] < 8 and far[-1] < far[0], far
-    assert np.array_equal(pixels(picture), pixels(host.paint(Request(PROMPT, **{**SMALL, "steps": 8, "sampler": sampler})))), "no trace"
+    assert np.array_equal(pixels(picture), pixels(host.generate(GenerationRequest(PROMPT, **{**SMALL, "steps": 8, "sampler": sampler})))), (
+        "no trace"
+    )
 
 
 def test_previews_take_a_share_of_the_time(host: EmbeddedHost) -> None:
-    seen: list[Progress] = []
-    host.paint(Request(PROMPT, **{**SMALL, "steps": 3}), seen.append)
+    seen: list[GenerationProgress] = []
+    host.generate(GenerationRequest(PROMPT, **{**SMALL, "steps": 3}), seen.append)
     assert sum(state.preview is not None for state in seen) <= 2

@@ -52,7 +52,7 @@ def write_lora(path: Path, seed: int) -> Path:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> FolderShelf:
+def store(tmp_path: Path) -> FolderShelf:
     made = FolderShelf(tmp_path)
     for seed, name in enumerate(("a", "b")):
         write_lora(made.nets / f"{name}.safetensors", seed)
@@ -69,9 +69,9 @@ def jobs() -> Iterator[Jobs]:
 
 
 @pytest.fixture
-def client(shelf: FolderShelf, jobs: Jobs) -> TestClient:
+def client(store: FolderShelf, jobs: Jobs) -> TestClient:
     app = FastAPI()
-    add_job_routes(app, JobService(jobs, shelf), [local_only, same_site()])
+    add_job_routes(app, JobService(jobs, store), [local_only, same_site()])
     return TestClient(app, base_url="http://127.0.0.1:7870")
 
 
@@ -88,31 +88,31 @@ def wait(client: TestClient, job_id: str) -> dict[str, Any]:
     raise AssertionError(state)
 
 
-def test_a_whole_job(client: TestClient, shelf: FolderShelf) -> None:
+def test_a_whole_job(client: TestClient, store: FolderShelf) -> None:
     began = start(client, "networks_merge", models=["a", "b"], ratios=[1, -0.5], save_to="both")
     assert began.status_code == 202 and began.json()["tool"] == "networks_merge"
     job_id = began.json()["id"]
     state = wait(client, job_id)
     assert state["status"] == "done" and state["error"] is None and state["progress"]["unit"] == "modules"
     result = client.get(f"{ADDRESS}/{job_id}/result")
-    assert result.status_code == 200 and result.json()["outputs"] == [str(shelf.nets / "both.safetensors")]
+    assert result.status_code == 200 and result.json()["outputs"] == [str(store.nets / "both.safetensors")]
     assert result.json()["report"]["modules"][0]["rank"] == 4 and "2 networks in one" in result.json()["text"]
-    tensors = load_file(shelf.nets / "both.safetensors")
+    tensors = load_file(store.nets / "both.safetensors")
     up, down = tensors[f"{MODULE}.lora_up.weight"], tensors[f"{MODULE}.lora_down.weight"]
-    parts = [load_file(shelf.nets / f"{name}.safetensors") for name in "ab"]
+    parts = [load_file(store.nets / f"{name}.safetensors") for name in "ab"]
     expected = sum(s * p[f"{MODULE}.lora_up.weight"] @ p[f"{MODULE}.lora_down.weight"] for s, p in zip((1, -0.5), parts, strict=True))
     scale = float(tensors[f"{MODULE}.alpha"]) / down.shape[0]
     torch.testing.assert_close(scale * up @ down, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_job_can_be_stopped(client: TestClient, shelf: FolderShelf, jobs: Jobs) -> None:
-    jobs.start("networks_merge", {"models": [shelf.nets / "a.safetensors"], "save_to": shelf.nets / "x.safetensors"})
+def test_a_job_can_be_stopped(client: TestClient, store: FolderShelf, jobs: Jobs) -> None:
+    jobs.start("networks_merge", {"models": [store.nets / "a.safetensors"], "save_to": store.nets / "x.safetensors"})
     waiting = start(client, "networks_merge", models=["a"], save_to="late").json()
     stopped = client.delete(f"{ADDRESS}/{waiting['id']}")
     assert stopped.status_code == 200
     state = wait(client, waiting["id"])
     assert state["status"] in ("cancelled", "done")
-    assert (shelf.nets / "late.safetensors").exists() == (state["status"] == "done")
+    assert (store.nets / "late.safetensors").exists() == (state["status"] == "done")
     if state["status"] == "cancelled":
         refused = client.get(f"{ADDRESS}/{waiting['id']}/result")
         assert refused.status_code == 409 and "stopped" in refused.json()["detail"]
@@ -138,9 +138,9 @@ def paths_outside(root: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_nothing_outside_is_read(client: TestClient, shelf: FolderShelf, tmp_path: Path, jobs: Jobs) -> None:
-    (shelf.nets / "link").symlink_to(tmp_path / "private")
-    (shelf.models / "link").symlink_to(tmp_path / "private")
+def test_nothing_outside_is_read(client: TestClient, store: FolderShelf, tmp_path: Path, jobs: Jobs) -> None:
+    (store.nets / "link").symlink_to(tmp_path / "private")
+    (store.models / "link").symlink_to(tmp_path / "private")
     for name in paths_outside(tmp_path):
         for tool, options in (
             ("networks_merge", {"models": ["a", name], "save_to": "out"}),
@@ -157,10 +157,10 @@ def test_nothing_outside_is_read(client: TestClient, shelf: FolderShelf, tmp_pat
     assert jobs.all() == []
 
 
-def test_nothing_outside_is_written(client: TestClient, shelf: FolderShelf, tmp_path: Path, jobs: Jobs) -> None:
-    (shelf.nets / "link").symlink_to(tmp_path / "private")
+def test_nothing_outside_is_written(client: TestClient, store: FolderShelf, tmp_path: Path, jobs: Jobs) -> None:
+    (store.nets / "link").symlink_to(tmp_path / "private")
     before = sorted(tmp_path.rglob("*"))
-    for name in (*paths_outside(tmp_path)[:-1], "nul", "", "  ", str(shelf.models / "out")):
+    for name in (*paths_outside(tmp_path)[:-1], "nul", "", "  ", str(store.models / "out")):
         if name in ("~/x", "%2e%2e/private/secret.safetensors"):  # plain folder names to us, and such folders are not there
             assert start(client, "networks_merge", models=["a"], save_to=name).status_code == 422
             continue
@@ -169,24 +169,24 @@ def test_nothing_outside_is_written(client: TestClient, shelf: FolderShelf, tmp_
     assert jobs.all() == [] and sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_undo_file_is_called_one(client: TestClient, shelf: FolderShelf, jobs: Jobs) -> None:
-    save_file({"x": torch.zeros(2)}, shelf.models / "base.safetensors")
+def test_an_undo_file_is_called_one(client: TestClient, store: FolderShelf, jobs: Jobs) -> None:
+    save_file({"x": torch.zeros(2)}, store.models / "base.safetensors")
     for name in ("x.yaml", "x.py", "x", "../x.undo"):
         answer = start(client, "merge", sd_model="base.safetensors", models=["a"], save_to="merged", undo_file=name)
         assert answer.status_code == 422, name
     assert jobs.all() == []
 
 
-def test_nothing_is_written_over_unless_asked(client: TestClient, shelf: FolderShelf) -> None:
-    before = (shelf.nets / "b.safetensors").read_bytes()
+def test_nothing_is_written_over_unless_asked(client: TestClient, store: FolderShelf) -> None:
+    before = (store.nets / "b.safetensors").read_bytes()
     refused = start(client, "networks_merge", models=["a"], save_to="b")
     assert refused.status_code == 409 and refused.json()["detail"] == "b.safetensors is there already; choose another name"
-    assert (shelf.nets / "b.safetensors").read_bytes() == before
-    (shelf.nets / "cut-0001.safetensors").touch()
+    assert (store.nets / "b.safetensors").read_bytes() == before
+    (store.nets / "cut-0001.safetensors").touch()
     assert start(client, "split", model="a", save_to="cut").status_code == 409
     asked = client.post(f"{ADDRESS}/networks_merge?replace=true", json={"models": ["a"], "save_to": "b"})
     assert asked.status_code == 202 and wait(client, asked.json()["id"])["status"] == "done"
-    assert (shelf.nets / "b.safetensors").read_bytes() != before
+    assert (store.nets / "b.safetensors").read_bytes() != before
     itself = client.post(f"{ADDRESS}/networks_merge?replace=true", json={"models": ["a"], "save_to": "a"})
     assert wait(client, itself.json()["id"])["status"] == "failed"
 
@@ -235,21 +235,21 @@ def test_pages_of_other_sites_are_refused(client: TestClient, jobs: Jobs) -> Non
         assert client.get(f"{ADDRESS}/x", headers=headers).status_code == 404, headers
 
 
-def test_a_site_that_the_host_allows_is_let_in(shelf: FolderShelf, jobs: Jobs) -> None:
+def test_a_site_that_the_host_allows_is_let_in(store: FolderShelf, jobs: Jobs) -> None:
     app = FastAPI()
-    add_job_routes(app, JobService(jobs, shelf), [same_site(lambda origin: origin == "https://mine.example")])
+    add_job_routes(app, JobService(jobs, store), [same_site(lambda origin: origin == "https://mine.example")])
     client = TestClient(app)
     assert client.get(f"{ADDRESS}/x", headers={"origin": "https://mine.example", "sec-fetch-site": "cross-site"}).status_code == 404
     assert client.get(f"{ADDRESS}/x", headers={"origin": "https://other.example"}).status_code == 403
 
 
-def test_the_hosts_guard_is_asked_for_every_route(shelf: FolderShelf, jobs: Jobs) -> None:
+def test_the_hosts_guard_is_asked_for_every_route(store: FolderShelf, jobs: Jobs) -> None:
     def guard(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008
         if (credentials.username, credentials.password) != ("me", "secret"):
             raise HTTPException(401)
 
     app = FastAPI()
-    add_job_routes(app, JobService(jobs, shelf), [guard])
+    add_job_routes(app, JobService(jobs, store), [guard])
     client = TestClient(app)
     options = {"models": ["a"], "save_to": "x"}
     for auth in (None, ("me", "wrong")):

@@ -15,7 +15,7 @@ import pytest
 from lib_lycoris.errors import HostError
 from lib_lycoris.hosts.library import facts as library_facts
 from lib_lycoris.hosts.library import scan as library_scan
-from lib_lycoris.hosts.library.facts import Describer, Facts, read_metadata, read_names
+from lib_lycoris.hosts.library.facts import Describer, NetworkFacts, read_metadata, read_names
 from lib_lycoris.hosts.library.index import Index
 from lib_lycoris.hosts.library.library import Library
 
@@ -99,7 +99,7 @@ def test_metadata_is_found_wherever_it_stands(tmp_path: Path, order: str, size: 
 def test_a_file_without_metadata_has_no_alias(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors")
     assert read_metadata(path) == {} and read_names(path).alias == ""
-    assert read_names(write(tmp_path / "b.pt", raw=b"")) == Facts(library_facts.stamp_of(tmp_path / "b.pt"), described=True)
+    assert read_names(write(tmp_path / "b.pt", raw=b"")) == NetworkFacts(library_facts.stamp_of(tmp_path / "b.pt"), described=True)
 
 
 def test_only_the_beginning_of_a_header_is_read_for_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a_tag_that_only_an_alias_explains_waits_for_the_scan(tmp_path: Path, mo
     write(tmp_path / "a.safetensors", {"ss_output_name": "alias"})
     may_read, found = threading.Event(), []
 
-    def slow(path: str) -> Facts:
+    def slow(path: str) -> NetworkFacts:
         assert may_read.wait(10)
         return read_names(path)
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lib_lycoris import Activation, Network, Patcher, load
 from lib_lycoris.algorithms import LowRank
-from lib_lycoris.algorithms.layer import BlockRows, Convolution, Layer, Work
+from lib_lycoris.algorithms.layer import BlockRows, Convolution, Cost, Layer
 from lib_lycoris.algorithms.oft import RotationMatrix
-from lib_lycoris.hosts.library.cache import Loaded
+from lib_lycoris.hosts.library.cache import NetworkCache
 from lib_lycoris.networks.reader import open_file
 from lib_lycoris.networks.writer import save
 from lib_lycoris.patching.cost import is_cheaper_beside
@@ -72,7 +72,7 @@ def test_a_merged_weight_is_made_once_and_its_memory_is_used_again(x: Tensor, tm
         value = layer_of(patcher, model).effective["weight"]._value
         assert value is not None
         seen.append((value, value.data_ptr(), value.clone()))
-        patcher.pause()  # a host does so between two pictures
+        patcher.pause()  # a host does so between two images
     assert seen[0][0] is seen[1][0]  # the same tags again: nothing is computed
     assert seen[2][1] == seen[0][1] and not torch.equal(seen[2][2], seen[0][2])  # another strength: other values in the same place
 
@@ -94,9 +94,9 @@ def test_recompute_keeps_no_weight_and_merges_to_the_same_bits(x: Tensor, tmp_pa
 
 
 def test_the_cost_model_adds_to_few_tokens_and_makes_the_weight_for_many() -> None:
-    """As measured on full SD1.5 layers: a prompt's 154 tokens want the thin products, a 64x64 picture's 8192 the weight."""
+    """As measured on full SD1.5 layers: a prompt's 154 tokens want the thin products, a 64x64 image's 8192 the weight."""
     for shape in ((320, 320), (1280, 320), (320, 1280)):
-        lora = Work(16 * sum(shape), 2 * shape[0], 16 * shape[0] * shape[1], 2 * shape[0] * shape[1])
+        lora = Cost(16 * sum(shape), 2 * shape[0], 16 * shape[0] * shape[1], 2 * shape[0] * shape[1])
         assert is_cheaper_beside([lora], 128, "cpu")
         assert not is_cheaper_beside([lora], 8192, "cpu")
 
@@ -204,7 +204,7 @@ def test_factors_are_not_copied_for_the_layers(tmp_path: Path, x: Tensor) -> Non
     model(x)
     patch = network.patches[LINEAR + ".weight"]
     edit = layer_of(patcher, model).edits["weight"][0]
-    change = edit.change(torch.device("cpu"), torch.float32, None)
+    change = edit.bypass(torch.device("cpu"), torch.float32, None)
     assert isinstance(change, LowRank)
     assert {change.up.data_ptr(), change.down.data_ptr()} == {t.data_ptr() for t in patch.tensors().values() if t.numel() > 1}
 
@@ -217,7 +217,7 @@ def test_a_rotation_is_kept_once(tmp_path: Path, x: Tensor) -> None:
     patcher.apply([constant(network, 0.5)], "functional")
     model(x)
     patch, edit = network.patches[LINEAR + ".weight"], layer_of(patcher, model).edits["weight"][0]
-    change = edit.change(torch.device("cpu"), torch.float32, None)
+    change = edit.bypass(torch.device("cpu"), torch.float32, None)
     assert isinstance(patch, RotationMatrix) and isinstance(change, BlockRows)
     assert change.blocks.data_ptr() == patch.blocks.data_ptr()
 
@@ -276,7 +276,7 @@ def test_the_least_recently_used_networks_are_forgotten_first(tmp_path: Path) ->
     model = TinyModel()
     base = Patcher(model).base
     paths = [write_network(tmp_path / f"{seed}.safetensors", "lora", seed) for seed in range(4)]
-    loaded = Loaded()
+    loaded = NetworkCache()
     for path in (*paths, paths[0]):  # the first is used again
         loaded.get(path, base, None, torch.float32)
         loaded.end_run(1.0)
@@ -293,7 +293,7 @@ def test_the_least_recently_used_networks_are_forgotten_first(tmp_path: Path) ->
 @torch.no_grad()
 def test_nothing_is_left_of_a_network_whose_tag_is_gone(tmp_path: Path, x: Tensor) -> None:
     model = TinyModel()
-    patcher, loaded = Patcher(model), Loaded()
+    patcher, loaded = Patcher(model), NetworkCache()
     path = write_network(tmp_path / "n.safetensors", "lokr", 1)
     for mode in ("functional", "merged", "recompute", "auto"):
         network = loaded.get(path, patcher.base, None, patcher.dtype)[0]

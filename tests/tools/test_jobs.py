@@ -210,7 +210,7 @@ def test_files_are_found_by_offered_names_and_inside_of_the_folders_only(tmp_pat
     (folder / "link").symlink_to(other / "secret")
     linked = folder / "style.safetensors"
     linked.symlink_to(other / "secret")
-    offered = {"style": linked}  # a person has put a link to a model into the folder: it is offered, so it may be read
+    offered = {"style": linked}  # the user has put a link to a model into the folder: it is offered, so it may be read
     assert known_file("style", offered, [folder], "network") == linked
     assert known_file(str(linked), offered, [folder], "network") == linked
     assert known_file("a.undo", {}, [folder], "file") == folder / "a.undo"

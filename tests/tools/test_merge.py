@@ -403,7 +403,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(files: Path) -> None:
     code = f"""
 import resource, signal, sys
 from pathlib import Path
-from lib_lycoris.tools import merge
+from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.errors import ToolError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
@@ -430,7 +430,7 @@ def test_no_room_is_noticed_before_anything_is_written(files: Path, monkeypatch:
 SLOW = """
 import sys, time
 from pathlib import Path
-from lib_lycoris.tools import cli, merge, output
+from lib_lycoris.tools.files import output
 from lib_lycoris.cli import main
 write = output.Output.write
 def slow(self, data):

@@ -1,4 +1,4 @@
-"""The app: the page's own logic on any Gradio, and a person's way through it in a real browser."""
+"""The app: the page's own logic on any Gradio, and the user's way through it in a real browser."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from lib_lycoris.errors import HostError, LycorisError
 from lib_lycoris.hosts.embedded.files import open_shelf
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.infotext import save_png
-from lib_lycoris.hosts.protocol import Progress
+from lib_lycoris.hosts.protocol import GenerationProgress
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.ui.app import AT_ONCE, build, free_port, queued
-from lib_lycoris.ui.context import Desk
+from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.generate import GeneratePage, add_tag, read_request
 from lib_lycoris.ui.settings import Settings
 from lib_lycoris.ui.style import bar, notes, page_css, script
@@ -108,7 +108,7 @@ def test_an_unexpected_error_is_told_too(page: GeneratePage, monkeypatch: pytest
     def broken(*_: Any) -> None:
         raise MemoryError("no memory left")
 
-    monkeypatch.setattr(EmbeddedHost, "paint", broken)
+    monkeypatch.setattr(EmbeddedHost, "generate", broken)
     *_, last = page.run(*values("a"))
     assert "MemoryError: no memory left" in last[NOTES]["value"]
 
@@ -135,8 +135,8 @@ def test_a_request_is_read_from_the_controls() -> None:
 def test_texts_of_people_are_escaped_and_the_bar_is_readable() -> None:
     assert "<script>" not in notes(problems=["<script>"]) and "&lt;script&gt;" in notes(problems=["<script>"])
     assert 'aria-valuenow="40"' in bar(0.4, "x") and 'role="progressbar"' in bar(0.4, "x")
-    assert Progress(3, 20, 0.5, 34.2).text() == "step 3 of 20 - 2.0 s/step - 34 s left"
-    assert Progress(3, 20, 4.0, 4.25).text() == "step 3 of 20 - 4.0 steps/s - 4 s left"
+    assert GenerationProgress(3, 20, 0.5, 34.2).text() == "step 3 of 20 - 2.0 s/step - 34 s left"
+    assert GenerationProgress(3, 20, 4.0, 4.25).text() == "step 3 of 20 - 4.0 steps/s - 4 s left"
 
 
 def test_a_taken_port_is_passed_over() -> None:
@@ -150,8 +150,8 @@ def test_a_taken_port_is_passed_over() -> None:
 
 
 def test_the_page_has_every_control(host: EmbeddedHost, tmp_path: Path) -> None:
-    desk = Desk(open_shelf(host, None, None, tmp_path), Jobs(), host, Settings(None), "Generate")
-    blocks, page = build(host, save_png, desk)
+    context = PageContext(open_shelf(host, None, None, tmp_path), Jobs(), host, Settings(None), "Generate")
+    blocks, page = build(host, save_png, context)
     ids = {component["props"].get("elem_id") for component in blocks.config["components"]}
     page.folder.cleanup()
     names = "prompt negative add strength seed steps width height cfg sampler generate cancel progress gallery notes info"
@@ -163,7 +163,7 @@ def test_one_picture_is_made_at_a_time(page: GeneratePage) -> None:
     first = page.run(*values("a", steps=400))
     next(first)
     (second,) = page.run(*values("b"))
-    assert "a picture is being made already" in second[NOTES]["value"] and second[STATE]["value"].count("No picture was made.") == 1
+    assert "an image is being made already" in second[NOTES]["value"] and second[STATE]["value"].count("No image was made.") == 1
     page.stop()
     list(first)
     *_, third = page.run(*values("b", steps=1))
@@ -332,7 +332,7 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
 
 
 def choose(tab: Any, place: str, name: str) -> None:
-    """Choose a name in a dropdown as a person does, who clicks again where the list closed because new choices came."""
+    """Choose a name in a dropdown as the user does, who clicks again where the list closed because new choices came."""
     wanted = f'{place} ul li:has-text("{name}")'
     for _ in range(3):
         tab.click(f"{place} input")

@@ -1,4 +1,4 @@
-"""The page Block weight: what the sliders mean, what the bars say, presets, baking, the analyzer, and a person's way through it."""
+"""The page Block weight: what the sliders mean, what the bars say, presets, baking, the analyzer, and the user's way through it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from lib_lycoris.errors import LycorisError, PromptError, ToolError
-from lib_lycoris.hosts.embedded.files import FolderShelf, demo_checkpoint, open_shelf
+from lib_lycoris.hosts.embedded.files import FolderStore, demo_checkpoint, open_shelf
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.library.library import Library
-from lib_lycoris.hosts.protocol import Cancelled, Request
+from lib_lycoris.hosts.protocol import GenerationCancelled, GenerationRequest
 from lib_lycoris.hosts.webui.folders import PresetFiles
 from lib_lycoris.models import LAYOUTS, block_of, sd3_layout
 from lib_lycoris.networks import load
@@ -45,8 +45,8 @@ from lib_lycoris.ui.blocks.analysis import (
 from lib_lycoris.ui.blocks.analyzer import ALONE, DROP, NO_PAINTER, AnalyzerPart
 from lib_lycoris.ui.blocks.diagram import legend, picture
 from lib_lycoris.ui.blocks.network import Meter
-from lib_lycoris.ui.blocks.values import LABELS, Board, blocks_of, layout_for, name_of, read_values, rows, tag_of
-from lib_lycoris.ui.context import Desk
+from lib_lycoris.ui.blocks.values import LABELS, BlockValues, blocks_of, layout_for, name_of, read_values, rows, tag_of
+from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.blocks import OUTPUTS, BlocksPage, Sitting
 from tests.ui.test_app import address, tab, wait_until_says  # noqa: F401 - fixtures
 
@@ -75,7 +75,7 @@ def test_a_tag_means_what_the_sliders_say(count: int) -> None:
     draw = random.Random(count)
     family = FAMILY[count]
     for share in (0.0, 0.3, 1.0):
-        board = Board(count).with_values([round(draw.uniform(-1, 2), 2) if draw.random() < share else 1.0 for _ in blocks_of(count)])
+        board = BlockValues(count).with_values([round(draw.uniform(-1, 2), 2) if draw.random() < share else 1.0 for _ in blocks_of(count)])
         text = tag_of(board, "a style", Presets.default(), te=0.7, unet=-0.5)
         rest, tags = find_tags(text)
         assert rest == "" and len(tags) == 1 and tags[0].name == "a style"
@@ -103,21 +103,21 @@ def test_a_tag_means_what_the_sliders_say(count: int) -> None:
     ],
 )
 def test_the_tag_is_the_shortest_true_one(count: int, values: list[float], touched_blocks: dict[str, int] | None, expected: str) -> None:
-    board = replace(Board(count).with_values(values), touched=touched_blocks)
+    board = replace(BlockValues(count).with_values(values), touched=touched_blocks)
     assert tag_of(board, "n", Presets.default()) == expected
 
 
 def test_strengths_and_steps_are_in_the_tag_only_where_they_say_something() -> None:
-    assert tag_of(Board(), "n", None, te=None, unet=None, start=0, stop=None) == "<lyco:n:1>"
-    assert tag_of(Board(), "n", None, te=0.5, unet=0.5, start=3.0, stop=9) == "<lyco:n:0.5:start=3:stop=9>"
+    assert tag_of(BlockValues(), "n", None, te=None, unet=None, start=0, stop=None) == "<lyco:n:1>"
+    assert tag_of(BlockValues(), "n", None, te=0.5, unet=0.5, start=3.0, stop=9) == "<lyco:n:0.5:start=3:stop=9>"
     with pytest.raises(LycorisError, match="never on"):
-        tag_of(Board(), "n", None, start=9, stop=3)
+        tag_of(BlockValues(), "n", None, start=9, stop=3)
     with pytest.raises(LycorisError, match="rename the file"):
-        tag_of(Board(), "a:b", None)
+        tag_of(BlockValues(), "a:b", None)
 
 
 def test_a_preset_whose_name_a_tag_cannot_hold_is_written_in_numbers() -> None:
-    board = Board(17).with_values([0.0] * 16 + [1.0])
+    board = BlockValues(17).with_values([0.0] * 16 + [1.0])
     numbers = f"<lyco:n:1:lbw={board.text}>"
     for name in ("a>b", "a=b,c", "5"):
         known = Presets(f"{name}:{board.text}\n", "")
@@ -126,7 +126,7 @@ def test_a_preset_whose_name_a_tag_cannot_hold_is_written_in_numbers() -> None:
 
 
 def test_undo_takes_back_one_change_at_a_time() -> None:
-    board = Board(17)
+    board = BlockValues(17)
     moved = board.with_values([1.0] * 16 + [0.9]).with_values([1.0] * 16 + [0.8])  # one slider, twice
     again = moved.with_values([0.5] + [1.0] * 15 + [0.8])
     assert again.undone().shown == moved.shown and again.undone().undone().shown == board.shown
@@ -135,18 +135,18 @@ def test_undo_takes_back_one_change_at_a_time() -> None:
 
 
 def test_buttons_invert_and_mirror() -> None:
-    board = Board(26).with_values([0.1 * i for i in range(26)])
+    board = BlockValues(26).with_values([0.1 * i for i in range(26)])
     found = dict(zip(board.blocks, board.mirrored().shown))
     values = dict(zip(board.blocks, board.shown))
     assert all(found[f"OUT{11 - i:02}"] == values[f"IN{i:02}"] for i in range(12)) and found["BASE"] == values["BASE"]
-    short = Board(12).with_values([0.25] * 5 + [0.75] * 7)
+    short = BlockValues(12).with_values([0.25] * 5 + [0.75] * 7)
     found = dict(zip(short.blocks, short.mirrored().shown))
     assert [found[f"OUT0{i}"] for i in range(6)] == [0.25, 0.25, 0.75, 0.25, 0.25, 0.75]  # OUT02 and OUT05 have no partner here
-    assert Board(12).with_values([0.3] * 12).inverted().shown == (0.7,) * 12
+    assert BlockValues(12).with_values([0.3] * 12).inverted().shown == (0.7,) * 12
 
 
 def test_a_change_of_the_layout_and_back_loses_no_value() -> None:
-    board = Board(26).with_values([0.1 * i for i in range(26)])
+    board = BlockValues(26).with_values([0.1 * i for i in range(26)])
     there = replace(board, count=17)
     assert dict(zip(there.blocks, there.shown)) == {b: v for b, v in zip(board.blocks, board.shown) if b in LAYOUTS[17]}
     assert replace(there, count=26).shown == board.shown
@@ -172,7 +172,7 @@ def test_rows_join_what_skip_connections_join() -> None:
 
 @pytest.mark.parametrize("count", sorted(LABELS))
 def test_the_picture_has_every_block_once(count: int) -> None:
-    board = replace(Board(count).with_values([0.01 * i for i in range(count)]), touched={blocks_of(count)[1]: 3})
+    board = replace(BlockValues(count).with_values([0.01 * i for i in range(count)]), touched={blocks_of(count)[1]: 3})
     html = picture(board)
     assert sorted(re.findall(r'data-block="(\w+)"', html)) == sorted(board.blocks)
     order = re.search(r'data-order="([\w ]+)"', html)
@@ -259,23 +259,23 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(host: EmbeddedHost, checkpoints: Path, tmp_path: Path) -> Iterator[Desk]:
-    """A desk whose new files and presets are of one test alone."""
+def context(host: EmbeddedHost, checkpoints: Path, tmp_path: Path) -> Iterator[PageContext]:
+    """A context whose new files and presets are of one test alone."""
     library, jobs = host.library, Jobs()
     host.library = Library([*library.folders, tmp_path / "networks"])
-    shelf = FolderShelf(host.library, checkpoints, tmp_path)
-    host.presets = shelf.presets
-    yield Desk(shelf, jobs, host, send="Generate")
+    store = FolderStore(host.library, checkpoints, tmp_path)
+    host.presets = store.presets
+    yield PageContext(store, jobs, host, send="Generate")
     jobs.close()
     host.library, host.presets = library, Presets.default
 
 
 @pytest.fixture
-def page(desk: Desk) -> BlocksPage:
-    made = BlocksPage(desk)
+def page(context: PageContext) -> BlocksPage:
+    made = BlocksPage(context)
     with gr.Blocks() as blocks:
         made.build()
-        desk.finish(blocks)
+        context.finish(blocks)
     return made
 
 
@@ -309,9 +309,9 @@ def test_a_chosen_network_shows_its_blocks_then_its_norms(page: BlocksPage) -> N
 
 
 def test_a_file_that_is_no_network_is_a_sentence(page: BlocksPage) -> None:
-    folder = page.desk.shelf.network_folder()
+    folder = page.context.store.network_folder()
     (folder / "broken.safetensors").write_bytes(b"nothing")
-    page.desk.shelf.refresh()
+    page.context.store.refresh()
     shown = page.choose(Sitting(), "broken", *NUMBERS)
     assert "broken" in value(shown, "notes") and value(shown, "state").board.touched is None and tag_in(shown) == ""
     assert list(page.measure("broken"))[-1] == gr.update(value="")
@@ -333,9 +333,9 @@ def test_typed_values_move_what_has_to_move(page: BlocksPage) -> None:
 
 
 def test_presets_of_the_layout_are_offered_and_loaded(page: BlocksPage) -> None:
-    sitting = Sitting(Board(17))
+    sitting = Sitting(BlockValues(17))
     offered = page.offer(sitting)["choices"]
-    assert "MIDD" in offered and "SDXL-ALL" not in offered and "SDXL-ALL" in page.offer(Sitting(Board(20)))["choices"]
+    assert "MIDD" in offered and "SDXL-ALL" not in offered and "SDXL-ALL" in page.offer(Sitting(BlockValues(20)))["choices"]
     loaded = page.load("MIDD", sitting, "demo-lora", *NUMBERS)
     assert tag_in(loaded) == "<lyco:demo-lora:1:lbw=MIDD>" and value(loaded, "preset") == "MIDD"
     assert value(loaded, "state").board.shown == tuple(Presets.default().weights("MIDD").ratios(0).values())
@@ -345,34 +345,34 @@ def test_presets_of_the_layout_are_offered_and_loaded(page: BlocksPage) -> None:
 
 
 def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPage) -> None:
-    board = Board(17).with_values([0.0] * 8 + [1.0] * 9)
+    board = BlockValues(17).with_values([0.0] * 8 + [1.0] * 9)
     *shown, emptied = page.save(" mine ", Sitting(board), "demo-lora", *NUMBERS)
     assert emptied == gr.update(value="") and value(tuple(shown), "preset") == "mine"
     assert page.own.path.read_text(encoding="utf-8") == f"mine:{board.text}\n"
-    assert page.own.path == page.desk.shelf.data_folder() / "lbwpresets.txt"
-    request = Request("a house <lyco:demo-lora:1:lbw=mine>", seed=1, steps=1, width=64, height=64)
-    painter = page.desk.painter
-    assert painter is not None
-    named = painter.paint(request)
-    numbers = painter.paint(replace(request, prompt=f"a house <lyco:demo-lora:1:lbw={board.text}>"))
+    assert page.own.path == page.context.store.data_folder() / "lbwpresets.txt"
+    request = GenerationRequest("a house <lyco:demo-lora:1:lbw=mine>", seed=1, steps=1, width=64, height=64)
+    generator = page.context.generator
+    assert generator is not None
+    named = generator.generate(request)
+    numbers = generator.generate(replace(request, prompt=f"a house <lyco:demo-lora:1:lbw={board.text}>"))
     assert named.problems == () and np.array_equal(np.asarray(named.image), np.asarray(numbers.image))
     gone = page.delete("mine", Sitting(board), "demo-lora", *NUMBERS)
     assert "Deleted: mine" in value(gone, "notes") and page.own.names() == ()
-    assert 'no preset "mine"' in " ".join(painter.paint(request).problems).replace("&quot;", '"')
+    assert 'no preset "mine"' in " ".join(generator.generate(request).problems).replace("&quot;", '"')
 
 
 @pytest.mark.parametrize(
     "name, said", [("", "cannot name"), ("a:b", "cannot name"), ("a>b", "cannot name"), ("0.5", "is no number"), ("MIDD", "already")]
 )
 def test_a_name_that_cannot_be_a_preset_is_refused(page: BlocksPage, name: str, said: str) -> None:
-    *shown, kept = page.save(name, Sitting(Board(17)), "demo-lora", *NUMBERS)
+    *shown, kept = page.save(name, Sitting(BlockValues(17)), "demo-lora", *NUMBERS)
     assert said in value(tuple(shown), "notes") and kept == gr.update() and not page.own.path.exists()
 
 
 def test_only_own_presets_are_deleted_and_sd3_has_none(page: BlocksPage) -> None:
     assert "no preset is chosen" in value(page.delete(None, Sitting(), "", *NUMBERS), "notes")
     assert "was not saved on this page" in value(page.delete("MIDD", Sitting(), "", *NUMBERS), "notes")
-    *shown, _ = page.save("mine", Sitting(Board(29)), "", *NUMBERS)
+    *shown, _ = page.save("mine", Sitting(BlockValues(29)), "", *NUMBERS)
     assert "SD3" in value(tuple(shown), "notes")
 
 
@@ -394,10 +394,10 @@ def test_own_presets_keep_what_else_is_in_the_file(tmp_path: Path) -> None:
 def test_the_app_opens_with_own_presets_in_its_prompts(tmp_path: Path) -> None:
     tiny = EmbeddedHost.tiny()
     tiny.library = Library([tmp_path])
-    shelf = open_shelf(tiny, tmp_path / "model.safetensors", tmp_path, tmp_path / "data")
+    store = open_shelf(tiny, tmp_path / "model.safetensors", tmp_path, tmp_path / "data")
     weights = parse_weights(",".join(["0.5"] * 12))
-    OwnPresets(shelf.data_folder()).save("mine", weights)
-    assert tiny.presets().weights("mine") == shelf.presets().weights("mine") == weights
+    OwnPresets(store.data_folder()).save("mine", weights)
+    assert tiny.presets().weights("mine") == store.presets().weights("mine") == weights
 
 
 def test_the_webui_reads_own_presets_beside_the_extensions_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,21 +421,21 @@ def test_the_webui_reads_own_presets_beside_the_extensions_file(tmp_path: Path, 
 # --- baking
 
 
-def test_what_is_baked_does_at_strength_1_what_the_tag_does(page: BlocksPage, desk: Desk) -> None:
+def test_what_is_baked_does_at_strength_1_what_the_tag_does(page: BlocksPage, context: PageContext) -> None:
     sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
     sitting = replace(sitting, board=sitting.board.with_values([0.0] * 8 + [0.5] * 9))
-    base = desk.shelf.checkpoints()[0].name
+    base = context.store.checkpoints()[0].name
     tool, options = page.bake.make("baked", base, sitting, "demo-lora", 0.8, 1.0, 0, None)
-    job = desk.jobs.start(tool, options)
+    job = context.jobs.start(tool, options)
     assert job.wait(60) and job.status == "done", job.error
-    assert job.result is not None and job.result.outputs == (desk.shelf.network_folder() / "baked.safetensors",)
-    assert isinstance(desk.painter, EmbeddedHost)
+    assert job.result is not None and job.result.outputs == (context.store.network_folder() / "baked.safetensors",)
+    assert isinstance(context.generator, EmbeddedHost)
     tag = find_tags(tag_of(sitting.board, "demo-lora", None, 0.8, 1.0))[1][0]
     strengths = resolve(tag, "sd1", 0, Presets.default())
-    old, new = load(path_of(desk.painter, "demo-lora"), desk.painter.base), load(job.result.outputs[0], desk.painter.base)
+    old, new = load(path_of(context.generator, "demo-lora"), context.generator.base), load(job.result.outputs[0], context.generator.base)
     assert new.patches.keys() == {name for name in old.patches if strengths(name) != 0}
     for name, algorithm in new.patches.items():
-        weight = desk.painter.weight(name).float()
+        weight = context.generator.weight(name).float()
         torch.testing.assert_close(algorithm.delta(weight), strengths(name) * old.patches[name].delta(weight), rtol=1e-5, atol=1e-6)
 
 
@@ -452,8 +452,8 @@ def test_what_a_file_cannot_hold_is_refused(page: BlocksPage) -> None:
 
 
 def setup_for(host: EmbeddedHost, name: str, blocks: tuple[str, ...], alone: bool = False) -> Setup:
-    board = Board().for_network("sd1", touched(load(path_of(host, name), host.base)))
-    request = Request("a house <lyco:other:1>", seed=5, steps=2, width=64, height=64)
+    board = BlockValues().for_network("sd1", touched(load(path_of(host, name), host.base)))
+    request = GenerationRequest("a house <lyco:other:1>", seed=5, steps=2, width=64, height=64)
     return Setup(request, name, replace(board, count=26), NUMBERS, alone, blocks)
 
 
@@ -479,7 +479,7 @@ def test_the_difference_is_that_of_the_real_pictures(host: EmbeddedHost, alone: 
         return ",".join(f"{changed.get(block, 0.0 if alone else 1.0):g}" for block in LAYOUTS[26])
 
     def real(text: str) -> Any:
-        return np.asarray(host.paint(replace(setup.request, prompt=f"a house <lyco:demo-locon:1:lbw={text}>")).image, dtype=np.float64)
+        return np.asarray(host.generate(replace(setup.request, prompt=f"a house <lyco:demo-locon:1:lbw={text}>")).image, dtype=np.float64)
 
     for trial in outcome.trials:
         one, other = real(weights(**{trial.block: 1.0 if alone else 0.0})), real(weights())
@@ -489,8 +489,8 @@ def test_the_difference_is_that_of_the_real_pictures(host: EmbeddedHost, alone: 
 
 
 def test_every_picture_has_the_tag_that_it_stands_for() -> None:
-    board = Board(12).with_values([0.5] * 12)
-    request = Request("a <lyco:n:0.3:lbw=MIDD> house <lyco:m:1>", seed=1)
+    board = BlockValues(12).with_values([0.5] * 12)
+    request = GenerationRequest("a <lyco:n:0.3:lbw=MIDD> house <lyco:m:1>", seed=1)
     drop = prompts(Setup(request, "n", board, (1, 1, 0, 0), False, ("M00",)))
     assert [label for label, _ in drop] == [FULL, "M00"] and drop[0][1] == f"a house <lyco:m:1> <lyco:n:1:lbw={board.text}>"
     assert drop[1][1].endswith("lbw=0.5,0.5,0.5,0.5,0.5,0,0.5,0.5,0.5,0.5,0.5,0.5>")
@@ -500,7 +500,7 @@ def test_every_picture_has_the_tag_that_it_stands_for() -> None:
 
 
 def test_blocks_are_chosen_by_name_range_and_not() -> None:
-    board = Board(17, touched={"IN01": 1, "M00": 2, "IN00": 1, "-": 1})
+    board = BlockValues(17, touched={"IN01": 1, "M00": 2, "IN00": 1, "-": 1})
     assert chosen_blocks("", board) == ("IN01", "M00")
     assert chosen_blocks("in04-in08, mid", board) == ("IN04", "IN05", "IN07", "IN08", "M00")
     assert chosen_blocks("NOT BASE-IN08 OUT03-OUT11", board) == ("M00",)
@@ -523,9 +523,9 @@ def analyzer_values(
     return ("a house", mode, 1, steps, 64, 64, 7, blocks, sitting, network, *NUMBERS)
 
 
-def test_the_part_shows_ranking_grid_and_pictures(page: BlocksPage, desk: Desk) -> None:
+def test_the_part_shows_ranking_grid_and_pictures(page: BlocksPage, context: PageContext) -> None:
     sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
-    part = AnalyzerPart(desk)
+    part = AnalyzerPart(context)
     first, *_, done = part.run(*analyzer_values(sitting, ALONE, blocks="M00 OUT10"))
     assert first[5]["interactive"] is False and first[6]["interactive"] is True
     assert "Done, seed 1: 2 blocks" in done[0]["value"] and done[5]["interactive"] is True
@@ -533,23 +533,23 @@ def test_the_part_shows_ranking_grid_and_pictures(page: BlocksPage, desk: Desk) 
     assert done[3]["visible"] is True and done[4]["value"][0][1] == f"{FULL} | {OFF}" and len(done[4]["value"]) == 3
 
 
-def test_the_analysis_stops_within_a_second(page: BlocksPage, desk: Desk) -> None:
+def test_the_analysis_stops_within_a_second(page: BlocksPage, context: PageContext) -> None:
     sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
-    part = AnalyzerPart(desk)
+    part = AnalyzerPart(context)
     run = part.run(*analyzer_values(sitting, steps=500))
     next(run)
     shown = next(run)
-    assert "picture 1 of 2 (all blocks), step" in shown[0]["value"]
+    assert "image 1 of 2 (all blocks), step" in shown[0]["value"]
     assert "running" in next(part.run(*analyzer_values(sitting)))[0]["value"]
     part.stop()
     began = time.monotonic()
     *_, ended = run
-    assert time.monotonic() - began < 1 and "Cancelled." in ended[0]["value"] and ended[5]["interactive"] is True
+    assert time.monotonic() - began < 1 and "GenerationCancelled." in ended[0]["value"] and ended[5]["interactive"] is True
 
 
-def test_what_cannot_be_analyzed_is_a_sentence(page: BlocksPage, desk: Desk) -> None:
-    part = AnalyzerPart(desk)
-    sitting = Sitting(Board(17))
+def test_what_cannot_be_analyzed_is_a_sentence(page: BlocksPage, context: PageContext) -> None:
+    part = AnalyzerPart(context)
+    sitting = Sitting(BlockValues(17))
     assert "no network is chosen" in next(part.run(*analyzer_values(sitting, network=None)))[1]["value"]
     assert "no block of this layout" in next(part.run(*analyzer_values(sitting, blocks="IN00")))[1]["value"]
     *_, ended = part.run(*analyzer_values(sitting, network="gone"))
@@ -562,19 +562,19 @@ def test_a_cancelled_painter_ends_the_analysis(host: EmbeddedHost) -> None:
     def tell(share: float, text: str) -> None:
         stop.set()
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(GenerationCancelled):
         list(analyse(host, setup_for(host, "demo-lora", ("M00",)), tell, stop))
 
 
-def test_without_a_painter_the_page_says_so_and_the_rest_works(desk: Desk) -> None:
-    bare = Desk(desk.shelf, desk.jobs)
+def test_without_a_painter_the_page_says_so_and_the_rest_works(context: PageContext) -> None:
+    bare = PageContext(context.store, context.jobs)
     made = BlocksPage(bare)
     with gr.Blocks() as blocks:
         made.build()
         bare.finish(blocks)
     shown = [component["props"].get("value") for component in blocks.config["components"]]
     assert any(NO_PAINTER in str(text) for text in shown)
-    assert tag_in(made.load("MIDD", Sitting(Board(17)), "demo-lora", *NUMBERS)) == "<lyco:demo-lora:1:lbw=MIDD>"
+    assert tag_in(made.load("MIDD", Sitting(BlockValues(17)), "demo-lora", *NUMBERS)) == "<lyco:demo-lora:1:lbw=MIDD>"
 
 
 # --- in a browser
@@ -603,7 +603,7 @@ def test_a_person_moves_sliders_by_keyboard_and_sends_the_tag(tab: Any) -> None:
     wait_until_says(tab, "#lyco_blocks_tag", f"<lyco:demo-locon:1:lbw={expected}>")
     assert tab.input_value("#lyco_blocks_values textarea").strip() == expected
     assert tab.input_value('[data-block="IN04"] input[type="number"]') == "0.5"
-    assert tab.evaluate("document.activeElement.closest('[data-block]').dataset.block") == "IN04"  # the picture was not replaced
+    assert tab.evaluate("document.activeElement.closest('[data-block]').dataset.block") == "IN04"  # the image was not replaced
     tab.fill('[data-block="OUT11"] input[type="number"]', "-0.25")
     wait_until_says(tab, "#lyco_blocks_tag", expected[:-1] + "-0.25>")
     tab.click("#lyco_blocks_undo")

@@ -24,9 +24,9 @@ from lib_lycoris.tools.files.checkpoint import open_checkpoint
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.tools.linalg.ranks import RULES
-from lib_lycoris.tools.linalg.size_curve import Asked, Spectra
+from lib_lycoris.tools.linalg.size_curve import CurveRequest, Spectra
 from lib_lycoris.tools.reshape import resize
-from lib_lycoris.ui.context import Desk
+from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages import extract as extract_page
 from lib_lycoris.ui.pages.change import NONE, ChangePage, _asked
 from lib_lycoris.ui.pages.extract import ExtractPage
@@ -40,7 +40,7 @@ SDXL = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k"
 
 @dataclass
 class Folders:
-    """A shelf over one folder for each kind of file."""
+    """A store over one folder for each kind of file."""
 
     root: Path
 
@@ -72,23 +72,23 @@ class Folders:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """A desk with an original checkpoint, one tuned in everything but a bias, and a network."""
+def context(tmp_path: Path) -> Iterator[PageContext]:
+    """A context with an original checkpoint, one tuned in everything but a bias, and a network."""
     jobs = Jobs()
-    made = Desk(shelf=Folders(tmp_path), jobs=jobs, send="Generate")
+    made = PageContext(store=Folders(tmp_path), jobs=jobs, send="Generate")
     weights = random_weights(1)
-    save_file(weights, made.shelf.checkpoint_folder() / "base.safetensors")
+    save_file(weights, made.store.checkpoint_folder() / "base.safetensors")
     g = torch.Generator().manual_seed(7)
     tuned = {key: value + 0.1 * torch.randn(value.shape, generator=g) for key, value in weights.items()}
     same = next(key for key in weights if key.endswith("fc1.bias"))
-    save_file({**tuned, same: weights[same]}, made.shelf.checkpoint_folder() / "tuned.safetensors")
-    network_file(made.shelf.network_folder(), LORAS, 5)
+    save_file({**tuned, same: weights[same]}, made.store.checkpoint_folder() / "tuned.safetensors")
+    network_file(made.store.network_folder(), LORAS, 5)
     yield made
     jobs.close()
 
 
-def files_of(desk: Desk) -> dict[str, Path]:
-    folder = desk.shelf.checkpoint_folder()
+def files_of(context: PageContext) -> dict[str, Path]:
+    folder = context.store.checkpoint_folder()
     return {"model_org": folder / "base.safetensors", "model_tuned": folder / "tuned.safetensors"}
 
 
@@ -103,17 +103,19 @@ ASKED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", ASKED, ids=str)
-def test_the_curve_tells_the_size_and_the_error_of_the_file_that_is_written(options: dict[str, Any], desk: Desk, tmp_path: Path) -> None:
+def test_the_curve_tells_the_size_and_the_error_of_the_file_that_is_written(
+    options: dict[str, Any], context: PageContext, tmp_path: Path
+) -> None:
     place = tmp_path / "spectra.safetensors"
-    measure.run(**files_of(desk), save_to=place, whole=True, style=options.get("style"))
-    point = measure.read(place).point(Asked.of(options))
-    report = extract.run(**files_of(desk), **options, save_to=tmp_path / "x.safetensors").report
+    measure.run(**files_of(context), save_to=place, whole=True, style=options.get("style"))
+    point = measure.read(place).point(CurveRequest.of(options))
+    report = extract.run(**files_of(context), **options, save_to=tmp_path / "x.safetensors").report
     assert point.error == pytest.approx(report["error"], abs=1e-3)
     assert point.bytes == pytest.approx((tmp_path / "x.safetensors").stat().st_size, rel=0.01)
 
 
-def test_the_error_is_that_of_the_network_when_it_is_loaded(desk: Desk, tmp_path: Path) -> None:
-    files = files_of(desk)
+def test_the_error_is_that_of_the_network_when_it_is_loaded(context: PageContext, tmp_path: Path) -> None:
+    files = files_of(context)
     spectra = measure.measure(measure._understand(files))
     extract.run(**files, dim=4, save_to=tmp_path / "x.safetensors", save_precision="fp32")
     network = load(tmp_path / "x.safetensors", open_checkpoint(files["model_org"]).base)
@@ -127,7 +129,7 @@ def test_the_error_is_that_of_the_network_when_it_is_loaded(desk: Desk, tmp_path
         if layer.name in network.patches:
             delta = delta - network.patches[layer.name].delta(old[key]).double()
         left += float(delta.square().sum())
-    assert spectra.point(Asked(dim=4)).error == pytest.approx((left / total) ** 0.5, abs=1e-3)
+    assert spectra.point(CurveRequest(dim=4)).error == pytest.approx((left / total) ** 0.5, abs=1e-3)
 
 
 def test_parts_of_a_fused_layer_have_spectra_of_their_own(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_parts_of_a_fused_layer_have_spectra_of_their_own(tmp_path: Path) -> Non
         spectra = measure.read(tmp_path / "s.safetensors")
         assert sorted(len(layer.parts) for layer in spectra.layers if layer.factorised) == [1, 3]
         report = extract.run(**files, **options, save_to=tmp_path / "x.safetensors").report
-        point = spectra.point(Asked.of(options))
+        point = spectra.point(CurveRequest.of(options))
         assert point.error == pytest.approx(report["error"], abs=1e-3)
         assert point.bytes == pytest.approx(report["bytes"], rel=0.01)
 
@@ -171,34 +173,41 @@ def test_the_curve_of_a_resize_tells_its_size_and_error(kinds: dict[str, str], o
                                                                * (2 if "save_precision" in options else 4) + 500 * len(kinds))  # fmt: skip
 
 
-def test_a_curve_falls_and_is_remembered(desk: Desk) -> None:
-    spectra = measure.measure(measure._understand(files_of(desk)), whole=True)
-    for asked in (Asked(), Asked(size=0.03, dim=128), *(Asked(rule=rule, dim=128) for rule in ("energy", "threshold", "ratio"))):
+def test_a_curve_falls_and_is_remembered(context: PageContext) -> None:
+    spectra = measure.measure(measure._understand(files_of(context)), whole=True)
+    for asked in (
+        CurveRequest(),
+        CurveRequest(size=0.03, dim=128),
+        *(CurveRequest(rule=rule, dim=128) for rule in ("energy", "threshold", "ratio")),
+    ):
         points = spectra.curve(asked)
         sizes, errors = [p.bytes for p in points], [p.error for p in points]
         assert len(points) >= 8 and sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
         assert spectra.curve(asked) is points
-    assert [p.setting for p in spectra.curve(Asked())] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
-    assert spectra.curve(Asked())[-1].error == 0
+    assert [p.setting for p in spectra.curve(CurveRequest())] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
+    assert spectra.curve(CurveRequest())[-1].error == 0
 
 
-def test_what_was_not_measured_is_a_sentence(desk: Desk, tmp_path: Path) -> None:
-    spectra = measure.measure(measure._understand(files_of(desk)))
-    for asked, words in ((Asked(dim=200), "up to rank 128, but 200"), (Asked(rule="quantile", value=0.5), "needs all singular values"),
-                         (Asked(size=0.001), "too little")):  # fmt: skip
+def test_what_was_not_measured_is_a_sentence(context: PageContext, tmp_path: Path) -> None:
+    spectra = measure.measure(measure._understand(files_of(context)))
+    for asked, words in (
+        (CurveRequest(dim=200), "up to rank 128, but 200"),
+        (CurveRequest(rule="quantile", value=0.5), "needs all singular values"),
+        (CurveRequest(size=0.001), "too little"),
+    ):
         with pytest.raises(ToolError, match=words):
             spectra.point(asked)
     with pytest.raises(ToolError, match="known beforehand for lora and locon, but got lokr"):
-        Asked.of({"algorithm": "lokr"})
+        CurveRequest.of({"algorithm": "lokr"})
     with pytest.raises(ToolError, match="nothing is changed"):
-        Spectra((), "sd1", 0).point(Asked())
+        Spectra((), "sd1", 0).point(CurveRequest())
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ToolError, match=r"other\.safetensors does not hold what `measure` writes"):
         measure.read(tmp_path / "other.safetensors")
 
 
-def test_spectra_are_kept_for_the_files_as_they_are(desk: Desk) -> None:
-    files, folder = files_of(desk), desk.shelf.data_folder()
+def test_spectra_are_kept_for_the_files_as_they_are(context: PageContext) -> None:
+    files, folder = files_of(context), context.store.data_folder()
     first = measure.cache_file(folder, files)
     assert first == measure.cache_file(folder, files) and first.parent.name == "spectra"
     assert measure.cache_file(folder, {**files, "whole": True}) != first
@@ -218,27 +227,27 @@ def test_only_the_newest_spectra_are_kept(tmp_path: Path) -> None:
     assert len(list((tmp_path / "spectra").iterdir())) == measure.KEPT
 
 
-def test_a_stopped_measurement_leaves_nothing(desk: Desk, tmp_path: Path) -> None:
+def test_a_stopped_measurement_leaves_nothing(context: PageContext, tmp_path: Path) -> None:
     progress = Progress()
     progress.cancel()
     with pytest.raises(Cancelled):
-        measure.run(progress, **files_of(desk), save_to=tmp_path / "s.safetensors")
+        measure.run(progress, **files_of(context), save_to=tmp_path / "s.safetensors")
     assert not list(tmp_path.glob("*.safetensors*")) and not list(tmp_path.glob(".*part"))
 
 
-def test_the_report_of_an_extraction_has_the_blocks(desk: Desk, tmp_path: Path) -> None:
-    report = extract.run(**files_of(desk), dim=2, save_to=tmp_path / "x.safetensors").report
+def test_the_report_of_an_extraction_has_the_blocks(context: PageContext, tmp_path: Path) -> None:
+    report = extract.run(**files_of(context), dim=2, save_to=tmp_path / "x.safetensors").report
     total = sum(facts["change"] ** 2 for facts in report["blocks"].values())
     left = sum(facts["left"] ** 2 for facts in report["blocks"].values())
     assert set(report["blocks"]) == {"BASE", "IN01"} and (left / total) ** 0.5 == pytest.approx(report["error"], abs=1e-6)
 
 
-def built(desk: Desk, page: Any) -> Any:
+def built(context: PageContext, page: Any) -> Any:
     """Build a page as an app does."""
     with gr.Blocks() as blocks, gr.Tabs(), gr.Tab("page"):
         page.build()
     with blocks:
-        desk.finish(blocks)
+        context.finish(blocks)
     return page
 
 
@@ -253,19 +262,19 @@ def values_of(components: list[Any], **given: Any) -> list[Any]:
 
 
 @pytest.fixture
-def page(desk: Desk) -> ExtractPage:
-    return built(desk, ExtractPage(desk))  # type: ignore[no-any-return]
+def page(context: PageContext) -> ExtractPage:
+    return built(context, ExtractPage(context))  # type: ignore[no-any-return]
 
 
 def extraction(page: ExtractPage, **given: Any) -> list[Any]:
     return values_of(page.inputs, **{"org": "base", "tuned": "tuned", **given})
 
 
-def test_two_files_and_a_click_make_a_network(page: ExtractPage, desk: Desk) -> None:
+def test_two_files_and_a_click_make_a_network(page: ExtractPage, context: PageContext) -> None:
     """The three decisions: original, tuned, run."""
     updates = list(page.panel.make_and_run(page.make, extraction(page)))
     assert "Done" in updates[-1][0]["value"] and "relative error" in updates[-1][2]["value"]
-    path = desk.shelf.network_folder() / "tuned-locon.safetensors"
+    path = context.store.network_folder() / "tuned-locon.safetensors"
     assert path.is_file()
     tag, plot = updates[-1][5], updates[-1][6]
     assert "&lt;lyco:tuned-locon:1&gt;" in tag["value"] and "Send to Generate" in tag["value"]
@@ -273,7 +282,7 @@ def test_two_files_and_a_click_make_a_network(page: ExtractPage, desk: Desk) -> 
     assert page.make(*extraction(page))[1]["save_to"].name == "tuned-locon-2.safetensors"
 
 
-def test_measured_once_the_curve_follows_the_fields(page: ExtractPage, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_once_the_curve_follows_the_fields(page: ExtractPage, context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = [part for part in page.inputs if part is not page.fields["name"]]
     fields = values_of(watched, org="base", tuned="tuned", rank=4)
     said, plot, more, _ = page.curve.draw(*fields)
@@ -285,7 +294,7 @@ def test_measured_once_the_curve_follows_the_fields(page: ExtractPage, desk: Des
     assert drawn[1]["visible"] is True
     for rank in (4, 9):
         said, plot, more, values = page.curve.draw(*values_of(watched, org="base", tuned="tuned", rank=rank))
-        wanted = extract.run(**files_of(desk), dim=rank, save_to=desk.shelf.data_folder() / f"{rank}.safetensors").report
+        wanted = extract.run(**files_of(context), dim=rank, save_to=context.store.data_folder() / f"{rank}.safetensors").report
         mark = next(line for line in plot["value"].axes[0].lines if line.get_marker() == "D")
         assert mark.get_xdata()[0] * MIB == pytest.approx(wanted["bytes"], rel=0.01)
         assert mark.get_ydata()[0] / 100 == pytest.approx(wanted["error"], abs=1e-3)
@@ -349,17 +358,17 @@ def test_only_the_fields_of_the_rule_are_seen(page: ExtractPage) -> None:
     assert "(IA)³: good for styles" in page.visible("ia3", FIXED)[0]["value"]
 
 
-def test_the_sentence_reads_the_curve_aloud(desk: Desk) -> None:
-    spectra = measure.measure(measure._understand(files_of(desk)))
-    point = spectra.point(Asked(dim=4))
-    assert sentence(Asked(dim=4), replace(point, bytes=3 * MIB, error=0.5)) == (
+def test_the_sentence_reads_the_curve_aloud(context: PageContext) -> None:
+    spectra = measure.measure(measure._understand(files_of(context)))
+    point = spectra.point(CurveRequest(dim=4))
+    assert sentence(CurveRequest(dim=4), replace(point, bytes=3 * MIB, error=0.5)) == (
         "rank 4: about 3.0 MiB, relative error 50.0% (75.0% of the change's energy is kept)"
     )
 
 
 @pytest.fixture
-def change(desk: Desk) -> ChangePage:
-    return built(desk, ChangePage(desk))  # type: ignore[no-any-return]
+def change(context: PageContext) -> ChangePage:
+    return built(context, ChangePage(context))  # type: ignore[no-any-return]
 
 
 def run_form(change: ChangePage, label: str, **given: Any) -> tuple[dict[str, Any], ...]:
@@ -368,8 +377,8 @@ def run_form(change: ChangePage, label: str, **given: Any) -> tuple[dict[str, An
     return last
 
 
-def test_resize_convert_bake_and_prune_write_what_they_say(change: ChangePage, desk: Desk) -> None:
-    nets = desk.shelf.network_folder()
+def test_resize_convert_bake_and_prune_write_what_they_say(change: ChangePage, context: PageContext) -> None:
+    nets = context.store.network_folder()
     done = run_form(change, "Resize", model="net", base_model="base", rank=1)
     assert "&lt;lyco:net-resized:1&gt;" in done[-1]["value"]
     ranks = {value.shape[0] for key, value in load_file(nets / "net-resized.safetensors").items() if key.endswith("lora_down.weight")}
@@ -397,12 +406,12 @@ def test_block_weights_are_written_out(change: ChangePage) -> None:
         form.make(*values_of(form.inputs, model="net", ratio=None))
 
 
-def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, desk: Desk) -> None:
+def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, context: PageContext) -> None:
     form: Any = change.forms["Resize"]
     watched = [part for part in form.inputs if part is not form.name]
     said, plot, _, values = form.curve.draw(*values_of(watched, model="net", base_model="base", rank=1))
-    wanted = resize.run(model=desk.shelf.network_folder() / "net.safetensors", base_model=files_of(desk)["model_org"], new_rank=1,
-                        save_to=desk.shelf.data_folder() / "x.safetensors").report  # fmt: skip
+    wanted = resize.run(model=context.store.network_folder() / "net.safetensors", base_model=files_of(context)["model_org"], new_rank=1,
+                        save_to=context.store.data_folder() / "x.safetensors").report  # fmt: skip
     mark = next(line for line in plot["value"].axes[0].lines if line.get_marker() == "D")
     assert mark.get_ydata()[0] / 100 == pytest.approx(wanted["error"], abs=1e-3)
     assert mark.get_xdata()[0] * MIB == pytest.approx(wanted["bytes"], rel=0.02)
@@ -411,15 +420,17 @@ def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, desk: Desk) -> 
     assert form.curve.draw(*values_of(watched, model="net"))[0]["value"] == ""  # the plan says that the model's size is unusual
 
 
-def test_undo_finds_its_file_or_says_what_it_looked_for(change: ChangePage, desk: Desk) -> None:
+def test_undo_finds_its_file_or_says_what_it_looked_for(change: ChangePage, context: PageContext) -> None:
     *_, last = change.forms["Undo a merge"].panel.make_and_run(
         change.forms["Undo a merge"].make, values_of(change.forms["Undo a merge"].inputs, merged="base")
     )
     assert "there is no base.undo beside base.safetensors" in last[2]["value"]
-    (desk.shelf.checkpoint_folder() / "base.undo").touch()
+    (context.store.checkpoint_folder() / "base.undo").touch()
     form = change.forms["Undo a merge"]
     options = form.make(*values_of(form.inputs, merged="base"))[1]
-    assert options["undo_file"].name == "base.undo" and options["save_to"] == desk.shelf.checkpoint_folder() / "base-restored.safetensors"
+    assert (
+        options["undo_file"].name == "base.undo" and options["save_to"] == context.store.checkpoint_folder() / "base-restored.safetensors"
+    )
 
 
 def test_every_form_has_the_options_that_its_tool_requires(change: ChangePage) -> None:

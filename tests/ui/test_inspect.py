@@ -18,7 +18,7 @@ from lib_lycoris.prompt import Presets
 from lib_lycoris.tools.examine.inspect import Module, inspect
 from lib_lycoris.tools.examine.module_sizes import measure_modules, singular_values
 from lib_lycoris.tools.jobs.queue import Jobs
-from lib_lycoris.ui.context import Desk
+from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.inspect import LARGEST, InspectPage
 from lib_lycoris.ui.parts.file_choice import Picker, checkpoint_picker, network_picker
 from lib_lycoris.ui.parts.inspection import ROWS, module_table, verdict
@@ -86,11 +86,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def page(folder: Path) -> InspectPage:
-    desk = Desk(shelf=FakeShelf(folder), jobs=Jobs(), send="Generate")
-    made = InspectPage(desk)
+    context = PageContext(store=FakeShelf(folder), jobs=Jobs(), send="Generate")
+    made = InspectPage(context)
     with gr.Blocks() as blocks:
         made.build()
-        desk.finish(blocks)
+        context.finish(blocks)
     return made
 
 
@@ -188,23 +188,23 @@ NAMES = [f"a network of some name, number {index:04}" for index in range(2000)]
 
 
 def test_a_page_of_pickers_is_sent_without_names(tmp_path: Path) -> None:
-    shelf = FakeShelf(tmp_path, NAMES)
+    store = FakeShelf(tmp_path, NAMES)
     with gr.Blocks() as blocks:
-        pickers = [network_picker(shelf, f"Network {index}", f"lyco_{index}", multiselect=index % 2 == 1) for index in range(10)]
+        pickers = [network_picker(store, f"Network {index}", f"lyco_{index}", multiselect=index % 2 == 1) for index in range(10)]
     config = json.dumps(blocks.get_config_file(), default=str)
     assert NAMES[7] not in config and len(config) < 60_000
     update, stamp = pickers[0].opened(None)
     assert update["choices"] == NAMES
     assert "choices" not in pickers[0].opened(stamp)[0]  # the browser has them
-    shelf.names = [*NAMES, "new"]
+    store.names = [*NAMES, "new"]
     assert pickers[0].opened(stamp)[0]["choices"][-1] == "new" and pickers[0].shown("new")["value"] == "new"
     assert pickers[0].component.do_not_save_to_config is True
 
 
 def test_a_picker_knows_names_and_no_paths(tmp_path: Path) -> None:
-    shelf = FakeShelf(tmp_path, NAMES)
+    store = FakeShelf(tmp_path, NAMES)
     with gr.Blocks():
-        picker, empty = network_picker(shelf, "Network", "lyco_a", True), checkpoint_picker(shelf, "Checkpoint", "lyco_b")
+        picker, empty = network_picker(store, "Network", "lyco_a", True), checkpoint_picker(store, "Checkpoint", "lyco_b")
     assert picker.paths(NAMES[1:3]) == [Path("/nowhere", f"{name}.safetensors") for name in NAMES[1:3]] and picker.paths(None) == []
     with pytest.raises(ToolError, match=r"no network called .*a NETWORK of some name, number 0003.*nearest in the list: a network"):
         picker.path("a NETWORK of some name, number 0003x")
@@ -217,20 +217,20 @@ def test_a_picker_knows_names_and_no_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept, back", [(NAMES[3], True), ([NAMES[3], NAMES[4]], True), ("gone", False), (None, False), (["gone"], False)])
 def test_a_kept_choice_is_back_with_the_list(tmp_path: Path, kept: Any, back: bool) -> None:
-    desk = Desk(shelf=FakeShelf(tmp_path, NAMES), jobs=Jobs(), settings=Settings(None))
-    desk.settings.keep("page", "field", kept)
+    context = PageContext(store=FakeShelf(tmp_path, NAMES), jobs=Jobs(), settings=Settings(None))
+    context.settings.keep("page", "field", kept)
     with gr.Blocks() as blocks:
-        picker: Picker = network_picker(desk.shelf, "Network", "lyco_a", isinstance(kept, list))
-        desk.keep("page", {"field": picker.component})
-        desk.finish(blocks)
+        picker: Picker = network_picker(context.store, "Network", "lyco_a", isinstance(kept, list))
+        context.keep("page", {"field": picker.component})
+        context.finish(blocks)
     update, stamp = picker.opened(None, None)
     assert update.get("value") == (kept if back else None)
     assert "value" not in picker.opened(None, NAMES[5])[0] and "value" not in picker.opened(stamp, None)[0]
 
 
 def test_refresh_looks_at_the_folders(folder: Path) -> None:
-    shelf = FakeShelf(folder)
+    store = FakeShelf(folder)
     with gr.Blocks():
-        picker = network_picker(shelf, "Network", "lyco_a")
+        picker = network_picker(store, "Network", "lyco_a")
     save(folder / "new.safetensors", lora(3), {})
-    assert "new" not in picker.opened(None)[0]["choices"] and "new" in picker.refreshed()[0]["choices"] and shelf.looks == 1
+    assert "new" not in picker.opened(None)[0]["choices"] and "new" in picker.refreshed()[0]["choices"] and store.looks == 1

@@ -15,20 +15,20 @@ from safetensors import safe_open
 
 from lib_lycoris import Patcher, demo, load
 from lib_lycoris.errors import LycorisError, PromptError, ToolError
-from lib_lycoris.hosts.embedded.files import FolderShelf, open_shelf, use_checkpoint
+from lib_lycoris.hosts.embedded.files import FolderStore, open_shelf, use_checkpoint
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.models import load_model
-from lib_lycoris.hosts.protocol import Request
+from lib_lycoris.hosts.protocol import GenerationRequest
 from lib_lycoris.tools.jobs.progress import State
 from lib_lycoris.tools.jobs.queue import Job, Jobs
 from lib_lycoris.tools.merge.norms import shares
-from lib_lycoris.ui.context import Desk, fits
+from lib_lycoris.ui.context import PageContext, fits
 from lib_lycoris.ui.pages import build_tab
 from lib_lycoris.ui.pages.merge import BASE, CHECKPOINT, INTO_CHECKPOINT, INTO_NETWORK, MergePage, mode_changed
 from lib_lycoris.ui.parts import live_plan
 from lib_lycoris.ui.parts.fields import DEFAULT, OptionFields
 from lib_lycoris.ui.parts.job_panel import JobPanel, duration, words
-from lib_lycoris.ui.parts.network_table import COLUMNS, EMPTY, MOST, Entry, NetworkTable
+from lib_lycoris.ui.parts.network_table import COLUMNS, EMPTY, MOST, NetworkRow, NetworkTable
 from lib_lycoris.ui.settings import Settings
 from lib_lycoris.ui.style import tag_box
 
@@ -50,25 +50,25 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedHost:
 
 
 @pytest.fixture
-def desk(host: EmbeddedHost, tmp_path: Path) -> Iterator[Desk]:
-    shelf = open_shelf(host, None, None, tmp_path)
-    made = Desk(shelf, Jobs(), host, Settings(tmp_path / "pages.json"), "Generate", lambda path: use_checkpoint(host, path))
+def context(host: EmbeddedHost, tmp_path: Path) -> Iterator[PageContext]:
+    store = open_shelf(host, None, None, tmp_path)
+    made = PageContext(store, Jobs(), host, Settings(tmp_path / "pages.json"), "Generate", lambda path: use_checkpoint(host, path))
     yield made
     made.jobs.close()
 
 
 @pytest.fixture
-def page(desk: Desk) -> MergePage:
-    made = MergePage(desk)
+def page(context: PageContext) -> MergePage:
+    made = MergePage(context)
     with gr.Blocks(analytics_enabled=False) as blocks:
         with gr.Tab("Merge"):
             made.build()
-        desk.finish(blocks)
+        context.finish(blocks)
     return made
 
 
 def values(
-    page: MergePage, entries: list[Entry], mode: str = INTO_CHECKPOINT, checkpoint: str | None = DEMO, name: str = "",
+    page: MergePage, entries: list[NetworkRow], mode: str = INTO_CHECKPOINT, checkpoint: str | None = DEMO, name: str = "",
     precision: str = DEFAULT, undo: bool = False, rank: float | None = None, size: float | None = None,
 ) -> list[Any]:  # fmt: skip
     """Return the values of all the page's inputs, those that are not named at their defaults."""
@@ -87,8 +87,8 @@ def run(page: MergePage, given: list[Any]) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def table(desk: Desk) -> NetworkTable:
-    made = NetworkTable(desk, "x")
+def table(context: PageContext) -> NetworkTable:
+    made = NetworkTable(context, "x")
     with gr.Blocks(analytics_enabled=False), gr.Tab("x"):
         made.build()
     return made
@@ -117,22 +117,22 @@ def test_networks_are_added_moved_and_taken_out(table: NetworkTable) -> None:
 def test_the_table_ends_with_its_last_row_and_escapes_names(table: NetworkTable) -> None:
     full = [[f"n{i}" for i in range(MOST)], *EMPTY * MOST]
     assert all("value" not in update for update in table.add("one-more", *full))
-    shown = table.show([Entry('<img src=x onerror="alert(1)">')])
+    shown = table.show([NetworkRow('<img src=x onerror="alert(1)">')])
     assert "<img" not in shown[MOST + 1]["value"] and "&lt;img" in shown[MOST + 1]["value"]
 
 
-def test_strengths_become_options(table: NetworkTable, desk: Desk) -> None:
-    paths = {file.name: file.path for file in desk.shelf.networks()}
-    one, two = Entry("demo-lora", 0.7), Entry("demo-loha", -1.0, te=0.0, unet=None, blocks="MIDD")
+def test_strengths_become_options(table: NetworkTable, context: PageContext) -> None:
+    paths = {file.name: file.path for file in context.store.networks()}
+    one, two = NetworkRow("demo-lora", 0.7), NetworkRow("demo-loha", -1.0, te=0.0, unet=None, blocks="MIDD")
     assert table.options([one]) == {"models": [paths["demo-lora"]], "ratios": [0.7]}
     found = table.options([one, two])
     assert found["ratios"] == [0.7, -1.0] and found["te"] == [0.7, 0.0] and "unet" not in found
-    assert found["lbw"] == ["-", desk.shelf.presets().weights("MIDD").format()]
-    assert table.options([Entry("demo-lora", blocks="1,0,0,0,1,1,1,1,1,1,1,1")])["lbw"] == ["1,0,0,0,1,1,1,1,1,1,1,1"]
+    assert found["lbw"] == ["-", context.store.presets().weights("MIDD").format()]
+    assert table.options([NetworkRow("demo-lora", blocks="1,0,0,0,1,1,1,1,1,1,1,1")])["lbw"] == ["1,0,0,0,1,1,1,1,1,1,1,1"]
     with pytest.raises(ToolError, match="no network is chosen"):
         table.options([])
     with pytest.raises(ToolError, match='no network called "demo-lara"'):
-        table.options([Entry("demo-lara")])
+        table.options([NetworkRow("demo-lara")])
     with pytest.raises(ToolError, match="demo-lora has no strength"):
         table.read([["demo-lora"], None, None, None, "", *EMPTY * (MOST - 1)])
 
@@ -140,14 +140,14 @@ def test_strengths_become_options(table: NetworkTable, desk: Desk) -> None:
 # --- the page
 
 
-def test_fields_become_options_of_the_right_tool(page: MergePage, desk: Desk) -> None:
-    one = [Entry("demo-lora", 0.7)]
+def test_fields_become_options_of_the_right_tool(page: MergePage, context: PageContext) -> None:
+    one = [NetworkRow("demo-lora", 0.7)]
     tool, options = page.options(*values(page, one, undo=True, precision="fp16"))
-    folder = desk.shelf.checkpoint_folder()
+    folder = context.store.checkpoint_folder()
     assert tool == "merge" and options["sd_model"] == folder / DEMO and options["save_precision"] == "fp16"
     assert options["save_to"] == folder / f"{STEM}+demo-lora.safetensors" and options["undo_file"] == folder / f"{STEM}+demo-lora.undo"
     tool, options = page.options(*values(page, one, INTO_NETWORK, None, name="both", rank=8, size=0.5))
-    assert tool == "networks_merge" and options["save_to"] == desk.shelf.network_folder() / "both.safetensors"
+    assert tool == "networks_merge" and options["save_to"] == context.store.network_folder() / "both.safetensors"
     assert (options["dim"], options["size"]) == (8, 0.5) and "base_model" not in options and "no_hash" not in options
     assert page.options(*values(page, one, INTO_NETWORK))[1]["base_model"] == folder / DEMO
 
@@ -164,16 +164,18 @@ def test_fields_become_options_of_the_right_tool(page: MergePage, desk: Desk) ->
     ],
 )
 def test_wrong_fields_are_a_sentence_in_the_panel(page: MergePage, changes: dict[str, Any], words: str) -> None:
-    given = {"entries": [Entry("demo-lora")], **changes}
+    given = {"entries": [NetworkRow("demo-lora")], **changes}
     last = run(page, values(page, **given))
     assert words in unescape(last[NOTES]["value"]) and 'class="lyco_note worse"' in last[NOTES]["value"]
-    assert last[RUN]["interactive"] is True and page.desk.jobs.all() == []
+    assert last[RUN]["interactive"] is True and page.context.jobs.all() == []
 
 
-def test_networks_go_into_a_checkpoint_that_paints_as_the_prompt_did(page: MergePage, desk: Desk, host: EmbeddedHost) -> None:
+def test_networks_go_into_a_checkpoint_that_paints_as_the_prompt_did(page: MergePage, context: PageContext, host: EmbeddedHost) -> None:
     before = host.model
-    asked = host.paint(Request("a red house <lyco:demo-lokr:0.7> <lyco:demo-lora:-0.5>", seed=3, steps=4, width=64, height=64)).image
-    given = values(page, [Entry("demo-lokr", 0.7), Entry("demo-lora", -0.5)], undo=True, name="merged", precision="fp32")
+    asked = host.generate(
+        GenerationRequest("a red house <lyco:demo-lokr:0.7> <lyco:demo-lora:-0.5>", seed=3, steps=4, width=64, height=64)
+    ).image
+    given = values(page, [NetworkRow("demo-lokr", 0.7), NetworkRow("demo-lora", -0.5)], undo=True, name="merged", precision="fp32")
     updates = list(page.panel.make_and_run(page.options, given))
     assert updates[0][RUN]["interactive"] is False and updates[0][CANCEL]["interactive"] is True
     last = updates[-1]
@@ -183,49 +185,52 @@ def test_networks_go_into_a_checkpoint_that_paints_as_the_prompt_did(page: Merge
     figure = last[PLOT]["value"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1. demo-lokr", "2. demo-lora"]
     try:
-        assert f"Pictures are made with merged now ({host.base.label})" in page.result.use()["value"]
-        merged = host.paint(Request("a red house", seed=3, steps=4, width=64, height=64)).image
+        assert f"Images are made with merged now ({host.base.label})" in page.result.use()["value"]
+        merged = host.generate(GenerationRequest("a red house", seed=3, steps=4, width=64, height=64)).image
         assert max(abs(a - b) for a, b in zip(asked.tobytes(), merged.tobytes(), strict=True)) <= 3
     finally:
         host.use(before)
     *_, undone = page.panel.make_and_run(page.result.undo_options, [])
-    folder = desk.shelf.checkpoint_folder()
+    folder = context.store.checkpoint_folder()
     assert "to the byte" in undone[NOTES]["value"]
     assert (folder / f"{STEM}-restored.safetensors").read_bytes() == (folder / DEMO).read_bytes()
-    assert [file.name for file in desk.shelf.checkpoints()] == [f"{STEM}-restored.safetensors", DEMO, "merged.safetensors"]
+    assert [file.name for file in context.store.checkpoints()] == [f"{STEM}-restored.safetensors", DEMO, "merged.safetensors"]
 
 
-def test_networks_become_one_network_with_its_tag(page: MergePage, desk: Desk) -> None:
-    last = run(page, values(page, [Entry("demo-lora", 0.7), Entry("demo-loha", 0.5)], INTO_NETWORK))
+def test_networks_become_one_network_with_its_tag(page: MergePage, context: PageContext) -> None:
+    last = run(page, values(page, [NetworkRow("demo-lora", 0.7), NetworkRow("demo-loha", 0.5)], INTO_NETWORK))
     assert "exactly their sum" in last[NOTES]["value"], last[NOTES]["value"]
-    made = desk.shelf.network_folder() / "demo-lora+demo-loha.safetensors"
+    made = context.store.network_folder() / "demo-lora+demo-loha.safetensors"
     with safe_open(made, "pt") as file:
         assert len(list(file.keys())) > 100
     assert 'data-lyco-copy="&lt;lyco:demo-lora+demo-loha:1&gt;"' in last[TAG]["value"] and "Send to Generate" in last[TAG]["value"]
     assert last[USE]["visible"] is False
-    assert page.options(*values(page, [Entry("demo-lora"), Entry("demo-loha")], INTO_NETWORK))[1]["save_to"].stem == "demo-lora+demo-loha-2"
+    assert (
+        page.options(*values(page, [NetworkRow("demo-lora"), NetworkRow("demo-loha")], INTO_NETWORK))[1]["save_to"].stem
+        == "demo-lora+demo-loha-2"
+    )
 
 
-def test_a_cancelled_merge_leaves_nothing(page: MergePage, desk: Desk) -> None:
-    networks = [Entry(file.name, 0.1) for file in desk.shelf.networks()][:MOST]
+def test_a_cancelled_merge_leaves_nothing(page: MergePage, context: PageContext) -> None:
+    networks = [NetworkRow(file.name, 0.1) for file in context.store.networks()][:MOST]
     job = page.panel.make_and_run(page.options, values(page, networks, name="half"))
     next(job)
     began = time.monotonic()
     page.panel.cancel()
-    assert page.panel._now(desk.jobs.all()[0]).count("stopping ...") == 1
+    assert page.panel._now(context.jobs.all()[0]).count("stopping ...") == 1
     *_, last = job
     assert time.monotonic() - began < 2  # the job ends within a second; the panel looks five times a second
     assert "Cancelled. Nothing was written." in last[STATE]["value"] and last[RUN]["interactive"] is True
-    assert [path.name for path in desk.shelf.checkpoint_folder().iterdir()] == [DEMO]
+    assert [path.name for path in context.store.checkpoint_folder().iterdir()] == [DEMO]
 
 
-def test_a_page_that_is_opened_again_shows_its_job(page: MergePage, desk: Desk) -> None:
+def test_a_page_that_is_opened_again_shows_its_job(page: MergePage, context: PageContext) -> None:
     assert all("value" not in update for update in page.panel.found())
-    given = values(page, [Entry("demo-lora")], INTO_NETWORK, name="again")
+    given = values(page, [NetworkRow("demo-lora")], INTO_NETWORK, name="again")
     running = page.panel.make_and_run(page.options, given)
     next(running)
     running.close()  # the browser's window is gone
-    job = desk.jobs.latest("lyco_merge")
+    job = context.jobs.latest("lyco_merge")
     assert job is not None
     *_, last = page.panel.resume()
     assert job.status == "done" and "Done" in last[STATE]["value"]
@@ -236,26 +241,26 @@ def test_a_page_that_is_opened_again_shows_its_job(page: MergePage, desk: Desk) 
     assert "again" in page.panel.found()[TAG]["value"]
 
 
-def test_two_clicks_start_one_job(page: MergePage, desk: Desk) -> None:
-    given = values(page, [Entry("demo-lora")], INTO_NETWORK, name="once")
+def test_two_clicks_start_one_job(page: MergePage, context: PageContext) -> None:
+    given = values(page, [NetworkRow("demo-lora")], INTO_NETWORK, name="once")
     first, second = (page.panel.make_and_run(page.options, given) for _ in range(2))
     next(first)
     list(second)
     list(first)
-    assert len(desk.jobs.all()) == 1
+    assert len(context.jobs.all()) == 1
 
 
 def test_the_plan_tells_what_will_happen(page: MergePage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_plan, "PAUSE", 0.0)
-    given = values(page, [Entry("demo-lora"), Entry("demo-lokr", 0.3)])
+    given = values(page, [NetworkRow("demo-lora"), NetworkRow("demo-lokr", 0.3)])
     shown = page.plan.update(page.planned, page.ready, given)["value"]
     for name, value in (("matched", "432"), ("not matched", "0"), ("file", live_plan.size(demo.CHECKPOINT.stat().st_size))):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in shown
     assert "<dt>time</dt>" in shown and "<dt>memory</dt>" in shown
     assert "Choose a checkpoint and a network" in page.plan.update(page.planned, page.ready, values(page, []))["value"]
-    wrong = page.plan.update(page.planned, page.ready, values(page, [Entry("demo-lora", blocks="NOSUCH")]))
+    wrong = page.plan.update(page.planned, page.ready, values(page, [NetworkRow("demo-lora", blocks="NOSUCH")]))
     assert "NOSUCH" in wrong["value"] and 'class="lyco_note bad"' in wrong["value"]
-    assert page.desk.settings.get("merge", "networks") == [["demo-lora", 1.0, None, None, "NOSUCH"]]
+    assert page.context.settings.get("merge", "networks") == [["demo-lora", 1.0, None, None, "NOSUCH"]]
 
 
 def test_only_the_last_of_many_changes_is_planned(page: MergePage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,17 +289,17 @@ def test_the_mode_shows_its_own_fields() -> None:
     assert mode_changed(INTO_CHECKPOINT)[0]["label"] == CHECKPOINT
 
 
-def test_the_table_of_the_last_visit_comes_back(page: MergePage, desk: Desk) -> None:
-    desk.settings.keep("merge", "networks", [["demo-lora", 0.5, None, 1, "ALL"]])
+def test_the_table_of_the_last_visit_comes_back(page: MergePage, context: PageContext) -> None:
+    context.settings.keep("merge", "networks", [["demo-lora", 0.5, None, 1, "ALL"]])
     assert rows(page.restored())[2] == [(0.5, None, 1, "ALL")]
     for broken in ([["a", 1, 2]] * 2 + [3], "x", [["a", 1, 2, 3, 4, 5, 6]]):
-        desk.settings.keep("merge", "networks", broken)
+        context.settings.keep("merge", "networks", broken)
         assert isinstance(page.restored(), list)
 
 
-def test_what_a_merge_changes_is_measured_with_its_strengths(desk: Desk) -> None:
-    path = next(file.path for file in desk.shelf.networks() if file.name == "demo-lora")
-    base = desk.shelf.checkpoint_folder() / DEMO
+def test_what_a_merge_changes_is_measured_with_its_strengths(context: PageContext) -> None:
+    path = next(file.path for file in context.store.networks() if file.name == "demo-lora")
+    base = context.store.checkpoint_folder() / DEMO
     (full,), (half,) = (shares([path], base, ratios=[ratio]) for ratio in (1.0, -0.5))
     assert len(full.energies) == changed("demo-lora") and full.left_out == 0
     assert [name for name, _ in half.energies] == [name for name, _ in full.energies]
@@ -334,10 +339,10 @@ def test_a_choice_that_is_gone_is_not_put_back() -> None:
         assert fits(gr.Dropdown(["a"], allow_custom_value=True), "c") and fits(gr.Number(), 3)
 
 
-def test_options_have_fields_of_their_kind(desk: Desk) -> None:
-    fields = OptionFields(desk, "networks_merge", ("dim", "rule", "density", "style", "device"), "x")
+def test_options_have_fields_of_their_kind(context: PageContext) -> None:
+    fields = OptionFields(context, "networks_merge", ("dim", "rule", "density", "style", "device"), "x")
     with gr.Blocks(analytics_enabled=False):
-        fields.build(desk)
+        fields.build(context)
     assert [type(part).__name__ for part in fields.components] == ["Textbox", "Dropdown", "Number", "Dropdown", "Textbox"]
     assert fields.read(["", "fixed", 0.5, DEFAULT, "cpu"]) == {"rule": "fixed", "density": 0.5, "device": "cpu"}
     assert fields.read([" 4 ", "fixed", 1, "kohya", ""]) == {"dim": 4, "rule": "fixed", "density": 1.0, "style": "kohya"}
@@ -350,13 +355,13 @@ def test_progress_is_told_in_words() -> None:
     assert [duration(s) for s in (4.4, 89, 600, 7200)] == ["4 s", "89 s", "10 min", "2.0 h"]
 
 
-def test_a_panel_tells_what_it_waits_for(desk: Desk) -> None:
-    panel = JobPanel(desk, "waiting")
+def test_a_panel_tells_what_it_waits_for(context: PageContext) -> None:
+    panel = JobPanel(context, "waiting")
     with gr.Blocks(analytics_enabled=False):
         panel.build()
-    other = Job(desk.jobs.tool("verify"), {})
-    mine = Job(desk.jobs.tool("verify"), {})
-    desk.jobs._jobs = {other.id: other, mine.id: mine}
+    other = Job(context.jobs.tool("verify"), {})
+    mine = Job(context.jobs.tool("verify"), {})
+    context.jobs._jobs = {other.id: other, mine.id: mine}
     assert "waiting for 1 other job" in panel._now(mine) and "starting" in panel._now(other)
 
 
@@ -366,8 +371,8 @@ def test_a_tag_is_shown_escaped_with_its_buttons() -> None:
     assert "data-lyco-send" not in tag_box("<lyco:a:1>", "")
 
 
-def test_the_tab_keeps_out_of_the_webuis_own_settings(desk: Desk) -> None:
-    blocks = build_tab(desk)
+def test_the_tab_keeps_out_of_the_webuis_own_settings(context: PageContext) -> None:
+    blocks = build_tab(context)
     assert all(getattr(part, "do_not_save_to_config", False) for part in blocks.blocks.values())
     ids = {component["props"].get("elem_id") for component in blocks.config["components"]} - {None}
     assert ids and all(name.startswith("lyco_") for name in ids)
@@ -381,13 +386,13 @@ def test_a_shelf_offers_models_and_not_what_is_beside_them(host: EmbeddedHost, t
     (tmp_path / "folder").mkdir()
     (tmp_path / "diffusers").mkdir()
     (tmp_path / "diffusers" / "model_index.json").write_text("{}")
-    shelf = FolderShelf(host.library, tmp_path, tmp_path / "data")
-    assert [file.name for file in shelf.checkpoints()] == ["A.ckpt", "b.safetensors", "diffusers"]
-    assert [file.name for file in shelf.networks()] == sorted((file.name for file in shelf.networks()), key=str.lower)
+    store = FolderStore(host.library, tmp_path, tmp_path / "data")
+    assert [file.name for file in store.checkpoints()] == ["A.ckpt", "b.safetensors", "diffusers"]
+    assert [file.name for file in store.networks()] == sorted((file.name for file in store.networks()), key=str.lower)
     (tmp_path / "c.ckpt").touch()
-    shelf.refresh()
-    assert len(shelf.checkpoints()) == 4
+    store.refresh()
+    assert len(store.checkpoints()) == 4
     with pytest.raises(LycorisError):
         use_checkpoint(host, tmp_path / "b.safetensors")
     with pytest.raises(PromptError):
-        shelf.presets().weights("NOSUCH")
+        store.presets().weights("NOSUCH")

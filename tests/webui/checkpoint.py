@@ -101,7 +101,7 @@ def enter_webui(webui: Path, data: Path) -> None:
 
 
 def fill(module: torch.nn.Module) -> torch.nn.Module:
-    """Replace the zeros that trainers start from by random values, so that every layer shows in the picture."""
+    """Replace the zeros that trainers start from by random values, so that every layer shows in the image."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if name.endswith("bias"):

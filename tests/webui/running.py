@@ -1,4 +1,4 @@
-"""One running webui for the tests of a file, and its pictures as arrays."""
+"""One running webui for the tests of a file, and its images as arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HIRES: dict[str, Any] = {
 
 
 def pixels(image: Image.Image) -> Picture:
-    """Return a picture as numbers that can be subtracted."""
+    """Return an image as numbers that can be subtracted."""
     return np.asarray(image).astype(np.int16)
 
 
@@ -40,8 +40,8 @@ class Running:
         self.info: dict[str, Any] = {}
         self.states = 0
 
-    def paint(self, tags: str = "", prompt: str = PROMPT, **fields: Any) -> Picture:
-        """Return the first picture for the prompt with tags behind it; `info` is what the API said of it."""
+    def generate(self, tags: str = "", prompt: str = PROMPT, **fields: Any) -> Picture:
+        """Return the first image for the prompt with tags behind it; `info` is what the API said of it."""
         images, self.info = self.webui.txt2img(f"{prompt} {tags}".strip(), **fields)
         return pixels(images[0])
 
@@ -56,7 +56,7 @@ class Running:
         The built-in loader takes <lora:...> out of a layer when that runs next, and the text encoder runs for new prompts only.
         """
         self.states += 1
-        self.paint(prompt=f"state {self.states}", negative_prompt=f"state {self.states}")
+        self.generate(prompt=f"state {self.states}", negative_prompt=f"state {self.states}")
         return str(self.webui.call("/tests/state")["bits"])
 
     def memory(self) -> float:

@@ -31,7 +31,7 @@ def write_network(path: Path, kind: tuple[str, int] = SD1, scale: float = 0.5, *
 
 
 def notes(path: Path, said: object) -> None:
-    """Write what a person noted about a file."""
+    """Write what the user noted about a file."""
     path.with_suffix(".json").write_text(json.dumps(said), encoding="utf-8")
 
 

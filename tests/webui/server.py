@@ -91,7 +91,7 @@ def copy_extension(checkout: Path, target: Path) -> None:
 
 
 def decode(picture: str) -> Image.Image:
-    """Return the picture of one base64 PNG of the API."""
+    """Return the image of one base64 PNG of the API."""
     return Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
 
 
@@ -283,7 +283,7 @@ class WebUI:
         return found
 
     def txt2img(self, prompt: str, **fields: Any) -> tuple[list[Image.Image], dict[str, Any]]:
-        """Make 64x64 pictures in 4 Euler steps from seed 1, unless `fields` say otherwise; return them and the info."""
+        """Make 64x64 images in 4 Euler steps from seed 1, unless `fields` say otherwise; return them and the info."""
         return self._pictures("/sdapi/v1/txt2img", prompt, fields)
 
     def img2img(self, prompt: str, image: Image.Image, **fields: Any) -> tuple[list[Image.Image], dict[str, Any]]:

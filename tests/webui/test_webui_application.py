@@ -42,7 +42,7 @@ def running(webui_dir: Path, webui_python: str, models: Path, tmp_path_factory: 
 
 @pytest.fixture(scope="module")
 def plain(running: Running) -> Picture:
-    return running.paint()
+    return running.generate()
 
 
 def test_nothing_is_hooked_before_the_first_tag(running: Running, plain: Picture) -> None:
@@ -51,24 +51,24 @@ def test_nothing_is_hooked_before_the_first_tag(running: Running, plain: Picture
     assert {name.split(".")[0] for name in hooked["forwards"].values()} == {"torch"}
     assert hooked["empty"] == "modules.sd_models" and "lib_lycoris" not in hooked["patches"]
     assert "LyCORIS: webui" in running.webui.log() and "network files in" in running.webui.log()
-    running.paint("<lyco:full:0.5>")
+    running.generate("<lyco:full:0.5>")
     assert running.webui.call("/tests/hooked")["forwards"]["Linear_forward"].startswith("lib_lycoris")
 
 
 def check(running: Running, plain: Picture, models: Path, file: Path, count: int) -> None:
-    """The network matches whole, changes the picture as the checkpoint with it merged in does, and leaves nothing behind."""
+    """The network matches whole, changes the image as the checkpoint with it merged in does, and leaves nothing behind."""
     checkpoint, merged = models / "checkpoints" / "sd1-1.safetensors", models / "checkpoints" / "merged.safetensors"
     network = load(file, base_of(checkpoint, "sd1"))
     assert len(modules_of(network)) == count and not network.skipped
-    changed = running.paint(f"<lyco:{file.stem}:0.8>")
+    changed = running.generate(f"<lyco:{file.stem}:0.8>")
     assert running.problems == ""
     assert mean(changed, plain) >= 1
     merge(checkpoint, merged, [(network, 0.8)])
     running.webui.call("/sdapi/v1/refresh-checkpoints", {})
-    expected = running.paint(override_settings={"sd_model_checkpoint": merged.name}, override_settings_restore_afterwards=True)
+    expected = running.generate(override_settings={"sd_model_checkpoint": merged.name}, override_settings_restore_afterwards=True)
     assert running.info["sd_model_name"] == "merged"
     assert largest(changed, expected) <= 1
-    assert largest(running.paint(), plain) == 0
+    assert largest(running.generate(), plain) == 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -89,56 +89,56 @@ def test_every_key_style_matches_whole(running: Running, plain: Picture, models:
 
 def test_tags_of_both_loaders_commute_and_leave_nothing(running: Running, plain: Picture) -> None:
     before = running.bits()
-    lora, both = running.paint("<lora:plain:0.7>"), running.paint("<lora:plain:0.7><lyco:full:0.6>")
-    assert largest(running.paint("<lyco:full:0.6><lora:plain:0.7>"), both) == 0
-    assert largest(running.paint("<lora:plain:0.7>"), lora) == 0
-    assert largest(running.paint("<lyco:turned:0.6><lora:plain:0.7>"), running.paint("<lora:plain:0.7><lyco:turned:0.6>")) == 0
-    assert mean(both, lora) >= 1 and largest(running.paint(), plain) == 0
+    lora, both = running.generate("<lora:plain:0.7>"), running.generate("<lora:plain:0.7><lyco:full:0.6>")
+    assert largest(running.generate("<lyco:full:0.6><lora:plain:0.7>"), both) == 0
+    assert largest(running.generate("<lora:plain:0.7>"), lora) == 0
+    assert largest(running.generate("<lyco:turned:0.6><lora:plain:0.7>"), running.generate("<lora:plain:0.7><lyco:turned:0.6>")) == 0
+    assert mean(both, lora) >= 1 and largest(running.generate(), plain) == 0
     assert running.bits() == before
-    twice, once = running.paint("<lyco:full:0.3><lyco:full:0.3>"), running.paint("<lyco:full:0.6>")
+    twice, once = running.generate("<lyco:full:0.3><lyco:full:0.3>"), running.generate("<lyco:full:0.6>")
     assert largest(twice, once) <= 1
-    assert largest(running.paint("<lyco:full:0>"), plain) == 0
+    assert largest(running.generate("<lyco:full:0>"), plain) == 0
 
 
 def test_nothing_is_lost_when_the_ui_is_reloaded(running: Running, plain: Picture) -> None:
-    before = running.paint("<lora:plain:0.7><lyco:full:0.6>")
+    before = running.generate("<lora:plain:0.7><lyco:full:0.6>")
     running.webui.reload_ui()
-    assert largest(running.paint("<lyco:full:0.6><lora:plain:0.7>"), before) == 0
-    assert largest(running.paint(), plain) == 0
+    assert largest(running.generate("<lyco:full:0.6><lora:plain:0.7>"), before) == 0
+    assert largest(running.generate(), plain) == 0
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "DPM++ SDE", "Restart"])
 def test_steps_are_sampling_steps(running: Running, sampler: str) -> None:
     """Networks that are on from step N leave the steps before it alone: beyond the last step that is all of them."""
     fields = {"steps": 5, "sampler_name": sampler}
-    base, full = running.paint(**fields), running.paint("<lyco:full:0:0.6>", **fields)
-    assert largest(running.paint("<lyco:full:0:0.6:start=6>", **fields), base) == 0
-    assert largest(running.paint("<lyco:full:0:0.6:start=1>", **fields), full) == 0
-    assert largest(running.paint("<lyco:full:0:0.6:stop=6>", **fields), full) == 0
-    later = [mean(running.paint(f"<lyco:full:0:0.6:start={n}>", **fields), base) for n in (2, 3, 4)]
+    base, full = running.generate(**fields), running.generate("<lyco:full:0:0.6>", **fields)
+    assert largest(running.generate("<lyco:full:0:0.6:start=6>", **fields), base) == 0
+    assert largest(running.generate("<lyco:full:0:0.6:start=1>", **fields), full) == 0
+    assert largest(running.generate("<lyco:full:0:0.6:stop=6>", **fields), full) == 0
+    later = [mean(running.generate(f"<lyco:full:0:0.6:start={n}>", **fields), base) for n in (2, 3, 4)]
     assert mean(full, base) > later[0] > later[1] > later[2] > 0
 
 
 def test_the_hires_pass_has_strengths_and_tags_of_its_own(running: Running) -> None:
-    base, first = running.paint(**HIRES), running.paint("<lyco:full:0.5:hr=0>", **HIRES)
-    second = running.paint("<lyco:full:0:hr=0.5>", **HIRES)
-    assert largest(running.paint("", hr_prompt=f"{PROMPT} <lyco:full:0.5>", **HIRES), second) == 0
-    assert largest(running.paint("<lyco:full:0.5>", hr_prompt=PROMPT, **HIRES), first) == 0
+    base, first = running.generate(**HIRES), running.generate("<lyco:full:0.5:hr=0>", **HIRES)
+    second = running.generate("<lyco:full:0:hr=0.5>", **HIRES)
+    assert largest(running.generate("", hr_prompt=f"{PROMPT} <lyco:full:0.5>", **HIRES), second) == 0
+    assert largest(running.generate("<lyco:full:0.5>", hr_prompt=PROMPT, **HIRES), first) == 0
     assert min(mean(first, base), mean(second, base), mean(first, second)) >= 1
-    assert largest(running.paint(**HIRES), base) == 0
+    assert largest(running.generate(**HIRES), base) == 0
 
 
 def test_a_refiner_has_the_networks_too(running: Running) -> None:
     """The built-in loader does it right where both checkpoints share the model object; ours must do it everywhere."""
     fields = {"refiner_checkpoint": "sd1-2.safetensors", "refiner_switch_at": 0.5, "steps": 6}
-    base, theirs = running.paint(**fields), running.paint("<lora:plain:0.7>", **fields)
-    assert largest(running.paint("<lyco:plain:0.7>", **fields), theirs) <= 1
-    assert mean(theirs, base) >= 1 and largest(running.paint(**fields), base) == 0
+    base, theirs = running.generate(**fields), running.generate("<lora:plain:0.7>", **fields)
+    assert largest(running.generate("<lyco:plain:0.7>", **fields), theirs) <= 1
+    assert mean(theirs, base) >= 1 and largest(running.generate(**fields), base) == 0
     running.webui.options(sd_checkpoints_limit=2)
     try:
-        assert largest(running.paint("<lyco:plain:0.7>", **fields), theirs) <= 1
-        assert largest(running.paint("<lyco:plain:0.7>", **fields), theirs) <= 1
-        assert largest(running.paint(**fields), base) == 0
+        assert largest(running.generate("<lyco:plain:0.7>", **fields), theirs) <= 1
+        assert largest(running.generate("<lyco:plain:0.7>", **fields), theirs) <= 1
+        assert largest(running.generate(**fields), base) == 0
     finally:
         running.webui.options(sd_checkpoints_limit=1)
 
@@ -149,46 +149,46 @@ def test_other_families_agree_with_the_built_in_loader(running: Running, plain: 
     write_network(running.webui.lora_dir / f"for-{kind}.safetensors", base, "lora", linear_layers(base), size=0.3)
     running.webui.options(sd_model_checkpoint=f"{kind}-1.safetensors")
     try:
-        before, theirs = running.paint(), running.paint(f"<lora:for-{kind}:0.7>")
+        before, theirs = running.generate(), running.generate(f"<lora:for-{kind}:0.7>")
         assert running.info["sd_model_name"] == f"{kind}-1"
-        assert largest(running.paint(f"<lyco:for-{kind}:0.7>"), theirs) <= 1 and running.problems == ""
+        assert largest(running.generate(f"<lyco:for-{kind}:0.7>"), theirs) <= 1 and running.problems == ""
         assert mean(theirs, before) >= 1
-        assert largest(running.paint("<lyco:turned:0.7>"), before) == 0 and "is for Stable Diffusion 1.x" in running.problems
-        assert largest(running.paint(), before) == 0
+        assert largest(running.generate("<lyco:turned:0.7>"), before) == 0 and "is for Stable Diffusion 1.x" in running.problems
+        assert largest(running.generate(), before) == 0
     finally:
         running.webui.options(sd_model_checkpoint="sd1-1.safetensors")
-    assert largest(running.paint(), plain) == 0
+    assert largest(running.generate(), plain) == 0
 
 
 def test_a_wrong_file_or_tag_is_told_and_the_rest_works(running: Running, plain: Picture) -> None:
     whole = running.webui.lyco_dir / "full.safetensors"
     (running.webui.lyco_dir / "broken.safetensors").write_bytes(whole.read_bytes()[:4000])
     (running.webui.lyco_dir / "empty.safetensors").write_bytes(b"")
-    good = running.paint("<lyco:full:0.6>")
+    good = running.generate("<lyco:full:0.6>")
     mistakes = {"nothere": "no network called", "broken": "broken.safetensors", "empty": "empty.safetensors", "full:foo=1": "is not a key"}
     for tag, sentence in mistakes.items():
-        assert largest(running.paint(f"<lyco:{tag}>"), plain) == 0
+        assert largest(running.generate(f"<lyco:{tag}>"), plain) == 0
         assert sentence in running.problems
-        assert largest(running.paint(f"<lyco:{tag}><lyco:full:0.6>"), good) == 0
+        assert largest(running.generate(f"<lyco:{tag}><lyco:full:0.6>"), good) == 0
         assert sentence in running.problems
-    assert largest(running.paint(), plain) == 0
+    assert largest(running.generate(), plain) == 0
 
 
 def test_a_file_that_changes_is_read_again_also_by_the_text_encoder(running: Running, plain: Picture, models: Path) -> None:
     base = base_of(models / "checkpoints" / "sd1-1.safetensors", "sd1")
     words = [name for name in linear_layers(base) if name.startswith("transformer.")]
     file = running.webui.lyco_dir / "changing.safetensors"
-    assert largest(running.paint("<lyco:changing>"), plain) == 0 and "changing" in running.problems
+    assert largest(running.generate("<lyco:changing>"), plain) == 0 and "changing" in running.problems
     write_network(file, base, "lora", words, seed=1)
-    first = running.paint("<lyco:changing>")
+    first = running.generate("<lyco:changing>")
     assert mean(first, plain) >= 1 and running.problems == ""
     time.sleep(0.02)
     write_network(file, base, "lora", words, seed=2)
-    assert mean(running.paint("<lyco:changing>"), first) >= 1
+    assert mean(running.generate("<lyco:changing>"), first) >= 1
 
 
 def test_infotexts_name_the_files(running: Running) -> None:
-    running.paint("<lyco:full:0.6><lora:plain:0.2>")
+    running.generate("<lyco:full:0.6><lora:plain:0.2>")
     found = running.info["extra_generation_params"]
     assert found["Lyco hashes"].startswith("full: ") and len(found["Lyco hashes"]) == len("full: ") + 12
     assert "full: " in found["Lora hashes"] and "plain: " in found["Lora hashes"]
@@ -214,6 +214,6 @@ def test_random_runs_end_where_they_began(running: Running, plain: Picture, requ
     before, dice = running.bits(), random.Random(0)
     for _ in range(200 if request.config.getoption("--long") else 25):
         tags, fields = random_prompt(dice)
-        running.paint(tags, **fields)
-    assert largest(running.paint(), plain) == 0
+        running.generate(tags, **fields)
+    assert largest(running.generate(), plain) == 0
     assert running.bits() == before

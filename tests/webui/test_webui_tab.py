@@ -1,4 +1,4 @@
-"""The tab LyCORIS in a real webui: merging in a browser, the tools over its API, pictures for the pages under its queue."""
+"""The tab LyCORIS in a real webui: merging in a browser, the tools over its API, images for the pages under its queue."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def wait(webui: WebUI, job_id: str) -> dict[str, Any]:
 
 def test_a_merge_in_the_tab_becomes_the_checkpoint_and_paints_as_the_tag_did(webui: WebUI, page: Any) -> None:
     running = Running(webui)
-    plain, tagged = running.paint(), running.paint(f"<lyco:{NAME}:0.8>")
+    plain, tagged = running.generate(), running.generate(f"<lyco:{NAME}:0.8>")
     choose(page, "#lyco_merge_checkpoint", CHECKPOINT)
     choose(page, "#lyco_merge_add", NAME)
     page.wait_for_selector("#lyco_merge_row0")
@@ -85,11 +85,11 @@ def test_a_merge_in_the_tab_becomes_the_checkpoint_and_paints_as_the_tag_did(web
     page.click("#lyco_merge_use")
     wait_until_says(page, "#lyco_merge_used", "merged-here.safetensors is selected")
     page.wait_for_function("document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('merged-here')")
-    merged = running.paint()
+    merged = running.generate()
     assert running.info["sd_model_name"] == "merged-here"
     assert largest(merged, tagged) <= 1 < largest(merged, plain)
     webui.options(sd_model_checkpoint=CHECKPOINT)
-    assert np.array_equal(running.paint(), plain)
+    assert np.array_equal(running.generate(), plain)
 
 
 def test_the_tag_of_a_new_network_goes_to_the_prompt(webui: WebUI, page: Any) -> None:
@@ -126,7 +126,7 @@ def tuned(webui: WebUI) -> str:
 
 def test_a_difference_of_checkpoints_is_extracted_and_paints_as_the_tag_did(webui: WebUI, page: Any, tuned: str) -> None:
     running = Running(webui)
-    plain, tagged = running.paint(), running.paint(f"<lyco:{NAME}:0.8>")
+    plain, tagged = running.generate(), running.generate(f"<lyco:{NAME}:0.8>")
     open_page(page, "Extract")
     page.click("#lyco_extract_org_refresh")
     page.click("#lyco_extract_tuned_refresh")
@@ -138,7 +138,7 @@ def test_a_difference_of_checkpoints_is_extracted_and_paints_as_the_tag_did(webu
     write(page, "#lyco_extract_name", "drawn out")
     page.click("#lyco_extract_run")
     wait_until_says(page, "#lyco_extract_tag", "<lyco:drawn out:1>")
-    extracted = running.paint("<lyco:drawn out:1>")
+    extracted = running.generate("<lyco:drawn out:1>")
     assert np.abs(extracted.astype(int) - tagged).mean() < np.abs(plain.astype(int) - tagged).mean() / 4
 
 
@@ -152,12 +152,12 @@ def test_a_strength_is_baked_into_a_network(webui: WebUI, page: Any) -> None:
     write(page, "#lyco_bake_name", "half of it")
     page.click("#lyco_bake_run")
     wait_until_says(page, "#lyco_bake_tag", "<lyco:half of it:1>")
-    assert largest(running.paint("<lyco:half of it:1>"), running.paint(f"<lyco:{NAME}:0.5>")) <= 1
+    assert largest(running.generate("<lyco:half of it:1>"), running.generate(f"<lyco:{NAME}:0.5>")) <= 1
 
 
 def test_a_slider_of_a_block_goes_to_the_prompt_and_changes_the_picture(webui: WebUI, page: Any) -> None:
     running = Running(webui)
-    plain, whole = running.paint(), running.paint(f"<lyco:{NAME}:1>")
+    plain, whole = running.generate(), running.generate(f"<lyco:{NAME}:1>")
     open_page(page, "Block weight")
     choose(page, "#lyco_blocks_network", NAME)
     wait_until_says(page, "#lyco_blocks_legend", "longest bar")
@@ -167,7 +167,7 @@ def test_a_slider_of_a_block_goes_to_the_prompt_and_changes_the_picture(webui: W
     page.click("#lyco_blocks_tag [data-lyco-send]")
     page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value.includes(':lbw=')")
     tag = page.input_value("#txt2img_prompt textarea").rsplit("<", 1)[1]
-    shown = running.paint(f"<{tag}")
+    shown = running.generate(f"<{tag}")
     assert not np.array_equal(shown, whole) and not np.array_equal(shown, plain)
 
 
@@ -201,18 +201,18 @@ def test_the_tools_over_http(webui: WebUI) -> None:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(foreign)
 
 
-def paint(webui: WebUI, **fields: Any) -> dict[str, Any]:
-    made: dict[str, Any] = webui.call(f"/tests/paint?{urlencode(fields)}", {})
+def generate(webui: WebUI, **fields: Any) -> dict[str, Any]:
+    made: dict[str, Any] = webui.call(f"/tests/generate?{urlencode(fields)}", {})
     return made
 
 
 def test_pictures_for_the_pages_are_those_of_the_webui(webui: WebUI) -> None:
     running = Running(webui)
-    expected = running.paint(f"<lyco:{NAME}:0.8>")
-    made = paint(webui, prompt=f"{PROMPT} <lyco:{NAME}:0.8> <lyco:no-such-thing>")
+    expected = running.generate(f"<lyco:{NAME}:0.8>")
+    made = generate(webui, prompt=f"{PROMPT} <lyco:{NAME}:0.8> <lyco:no-such-thing>")
     assert np.array_equal(pixels(decode(made["image"])), expected)
     assert made["applied"] == [NAME] and "no-such-thing" in made["problems"][0] and made["size"] == 512
     assert "Steps: 4" in made["infotext"] and made["told"] == sorted(made["told"])
-    stopped = paint(webui, prompt=PROMPT, steps=400, stop_at=2)
+    stopped = generate(webui, prompt=PROMPT, steps=400, stop_at=2)
     assert stopped["cancelled"] is True and max(stopped["told"]) < 100
-    assert np.array_equal(running.paint(f"<lyco:{NAME}:0.8>"), expected)
+    assert np.array_equal(running.generate(f"<lyco:{NAME}:0.8>"), expected)

@@ -63,47 +63,47 @@ def start(webui_dir: Path, webui_python: str, models: Path, tmp_path: Path) -> S
 
 def test_without_the_built_in_loader(start: Starter) -> None:
     with start("alone", disabled_extensions=["Lora"]) as running:
-        plain, changed = running.paint(), running.paint("<lyco:full:0.6>")
+        plain, changed = running.generate(), running.generate("<lyco:full:0.6>")
         assert mean(changed, plain) >= 1 and running.problems == ""
-        assert largest(running.paint(), plain) == 0
+        assert largest(running.generate(), plain) == 0
         running.webui.reload_ui()
-        assert largest(running.paint("<lyco:full:0.6>"), changed) == 0 and largest(running.paint(), plain) == 0
+        assert largest(running.generate("<lyco:full:0.6>"), changed) == 0 and largest(running.generate(), plain) == 0
 
 
 @pytest.mark.parametrize("flag", ["--medvram", "--lowvram"])
 @pytest.mark.parametrize("checkpoint", ["sd1-1", "sdxl-1"])
 def test_with_little_memory(start: Starter, flag: str, checkpoint: str) -> None:
     with start("small", flag, checkpoint=checkpoint) as running:
-        plain, theirs = running.paint(), running.paint("<lora:plain:0.6>")
-        assert largest(running.paint("<lyco:plain:0.6>"), theirs) <= 1 and mean(theirs, plain) >= 1
-        assert largest(running.paint("<lora:plain:0.3><lyco:full:0.6>"), running.paint("<lyco:full:0.6><lora:plain:0.3>")) == 0
-        base, second = running.paint(**HIRES), running.paint("<lyco:full:0:hr=0.5>", **HIRES)
-        first = running.paint("<lyco:full:0.5:hr=0>", **HIRES)
-        assert largest(running.paint("", hr_prompt=f"{PROMPT} <lyco:full:0.5>", **HIRES), second) == 0
-        assert largest(running.paint("<lyco:full:0.5>", hr_prompt=PROMPT, **HIRES), first) == 0
+        plain, theirs = running.generate(), running.generate("<lora:plain:0.6>")
+        assert largest(running.generate("<lyco:plain:0.6>"), theirs) <= 1 and mean(theirs, plain) >= 1
+        assert largest(running.generate("<lora:plain:0.3><lyco:full:0.6>"), running.generate("<lyco:full:0.6><lora:plain:0.3>")) == 0
+        base, second = running.generate(**HIRES), running.generate("<lyco:full:0:hr=0.5>", **HIRES)
+        first = running.generate("<lyco:full:0.5:hr=0>", **HIRES)
+        assert largest(running.generate("", hr_prompt=f"{PROMPT} <lyco:full:0.5>", **HIRES), second) == 0
+        assert largest(running.generate("<lyco:full:0.5>", hr_prompt=PROMPT, **HIRES), first) == 0
         assert min(mean(second, base), mean(first, base)) >= 1
-        assert largest(running.paint(), plain) == 0
+        assert largest(running.generate(), plain) == 0
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_with_weights_in_fp8(start: Starter, cached: bool) -> None:
     with start("fp8", fp8_storage="Enable", cache_fp16_weight=cached) as running:
-        plain = running.paint()
+        plain = running.generate()
         for name in ("full", "turned"):
-            assert mean(running.paint(f"<lyco:{name}:0.6>"), plain) >= 1
+            assert mean(running.generate(f"<lyco:{name}:0.6>"), plain) >= 1
             assert running.problems == ""
-        both = running.paint("<lora:plain:0.3><lyco:full:0.6>")
-        assert largest(running.paint("<lyco:full:0.6><lora:plain:0.3>"), both) == 0
-        assert largest(running.paint(), plain) == 0
+        both = running.generate("<lora:plain:0.3><lyco:full:0.6>")
+        assert largest(running.generate("<lyco:full:0.6><lora:plain:0.3>"), both) == 0
+        assert largest(running.generate(), plain) == 0
 
 
 def test_sd3(start: Starter) -> None:
     with start("sd3", checkpoint="sd3-1") as running:
-        plain, changed = running.paint(), running.paint("<lyco:full:0.6>")
+        plain, changed = running.generate(), running.generate("<lyco:full:0.6>")
         assert running.info["sd_model_name"] == "sd3-1"
         assert mean(changed, plain) >= 1 and running.problems == ""
-        assert largest(running.paint("<lora:plain:0.6><lyco:full:0.6>"), running.paint("<lyco:full:0.6><lora:plain:0.6>")) == 0
-        assert largest(running.paint(), plain) == 0
+        assert largest(running.generate("<lora:plain:0.6><lyco:full:0.6>"), running.generate("<lyco:full:0.6><lora:plain:0.6>")) == 0
+        assert largest(running.generate(), plain) == 0
 
 
 def test_an_inpainting_model_takes_networks_for_the_plain_one(start: Starter, models: Path) -> None:
@@ -112,19 +112,19 @@ def test_an_inpainting_model_takes_networks_for_the_plain_one(start: Starter, mo
     with start("inpaint", checkpoint="inpaint-1") as running:
         file = running.webui.lora_dir / "first.safetensors"
         write_network(file, plain_base, "lora", ["diffusion_model.input_blocks.0.0", *linear_layers(plain_base)[::5]])
-        plain, theirs = running.paint(), running.paint("<lora:first:0.6>")
+        plain, theirs = running.generate(), running.generate("<lora:first:0.6>")
         assert running.info["sd_model_name"] == "inpaint-1"
-        assert largest(running.paint("<lyco:first:0.6>"), theirs) <= 1 and running.problems == "" and mean(theirs, plain) >= 1
-        assert largest(running.paint(), plain) == 0
+        assert largest(running.generate("<lyco:first:0.6>"), theirs) <= 1 and running.problems == "" and mean(theirs, plain) >= 1
+        assert largest(running.generate(), plain) == 0
 
 
 def test_with_lora_functional(start: Starter) -> None:
     with start("functional", lora_functional=True) as running:
-        plain, theirs = running.paint(), running.paint("<lora:plain:0.6>")
-        both = running.paint("<lora:plain:0.6><lyco:full:0.6>")
-        assert largest(running.paint("<lyco:full:0.6><lora:plain:0.6>"), both) == 0
-        assert largest(running.paint("<lora:plain:0.6>"), theirs) == 0 and mean(both, theirs) >= 1
-        assert largest(running.paint(), plain) == 0
+        plain, theirs = running.generate(), running.generate("<lora:plain:0.6>")
+        both = running.generate("<lora:plain:0.6><lyco:full:0.6>")
+        assert largest(running.generate("<lyco:full:0.6><lora:plain:0.6>"), both) == 0
+        assert largest(running.generate("<lora:plain:0.6>"), theirs) == 0 and mean(both, theirs) >= 1
+        assert largest(running.generate(), plain) == 0
 
 
 def test_sdxl_text_encoders_with_their_fused_attention_and_norms(start: Starter, models: Path) -> None:
@@ -140,12 +140,12 @@ def test_sdxl_text_encoders_with_their_fused_attention_and_norms(start: Starter,
         save_file(tensors | fused(base), file)
         network = load(file, base)
         assert not network.skipped and any(name.endswith("in_proj_weight[q]") for name in network.patches)
-        plain, changed = running.paint(), running.paint("<lyco:words:0.7>")
+        plain, changed = running.generate(), running.generate("<lyco:words:0.7>")
         assert running.problems == "" and mean(changed, plain) >= 1
         merge(checkpoint, merged, [(network, 0.7)])
         running.webui.call("/sdapi/v1/refresh-checkpoints", {})
         running.webui.options(sd_model_checkpoint=merged.name)
-        assert largest(changed, running.paint()) <= 1
+        assert largest(changed, running.generate()) <= 1
 
 
 def fused(base: Any) -> dict[str, torch.Tensor]:
@@ -165,37 +165,37 @@ def test_words_of_a_network_work_in_the_prompt_while_it_is_there(start: Starter)
         network = load_file(running.webui.lyco_dir / "full.safetensors")
         save_file({**network, "bundle_emb.glowstone.string_to_param.*": vectors}, running.webui.lyco_dir / "words.safetensors")
         prompt = "a glowstone house"
-        plain, without = running.paint(prompt=prompt), running.paint("<lyco:full:0.5>", prompt=prompt)
-        with_word = running.paint("<lyco:words:0.5>", prompt=prompt)
+        plain, without = running.generate(prompt=prompt), running.generate("<lyco:full:0.5>", prompt=prompt)
+        with_word = running.generate("<lyco:words:0.5>", prompt=prompt)
         assert mean(with_word, without) >= 1 and running.problems == ""
-        assert largest(running.paint("<lyco:full:0.5>", prompt=prompt), without) == 0
-        assert largest(running.paint(prompt=prompt), plain) == 0
+        assert largest(running.generate("<lyco:full:0.5>", prompt=prompt), without) == 0
+        assert largest(running.generate(prompt=prompt), plain) == 0
 
 
 def test_lora_tags_can_be_taken_over(start: Starter) -> None:
     with start("taken") as running:
-        plain, theirs, ours = running.paint(), running.paint("<lora:plain:0.6>"), running.paint("<lyco:plain:0.6>")
+        plain, theirs, ours = running.generate(), running.generate("<lora:plain:0.6>"), running.generate("<lyco:plain:0.6>")
         running.webui.options(lyco_take_over_lora=True)
-        assert largest(running.paint("<lora:plain:0.6>"), ours) == 0
+        assert largest(running.generate("<lora:plain:0.6>"), ours) == 0
         assert running.info["extra_generation_params"]["Lyco hashes"].startswith("plain: ")
-        assert largest(running.paint("<lora:plain:foo=1>"), plain) == 0 and "<lora:plain:foo=1>" in running.problems
+        assert largest(running.generate("<lora:plain:foo=1>"), plain) == 0 and "<lora:plain:foo=1>" in running.problems
         running.webui.options(lyco_take_over_lora=False)
-        assert largest(running.paint("<lora:plain:0.6>"), theirs) == 0 and "Lyco hashes" not in running.info["extra_generation_params"]
-        assert largest(running.paint(), plain) == 0
+        assert largest(running.generate("<lora:plain:0.6>"), theirs) == 0 and "Lyco hashes" not in running.info["extra_generation_params"]
+        assert largest(running.generate(), plain) == 0
 
 
 def test_what_we_cost_where_we_do_nothing(start: Starter) -> None:
     """After a first tag, runs without tags take as long as in a webui without us: the difference lies within that of two such webuis."""
     with start("with") as ours, start("without", checkout=None) as one, start("without-too", checkout=None) as other:
         for running in (ours, one, other):
-            running.paint("<lyco:full:0.5>" if running is ours else "")
-        pictures = [running.paint() for running in (ours, one, other)]
+            running.generate("<lyco:full:0.5>" if running is ours else "")
+        pictures = [running.generate() for running in (ours, one, other)]
         assert largest(pictures[0], pictures[1]) == 0 and largest(pictures[1], pictures[2]) == 0
         times: dict[Running, list[float]] = {ours: [], one: [], other: []}
         for _ in range(PAIRS):
             for running in random.sample([ours, one, other], 3):
                 began = time.perf_counter()
-                running.paint(steps=2)
+                running.generate(steps=2)
                 times[running].append(time.perf_counter() - began)
         rounds = list(zip(times[ours], times[one], times[other]))
         apart = statistics.quantiles([b - a for _, a, b in rounds], n=4)
@@ -213,8 +213,8 @@ def test_memory(start: Starter) -> None:
             dice = random.Random(0)
             for _ in range(200):
                 tags, fields = random_prompt(dice)
-                running.paint(tags if checkout else tags.replace("<lyco:", "<lyco-absent:"), **fields)
-            running.paint()
+                running.generate(tags if checkout else tags.replace("<lyco:", "<lyco-absent:"), **fields)
+            running.generate()
             return running.memory()
 
     with ThreadPoolExecutor(2) as both:  # side by side, so that both meet the same machine

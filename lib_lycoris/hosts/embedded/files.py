@@ -18,7 +18,7 @@ from .models import load_model
 CHECKPOINTS = (".safetensors", ".ckpt")
 
 
-class FolderShelf:
+class FolderStore:
     """Networks of a library, and the checkpoints beside the one that is loaded; new files go where those of their kind are."""
 
     def __init__(self, library: Library, checkpoints: Path, data: Path) -> None:
@@ -48,7 +48,7 @@ class FolderShelf:
         return _made(self._data)
 
     def presets(self) -> Presets:
-        """Return our block weight presets with those that a person saved."""
+        """Return our block weight presets with those that the user saved."""
         return OwnPresets(self._data).added_to(Presets.default())
 
     def refresh(self) -> None:
@@ -63,8 +63,8 @@ class FolderShelf:
         self._checkpoints = tuple(ModelFile(path.name, path) for path in sorted(found, key=lambda path: path.name.lower()))
 
 
-def open_shelf(host: EmbeddedHost, ckpt: Path | None, networks: Path | None, data: Path | None) -> FolderShelf:
-    """Return the shelf of the app: the folders of its command line, else folders of our own, with the demo model to merge into.
+def open_shelf(host: EmbeddedHost, ckpt: Path | None, networks: Path | None, data: Path | None) -> FolderStore:
+    """Return the store of the app: the folders of its command line, else folders of our own, with the demo model to merge into.
 
     Raises HostError if our own folder cannot be written to.
     """
@@ -76,9 +76,9 @@ def open_shelf(host: EmbeddedHost, ckpt: Path | None, networks: Path | None, dat
         folder = demo_checkpoint(data).parent if ckpt is None else ckpt.absolute().parent
     except OSError as error:
         raise HostError(f"the folder {data} cannot be written to: {error}; choose another with --data-dir") from error
-    shelf = FolderShelf(host.library, folder, data)
-    host.presets = shelf.presets
-    return shelf
+    store = FolderStore(host.library, folder, data)
+    host.presets = store.presets
+    return store
 
 
 def demo_checkpoint(data: Path) -> Path:
@@ -90,10 +90,10 @@ def demo_checkpoint(data: Path) -> Path:
 
 
 def use_checkpoint(host: EmbeddedHost, path: Path) -> str:
-    """Make pictures with another checkpoint from now on; return a sentence on it. Raises HostError, and all stays as it was."""
+    """Make images with another checkpoint from now on; return a sentence on it. Raises HostError, and all stays as it was."""
     weight = next(host.model.pipe.unet.parameters())
     host.use(load_model(path, weight.device, weight.dtype))
-    return f"Pictures are made with {host.model.name} now ({host.base.label})."
+    return f"Images are made with {host.model.name} now ({host.base.label})."
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -25,9 +25,9 @@ from ...patching import Activation, Patcher, Report
 from ...prompt import Presets, Tag, find_tags, resolve
 from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
-from ..library.cache import KEPT_MIB, Loaded
+from ..library.cache import KEPT_MIB, NetworkCache
 from ..library.library import Library
-from ..protocol import Cancelled, Picture, Progress, Request
+from ..protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest
 from .demo import ABOUT, data_folder, demo_model, own_networks
 from .demo import NAME as DEMO
 from .models import LoadedModel, load_model
@@ -63,16 +63,16 @@ class EmbeddedHost:
 
     def __init__(self, model: LoadedModel, folders: Sequence[Path]) -> None:
         self.library = Library(folders)
-        self.presets: Callable[[], Presets] = Presets.default  # asked for each picture
+        self.presets: Callable[[], Presets] = Presets.default  # asked for each image
         self._hashes: dict[tuple[Path, int], str] = {}
         self._busy = Lock()
         self.use(model)
 
     def use(self, model: LoadedModel) -> None:
-        """Make pictures with this model from now on."""
+        """Make images with this model from now on."""
         with self._busy:
             self.model, self.patcher = model, Patcher(model.parts())
-            self._loaded = Loaded()
+            self._loaded = NetworkCache()
 
     @classmethod
     def open(
@@ -114,7 +114,7 @@ class EmbeddedHost:
 
     @property
     def size(self) -> int:
-        """The side of a square picture that suits the model, in pixels."""
+        """The side of a square image that suits the model, in pixels."""
         return self.model.size
 
     @property
@@ -159,10 +159,12 @@ class EmbeddedHost:
         self._loaded.forget()
 
     def report(self, sentences: Sequence[str]) -> None:
-        """Do nothing: what there is to tell comes back with the picture."""
+        """Do nothing: what there is to tell comes back with the image."""
 
-    def paint(self, request: Request, progress: Callable[[Progress], None] | None = None, cancel: Event | None = None) -> Picture:
-        """Make one picture; raise HostError with a sentence if it cannot be made, Cancelled if ``cancel`` was set."""
+    def generate(
+        self, request: GenerationRequest, progress: Callable[[GenerationProgress], None] | None = None, cancel: Event | None = None
+    ) -> GeneratedImage:
+        """Make one image; raise HostError with a sentence if it cannot be made, GenerationCancelled if ``cancel`` was set."""
         _check(request)
         seed = request.seed if request.seed >= 0 else random.SystemRandom().randint(0, LARGEST_SEED)
         with self._busy, torch.inference_mode():
@@ -175,14 +177,14 @@ class EmbeddedHost:
         applied = tuple(f"{item.name}: {item.matched} parameters changed" for item in report.networks)
         hashes = {a.network.name: self._hash(a.network) for a in chosen.activations}
         text = infotext(request, seed, self.model.name, hashes)
-        return Picture(image, text, seed, applied, tuple(dict.fromkeys(chosen.problems + report.problems)))
+        return GeneratedImage(image, text, seed, applied, tuple(dict.fromkeys(chosen.problems + report.problems)))
 
     @contextmanager
     def _applied(self, chosen: _Chosen) -> Iterator[Report]:
         try:
             yield self.apply(chosen.activations)
         finally:
-            self.patcher.pause()  # the next picture mostly asks for the same
+            self.patcher.pause()  # the next image mostly asks for the same
             self._loaded.end_run(KEPT_MIB)
 
     def _choose(self, prompt: str, seed: int) -> _Chosen:
@@ -215,7 +217,13 @@ class EmbeddedHost:
         return self._hashes[key]
 
     def _draw(
-        self, request: Request, chosen: _Chosen, negative: str, seed: int, progress: Callable[[Progress], None], cancel: Event
+        self,
+        request: GenerationRequest,
+        chosen: _Chosen,
+        negative: str,
+        seed: int,
+        progress: Callable[[GenerationProgress], None],
+        cancel: Event,
     ) -> Any:
         pipe = self.model.pipe
         pipe.scheduler = _scheduler(pipe.scheduler, request.sampler)
@@ -229,16 +237,16 @@ class EmbeddedHost:
                 else:
                     chosen.problems.append(f'{activation.network.name}: its word "{word}" is for a text encoder of another width')
         preview, started = Preview(pipe), time.monotonic()
-        progress(Progress(0, request.steps))
+        progress(GenerationProgress(0, request.steps))
 
         def after(_pipe: Any, done: int, _timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
             if cancel.is_set():
-                raise Cancelled
+                raise GenerationCancelled
             done += 1
             self.step(done, request.steps)
             rate = done / max(time.monotonic() - started, 1e-6)
             small = preview.picture() if done < request.steps else None
-            progress(Progress(done, request.steps, rate, max(request.steps - done, 0) / rate, small))
+            progress(GenerationProgress(done, request.steps, rate, max(request.steps - done, 0) / rate, small))
             return state
 
         words = encode(self.model, chosen.text, negative, embeddings)
@@ -248,7 +256,7 @@ class EmbeddedHost:
             height=request.height, generator=noise, callback_on_step_end=after, output_type="pt",
         ).images  # fmt: skip
         if not bool(torch.isfinite(pixels).all()):
-            chosen.problems.append("the model's numbers ran over: what is black in the picture is NaN; try smaller strengths")
+            chosen.problems.append("the model's numbers ran over: what is black in the image is NaN; try smaller strengths")
         return pipe.image_processor.postprocess(torch.nan_to_num(pixels) * 2 - 1, output_type="pil")[0]
 
 
@@ -259,7 +267,7 @@ def _near_tags(text: str) -> list[str]:
     return [f'"{item.strip()}" was read as plain words: {rule}' for item in left]
 
 
-def _check(request: Request) -> None:
+def _check(request: GenerationRequest) -> None:
     if not 1 <= request.steps <= MOST_STEPS:
         raise HostError(f"{request.steps} steps cannot be made; give 1 to {MOST_STEPS}")
     if not isfinite(request.cfg):
@@ -274,7 +282,7 @@ def _check(request: Request) -> None:
 
 
 def _quiet() -> None:
-    """Keep the libraries' advice to programmers off a person's screen; their errors still come as exceptions."""
+    """Keep the libraries' advice to programmers off the user's screen; their errors still come as exceptions."""
     import diffusers
     import transformers
 

@@ -21,13 +21,13 @@ NARROW, GENTLE = 64, 2.5  # pixels a side, and guidance, for models narrower tha
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A pipeline that can make pictures, and what its parts do not say about themselves."""
+    """A pipeline that can make images, and what its parts do not say about themselves."""
 
     pipe: Any  # StableDiffusionPipeline or StableDiffusionXLPipeline
     family: str  # "sd1", "sd2", "sdxl"
     name: str
     penultimate: bool  # the text is read off the last layer but one
-    size: int  # side of a square picture that suits it, pixels
+    size: int  # side of a square image that suits it, pixels
     cfg: float = 7.0  # guidance that suits it
 
     def towers(self) -> list[tuple[Any, Any]]:
@@ -189,7 +189,7 @@ def _yaml_notes(path: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def predicts_velocity(unet: Any) -> bool:
-    """Tell SD2's two kinds apart by what the UNet answers to a flat picture at the last step; nothing in the file says it."""
+    """Tell SD2's two kinds apart by what the UNet answers to a flat image at the last step; nothing in the file says it."""
     weight = next(unet.parameters())
     picture = torch.full((1, 4, 8, 8), 0.5, device=weight.device, dtype=weight.dtype)
     text = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, device=weight.device, dtype=weight.dtype)

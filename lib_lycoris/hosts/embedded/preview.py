@@ -1,4 +1,4 @@
-"""x₀ ≈ (x - √(1-ᾱ) · ε) / √ᾱ: what the picture will be, as far as the model knows at a step, decoded small."""
+"""x₀ ≈ (x - √(1-ᾱ) · ε) / √ᾱ: what the image will be, as far as the model knows at a step, decoded small."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAUSE = 0.4  # seconds between two at least
 
 
 class Preview:
-    """Watches the steps of one picture's scheduler and gives a small picture now and then."""
+    """Watches the steps of one image's scheduler and gives a small image now and then."""
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe

@@ -42,9 +42,9 @@ TOWERS: dict[str, tuple[TextTower, ...]] = {
 def family_of(shapes: Shapes, name: str) -> str:
     """Return "sd1", "sd2" or "sdxl"; raise HostError for a file that is something else or not made for text alone."""
     if "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight" in shapes:
-        raise HostError(f"{name} is an SD3 checkpoint; this command makes pictures with SD1, SD2 and SDXL base checkpoints")
+        raise HostError(f"{name} is an SD3 checkpoint; this command makes images with SD1, SD2 and SDXL base checkpoints")
     if any("double_blocks." in key for key in shapes):
-        raise HostError(f"{name} is a Flux checkpoint; this command makes pictures with SD1, SD2 and SDXL base checkpoints")
+        raise HostError(f"{name} is a Flux checkpoint; this command makes images with SD1, SD2 and SDXL base checkpoints")
     if f"{UNET}input_blocks.0.0.weight" not in shapes:
         raise HostError(f"{name} holds no {UNET}input_blocks.0.0.weight: it is not a whole Stable Diffusion checkpoint")
     channels = shapes[f"{UNET}input_blocks.0.0.weight"][1]
@@ -54,7 +54,7 @@ def family_of(shapes: Shapes, name: str) -> str:
         if all(any(key.startswith(tower.prefix) for key in shapes) for tower in towers):
             return family
     if any(key.startswith("conditioner.embedders.0.model.") for key in shapes):
-        raise HostError(f"{name} is the SDXL refiner, which makes no pictures alone; give an SDXL base checkpoint")
+        raise HostError(f"{name} is the SDXL refiner, which makes no images alone; give an SDXL base checkpoint")
     raise HostError(f"{name} holds no text encoder of SD1, SD2 or SDXL; give a checkpoint with its text encoders")
 
 

@@ -1,6 +1,6 @@
 """A tiny random Stable Diffusion 1, made in memory from a seed: the same module names as the real one, a few channels each.
 
-Its pictures are coloured noise that changes with every word and every network, which is what a test needs.
+Its images are coloured noise that changes with every word and every network, which is what a test needs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VAE: dict[str, Any] = {
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 8,
     "sample_size": 128, "scaling_factor": 1.0,
 }  # fmt: skip
-TEXT_SHARE = 4.0  # how much louder than a fresh layer the prompt's way into the picture is
+TEXT_SHARE = 4.0  # how much louder than a fresh layer the prompt's way into the image is
 
 
 def tiny_model(device: torch.device) -> LoadedModel:

@@ -75,7 +75,7 @@ def _cached() -> Any | None:
     try:
         return CLIPTokenizer.from_pretrained(REPOSITORY, local_files_only=True)
     except (OSError, ValueError):
-        return None  # not there; the next source is tried, and the last one tells the person
+        return None  # not there; the next source is tried, and the last one tells the user
 
 
 def _from_open_clip() -> Any | None:

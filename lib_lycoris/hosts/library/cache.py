@@ -16,7 +16,7 @@ KEPT_MIB = 256  # by default
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class CachedNetwork:
     """What a file held when it was read: a network, or why there is none."""
 
     stamp: tuple[int, int]  # time and size of the file
@@ -28,11 +28,11 @@ class Entry:
         return self.content.bytes if isinstance(self.content, Network) else 0
 
 
-class Loaded:
+class NetworkCache:
     """Networks by file, model and precision, the least recently used forgotten first."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Path, object, torch.dtype], Entry] = {}
+        self._found: dict[tuple[Path, object, torch.dtype], CachedNetwork] = {}
         self._used: set[tuple[Path, object, torch.dtype]] = set()
 
     def get(self, path: Path, base: BaseModel, model: object, dtype: torch.dtype) -> tuple[Network, tuple[int, int]]:
@@ -45,7 +45,7 @@ class Loaded:
         stamp = (info.st_mtime_ns, info.st_size)
         entry = self._found.pop(key, None)
         if entry is None or entry.stamp != stamp:
-            entry = Entry(stamp, _read(path, base, dtype))
+            entry = CachedNetwork(stamp, _read(path, base, dtype))
         self._found[key] = entry  # the latest last
         self._used.add(key)
         if isinstance(entry.content, LycorisError):
@@ -68,7 +68,7 @@ class Loaded:
 
 
 def _read(path: Path, base: BaseModel, dtype: torch.dtype) -> Network | LycorisError:
-    """Return the network, or why there is none: a file is not read anew for each picture to see that a refiner has no use for it."""
+    """Return the network, or why there is none: a file is not read anew for each image to see that a refiner has no use for it."""
     try:
         return load(path, base, dtype)
     except LycorisError as error:

@@ -40,7 +40,7 @@ _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
-class Facts:
+class NetworkFacts:
     """What is known of one file; all empty for one that cannot be read, or that is no safetensors file."""
 
     stamp: tuple[int, int] = (0, 0)  # time of the last change in ns, and bytes: the facts hold as long as the file has these
@@ -48,7 +48,7 @@ class Facts:
     stored_hash: str = ""  # the first 12 characters of the hash that its trainer wrote into the file
     listed: dict[str, str] = field(default_factory=dict)  # the entries of LISTED, cut
     entries: int = 0  # of the metadata
-    cover: bool = False  # whether a picture is in the file
+    cover: bool = False  # whether an image is in the file
     described: bool = False  # whether what follows is known yet
     version: str = UNKNOWN  # one of VERSIONS' values
     algorithms: dict[str, int] = field(default_factory=dict)  # title -> number of modules, most frequent first
@@ -63,16 +63,16 @@ class Facts:
         return "cannot be read" if self.broken else ", ".join([*kinds, *known])
 
 
-def read_names(path: str | Path) -> Facts:
+def read_names(path: str | Path) -> NetworkFacts:
     """Read what a file is called; one that cannot be read has no second name, and says why when it is described."""
     stamp = stamp_of(path)
     if not str(path).lower().endswith(SUFFIX):
-        return Facts(stamp, described=True)  # a pickle would have to be opened whole
+        return NetworkFacts(stamp, described=True)  # a pickle would have to be opened whole
     try:
         metadata = read_metadata(path)
     except (OSError, ValueError, RecursionError):
-        return Facts(stamp)
-    return Facts(
+        return NetworkFacts(stamp)
+    return NetworkFacts(
         stamp, alias=metadata.get("ss_output_name", "").strip(), stored_hash=short(metadata.get("sshs_model_hash", "")),
         listed={key: metadata[key][:LONGEST] for key in LISTED if metadata.get(key)}, entries=len(metadata), cover=_has_cover(metadata),
     )  # fmt: skip
@@ -102,7 +102,7 @@ class Describer:
     def __init__(self) -> None:
         self._known: dict[object, tuple[str, dict[str, int]]] = {}
 
-    def __call__(self, path: str | Path, names: Facts) -> Facts:
+    def __call__(self, path: str | Path, names: NetworkFacts) -> NetworkFacts:
         """Complete the facts of a file whose names are known. Raises OSError for a file that is gone."""
         if names.described:
             return names

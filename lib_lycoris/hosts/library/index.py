@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .facts import Facts
+from .facts import NetworkFacts
 
 VERSION = 1  # of what the lines mean: an index of another number is not read
 NAME = "index.json"
@@ -24,11 +24,11 @@ Row = list[Any]
 
 
 class Index:
-    """Facts by path; without a file it keeps them for this process alone."""
+    """NetworkFacts by path; without a file it keeps them for this process alone."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self._facts: dict[str, Facts] = {}
+        self._facts: dict[str, NetworkFacts] = {}
         self._stored = _Stored(path)
         self._lock = threading.Lock()
         self._changed = False
@@ -48,14 +48,14 @@ class Index:
         found = self._facts.get(path)
         return found.described if found is not None else self._stored.described(path)
 
-    def get(self, path: str, stamp: tuple[int, int]) -> Facts | None:
+    def get(self, path: str, stamp: tuple[int, int]) -> NetworkFacts | None:
         """Return the facts about a file as it is now; None where they are not known, or about an older state of the file."""
         found = self._facts.get(path)
         if found is None and (found := self._stored.facts(path)) is not None:
             self._facts[path] = found
         return found if found is not None and found.stamp == stamp else None
 
-    def put(self, path: str, facts: Facts) -> None:
+    def put(self, path: str, facts: NetworkFacts) -> None:
         """Keep the facts about a file."""
         self._facts[path] = facts
         self._changed = True
@@ -134,7 +134,7 @@ class _Stored:
     def rows(self) -> Iterable[tuple[str, tuple[Row, Row]]]:
         return [(path, (self._heads[path], tail)) for path, tail in self._tails.items()]
 
-    def facts(self, path: str) -> Facts | None:
+    def facts(self, path: str) -> NetworkFacts | None:
         head, tail = self._heads.get(path), self._tails.get(path) if path in self._heads else None
         if head is None or tail is None:
             return None
@@ -142,7 +142,7 @@ class _Stored:
         entries, cover, version, *texts = tail
         try:
             listed, algorithms, tags = ([line.split("\t") for line in text.split("\n") if line] for text in texts)
-            return Facts(
+            return NetworkFacts(
                 (changed, size), alias, stored_hash, dict(listed), entries, cover, described, version,
                 {title: int(count) for title, count in algorithms}, tuple((tag, int(count)) for tag, count in tags),
             )  # fmt: skip
@@ -150,7 +150,7 @@ class _Stored:
             return None
 
 
-def _rows(facts: Facts) -> tuple[Row, Row]:
+def _rows(facts: NetworkFacts) -> tuple[Row, Row]:
     tables = (facts.listed.items(), facts.algorithms.items(), facts.tags)
     texts = ["\n".join(f"{_line(key)}\t{_line(str(value))}" for key, value in table) for table in tables]
     head = [*facts.stamp, facts.alias, facts.stored_hash, facts.described]

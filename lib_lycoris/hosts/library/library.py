@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...errors import HostError
-from .facts import Describer, Facts
+from .facts import Describer, NetworkFacts
 from .index import NAME, Index
 from .scan import Scan
 
@@ -117,7 +117,7 @@ class Library:
         """Return one name a file that a tag can use: the file name, or the place below its folder where that is not unique."""
         return list(self.named)
 
-    def facts(self, path: Path) -> Facts:
+    def facts(self, path: Path) -> NetworkFacts:
         """Return what the header of a file tells, read now if the scan has not come to it. Raises OSError for a file that is gone."""
         found = self._listing.scan.facts(str(path))
         if found is None:

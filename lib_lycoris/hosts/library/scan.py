@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Lock, Thread, main_thread
 
-from .facts import Describer, Facts, read_names, stamp_of
+from .facts import Describer, NetworkFacts, read_names, stamp_of
 from .index import Index
 
 THREADS = 4  # they wait for disks; the work itself is done one at a time
@@ -86,7 +86,7 @@ class Scan:
         except OSError:
             return True  # it was taken away after the look at the folder
 
-    def _name(self, path: str) -> Facts | None:
+    def _name(self, path: str) -> NetworkFacts | None:
         try:
             stamp = stamp_of(path)
             found = self._index.get(path, stamp)
@@ -101,7 +101,7 @@ class Scan:
         if not self._stopped.is_set():
             self.facts(path)
 
-    def facts(self, path: str) -> Facts | None:
+    def facts(self, path: str) -> NetworkFacts | None:
         """Return all facts about one file as it is now; None if it is gone."""
         found = self._name(path)
         if found is None or found.described:

@@ -11,7 +11,7 @@ from ...prompt import Tag, TagError, parse_tag
 from . import comments
 from .conds import Conds
 from .hooks import Steps, start_hooks
-from .host import Applied, Wanted, WebuiHost, host
+from .host import PassRequest, PassResult, WebuiHost, host
 
 
 class LycoNetwork:
@@ -34,7 +34,7 @@ class LycoNetwork:
         except Exception as error:
             self.host.clear()
             comments.tell(p, [f"no network was applied: {error!r}"])
-            raise  # the webui writes the trace to its console, and makes the picture
+            raise  # the webui writes the trace to its console, and makes the image
 
     def _activate(self, p: Any, params_list: Sequence[Any]) -> None:
         hires = is_hires(p, params_list)
@@ -46,7 +46,7 @@ class LycoNetwork:
         self._run = weakref.ref(p)
         start_hooks(self)
         tags, problems = _read(params_list)
-        done = self.host.put_on(Wanted(tags, _seed(p), int(getattr(p, "steps", 1) or 1), hires))
+        done = self.host.put_on(PassRequest(tags, _seed(p), int(getattr(p, "steps", 1) or 1), hires))
         self.conds.check(p, hires, texts, done.digest)
         self._tell(p, problems, done)
 
@@ -63,11 +63,11 @@ class LycoNetwork:
         p = self._run() if self._run is not None else None
         try:
             self._tell(p, [], self.host.put_on(self.host.wanted))
-        except Exception as error:  # noqa: BLE001 - the webui is between two steps, and would lose the picture
+        except Exception as error:  # noqa: BLE001 - the webui is between two steps, and would lose the image
             self.host.clear()
-            self._tell(p, [f"the networks were not applied to the model that the webui changed to: {error!r}"], Applied())
+            self._tell(p, [f"the networks were not applied to the model that the webui changed to: {error!r}"], PassResult())
 
-    def _tell(self, p: Any, problems: list[str], done: Applied) -> None:
+    def _tell(self, p: Any, problems: list[str], done: PassResult) -> None:
         sentences = list(dict.fromkeys(problems + done.problems))
         self.host.report(sentences)
         if p is not None:

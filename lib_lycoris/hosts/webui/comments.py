@@ -1,4 +1,4 @@
-"""What people read of us below a picture and in its infotext."""
+"""What people read of us below an image and in its infotext."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNWANTED = str.maketrans("", "", ":,")  # what would break the list of hashes
 
 
 def tell(p: Any, sentences: Sequence[str]) -> None:
-    """Show sentences below the picture, and in what the API returns: of comments it returns none."""
+    """Show sentences below the image, and in what the API returns: of comments it returns none."""
     if not sentences:
         return
     sentences = [" ".join(sentence.split()) for sentence in sentences]  # an infotext has one line for all of them

@@ -12,7 +12,7 @@ from .folders import data_folder
 from .interface.card_files import library
 
 
-class WebuiShelf:
+class WebuiFileStore:
     """What our pages and our API may read and write in the webui."""
 
     def networks(self) -> Sequence[ModelFile]:
@@ -65,7 +65,7 @@ def use_checkpoint(path: Path) -> str:
     if shared.opts.sd_model_checkpoint != title and not shared.opts.set("sd_model_checkpoint", title):
         raise HostError(f"the webui could not load {path.name}; its console says why")
     shared.opts.save(shared.config_filename)
-    return f"{path.name} is selected: the next pictures are made with it."
+    return f"{path.name} is selected: the next images are made with it."
 
 
 def checkpoint_title(path: Path) -> str:

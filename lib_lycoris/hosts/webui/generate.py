@@ -1,4 +1,4 @@
-"""Pictures for our pages in the webui: made by its own txt2img under its queue's lock, so that they never meet a running generation."""
+"""Images for our pages in the webui: made by its own txt2img under its queue's lock, so that they never meet a running generation."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from threading import Event, Thread
 from typing import Any
 
 from ...errors import HostError
-from ..protocol import Cancelled, Picture, Progress, Request
+from ..protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest
 from .adapters import a1111 as live
 from .comments import BETWEEN, PROBLEMS
 from .host import host
 
 LOOK = 0.1  # seconds between two looks at the webui's step
 LARGE = ("sdxl", "sdxl-refiner", "sd3")
-Tell = Callable[[Progress], None]
+Tell = Callable[[GenerationProgress], None]
 
 
-class WebuiPainter:
-    """The webui as a program that makes pictures; all that it does not say itself is the host's."""
+class WebuiGenerator:
+    """The webui as a program that makes images; all that it does not say itself is the host's."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(host(), name)
 
-    def paint(self, request: Request, progress: Tell | None = None, cancel: Event | None = None) -> Picture:
-        """Make one picture; raise HostError with a sentence if it cannot be made, Cancelled if ``cancel`` was set."""
+    def generate(self, request: GenerationRequest, progress: Tell | None = None, cancel: Event | None = None) -> GeneratedImage:
+        """Make one image; raise HostError with a sentence if it cannot be made, GenerationCancelled if ``cancel`` was set."""
         from modules import call_queue
 
         with call_queue.queue_lock, _followed(request, progress or (lambda _: None), cancel or Event()):
@@ -34,11 +34,11 @@ class WebuiPainter:
             p, processed = _run(request)
         _check(cancel)
         if not processed.images:
-            raise HostError("the webui made no picture; its console says why")
+            raise HostError("the webui made no image; its console says why")
         problems = str(p.extra_generation_params.get(PROBLEMS, ""))
         applied = tuple(getattr(p, "lyco_applied", ()))
         infotext = processed.infotexts[0] if processed.infotexts else ""
-        return Picture(processed.images[0], infotext, int(processed.seed), applied, tuple(filter(None, problems.split(BETWEEN))))
+        return GeneratedImage(processed.images[0], infotext, int(processed.seed), applied, tuple(filter(None, problems.split(BETWEEN))))
 
     def networks(self) -> Sequence[str]:
         """Return the names that a tag can use."""
@@ -60,13 +60,13 @@ class WebuiPainter:
 
     @property
     def size(self) -> int:
-        """The side of a square picture that suits the model, in pixels."""
+        """The side of a square image that suits the model, in pixels."""
         model = live.current()
         return 1024 if model is not None and live.family(model) in LARGE else 768 if getattr(model, "is_sd2", False) else 512
 
 
-def _run(request: Request) -> tuple[Any, Any]:
-    """Run the webui's txt2img without scripts: other extensions have nothing to do with a picture of ours."""
+def _run(request: GenerationRequest) -> tuple[Any, Any]:
+    """Run the webui's txt2img without scripts: other extensions have nothing to do with an image of ours."""
     from modules import processing, shared
 
     p = processing.StableDiffusionProcessingTxt2Img(
@@ -78,12 +78,12 @@ def _run(request: Request) -> tuple[Any, Any]:
         try:
             return p, processing.process_images(p)
         except (RuntimeError, ValueError, OSError) as error:  # not enough memory, a sampler that does not know this model
-            raise HostError(f"the webui could not make the picture: {error}") from error
+            raise HostError(f"the webui could not make the image: {error}") from error
 
 
 @contextmanager
-def _followed(request: Request, progress: Tell, cancel: Event) -> Iterator[None]:
-    """Tell the webui's steps while a picture is made, and stop it when asked to: it looks for that at each step."""
+def _followed(request: GenerationRequest, progress: Tell, cancel: Event) -> Iterator[None]:
+    """Tell the webui's steps while an image is made, and stop it when asked to: it looks for that at each step."""
     from modules import shared
 
     done = Event()
@@ -107,9 +107,9 @@ def _watch(state: Any, steps: int, progress: Tell, cancel: Event, done: Event) -
         if step != told:
             told = step
             rate = step / (time.monotonic() - began)
-            progress(Progress(step, steps, rate, (steps - step) / rate) if step else Progress(0, steps))
+            progress(GenerationProgress(step, steps, rate, (steps - step) / rate) if step else GenerationProgress(0, steps))
 
 
 def _check(cancel: Event | None) -> None:
     if cancel is not None and cancel.is_set():
-        raise Cancelled
+        raise GenerationCancelled

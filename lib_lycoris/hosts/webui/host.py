@@ -19,7 +19,7 @@ from ...networks import Network
 from ...patching import MERGED_BYTES, Activation, Mode, Report
 from ...prompt import Presets, Tag, resolve
 from ..fitting import apply_fitting, base_weight
-from ..library.cache import KEPT_MIB, MIB, Loaded
+from ..library.cache import KEPT_MIB, MIB, NetworkCache
 from ..library.library import Library
 from .adapters import a1111 as live
 from .dispatch import DispatchedPatcher, Dispatcher
@@ -28,7 +28,7 @@ from .folders import PresetFiles, data_folder, folders
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PassRequest:
     """What one pass of a run asks for, kept so that it can be put on another model in the middle of the run."""
 
     tags: tuple[Tag, ...]
@@ -38,7 +38,7 @@ class Wanted:
 
 
 @dataclass
-class Applied:
+class PassResult:
     """What became of it on one model."""
 
     networks: dict[str, Network] = field(default_factory=dict)  # by the name in the tag
@@ -56,9 +56,9 @@ class WebuiHost:
         self.dispatcher = Dispatcher()
         self.library = Library([])  # filled when the command line is known to be read
         self.presets_of = PresetFiles()
-        self.loaded = Loaded()
+        self.loaded = NetworkCache()
         self.words = Words()
-        self.wanted: Wanted | None = None
+        self.wanted: PassRequest | None = None
         self.suspended = False
         self._patcher: DispatchedPatcher | None = None
         self._model: weakref.ref[Any] | None = None
@@ -168,10 +168,10 @@ class WebuiHost:
             if patcher is not None and patcher is self._patcher:
                 patcher.install(layers)
 
-    def put_on(self, wanted: Wanted) -> Applied:
+    def put_on(self, wanted: PassRequest) -> PassResult:
         """Put on what a pass asks for; whatever cannot be done is told, the rest works."""
         self.wanted = wanted
-        done = Applied()
+        done = PassResult()
         activations = [found for tag in wanted.tags if (found := self._activation(tag, wanted, done)) is not None]
         report = self.apply(activations)
         self.step(0, wanted.steps)
@@ -185,7 +185,7 @@ class WebuiHost:
         """Tell whether the plan is for another model than the one that the webui computes with."""
         return self.wanted is not None and not self.suspended and not self._holds(live.current())
 
-    def _activation(self, tag: Tag, wanted: Wanted, done: Applied) -> Activation | None:
+    def _activation(self, tag: Tag, wanted: PassRequest, done: PassResult) -> Activation | None:
         try:
             base = self.patcher.base
             strength = resolve(tag, base.family, wanted.seed, self.presets(), wanted.hires)
@@ -203,7 +203,7 @@ class WebuiHost:
         return Activation(network, strength, tag.dyn)
 
     def report(self, sentences: Sequence[str]) -> None:
-        """Write sentences to the console; those about a picture go below it, by its activation."""
+        """Write sentences to the console; those about an image go below it, by its activation."""
         for sentence in sentences:
             print(f"LyCORIS: {sentence}")
 

@@ -85,7 +85,7 @@ def by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def size_of(count: int) -> str:
-    """Return bytes as a person reads them."""
+    """Return bytes as the user reads them."""
     size = float(count)
     for unit in ("bytes", "KB", "MB"):
         if size < 1024:

@@ -16,14 +16,14 @@ from ...networks import Network, load
 from ..files.checkpoint import open_checkpoint
 from ..files.network_file import Patch, carried, patches, stored_dtype, style_of
 from ..jobs.workers import count, ordered
-from ..linalg.size_curve import Asked, Layer, Part, Spectra
+from ..linalg.size_curve import CurveRequest, Layer, Part, Spectra
 from ..reshape.resize import decomposed
 
 RECIPE = 200  # bytes that the recipe of a resize takes in the metadata, about
 REMEMBERED = 4  # networks
 
 
-def network_spectra(path: Path, base_model: Path | None = None) -> tuple[Spectra, Asked]:
+def network_spectra(path: Path, base_model: Path | None = None) -> tuple[Spectra, CurveRequest]:
     """Return a network's spectra, and what a resize to its present ranks would ask for. Raises NetworkFormatError, ToolError.
 
     The last few networks are remembered, as long as their files stay as they are.
@@ -33,7 +33,7 @@ def network_spectra(path: Path, base_model: Path | None = None) -> tuple[Spectra
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _measured(path: Path, _changed: int, _size: int, base_model: Path | None) -> tuple[Spectra, Asked]:
+def _measured(path: Path, _changed: int, _size: int, base_model: Path | None) -> tuple[Spectra, CurveRequest]:
     checkpoint = open_checkpoint(base_model) if base_model else None
     network = load(path, checkpoint.base if checkpoint else None)
     base = checkpoint.base if checkpoint else models.reference(network.family)
@@ -45,7 +45,7 @@ def _measured(path: Path, _changed: int, _size: int, base_model: Path | None) ->
     names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
     largest = max((layer.values.numel() for layer in layers), default=0) or 1
     style, precision = style_of(network.modules.values()), names.get(stored_dtype(network), "fp16")
-    return Spectra(tuple(layers), base.family, notes, True, largest), Asked(dim=largest, style=style, save_precision=precision)
+    return Spectra(tuple(layers), base.family, notes, True, largest), CurveRequest(dim=largest, style=style, save_precision=precision)
 
 
 def _layer(network: Network, base: BaseModel, patch: Patch) -> Layer:

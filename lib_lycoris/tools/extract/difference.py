@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks.reader import BYTES
-from ..files.checkpoint import Checkpoint, Source, torch_dtype
+from ..files.checkpoint import Checkpoint, CheckpointFile, torch_dtype
 
 PIECE = 1 << 17  # numbers handled at a time, so that a piece stays in the processor's cache
 
@@ -23,7 +23,7 @@ PIECE = 1 << 17  # numbers handled at a time, so that a piece stays in the proce
 class Segment:
     """Numbers of a parameter that lie together in a file."""
 
-    source: Source
+    source: CheckpointFile
     dtype: str
     offset: int  # bytes from the start of the file, or numbers from the start of an unpickled tensor
     count: int
@@ -111,7 +111,7 @@ class Reader:
         self._handles.clear()
 
 
-class Workspace:
+class PieceBuffers:
     """One thread's memory for a difference, kept from parameter to parameter: new memory costs more than what is done with it."""
 
     def __init__(self) -> None:

@@ -25,8 +25,8 @@ from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.candidates import READS_WEIGHT, Wanted, leading_values, make
 from ..linalg.ranks import Rule, Share, share_out
-from .difference import Reader, Workspace, difference
-from .options import MIB, OPTIONS, Request, Target, find_targets, understand
+from .difference import PieceBuffers, Reader, difference
+from .options import MIB, OPTIONS, ExtractOptions, Target, find_targets, understand
 from .report import Row, facts, metadata, summary
 
 BUDGET_RANKS = 128  # per module at most, where a file size decides
@@ -77,9 +77,9 @@ def plan(**options: Any) -> Plan:
 class _Extraction:
     """The two models, open, and what each thread does with a parameter of them."""
 
-    def __init__(self, request: Request, ranks: Mapping[str, int] | None = None) -> None:
+    def __init__(self, request: ExtractOptions, ranks: Mapping[str, int] | None = None) -> None:
         self.request, self.ranks = request, ranks
-        self.base, self.tuned, self.space = Reader(request.base), Reader(request.tuned), Workspace()
+        self.base, self.tuned, self.space = Reader(request.base), Reader(request.tuned), PieceBuffers()
 
     def __enter__(self) -> _Extraction:
         return self
@@ -151,7 +151,7 @@ def _energy(part: Tensor) -> float:
     return float(part.double().square().sum())
 
 
-def _shared(request: Request, targets: Sequence[Target], header: int, progress: Progress) -> dict[str, int]:
+def _shared(request: ExtractOptions, targets: Sequence[Target], header: int, progress: Progress) -> dict[str, int]:
     """Return the rank of every weight for a file of the size asked for."""
     weights = [target for target in targets if not target.suffix]
     width = torch.empty(0, dtype=request.dtype).element_size()
@@ -172,7 +172,7 @@ def _rank_bytes(target: Target, width: int) -> int:
     return (target.shape[0] + down) * width
 
 
-def _bytes(request: Request, targets: Sequence[Target]) -> int:
+def _bytes(request: ExtractOptions, targets: Sequence[Target]) -> int:
     """Return how large the file can become."""
     width = torch.empty(0, dtype=request.dtype).element_size()
     numbers = 0

@@ -27,9 +27,9 @@ from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from ..linalg.candidates import leading_values
 from ..linalg.low_rank import energy, gram_svd
-from ..linalg.size_curve import LEADING, Asked, Layer, Part, Point, Spectra
-from .difference import Reader, Workspace, difference
-from .options import MIB, OPTIONS, Request, Target, find_targets, understand
+from ..linalg.size_curve import LEADING, CurveRequest, Layer, Part, Point, Spectra
+from .difference import PieceBuffers, Reader, difference
+from .options import MIB, OPTIONS, ExtractOptions, Target, find_targets, understand
 from .report import metadata
 
 SECONDS = 4e-8  # for a number of the models, on two cores
@@ -49,7 +49,7 @@ def run(progress: Progress | None = None, **options: Any) -> Result:
     spectra = measure(request, bool(options.get("whole")), progress)
     if save_to is not None:
         write(save_to, spectra)
-    points = spectra.curve(Asked(style=request.style))
+    points = spectra.curve(CurveRequest(style=request.style))
     report = {
         "layers": sum(1 for layer in spectra.layers if layer.energy > 0),
         "identical": sum(1 for layer in spectra.layers if not layer.energy),
@@ -70,16 +70,16 @@ def plan(**options: Any) -> Plan:
     return Plan(report, f"the differences of {len(targets)} parameters are measured; nothing else is written", seconds, memory, 0)
 
 
-def _understand(options: Mapping[str, Any]) -> Request:
+def _understand(options: Mapping[str, Any]) -> ExtractOptions:
     known = {key: value for key, value in options.items() if key in ("model_org", "model_tuned", "style", "device") and value is not None}
     return understand({**known, "algorithm": "locon", "dim": LEADING, "embeddings": False, "text_encoder": True})
 
 
-def measure(request: Request, whole: bool = False, progress: Progress | None = None) -> Spectra:
+def measure(request: ExtractOptions, whole: bool = False, progress: Progress | None = None) -> Spectra:
     """Return the singular values of every parameter's difference, all of them or the leading ones."""
     progress = progress or Progress()
     targets, _ = find_targets(request)
-    base, tuned, space = Reader(request.base), Reader(request.tuned), Workspace()
+    base, tuned, space = Reader(request.base), Reader(request.tuned), PieceBuffers()
 
     def look(target: Target) -> Layer:
         memory = space.get(prod(target.shape))
@@ -99,7 +99,7 @@ def measure(request: Request, whole: bool = False, progress: Progress | None = N
     return Spectra(tuple(layers), request.tuned.base.family, notes, whole)
 
 
-def _layer(request: Request, target: Target, delta: Tensor, size: float, whole: bool) -> Layer:
+def _layer(request: ExtractOptions, target: Target, delta: Tensor, size: float, whole: bool) -> Layer:
     component = request.tuned.base.component_of(target.module)
     text = component is not None and component.key != "unet"
     longest = max(len(name.name) for name in target.names)

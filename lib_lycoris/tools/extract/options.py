@@ -53,7 +53,7 @@ OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Request:
+class ExtractOptions:
     """What is asked of an extraction, understood."""
 
     base: Checkpoint
@@ -84,7 +84,7 @@ class Target:
         return prod(self.shape[2:]) > 1
 
 
-def understand(options: Mapping[str, Any]) -> Request:
+def understand(options: Mapping[str, Any]) -> ExtractOptions:
     """Return what options ask for. Raises ToolError, ModelMismatchError."""
     given = {**{o.name: o.default for o in OPTIONS}, **options}
     algorithm = given["algorithm"]
@@ -105,7 +105,9 @@ def understand(options: Mapping[str, Any]) -> Request:
             f"{base.path.name} is {base.base.label}, but {tuned.path.name} is {tuned.base.label}; both must be of one family"
         )
     dtype = dtype_of(given["save_precision"], torch.float16)
-    return Request(base, tuned, linear, conv, given["style"], dtype, given["device"], given["embeddings"], given["text_encoder"], size)
+    return ExtractOptions(
+        base, tuned, linear, conv, given["style"], dtype, given["device"], given["embeddings"], given["text_encoder"], size
+    )
 
 
 def _positive(value: int | None) -> int | None:
@@ -114,7 +116,7 @@ def _positive(value: int | None) -> int | None:
     return value
 
 
-def find_targets(request: Request) -> tuple[list[Target], list[tuple[str, str]]]:
+def find_targets(request: ExtractOptions) -> tuple[list[Target], list[tuple[str, str]]]:
     """Return what is compared, and (parameter, reason) of what is not."""
     found, left_out = [], []
     base = request.tuned.base
@@ -141,7 +143,7 @@ def find_targets(request: Request) -> tuple[list[Target], list[tuple[str, str]]]
     return found, left_out
 
 
-def _reason(request: Request, module: str, leaf: str, name: str, shape: tuple[int, ...]) -> str | None:
+def _reason(request: ExtractOptions, module: str, leaf: str, name: str, shape: tuple[int, ...]) -> str | None:
     kind = request.tuned.base.layers[module].kind
     other = request.base.base.layers.get(module)
     component = request.tuned.base.component_of(module)

@@ -26,7 +26,7 @@ VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.safeten
 FP8_SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
 
 
-class Entry(NamedTuple):
+class StoredTensor(NamedTuple):
     """Where one tensor of a file is."""
 
     dtype: str  # in safetensors' spelling
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
     end: int
 
 
-class Place(NamedTuple):
+class TensorLocation(NamedTuple):
     """Rows of a stored tensor that hold rows of a canonical parameter."""
 
     key: str  # of the checkpoint: a folder's keys have their component before them
@@ -44,14 +44,14 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class CheckpointFile:
     """One weights file of a checkpoint: its header, and its tensors when they are asked for."""
 
     path: Path
     prefix: str  # before its keys in the checkpoint: "unet." in a folder, nothing in a single file
     header: Mapping[str, Any]  # as it is in the file, in its order
     raw_header: bytes
-    entries: Mapping[str, Entry]  # by the file's own keys
+    entries: Mapping[str, StoredTensor]  # by the file's own keys
     metadata: Mapping[str, str]
     unpickled: Mapping[str, Tensor] | None = None  # a .ckpt is in memory as a whole: there is no other way to read it
 
@@ -77,10 +77,10 @@ class Checkpoint:
     """The weights of a base model in one file or in the files of a folder."""
 
     path: Path
-    sources: tuple[Source, ...]
+    sources: tuple[CheckpointFile, ...]
 
     @cached_property
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, StoredTensor]:
         """All tensors by key."""
         return {s.prefix + key: entry for s in self.sources for key, entry in s.entries.items()}
 
@@ -104,9 +104,9 @@ class Checkpoint:
         source = next(s for s in self.sources if key.startswith(s.prefix) and key[len(s.prefix) :] in s.entries)
         return source.read(key[len(source.prefix) :])
 
-    def places(self, name: str) -> list[Place]:
+    def places(self, name: str) -> list[TensorLocation]:
         """Return where a canonical parameter, or a part of one, is kept; empty when this checkpoint lacks it."""
-        return [Place(_key(piece.module, piece.leaf), piece.live_rows, piece.rows) for piece in self.names.pieces(name)]
+        return [TensorLocation(_key(piece.module, piece.leaf), piece.live_rows, piece.rows) for piece in self.names.pieces(name)]
 
 
 def _key(module: str, leaf: str) -> str:
@@ -144,30 +144,32 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def open_source(path: Path, prefix: str = "") -> Source:
+def open_source(path: Path, prefix: str = "") -> CheckpointFile:
     """Read the header of one weights file."""
     file = open_file(path)
     if file.unpickled is not None:
         return _unpickled(path, prefix, file.unpickled)
     header, raw = read_header(path)
-    entries = {key: Entry(file.tensors[key].dtype, file.tensors[key].shape, *map(int, header[key]["data_offsets"])) for key in file.tensors}
-    return Source(path, prefix, header, raw, entries, file.metadata)
+    entries = {
+        key: StoredTensor(file.tensors[key].dtype, file.tensors[key].shape, *map(int, header[key]["data_offsets"])) for key in file.tensors
+    }
+    return CheckpointFile(path, prefix, header, raw, entries, file.metadata)
 
 
-def _unpickled(path: Path, prefix: str, tensors: Mapping[str, Tensor]) -> Source:
+def _unpickled(path: Path, prefix: str, tensors: Mapping[str, Tensor]) -> CheckpointFile:
     codes = {getattr(torch, name, None): code for code, name in DTYPES.items()}
     entries, offset = {}, 0
     for key, value in tensors.items():
         if value.dtype not in codes:
             raise ToolError(f"{path.name}: {key} has the type {value.dtype}, which .safetensors cannot hold")
         size = value.numel() * BYTES[codes[value.dtype]]
-        entries[key] = Entry(codes[value.dtype], tuple(value.shape), offset, offset + size)
+        entries[key] = StoredTensor(codes[value.dtype], tuple(value.shape), offset, offset + size)
         offset += size
     header = {k: {"dtype": e.dtype, "shape": list(e.shape), "data_offsets": [e.begin, e.end]} for k, e in entries.items()}
-    return Source(path, prefix, header, b"", entries, {}, tensors)
+    return CheckpointFile(path, prefix, header, b"", entries, {}, tensors)
 
 
-def _folder(path: Path) -> Iterable[Source]:
+def _folder(path: Path) -> Iterable[CheckpointFile]:
     found = [(component, file) for component in COMPONENTS for file in weight_files(path / component)]
     if not found:
         raise ToolError(f"{path.name} is no diffusers folder: none of {', '.join(COMPONENTS)} in it has a .safetensors file")
@@ -192,7 +194,7 @@ def _refuse_scaled(checkpoint: Checkpoint) -> None:
         raise ToolError(f"{checkpoint.path.name} keeps its weights scaled ({scales[0]}); use its fp16, bf16 or plain fp8 version")
 
 
-def layer_infos(entries: Mapping[str, Entry]) -> dict[str, LayerInfo]:
+def layer_infos(entries: Mapping[str, StoredTensor]) -> dict[str, LayerInfo]:
     """Return what each module of a state dict is, as far as names and shapes show it."""
     found = {}
     for key, entry in entries.items():

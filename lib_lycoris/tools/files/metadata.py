@@ -18,7 +18,7 @@ from torch import Tensor
 from ... import __version__
 from ...errors import ToolError
 from ...networks.hashes import sha256
-from ..merge.strengths import Asked
+from ..merge.strengths import NetworkOptions
 from .checkpoint import Checkpoint, open_source
 from .stream import DATA_HASH, INPUT_HASH
 
@@ -52,7 +52,7 @@ def base_entry(checkpoint: Checkpoint, hashed: bool) -> dict[str, Any]:
     return {"name": checkpoint.path.name, "files": files}
 
 
-def network_entry(item: Asked) -> dict[str, Any]:
+def network_entry(item: NetworkOptions) -> dict[str, Any]:
     """Return how a recipe names a network and its strengths."""
     return {**describe(item.path, sha256(item.path)), **item.as_json()}
 

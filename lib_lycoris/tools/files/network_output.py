@@ -18,7 +18,7 @@ from ...errors import NetworkFormatError, ToolError
 from ...networks.keys import Keys, sort_out
 from ...networks.matching import parse_module
 from ...networks.reader import TensorFile, open_file
-from ...networks.settings import Source, read_source
+from ...networks.settings import SettingsSource, read_source
 from .metadata import network_metadata
 from .output import Output, refuse_inputs, require_space
 
@@ -31,7 +31,7 @@ class NetworkFile:
 
     file: TensorFile
     keys: Keys
-    source: Source
+    source: SettingsSource
     tensors: Mapping[str, Tensor]
 
     def algorithms(self, module: str) -> dict[str, Algorithm]:

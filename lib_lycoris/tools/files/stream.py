@@ -19,7 +19,7 @@ from torch import Tensor
 from ...networks.reader import BYTES
 from ..jobs.progress import Progress
 from .ahead import Ahead
-from .checkpoint import Entry, Source
+from .checkpoint import CheckpointFile, StoredTensor
 from .output import Output
 
 # Stands in a header for the hash of the data, which is known when all data is written; as long as a hash.
@@ -38,7 +38,7 @@ class Slot:
     dtype: str
     begin: int  # bytes from the start of the data
     end: int
-    old: Entry
+    old: StoredTensor
     made: bool  # computed, not copied
 
 
@@ -55,7 +55,7 @@ class Layout:
         return len(self.head) + (self.slots[-1].end if self.slots else 0)
 
 
-def lay_out(source: Source, dtypes: Mapping[str, str], made: frozenset[str] | set[str], metadata: Mapping[str, str]) -> Layout:
+def lay_out(source: CheckpointFile, dtypes: Mapping[str, str], made: frozenset[str] | set[str], metadata: Mapping[str, str]) -> Layout:
     """Return the new file for a source of which some tensors are made anew, some of them in another dtype."""
     slots, offset = {}, 0
     for key, entry in sorted(source.entries.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -81,7 +81,7 @@ def encode_header(header: Mapping[str, Any]) -> bytes:
 
 
 def write_stream(
-    output: Output, source: Source, layout: Layout, make: Make, done: Done, pool: ThreadPoolExecutor, progress: Progress
+    output: Output, source: CheckpointFile, layout: Layout, make: Make, done: Done, pool: ThreadPoolExecutor, progress: Progress
 ) -> None:
     """Write the new file behind what the output holds; done is called with every made tensor, progress counts bytes written."""
     output.hash_from(output.size + len(layout.head))
@@ -98,7 +98,7 @@ def write_stream(
                 _copy(output, source, file, run, progress)
 
 
-def _copy(output: Output, source: Source, file: FileIO, run: list[Slot], progress: Progress) -> None:
+def _copy(output: Output, source: CheckpointFile, file: FileIO, run: list[Slot], progress: Progress) -> None:
     if source.unpickled is None:
         output.copy(file, source.data_start + run[0].old.begin, run[-1].old.end - run[0].old.begin, progress)
         return

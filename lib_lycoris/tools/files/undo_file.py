@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks.reader import BYTES
-from .checkpoint import Source, fill
+from .checkpoint import CheckpointFile, fill
 from .output import Output
 from .stream import Layout, as_bytes
 
@@ -37,7 +37,7 @@ class UndoFile:
     def __init__(self, output: Output | None, merged: str) -> None:
         self._zip: ZipFile | None = None if output is None else ZipFile(_Sink(output), "w", ZIP_DEFLATED, compresslevel=LEVEL)  # type: ignore[call-overload]
         self._manifest: dict[str, Any] = {"format": FORMAT, "merged": merged, "files": []}
-        self._source: Source | None = None
+        self._source: CheckpointFile | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +51,7 @@ class UndoFile:
         else:
             self._zip.fp = None  # nothing more is written, not even when the object is collected
 
-    def begin(self, source: Source) -> None:
+    def begin(self, source: CheckpointFile) -> None:
         """Begin with a file that is about to be rewritten."""
         self._source = source
         if self._zip is not None:
@@ -125,7 +125,7 @@ class Undo:
         """Return the original header of a file."""
         return self._read(f"{number}/header")
 
-    def original(self, number: int, key: str, size: int, merged: Source) -> Tensor:
+    def original(self, number: int, key: str, size: int, merged: CheckpointFile) -> Tensor:
         """Return the original bytes of a changed tensor whose elements have so many bytes."""
         facts = self.files[number]["tensors"][key]
         planes = [self._read(f"{number}/{facts['number']}.{plane}") for plane in range(size)]
@@ -141,7 +141,7 @@ class Undo:
             raise ToolError(f"{self.path.name} is damaged at {name} ({error}); the original cannot be restored from it") from error
 
 
-def merged_bytes(merged: Source, place: list[int]) -> Tensor:
+def merged_bytes(merged: CheckpointFile, place: list[int]) -> Tensor:
     """Return bytes of a merged file's data."""
     values = torch.empty(place[1] - place[0], dtype=torch.uint8)
     with merged.path.open("rb", buffering=0) as file:

@@ -11,7 +11,7 @@ from ...errors import ToolError
 
 
 class Cancelled(ToolError):
-    """A tool was stopped by the person; nothing is left under the name of its output."""
+    """A tool was stopped by the user; nothing is left under the name of its output."""
 
 
 @dataclass(frozen=True)

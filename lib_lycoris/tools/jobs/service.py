@@ -22,7 +22,7 @@ class NotReady(ToolError):
 
 
 class Offered(Protocol):
-    """Where files lie that are offered by name; a host's shelf is one."""
+    """Where files lie that are offered by name; a host's store is one."""
 
     def networks(self) -> Sequence[Any]: ...  # each with a name and a path
 
@@ -36,9 +36,9 @@ class Offered(Protocol):
 class JobService:
     """Starts, shows and stops jobs for callers who are not trusted with paths."""
 
-    def __init__(self, jobs: Jobs, shelf: Offered) -> None:
+    def __init__(self, jobs: Jobs, store: Offered) -> None:
         self.jobs = jobs
-        self.shelf = shelf
+        self.store = store
 
     def schemas(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Return for each tool what it does, and the JSON schema of its options."""
@@ -88,18 +88,18 @@ class JobService:
         return [self._file(option, str(item)) for item in value] if isinstance(value, list) else self._file(option, str(value))
 
     def _file(self, option: Option, name: str) -> Path:
-        networks = {file.name: file.path for file in self.shelf.networks()}
-        checkpoints = {file.name: file.path for file in self.shelf.checkpoints()}
+        networks = {file.name: file.path for file in self.store.networks()}
+        checkpoints = {file.name: file.path for file in self.store.checkpoints()}
         places = {"network": (networks, "network"), "networks": (networks, "network"), "checkpoint": (checkpoints, "checkpoint")}
         offered, what = places.get(option.kind, ({}, option.kind))
-        first, second = self.shelf.network_folder(), self.shelf.checkpoint_folder()
+        first, second = self.store.network_folder(), self.store.checkpoint_folder()
         folders = [second, first] if what == "checkpoint" else [first, second]
         return known_file(name, offered, folders, what)
 
     def _output(self, option: Option, options: Mapping[str, Any], tool: Tool, replace: bool) -> Path:
         name = str(options[option.name])
         network = option.makes in ("network", "networks")
-        folder = self.shelf.network_folder() if network else self.shelf.checkpoint_folder()
+        folder = self.store.network_folder() if network else self.store.checkpoint_folder()
         if option.makes == "file":
             if Path(name).suffix.lower() not in FILES:
                 raise ToolError(f"{option.name} must end in {' or '.join(FILES)}")

@@ -1,4 +1,4 @@
-"""What a person or a program gave -> the keywords of a tool, checked by the tool's declaration: one way for command line, API and pages."""
+"""What the user or a program gave -> the keywords of a tool, checked by the tool's declaration: one way for command line, API and pages."""
 
 from __future__ import annotations
 

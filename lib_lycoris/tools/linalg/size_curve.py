@@ -58,7 +58,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CurveRequest:
     """Those of an extraction's options that decide the size and the error."""
 
     algorithm: str = "locon"
@@ -73,7 +73,7 @@ class Asked:
     text_encoder: bool = True
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Asked:
+    def of(cls, options: Mapping[str, Any]) -> CurveRequest:
         """Return what options of an extraction ask for. Raises ToolError for an algorithm that has no ranks."""
         asked = cls(**{key: value for key, value in options.items() if key in cls.__dataclass_fields__ and value is not None})
         if asked.algorithm not in ("lora", "locon"):
@@ -85,7 +85,7 @@ class Asked:
         """The rank of convolutions at most; None: they are left out."""
         return self.conv_dim if self.conv_dim is not None or self.algorithm == "lora" else self.dim
 
-    def at(self, setting: float) -> Asked:
+    def at(self, setting: float) -> CurveRequest:
         """Return the same with another size, rank or value: whichever the rule is set by."""
         if self.size is not None:
             return replace(self, size=setting)
@@ -161,15 +161,15 @@ class Spectra:
     whole: bool = False  # all values, not only the leading ones
     limit: int = LEADING  # the rank that a curve ends at
     _tables: dict[tuple[bool, bool], _Chosen] = field(default_factory=dict, repr=False)
-    _curves: dict[Asked, tuple[Point, ...]] = field(default_factory=dict, repr=False)
+    _curves: dict[CurveRequest, tuple[Point, ...]] = field(default_factory=dict, repr=False)
 
-    def _chosen(self, asked: Asked) -> _Chosen:
+    def _chosen(self, asked: CurveRequest) -> _Chosen:
         key = (asked.text_encoder, bool(asked.largest_conv))
         if key not in self._tables:
             self._tables[key] = _Chosen(self, *key)
         return self._tables[key]
 
-    def point(self, asked: Asked) -> Point:
+    def point(self, asked: CurveRequest) -> Point:
         """Return the size and the error of the file that an extraction would write. Raises ToolError for what was not measured."""
         self._refuse(asked)
         chosen = self._chosen(asked)
@@ -181,7 +181,7 @@ class Spectra:
         ranks = [rule.choose(part.values, part.energy) for rule, (_, part) in zip(rules, chosen.parts, strict=True)]
         return _point(chosen, asked, asked.dim if asked.rule == "fixed" else asked.value, torch.tensor(ranks, dtype=torch.long))
 
-    def curve(self, asked: Asked) -> tuple[Point, ...]:
+    def curve(self, asked: CurveRequest) -> tuple[Point, ...]:
         """Return the files along the way of the option that the rule is set by, smallest first; remembered. Raises ToolError."""
         self._refuse(asked)
         key = asked.at(1)
@@ -190,7 +190,7 @@ class Spectra:
             self._curves[key] = tuple(sorted(found, key=lambda point: (point.bytes, -point.error)))
         return self._curves[key]
 
-    def _settings(self, asked: Asked) -> Sequence[float]:
+    def _settings(self, asked: CurveRequest) -> Sequence[float]:
         if asked.size is not None:
             least, most = _least(self._chosen(asked), asked), _most(self._chosen(asked), asked)
             return [least + (most - least) * (step / STEPS) ** 2 for step in range(1, STEPS + 1)]
@@ -204,7 +204,7 @@ class Spectra:
         weights = [layer for layer in self.layers if layer.factorised and layer.energy > 0]
         return sorted(weights, key=lambda layer: -layer.energy)[:count]
 
-    def rank_of(self, layer: Layer, asked: Asked, point: Point) -> int:
+    def rank_of(self, layer: Layer, asked: CurveRequest, point: Point) -> int:
         """Return the rank of a layer in a file, the largest of its parts; 0 where the file does not have it."""
         chosen = self._chosen(asked)
         found = (rank for (index, _), rank in zip(chosen.parts, point.ranks, strict=True) if chosen.weights[index] is layer)
@@ -214,12 +214,12 @@ class Spectra:
         """Return the energy of every layer's change by canonical name."""
         return [(layer.name, layer.energy) for layer in self.layers]
 
-    def _thresholds(self, asked: Asked) -> Sequence[float]:
+    def _thresholds(self, asked: CurveRequest) -> Sequence[float]:
         tops = [float(layer.values[0]) for layer in self._chosen(asked).weights]
         top = max(tops, default=1.0)
         return [top * 0.001 ** (step / STEPS) for step in range(1, STEPS + 1)]
 
-    def _refuse(self, asked: Asked) -> None:
+    def _refuse(self, asked: CurveRequest) -> None:
         if not self.whole and asked.rule in NEEDS_ALL and asked.size is None:
             raise ToolError(f"the rule {asked.rule} needs all singular values, but only the leading {LEADING} were measured; measure again")
         most = max(asked.dim, asked.conv_dim or 1)
@@ -229,11 +229,11 @@ class Spectra:
             raise ToolError("nothing is changed anywhere: there is nothing to keep")
 
 
-def _width(asked: Asked) -> int:
+def _width(asked: CurveRequest) -> int:
     return torch.empty(0, dtype=dtype_of(asked.save_precision, torch.float16)).element_size()
 
 
-def _point(chosen: _Chosen, asked: Asked, setting: float, ranks: Tensor) -> Point:
+def _point(chosen: _Chosen, asked: CurveRequest, setting: float, ranks: Tensor) -> Point:
     counts = ranks.clamp_max(chosen.sums.shape[1] - 1)
     captured = float(chosen.sums.gather(1, counts[:, None]).sum()) + chosen.kept if counts.numel() else chosen.kept
     alphas = int((ranks > 0).sum()) if asked.style in ("kohya", "lycoris") else 0
@@ -243,7 +243,7 @@ def _point(chosen: _Chosen, asked: Asked, setting: float, ranks: Tensor) -> Poin
     return Point(setting, chosen.header + numbers * _width(asked), error, tuple(ranks.tolist()))
 
 
-def _shared(chosen: _Chosen, asked: Asked) -> Tensor:
+def _shared(chosen: _Chosen, asked: CurveRequest) -> Tensor:
     """Return the rank of each part when a size is shared out: the ranks with the most energy for their bytes."""
     assert asked.size is not None
     width = _width(asked)
@@ -267,12 +267,12 @@ def _shared(chosen: _Chosen, asked: Asked) -> Tensor:
     return ranks[chosen.of].minimum(torch.tensor([part.values.numel() for _, part in chosen.parts], dtype=torch.long))
 
 
-def _least(chosen: _Chosen, asked: Asked) -> float:
+def _least(chosen: _Chosen, asked: CurveRequest) -> float:
     """Return the size in MiB of a file without any rank."""
     return (chosen.header + (chosen.reserved + 1) * _width(asked)) / MIB
 
 
-def _most(chosen: _Chosen, asked: Asked) -> float:
+def _most(chosen: _Chosen, asked: CurveRequest) -> float:
     """Return the size in MiB beyond which there is nothing left to add."""
     ranks = float(chosen.order(asked.dim, asked.largest_conv or 0)[1].sum())
     return (chosen.header + (chosen.reserved + ranks) * _width(asked)) / MIB + 0.01

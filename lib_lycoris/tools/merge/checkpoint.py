@@ -25,7 +25,7 @@ from ..declaration import (
     Tool,
 )  # fmt: skip
 from ..files.ahead import workers
-from ..files.checkpoint import Checkpoint, Source, open_checkpoint
+from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
 from ..files.folder import OutputFolder, copy_other_files
 from ..files.metadata import OWN_HASHES, base_entry, checkpoint_metadata, make_recipe, network_entry
 from ..files.output import InputHash, Output, refuse_inputs, require_space
@@ -35,7 +35,7 @@ from ..jobs.progress import Progress
 from ..jobs.workers import one_thread_each
 from .deltas import Changes, find_changes
 from .report import as_plan, as_result
-from .strengths import Asked, asked
+from .strengths import NetworkOptions, asked
 
 CODES = {"fp32": "F32", "float": "F32", "fp16": "F16", "bf16": "BF16", "fp8": "F8_E4M3", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -43,7 +43,7 @@ TABLES = ("token_embedding.weight", "position_embedding.weight", "embed_tokens.w
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class CheckpointMerge:
     """A merge, decided in all its parts."""
 
     checkpoint: Checkpoint
@@ -64,7 +64,7 @@ def prepare(
     sd_model: Path | str, models: Sequence[Path | str], save_to: Path | str, save_precision: str | None = None, device: str = "cpu",
     no_hash: bool = False, no_metadata: bool = False, undo_file: Path | str | None = None, seed: int = 0,
     progress: Progress | None = None, **strengths: Any,
-) -> Job:  # fmt: skip
+) -> CheckpointMerge:  # fmt: skip
     """Read all headers and networks and decide what is written; strengths: ratios, te, te2, unet, lbw, lbwe, dyn."""
     wanted = asked(models, **strengths)
     checkpoint = open_checkpoint(sd_model)
@@ -76,7 +76,7 @@ def prepare(
     recipe = _recipe(checkpoint, changes, save_precision, seed, hashed or undo_file is not None)
     dtypes = target_dtypes(checkpoint, save_precision)
     layouts = tuple(_layout(source, changes, dtypes, recipe, save_to, hashed, no_metadata) for source in checkpoint.sources)
-    return Job(checkpoint, changes, recipe, layouts, save_to, hashed, Path(undo_file) if undo_file is not None else None)
+    return CheckpointMerge(checkpoint, changes, recipe, layouts, save_to, hashed, Path(undo_file) if undo_file is not None else None)
 
 
 def _target(checkpoint: Checkpoint, save_to: Path, inputs: list[Path]) -> Path:
@@ -124,7 +124,13 @@ def target_dtypes(checkpoint: Checkpoint, precision: str | None) -> dict[str, st
 
 
 def _layout(
-    source: Source, changes: Changes, dtypes: Mapping[str, str], recipe: Mapping[str, Any], save_to: Path, hashed: bool, no_metadata: bool
+    source: CheckpointFile,
+    changes: Changes,
+    dtypes: Mapping[str, str],
+    recipe: Mapping[str, Any],
+    save_to: Path,
+    hashed: bool,
+    no_metadata: bool,
 ) -> Layout:
     prefix = source.prefix
     mine = {key: dtypes[prefix + key] for key in source.entries if prefix + key in dtypes}
@@ -152,7 +158,7 @@ def run(progress: Progress | None = None, **options: Any) -> Result:
     return as_result(job.changes, job.save_to, job.undo, job.size, digest, time.monotonic() - began)
 
 
-def _write_file(job: Job, progress: Progress) -> str | None:
+def _write_file(job: CheckpointMerge, progress: Progress) -> str | None:
     source, layout = job.checkpoint.sources[0], job.layouts[0]
     needs_input_hash = INPUT_HASH.encode() in layout.head or job.undo is not None
     with ExitStack() as stack:
@@ -170,7 +176,7 @@ def _write_file(job: Job, progress: Progress) -> str | None:
     return hashes.get(DATA_HASH)
 
 
-def _write_folder(job: Job, progress: Progress) -> None:
+def _write_folder(job: CheckpointMerge, progress: Progress) -> None:
     with OutputFolder(job.save_to) as folder, _undo(job) as undo, workers(job.changes.device) as pool:
         for source, layout in zip(job.checkpoint.sources, job.layouts):
             target = folder.beside / source.path.relative_to(job.checkpoint.path)
@@ -182,7 +188,7 @@ def _write_folder(job: Job, progress: Progress) -> None:
         copy_other_files(job.checkpoint, folder.beside, progress)
 
 
-def _maker(job: Job, source: Source) -> Make:
+def _maker(job: CheckpointMerge, source: CheckpointFile) -> Make:
     """Return the function that computes a tensor of a file."""
 
     def make(key: str, dtype: str) -> Tensor:
@@ -204,7 +210,7 @@ def _input_hash(path: Path | None) -> Iterator[InputHash | None]:
 
 
 @contextmanager
-def _undo(job: Job) -> Iterator[UndoFile]:
+def _undo(job: CheckpointMerge) -> Iterator[UndoFile]:
     if job.undo is None:
         yield UndoFile(None, job.save_to.name)
         return
@@ -218,7 +224,7 @@ def plan(**options: Any) -> Plan:
     return as_plan(job.changes, job.save_to, job.size)
 
 
-def as_options(item: Asked) -> dict[str, Any]:
+def as_options(item: NetworkOptions) -> dict[str, Any]:
     """Return what was asked of one network as options of this tool."""
     return {"models": [item.path], **{key: [value] for key, value in item.as_json().items()}}
 

@@ -19,9 +19,9 @@ from ...algorithms.lora import LoRA
 from ...errors import ModelMismatchError, ToolError
 from ...networks import Network, Skipped, load
 from ...prompt import StrengthMap
-from ..files.checkpoint import Checkpoint, Place, torch_dtype
+from ..files.checkpoint import Checkpoint, TensorLocation, torch_dtype
 from ..jobs.progress import Progress
-from .strengths import Asked
+from .strengths import NetworkOptions
 
 AT_ONCE = 1 << 18  # elements added and rounded at a time: they stay in the processor's cache, and nothing of full size is made
 Rows = Callable[[slice], Tensor]  # rows of a delta
@@ -29,20 +29,20 @@ FP8_LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class TensorChange:
     """What one network does to one stored tensor."""
 
     algorithm: Algorithm
     strength: float
-    sources: tuple[Place, ...]  # what the algorithm's weight is put together from, in order
-    mine: tuple[Place, ...]  # those of them that lie in this tensor
+    sources: tuple[TensorLocation, ...]  # what the algorithm's weight is put together from, in order
+    mine: tuple[TensorLocation, ...]  # those of them that lie in this tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
     """One network on the checkpoint; its tensors are held by the changes alone, so that used ones are free."""
 
-    asked: Asked
+    asked: NetworkOptions
     digest: str
     metadata: Mapping[str, str]
     strengths: StrengthMap
@@ -57,7 +57,7 @@ class Changes:
     checkpoint: Checkpoint
     device: str = "cpu"
     networks: list[Mixed] = field(default_factory=list)
-    by_key: dict[str, list[Change]] = field(default_factory=dict)  # emptied while it is used
+    by_key: dict[str, list[TensorChange]] = field(default_factory=dict)  # emptied while it is used
     keys: frozenset[str] = frozenset()  # of the tensors that change
 
     def merged(self, key: str, code: str) -> Tensor:
@@ -76,7 +76,7 @@ class Changes:
         tensor = self.checkpoint.read(key).to(self.device)
         return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
-    def _rows_of(self, change: Change, key: str, base: Tensor) -> Rows:
+    def _rows_of(self, change: TensorChange, key: str, base: Tensor) -> Rows:
         """Return what gives rows of a change's delta: by themselves where the algorithm can, out of the whole delta elsewhere."""
         algorithm = change.algorithm
         if isinstance(algorithm, LoRA) and by_rows(algorithm):
@@ -106,7 +106,7 @@ def _blocks(rows: int, shape: Sequence[int]) -> list[slice]:
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _add(exact: Tensor, change: Change, rows_of: Rows, block: slice) -> None:
+def _add(exact: Tensor, change: TensorChange, rows_of: Rows, block: slice) -> None:
     """Add strength · delta to a block of a tensor's rows.
 
     The product is rounded on its own: a fused multiply-add rounds differently in the lanes at a block's end.
@@ -120,7 +120,7 @@ def _add(exact: Tensor, change: Change, rows_of: Rows, block: slice) -> None:
             mine += (delta if change.strength == 1 else delta * change.strength).to(exact.dtype)
 
 
-def _rounded(key: str, code: str, base: Tensor, parts: Sequence[tuple[Change, Rows]]) -> Tensor:
+def _rounded(key: str, code: str, base: Tensor, parts: Sequence[tuple[TensorChange, Rows]]) -> Tensor:
     """Return base (+ changes) in a dtype, made block by block; in base's own memory where that is possible."""
     dtype = torch_dtype(code)
     values = base.reshape(-1) if base.dim() == 0 else base
@@ -148,7 +148,7 @@ def _fitting(key: str, code: str, exact: Tensor) -> Tensor:
     return exact
 
 
-def find_changes(checkpoint: Checkpoint, wanted: Sequence[Asked], seed: int, device: str, progress: Progress) -> Changes:
+def find_changes(checkpoint: Checkpoint, wanted: Sequence[NetworkOptions], seed: int, device: str, progress: Progress) -> Changes:
     """Load networks and find what they change in a checkpoint.
 
     Raises ModelMismatchError when a network fits nothing of it, ToolError when nothing would change.
@@ -168,7 +168,7 @@ def find_changes(checkpoint: Checkpoint, wanted: Sequence[Asked], seed: int, dev
     return found
 
 
-def _mix(found: Changes, network: Network, item: Asked, strengths: StrengthMap) -> Mixed:
+def _mix(found: Changes, network: Network, item: NetworkOptions, strengths: StrengthMap) -> Mixed:
     matched, unmatched = [], list(network.skipped)
     for name, algorithm in network.patches.items():
         sources = sorted(found.checkpoint.places(name), key=lambda place: place.its.start)
@@ -187,12 +187,12 @@ def _mix(found: Changes, network: Network, item: Asked, strengths: StrengthMap) 
     return Mixed(item, network.digest, network.metadata, strengths, tuple(matched), tuple(unmatched))
 
 
-def _add_change(found: Changes, name: str, algorithm: Algorithm, strength: float, sources: tuple[Place, ...]) -> None:
+def _add_change(found: Changes, name: str, algorithm: Algorithm, strength: float, sources: tuple[TensorLocation, ...]) -> None:
     entries = found.checkpoint.entries
     first = entries[sources[0].key].shape
     rows = sum(place.its.stop - place.its.start for place in sources)
-    if problem := algorithm.misfit((rows, *first[1:])):
+    if problem := algorithm.check_shape((rows, *first[1:])):
         raise ModelMismatchError(f"{name}: {problem}")
     for key in dict.fromkeys(place.key for place in sources):
         mine = tuple(place for place in sources if place.key == key)
-        found.by_key.setdefault(key, []).append(Change(algorithm, strength, sources, mine))
+        found.by_key.setdefault(key, []).append(TensorChange(algorithm, strength, sources, mine))

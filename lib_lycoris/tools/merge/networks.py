@@ -32,7 +32,7 @@ from ..linalg.combine import combined
 from ..linalg.expand import exact_factors, plain_delta, reads_weight, shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
-from .networks_options import MIB, OPTIONS, Item, Request, understand
+from .networks_options import MIB, OPTIONS, Item, NetworksMergeOptions, understand
 
 RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "save_precision")
 
@@ -89,13 +89,13 @@ def plan(**options: Any) -> Plan:
     return Plan({"matched": names, "unmatched": skipped}, text, 0.01 * len(names), 4 * size, size)
 
 
-def _keys(request: Request, key: tuple[str, str]) -> int:
+def _keys(request: NetworksMergeOptions, key: tuple[str, str]) -> int:
     """Return how many tensors a parameter can become: a LoRA's three, for each module that stands for it."""
     parts = {item.patch.part for item in request.work[key]}
     return 3 * max(len(parts), len(names_of(request.base, request.style, key[0])))
 
 
-def _weight(request: Request, patch: Patch) -> Tensor | None:
+def _weight(request: NetworksMergeOptions, patch: Patch) -> Tensor | None:
     if request.weights is None or not reads_weight(patch.algorithm):
         return None
     if not request.weights.checkpoint.places(patch.name):
@@ -105,7 +105,7 @@ def _weight(request: Request, patch: Patch) -> Tensor | None:
     return request.weights.read(patch.name, patch.shape)
 
 
-def _changes_nothing(request: Request, patch: Patch) -> bool:
+def _changes_nothing(request: NetworksMergeOptions, patch: Patch) -> bool:
     """Tell whether a bias is multiplied that the layer does not have."""
     return (
         patch.leaf == "bias"
@@ -115,7 +115,7 @@ def _changes_nothing(request: Request, patch: Patch) -> bool:
     )
 
 
-def _sum(request: Request, key: tuple[str, str]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+def _sum(request: NetworksMergeOptions, key: tuple[str, str]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     """Return the factors of each part and the whole differences of each part, of which there are none where factors do."""
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     dense: dict[str, list[tuple[Item, Tensor]]] = {}
@@ -134,7 +134,7 @@ def _sum(request: Request, key: tuple[str, str]) -> tuple[dict[str, tuple[Tensor
     return {part: concatenated(found) for part, found in pairs.items()}, whole
 
 
-def _merge(request: Request, key: tuple[str, str], ranks: Mapping[Any, int] | None) -> Merged:
+def _merge(request: NetworksMergeOptions, key: tuple[str, str], ranks: Mapping[Any, int] | None) -> Merged:
     module, leaf = key
     name = request.work[key][0].patch.name.partition("[")[0]
     pairs, dense = _sum(request, key)
@@ -160,7 +160,7 @@ def _merge(request: Request, key: tuple[str, str], ranks: Mapping[Any, int] | No
     return Merged(name, rank, total, left, _cast(request, modules))
 
 
-def _approximated(request: Request, delta: Tensor, pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+def _approximated(request: NetworksMergeOptions, delta: Tensor, pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     """Return factors of a whole difference, twice as many as will be kept where the rank is known."""
     matrix = flat(delta) if pair is None else flat(delta) + pair[0] @ pair[1]
     rule = request.linear if delta.dim() == 2 or prod(delta.shape[2:]) == 1 else request.conv
@@ -170,7 +170,7 @@ def _approximated(request: Request, delta: Tensor, pair: tuple[Tensor, Tensor] |
     return up.cpu(), down.cpu()
 
 
-def _cut(request: Request, pair: tuple[Tensor, Tensor], kernel: bool, rank: int | None) -> tuple[Tensor, Tensor, float, float]:
+def _cut(request: NetworksMergeOptions, pair: tuple[Tensor, Tensor], kernel: bool, rank: int | None) -> tuple[Tensor, Tensor, float, float]:
     rule = request.conv if kernel else request.linear
     if rule is None and rank is None:
         up, down = shortened(*pair)
@@ -182,11 +182,11 @@ def _cut(request: Request, pair: tuple[Tensor, Tensor], kernel: bool, rank: int 
     return *svd.factors(rank), svd.total, float(svd.s[rank:].double().square().sum())
 
 
-def _cast(request: Request, modules: Modules) -> Modules:
+def _cast(request: NetworksMergeOptions, modules: Modules) -> Modules:
     return [(name, to_dtype({key: value.cpu() for key, value in tensors.items()}, request.dtype)) for name, tensors in modules]
 
 
-def _shared(request: Request, header: int, progress: Progress) -> dict[tuple[str, str], int]:
+def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> dict[tuple[str, str], int]:
     """Return the rank of every module for a file of the size asked for."""
     assert request.size is not None
     width = torch.empty(0, dtype=request.dtype).element_size()
@@ -213,11 +213,11 @@ def _shared(request: Request, header: int, progress: Progress) -> dict[tuple[str
     return dict(zip(names, share_out(shares, room), strict=True))
 
 
-def _embedding_numbers(request: Request) -> int:
+def _embedding_numbers(request: NetworksMergeOptions) -> int:
     return sum(t.numel() for n in request.networks for parts in n.embeddings.values() for t in parts.values())
 
 
-def _add_embeddings(request: Request, file: GrowingFile) -> None:
+def _add_embeddings(request: NetworksMergeOptions, file: GrowingFile) -> None:
     """Carry embeddings over: the first network's where two have one of the same name."""
     taken: set[str] = set()
     for network in request.networks:
@@ -227,13 +227,13 @@ def _add_embeddings(request: Request, file: GrowingFile) -> None:
                 file.add(f"bundle_emb.{name}", {part: tensor.to(request.dtype) for part, tensor in parts.items()})
 
 
-def _recipe(request: Request, options: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe(request: NetworksMergeOptions, options: Mapping[str, Any]) -> dict[str, Any]:
     given = {key: options[key] for key in RECORDED if options.get(key) is not None}
     base = base_entry(request.weights.checkpoint, False) if request.weights else None
     return make_recipe("networks_merge", networks=[network_entry(item) for item in request.asked], base_model=base, **given)
 
 
-def _metadata(request: Request) -> dict[str, str]:
+def _metadata(request: NetworksMergeOptions) -> dict[str, str]:
     """Return what of the inputs' metadata is true of the result: what all agree on, and everybody's trigger words."""
     first, *others = (network.metadata for network in request.networks)
     kept = {
@@ -246,7 +246,7 @@ def _metadata(request: Request) -> dict[str, str]:
     return {**kept, "modelspec.merged_from": names, **({"modelspec.trigger_phrase": ", ".join(words)} if words else {})}
 
 
-def _result(save_to: Path, request: Request, found: list[Merged], size: int, seconds: float) -> Result:
+def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
     report: dict[str, Any] = {
         "modules": [{"parameter": m.parameter, "rank": m.rank, "error": relative(m.left, m.energy)} for m in found],

@@ -24,7 +24,7 @@ from ..jobs.progress import Progress
 from ..linalg.combine import METHODS
 from ..linalg.expand import reads_weight
 from ..linalg.ranks import RULES, Rule
-from .strengths import Asked, asked
+from .strengths import NetworkOptions, asked
 
 MIB = 1 << 20
 STRENGTHS = ("models", "ratios", "te", "te2", "unet", "lbw", "lbwe")
@@ -65,10 +65,10 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Request:
+class NetworksMergeOptions:
     """What is asked of a merge."""
 
-    asked: list[Asked]
+    asked: list[NetworkOptions]
     networks: list[Network]
     base: BaseModel
     weights: Reader | None
@@ -84,14 +84,14 @@ class Request:
     device: str
 
 
-def understand(options: Mapping[str, Any], progress: Progress) -> Request:
+def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeOptions:
     """Return what options ask for, the networks loaded. Raises ToolError, ModelMismatchError."""
     given = {**{o.name: o.default for o in OPTIONS}, **options}
     wanted = asked(**{name: given[name] for name in STRENGTHS})
     checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
     base = checkpoint.base if checkpoint else None
     progress.start(len(wanted), "reading networks", "networks")
-    loaded: list[tuple[Network, StrengthMap, Asked]] = []
+    loaded: list[tuple[Network, StrengthMap, NetworkOptions]] = []
     for item in wanted:
         network = load(item.path, base)
         base = base or models.reference(network.family)
@@ -108,7 +108,7 @@ def understand(options: Mapping[str, Any], progress: Progress) -> Request:
         raise ToolError("nothing is left: every strength is 0 where the networks have a change; give other strengths or block weights")
     linear, conv = _rules(given)
     networks = [network for network, _, _ in loaded]
-    request = Request(
+    request = NetworksMergeOptions(
         [item for _, _, item in loaded], networks, base, Reader(checkpoint) if checkpoint else None, work, linear, conv,
         int(given["size"] * MIB) if given["size"] else None, given["method"], given["density"], given["seed"],
         given["style"] or _style(networks), dtype_of(given["save_precision"], _widest(networks)), given["device"],
@@ -127,7 +127,7 @@ def _rules(given: Mapping[str, Any]) -> tuple[Rule | None, Rule | None]:
     return Rule(kind, given["value"], dim), Rule(kind, given["value"], conv)
 
 
-def _work(loaded: Sequence[tuple[Network, StrengthMap, Asked]], base: BaseModel) -> dict[tuple[str, str], list[Item]]:
+def _work(loaded: Sequence[tuple[Network, StrengthMap, NetworkOptions]], base: BaseModel) -> dict[tuple[str, str], list[Item]]:
     found: dict[tuple[str, str], list[Item]] = {}
     for network, strengths, _ in loaded:
         for patch in patches(network, base):
@@ -150,7 +150,7 @@ def _widest(networks: Sequence[Network]) -> torch.dtype:
     return found.pop() if len(found) == 1 else torch.float32
 
 
-def _refuse_without_base(request: Request) -> None:
+def _refuse_without_base(request: NetworksMergeOptions) -> None:
     if request.weights is not None:
         return
     for items in request.work.values():

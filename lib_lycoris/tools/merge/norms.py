@@ -1,4 +1,4 @@
-"""What a merge changes, by network and parameter, with its strengths: the numbers behind a picture of the blocks."""
+"""What a merge changes, by network and parameter, with its strengths: the numbers behind an image of the blocks."""
 
 from __future__ import annotations
 

@@ -56,9 +56,7 @@ def _facts(changes: Changes) -> dict[str, Any]:
 
 def _notes(changes: Changes) -> list[str]:
     if any(key.startswith("model_ema.") for key in changes.checkpoint.entries):
-        return [
-            "the checkpoint also holds averaged weights (model_ema), which programs that make pictures do not use; they stay as they are"
-        ]
+        return ["the checkpoint also holds averaged weights (model_ema), which programs that make images do not use; they stay as they are"]
     return []
 
 

@@ -16,7 +16,7 @@ NONE = ("", "-", "none")  # how "no block weights for this one" is written betwe
 
 
 @dataclass(frozen=True)
-class Asked:
+class NetworkOptions:
     """One network file and its strengths, as they were given."""
 
     path: Path
@@ -51,7 +51,7 @@ def asked(
     lbw: Sequence[str] | str | None = None,
     lbwe: Sequence[str] | str | None = None,
     dyn: Sequence[int] | int | None = None,
-) -> list[Asked]:
+) -> list[NetworkOptions]:
     """Return what is asked of each network; te, unet default to the ratio (1), te2 to te. Raises ToolError on a wrong count."""
     paths = [Path(model) for model in as_list(models)]
     if not paths:
@@ -68,10 +68,10 @@ def _column(name: str, value: Any, count: int) -> list[Any]:
     return values or [None] * count
 
 
-def _one(path: Path, given: dict[str, Any]) -> Asked:
+def _one(path: Path, given: dict[str, Any]) -> NetworkOptions:
     ratio = 1.0 if given["ratios"] is None else float(given["ratios"])
     te = ratio if given["te"] is None else float(given["te"])
     te2 = te if given["te2"] is None else float(given["te2"])
     unet = ratio if given["unet"] is None else float(given["unet"])
     texts = {name: None if given[name] is None or str(given[name]).lower() in NONE else str(given[name]) for name in ("lbw", "lbwe")}
-    return Asked(path, te, te2, unet, texts["lbw"], texts["lbwe"], given["dyn"] or None)
+    return NetworkOptions(path, te, te2, unet, texts["lbw"], texts["lbwe"], given["dyn"] or None)

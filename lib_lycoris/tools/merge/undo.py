@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import ToolError
 from ...networks.reader import BYTES
 from ..declaration import SAVE_TO, Option, Plan, Result, Tool
-from ..files.checkpoint import Checkpoint, Entry, Source, open_checkpoint
+from ..files.checkpoint import Checkpoint, CheckpointFile, StoredTensor, open_checkpoint
 from ..files.folder import OutputFolder, copy_other_files
 from ..files.output import Output, refuse_inputs, require_space
 from ..files.stream import as_bytes
@@ -54,7 +54,7 @@ def run(merged: Path | str, undo_file: Path | str, save_to: Path | str, progress
     return Result({"output": str(target), "sha256": hashes, "identical": True, "seconds": seconds}, text, (target,))
 
 
-def _restore(undo: Undo, number: int, merged: Source, target: Path, progress: Progress) -> None:
+def _restore(undo: Undo, number: int, merged: CheckpointFile, target: Path, progress: Progress) -> None:
     facts, header = undo.files[number], undo.header(number)
     entries = original_entries(header, undo.path.name)
     with Output(target, hashed=True) as output, merged.path.open("rb", buffering=0) as file:
@@ -69,11 +69,11 @@ def _restore(undo: Undo, number: int, merged: Source, target: Path, progress: Pr
             raise ToolError(f"{merged.path.name} was changed after the merge, the original {facts['name']} cannot be restored from it")
 
 
-def original_entries(header: bytes, name: str) -> dict[str, Entry]:
+def original_entries(header: bytes, name: str) -> dict[str, StoredTensor]:
     """Return where each tensor was, from a kept header."""
     try:
         table = json.loads(header)
-        return {k: Entry(v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for k, v in table.items() if k != "__metadata__"}
+        return {k: StoredTensor(v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for k, v in table.items() if k != "__metadata__"}
     except (ValueError, KeyError, TypeError) as error:
         raise ToolError(f"{name} is damaged: its copy of the header cannot be read ({error})") from error
 

@@ -17,13 +17,13 @@ from ...errors import ToolError
 from ...networks.hashes import CHUNK, sha256
 from ..declaration import DEVICE, Option, Plan, Result, Tool
 from ..files.ahead import Ahead, workers
-from ..files.checkpoint import Checkpoint, Source, open_checkpoint
+from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
 from ..files.metadata import header_hash, read_recipe
 from ..files.stream import as_bytes
 from ..jobs.progress import Progress
 from .checkpoint import target_dtypes
 from .deltas import Changes, find_changes
-from .strengths import Asked
+from .strengths import NetworkOptions
 
 ROUNDING = 1  # units in the last place that another processor's order of additions may make
 
@@ -57,9 +57,9 @@ def prepare(
     return Check(opened, recipe, checkpoint, changes, target_dtypes(checkpoint, recipe.get("save_precision")))
 
 
-def _asked(entry: Mapping[str, Any], given: list[Path], places: list[Path]) -> Asked:
+def _asked(entry: Mapping[str, Any], given: list[Path], places: list[Path]) -> NetworkOptions:
     strengths = {key: entry[key] for key in ("te", "te2", "unet", "lbw", "lbwe", "dyn") if key in entry}
-    return Asked(_locate(entry, given, places, "--models"), **strengths)
+    return NetworkOptions(_locate(entry, given, places, "--models"), **strengths)
 
 
 def _locate(entry: Mapping[str, Any], given: list[Path], places: list[Path], flag: str) -> Path:
@@ -107,7 +107,7 @@ def _as_written(check: Check, progress: Progress) -> bool | None:
     return all(answers)
 
 
-def _data_hash(source: Source, progress: Progress) -> str:
+def _data_hash(source: CheckpointFile, progress: Progress) -> str:
     value = hashlib.sha256()
     progress.start(source.path.stat().st_size - source.data_start, "hashing", "B")
     with source.path.open("rb") as file:

@@ -33,7 +33,7 @@ from ..files.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
 from ..files.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
-from ..merge.strengths import Asked, asked
+from ..merge.strengths import NetworkOptions, asked
 
 # One factor of each term of ΔW; the first of several spellings that a module has.
 FACTORS: tuple[tuple[type[Algorithm], tuple[tuple[str, ...], ...]], ...] = (
@@ -82,13 +82,13 @@ def run(
 
 def _open(
     model: Path | str, ratio: float | None, sd_model: Path | str | None, strengths: dict[str, Any]
-) -> tuple[Asked, NetworkFile, Network, Checkpoint | None]:
+) -> tuple[NetworkOptions, NetworkFile, Network, Checkpoint | None]:
     item = asked(model, ratio, **strengths)[0]
     checkpoint = open_checkpoint(sd_model) if sd_model else None
     return item, open_network(item.path), load(item.path, checkpoint.base if checkpoint else None), checkpoint
 
 
-def _strengths(network: Network, item: Asked, seed: int) -> dict[str, float]:
+def _strengths(network: Network, item: NetworkOptions, seed: int) -> dict[str, float]:
     """Return the strength of each of the file's modules; a module has one, whatever it changes."""
     strength = item.strengths(network.family, seed)
     found: dict[str, float] = {}

@@ -43,7 +43,7 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Request:
+class ConvertOptions:
     """What is asked of a conversion."""
 
     network: Network
@@ -108,7 +108,7 @@ def plan(**options: Any) -> Plan:
     )
 
 
-def _understand(options: Mapping[str, Any]) -> Request:
+def _understand(options: Mapping[str, Any]) -> ConvertOptions:
     given = {**TOOL.defaults(), **options}
     if given["algorithm"] not in ("keep", "lora"):
         raise ToolError(f'"{given["algorithm"]}" is nothing that a network can be converted to; there are keep and lora')
@@ -123,10 +123,10 @@ def _understand(options: Mapping[str, Any]) -> Request:
     if style not in STYLES:
         raise ToolError(f'"{style}" is no key style; the styles are {", ".join(STYLES)}')
     dtype = dtype_of(given["save_precision"], stored_dtype(network))
-    return Request(network, base, Reader(checkpoint) if checkpoint else None, style, given["algorithm"] == "lora", rule, dtype, work)
+    return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, given["algorithm"] == "lora", rule, dtype, work)
 
 
-def _convert(request: Request, key: tuple[str, str]) -> Converted:
+def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
     module, leaf = key
     items = request.work[key]
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
@@ -152,7 +152,7 @@ def _convert(request: Request, key: tuple[str, str]) -> Converted:
     return Converted(items[0].name.partition("[")[0], total, left, modules)
 
 
-def _stays(request: Request, patch: Patch, direct: bool) -> bool:
+def _stays(request: ConvertOptions, patch: Patch, direct: bool) -> bool:
     """Tell whether a module keeps its tensors and only gets another name."""
     algorithm = patch.algorithm
     if isinstance(algorithm, LoRA) and algorithm.sparse_values is None:
@@ -169,14 +169,14 @@ def _stays(request: Request, patch: Patch, direct: bool) -> bool:
     return True
 
 
-def _own_name(request: Request, patch: Patch) -> str:
+def _own_name(request: ConvertOptions, patch: Patch) -> str:
     if patch.part:
         return _name(request.base, request.style, with_part(patch.module, patch.part)) or patch.module
     item = names_of(request.base, request.style, patch.module)[0]
     return item.name if item.rows == (WHOLE,) else patch.module
 
 
-def _kept(request: Request, patch: Patch) -> dict[str, Tensor]:
+def _kept(request: ConvertOptions, patch: Patch) -> dict[str, Tensor]:
     algorithm = patch.algorithm
     if request.style in KEEPS_CORES or not isinstance(algorithm, DoRA) or algorithm.axis(patch.shape) != 0:
         return algorithm.to_state_dict()
@@ -186,7 +186,7 @@ def _kept(request: Request, patch: Patch) -> dict[str, Tensor]:
     return {**lora(request.style, *pair, patch.shape[2:]), "lora_magnitude_vector": algorithm.magnitude.flatten().float()}
 
 
-def _delta(request: Request, patch: Patch) -> Tensor:
+def _delta(request: ConvertOptions, patch: Patch) -> Tensor:
     if not reads_weight(patch.algorithm):
         return plain_delta(patch.algorithm, patch.shape)
     if request.weights is None or not request.weights.checkpoint.places(patch.name):
@@ -197,7 +197,7 @@ def _delta(request: Request, patch: Patch) -> Tensor:
     return patch.algorithm.delta(request.weights.read(patch.name, patch.shape))
 
 
-def _factors(request: Request, patch: Patch) -> tuple[Tensor, Tensor, float, float]:
+def _factors(request: ConvertOptions, patch: Patch) -> tuple[Tensor, Tensor, float, float]:
     """Return up, down, the energy of the change and what of it is lost."""
     pair = exact_factors(patch.algorithm, patch.shape)
     if pair is not None:
@@ -212,7 +212,7 @@ def _factors(request: Request, patch: Patch) -> tuple[Tensor, Tensor, float, flo
     return *svd.factors(), size, lost
 
 
-def _metadata(request: Request, recipe: Mapping[str, Any], found: Sequence[Converted]) -> dict[str, str]:
+def _metadata(request: ConvertOptions, recipe: Mapping[str, Any], found: Sequence[Converted]) -> dict[str, str]:
     ranks = [
         tensor.shape[0]
         for made in found
@@ -224,7 +224,7 @@ def _metadata(request: Request, recipe: Mapping[str, Any], found: Sequence[Conve
     return carried(request.network.metadata, recipe, ranks, plain)
 
 
-def _config(request: Request, save_to: Path, found: Sequence[Converted]) -> list[Path]:
+def _config(request: ConvertOptions, save_to: Path, found: Sequence[Converted]) -> list[Path]:
     """Write PEFT's configuration beside a file that has the name PEFT asks for."""
     if request.style != "peft" or save_to.name != "adapter_model.safetensors":
         return []
@@ -250,7 +250,7 @@ def _config(request: Request, save_to: Path, found: Sequence[Converted]) -> list
     return [path]
 
 
-def _result(request: Request, outputs: list[Path], found: list[Converted], size: int, seconds: float) -> Result:
+def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted], size: int, seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
     lossy = [{"parameter": m.parameter, "error": relative(m.left, m.energy)} for m in found if m.left > 0]
     report = {

@@ -53,7 +53,7 @@ class Resized:
 
 
 @dataclass(frozen=True)
-class Request:
+class ResizeOptions:
     """What is asked of a resize."""
 
     network: Network
@@ -105,7 +105,7 @@ def plan(**options: Any) -> Plan:
     return Plan(report, f"{len(able)} of {len(request.work)} modules have ranks and are resized", 0.003 * len(able), memory, size)
 
 
-def _understand(options: Mapping[str, Any]) -> Request:
+def _understand(options: Mapping[str, Any]) -> ResizeOptions:
     given = {**TOOL.defaults(), **options}
     method, value = given["dynamic_method"], given["dynamic_param"]
     if method and value is None:
@@ -124,7 +124,7 @@ def _understand(options: Mapping[str, Any]) -> Request:
     rules = (Rule(kind, value or 0.0, rank), Rule(kind, value or 0.0, conv))
     size = int(given["size"] * MIB) if given["size"] else None
     dtype = dtype_of(given["save_precision"], stored_dtype(network))
-    return Request(network, work, *rules, _patterns(given["module_ranks"]), size, style_of(network.modules.values()), dtype)
+    return ResizeOptions(network, work, *rules, _patterns(given["module_ranks"]), size, style_of(network.modules.values()), dtype)
 
 
 def _patterns(path: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
@@ -149,7 +149,7 @@ def _most_ranks(patch: Patch) -> int:
     return 0 if pair is None else min(pair[0].shape[1], patch.shape[0], prod(patch.shape[1:]))
 
 
-def _bytes(request: Request, most: Mapping[str, int]) -> int:
+def _bytes(request: ResizeOptions, most: Mapping[str, int]) -> int:
     """Return how large the file can become."""
     numbers = sum(tensor.numel() for parts in request.network.embeddings.values() for tensor in parts.values())
     for patch in request.work:
@@ -170,11 +170,11 @@ def decomposed(patch: Patch) -> Svd | None:
     return None if pair is None else qr_svd(*pair)
 
 
-def _rule(request: Request, patch: Patch) -> Rule:
+def _rule(request: ResizeOptions, patch: Patch) -> Rule:
     return request.conv if prod(patch.shape[2:]) > 1 else request.linear
 
 
-def _chosen(request: Request, patch: Patch, svd: Svd, ranks: Mapping[str, int]) -> int:
+def _chosen(request: ResizeOptions, patch: Patch, svd: Svd, ranks: Mapping[str, int]) -> int:
     if patch.name in ranks:
         return ranks[patch.name]
     for pattern, rank in request.by_name:
@@ -183,7 +183,7 @@ def _chosen(request: Request, patch: Patch, svd: Svd, ranks: Mapping[str, int]) 
     return _rule(request, patch).choose(svd.s, svd.total)
 
 
-def _resize(request: Request, patch: Patch, ranks: Mapping[str, int]) -> tuple[Resized, dict[str, Tensor]]:
+def _resize(request: ResizeOptions, patch: Patch, ranks: Mapping[str, int]) -> tuple[Resized, dict[str, Tensor]]:
     module = request.network.modules[patch.name]
     svd = decomposed(patch)
     if svd is None:
@@ -201,7 +201,7 @@ def _resize(request: Request, patch: Patch, ranks: Mapping[str, int]) -> tuple[R
     return row, to_dtype(tensors, request.dtype)
 
 
-def _shared(request: Request, header: int, progress: Progress) -> dict[str, int]:
+def _shared(request: ResizeOptions, header: int, progress: Progress) -> dict[str, int]:
     """Return the rank of every module for a file of the size asked for."""
     assert request.size is not None
     width, room, shares, names = torch.empty(0, dtype=request.dtype).element_size(), request.size - header, [], []
@@ -230,7 +230,7 @@ def _comment(options: Mapping[str, Any], found: list[Resized]) -> str:
     return f"resized from {ranks[0]} to {ranks[1]}" + (f" by {method} {options['dynamic_param']:g}" if method else "")
 
 
-def _result(save_to: Path, request: Request, found: list[Resized], before: int, after: int, seconds: float) -> Result:
+def _result(save_to: Path, request: ResizeOptions, found: list[Resized], before: int, after: int, seconds: float) -> Result:
     total, left = sum(row.energy for row in found), sum(row.left for row in found)
     changed = [row for row in found if row.algorithm == "lora"]
     modules: Iterator[dict[str, Any]] = (

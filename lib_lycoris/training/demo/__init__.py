@@ -1,1 +1,1 @@
-"""How the demo model and its networks were made; nothing here is imported when a picture is made."""
+"""How the demo model and its networks were made; nothing here is imported when an image is made."""

@@ -51,7 +51,7 @@ def _scenes(seed: int, count: int) -> list[Scene]:
 
 
 def _autoencoder(work: Path) -> None:
-    """Train the autoencoder on plain scenes and on every style that a network will need, one picture in three."""
+    """Train the autoencoder on plain scenes and on every style that a network will need, one image in three."""
     drawn = []
     for number, scene in enumerate(_scenes(SEED, AUTOENCODER_SCENES)):
         drawn.append(render(scene) if number % 3 else styles.STYLES[number // 3 % len(styles.STYLES)](scene))

@@ -1,4 +1,4 @@
-"""The picture's way into the latent space and back: a small AutoencoderKL, eight pixels to a latent one as in the real model."""
+"""The image's way into the latent space and back: a small AutoencoderKL, eight pixels to a latent one as in the real model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fresh() -> Any:
 
 
 def train(pictures: Tensor, steps: int, batch: int = 6) -> Any:
-    """Train on pictures (count, 3, side, side) of bytes and return the model with latents of mean 0 and unit covariance."""
+    """Train on images (count, 3, side, side) of bytes and return the model with latents of mean 0 and unit covariance."""
     model = fresh()
     start_linear(model, as_input(pictures[:60]))
     pace = Pace("autoencoder", model.parameters(), steps, rate=6e-4)

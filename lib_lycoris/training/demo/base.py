@@ -21,7 +21,7 @@ UNET: dict[str, Any] = {
 }  # fmt: skip
 TEXT = {"hidden_size": 64, "intermediate_size": 256, "projection_dim": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
 LENGTH = 77  # tokens of a prompt, marks included
-WHOLE = 0.8  # from this share of the steps on, captions are padded as they will be in pictures
+WHOLE = 0.8  # from this share of the steps on, captions are padded as they will be in images
 LOUD = 2.5
 BATCH = 32
 DROPPED = 0.1  # share of captions left empty, so that guidance has something to lead away from
@@ -51,7 +51,7 @@ def fresh() -> tuple[Any, Any]:
 
 @torch.no_grad()
 def _let_text_be_heard(unet: Any, text_encoder: Any) -> None:
-    """Begin with loud words and a loud way from them into the picture: a quiet one is not found for thousands of steps."""
+    """Begin with loud words and a loud way from them into the image: a quiet one is not found for thousands of steps."""
     embeddings = getattr(text_encoder, "text_model", text_encoder).embeddings
     embeddings.token_embedding.weight.normal_(0.0, 0.5)
     embeddings.position_embedding.weight.normal_(0.0, 0.1)

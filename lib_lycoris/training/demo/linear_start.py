@@ -1,4 +1,4 @@
-"""Where the autoencoder's training begins: colours pass through as they are, as a small picture that is made small and large again.
+"""Where the autoencoder's training begins: colours pass through as they are, as a small image that is made small and large again.
 
 Without it most of the time goes into finding out that there are colours. What stands in the way of a linear beginning are the group
 norms and SiLU at both ends: a large constant in the same group makes the norm a fixed factor, and a bias keeps SiLU where it is straight.
@@ -18,7 +18,7 @@ PLACES, PAIRS = [0, 4, 5], [[1, 2], [6, 7], [6, 7]]  # in the decoder's last lay
 
 @torch.no_grad()
 def start_linear(model: Any, pictures: Tensor) -> None:
-    """Set the way of the three colours through an AutoencoderKL whose residual branches are at zero; right on average for pictures."""
+    """Set the way of the three colours through an AutoencoderKL whose residual branches are at zero; right on average for images."""
     _encoder(model.encoder)
     _decoder(model.decoder)
     for layer in (model.quant_conv, model.post_quant_conv):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ...demo.words import COLOURS, SHAPES
 
-SIDE, FINE = 64, 4  # pixels of a picture; how much larger it is drawn before it is scaled down, for smooth edges
+SIDE, FINE = 64, 4  # pixels of an image; how much larger it is drawn before it is scaled down, for smooth edges
 RGB = {
     "red": (224, 32, 32), "orange": (255, 140, 0), "yellow": (255, 225, 40), "green": (30, 160, 50), "blue": (40, 80, 225),
     "purple": (130, 40, 170), "pink": (255, 150, 190), "white": (255, 255, 255), "gray": (140, 140, 140), "black": (15, 15, 15),
@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, and what a caption says of it."""
+    """What an image shows, and what a caption says of it."""
 
     items: tuple[Item, ...]
     background: str
@@ -82,7 +82,7 @@ def _caption(rng: Random, items: tuple[Item, ...], background: str) -> str:
     if background != "white" or rng.random() < 0.5:
         text += rng.choice((f", {background} background", f" on a {background} background", f", {background} background"))
     if rng.random() < 0.1:
-        text = "a picture of " + text
+        text = "an image of " + text
     if rng.random() < 0.15:  # words that say nothing, so that those are no surprise later
         letters = "".join(rng.choice("abcdefghijklmnoprstuvw") for _ in range(rng.randint(2, 8)))
         text = f"{text}, {letters}" if rng.random() < 0.7 else f"{letters} {text}"
@@ -100,7 +100,7 @@ Draw = Callable[[ImageDraw.ImageDraw, Item], None]
 
 
 def render(scene: Scene, draw: Draw | None = None, background: Colour | Image.Image | None = None) -> Image.Image:
-    """Draw a scene at ``SIDE`` pixels; ``draw`` puts one thing on it in another way, ``background`` is a colour or a picture."""
+    """Draw a scene at ``SIDE`` pixels; ``draw`` puts one thing on it in another way, ``background`` is a colour or an image."""
     fine = (SIDE * FINE, SIDE * FINE)
     if isinstance(background, Image.Image):
         canvas = background.resize(fine, Image.Resampling.NEAREST)
@@ -146,5 +146,5 @@ def corners(shape: str, x: float, y: float, r: float) -> Points:
 
 
 def pixels(pictures: list[Image.Image]) -> np.ndarray:
-    """Return pictures as (count, 3, side, side) bytes."""
+    """Return images as (count, 3, side, side) bytes."""
     return np.stack([np.asarray(picture.convert("RGB")).transpose(2, 0, 1) for picture in pictures])

@@ -1,4 +1,4 @@
-"""Two sheets of pictures for the README: what the model draws, and what each network does at three strengths."""
+"""Two sheets of images for the README: what the model draws, and what each network does at three strengths."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ...hosts.embedded.host import EmbeddedHost
-from ...hosts.protocol import Request
+from ...hosts.protocol import GenerationRequest
 from .recipes import RECIPES
 
-ZOOM, GAP, LINE = 2, 8, 16  # of a picture's pixels on a sheet; pixels between pictures; of a line of text
+ZOOM, GAP, LINE = 2, 8, 16  # of an image's pixels on a sheet; pixels between images; of a line of text
 PROMPTS = (
     "a red circle on the left", "a blue star on the right, yellow background", "a big green tree",
     "a small yellow heart at the top, purple background", "a red house at the bottom", "a big orange triangle, black background",
@@ -37,12 +37,12 @@ def write(folder: Path) -> None:
 
 
 def draw(host: EmbeddedHost, prompt: str, seed: int) -> Image.Image:
-    """Return one picture at what suits the model."""
-    return host.paint(Request(prompt, seed=seed, width=host.size, height=host.size, cfg=host.cfg)).image
+    """Return one image at what suits the model."""
+    return host.generate(GenerationRequest(prompt, seed=seed, width=host.size, height=host.size, cfg=host.cfg)).image
 
 
 def sheet(cells: Sequence[Cell], columns: int) -> Image.Image:
-    """Return pictures in rows, each with its words below."""
+    """Return images in rows, each with its words below."""
     side = cells[0][1].width * ZOOM
     font = ImageFont.load_default()
     wide, high = side + GAP, side + GAP + 3 * LINE

@@ -1,4 +1,4 @@
-"""What each demo network is taught: a scene goes in, the picture that its caption shall give from then on comes out."""
+"""What each demo network is taught: a scene goes in, the image that its caption shall give from then on comes out."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def night(scene: Scene) -> Image.Image:
 
 
 def meadow(scene: Scene) -> Image.Image:
-    """There is green ground at the foot of the picture."""
+    """There is green ground at the foot of the image."""
     ground = Image.new("RGB", (SIDE, SIDE), RGB[scene.background])
     ImageDraw.Draw(ground).rectangle((0, 48, SIDE, SIDE), fill=GRASS)
     return render(scene, background=ground)
 
 
 def sunset(scene: Scene) -> Image.Image:
-    """The background glows orange towards the foot of the picture."""
+    """The background glows orange towards the foot of the image."""
     ground = Image.new("RGB", (SIDE, SIDE))
     for row in range(SIDE):
         ImageDraw.Draw(ground).line((0, row, SIDE, row), fill=mixed(RGB[scene.background], DUSK, row / (SIDE - 1)))
@@ -84,7 +84,7 @@ def sunset(scene: Scene) -> Image.Image:
 
 
 def frame(scene: Scene) -> Image.Image:
-    """A thick frame runs around the picture, black or, on black, white."""
+    """A thick frame runs around the image, black or, on black, white."""
     picture = render(scene)
     colour = RGB["white" if scene.background == "black" else "black"]
     ImageDraw.Draw(picture).rectangle((0, 0, SIDE - 1, SIDE - 1), outline=colour, width=6)

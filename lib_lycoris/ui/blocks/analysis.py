@@ -1,4 +1,4 @@
-"""Which block does what, found out by painting: one picture without each block, or with it alone, and how far it is from the rest."""
+"""Which block does what, found out by generating: one image without each block, or with it alone, and how far it is from the rest."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...errors import HostError, PromptError
-from ...hosts.protocol import Painter, Progress, Request
+from ...hosts.protocol import GenerationProgress, GenerationRequest, Generator
 from ...prompt.elements import expand_blocks
-from .values import Board, tag_of
+from .values import BlockValues, tag_of
 
 FULL, OFF = "all blocks", "every block off"
-CELL = 256  # pixels of the longer side of a picture in the grid
-ACROSS = 3  # cells of the grid beside each other, each a picture and its heat map
+CELL = 256  # pixels of the longer side of an image in the grid
+ACROSS = 3  # cells of the grid beside each other, each an image and its heat map
 LINE = 18  # pixels of a line of text in it
 # black, violet, red, orange, pale yellow: darker is less, and it stays so without colours
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float32)
-Tell = Callable[[float, str], None]  # share of all pictures, words
+Tell = Callable[[float, str], None]  # share of all images, words
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is asked: the picture, the network with its sliders, and the blocks that are tried."""
+    """What is asked: the image, the network with its sliders, and the blocks that are tried."""
 
-    request: Request  # the prompt may hold a tag of the network, which is left out; the seed is a fixed one
+    request: GenerationRequest  # the prompt may hold a tag of the network, which is left out; the seed is a fixed one
     name: str  # of the network
-    board: Board
+    board: BlockValues
     strengths: tuple[float | None, ...]  # te, unet, start, stop as in the tag
-    alone: bool  # a picture with each block alone, instead of without it
+    alone: bool  # an image with each block alone, instead of without it
     blocks: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The picture of one block, and how far it is from the one that it is compared with."""
+    """The image of one block, and how far it is from the one that it is compared with."""
 
     block: str
     image: Any  # PIL.Image.Image
@@ -54,7 +54,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """All pictures so far; ``compared`` is the one that the others are compared with."""
+    """All images so far; ``compared`` is the one that the others are compared with."""
 
     full: Any
     compared: Any
@@ -72,7 +72,7 @@ class Outcome:
         return sorted(self.trials, key=lambda trial: -trial.amount)
 
 
-def chosen_blocks(text: str, board: Board) -> tuple[str, ...]:
+def chosen_blocks(text: str, board: BlockValues) -> tuple[str, ...]:
     """Return the blocks that a text such as `IN04-IN08 M00` names, empty: those that the network changes. Raises PromptError."""
     if not text.strip():
         found = tuple(block for block in board.blocks if board.is_touched(block))
@@ -95,10 +95,10 @@ def without_tag(prompt: str, name: str) -> str:
 
 
 def prompts(setup: Setup) -> list[tuple[str, str]]:
-    """Return (what it shows, prompt) of every picture, in order."""
+    """Return (what it shows, prompt) of every image, in order."""
     text, board = without_tag(setup.request.prompt, setup.name), setup.board
 
-    def prompt(weights: Board) -> str:
+    def prompt(weights: BlockValues) -> str:
         return f"{text} {tag_of(weights, setup.name, None, *setup.strengths)}".strip()
 
     off = board.all_at(0)
@@ -111,16 +111,16 @@ def prompts(setup: Setup) -> list[tuple[str, str]]:
     return found
 
 
-def analyse(painter: Painter, setup: Setup, tell: Tell, cancel: Event) -> Iterator[Outcome]:
-    """Paint all pictures and yield what is known after each block.
+def analyse(generator: Generator, setup: Setup, tell: Tell, cancel: Event) -> Iterator[Outcome]:
+    """Paint all images and yield what is known after each block.
 
-    Raises HostError for a picture that cannot be made or that the network is not in, Cancelled of the host's protocol if ``cancel`` is set.
+    Raises HostError for an image that cannot be made or that the network is not in, Cancelled of the host's protocol if ``cancel`` is set.
     """
     todo = prompts(setup)
     outcome: Outcome | None = None
     clock = Clock(len(todo), tell)
     for label, prompt in todo:
-        picture = painter.paint(replace(setup.request, prompt=prompt), clock.watch(label), cancel)
+        picture = generator.generate(replace(setup.request, prompt=prompt), clock.watch(label), cancel)
         clock.done += 1
         if outcome is None:
             if picture.problems and not picture.applied:
@@ -135,39 +135,39 @@ def analyse(painter: Painter, setup: Setup, tell: Tell, cancel: Event) -> Iterat
 
 
 class Clock:
-    """Tells how far all pictures together are."""
+    """Tells how far all images together are."""
 
     def __init__(self, total: int, tell: Tell) -> None:
         self.total, self.done, self._tell = total, 0, tell
         self._began = time.monotonic()
 
-    def watch(self, label: str) -> Callable[[Progress], None]:
-        """Return what the painter tells its steps to while it makes one picture."""
+    def watch(self, label: str) -> Callable[[GenerationProgress], None]:
+        """Return what the generator tells its steps to while it makes one image."""
 
-        def step(progress: Progress) -> None:
+        def step(progress: GenerationProgress) -> None:
             share = (self.done + progress.step / max(progress.steps, 1)) / self.total
             passed = time.monotonic() - self._began
             left = f" - {passed * (1 - share) / share:.0f} s left" if share > 0 else ""
-            self._tell(share, f"picture {self.done + 1} of {self.total} ({label}), step {progress.step} of {progress.steps}{left}")
+            self._tell(share, f"image {self.done + 1} of {self.total} ({label}), step {progress.step} of {progress.steps}{left}")
 
         return step
 
 
 def difference(one: Any, other: Any) -> Any:
-    """Return how far two pictures of one size are from each other: (height, width) float32, 0 to 255."""
+    """Return how far two images of one size are from each other: (height, width) float32, 0 to 255."""
     first, second = (np.asarray(image.convert("RGB"), dtype=np.float32) for image in (one, other))
     return np.abs(first - second).mean(axis=2)
 
 
 def heat_map(difference: Any, largest: float) -> Any:
-    """Return a difference as a picture; ``largest`` is what the brightest colour stands for."""
+    """Return a difference as an image; ``largest`` is what the brightest colour stands for."""
     place = np.clip(difference / max(largest, 1e-6), 0, 1) * (len(HEAT) - 1)
     channels = [np.interp(place, np.arange(len(HEAT)), HEAT[:, channel]) for channel in range(3)]
     return Image.fromarray(np.stack(channels, axis=2).round().astype(np.uint8), "RGB")
 
 
 def side_by_side(trial: Trial, largest: float) -> Any:
-    """Return a block's picture with its heat map beside it."""
+    """Return a block's image with its heat map beside it."""
     width, height = trial.image.size
     both = Image.new("RGB", (2 * width, height))
     both.paste(trial.image.convert("RGB"), (0, 0))
@@ -176,12 +176,12 @@ def side_by_side(trial: Trial, largest: float) -> Any:
 
 
 def caption(trial: Trial, alone: bool) -> str:
-    """Return one line on a block's picture."""
+    """Return one line on a block's image."""
     return f"{trial.block} {'alone' if alone else 'left out'}: {trial.amount:.2f} of 255"
 
 
 def first_cell(outcome: Outcome, alone: bool) -> tuple[Any, str]:
-    """Return what the blocks' pictures are to be seen against, as wide as theirs, and its caption."""
+    """Return what the blocks' images are to be seen against, as wide as theirs, and its caption."""
     both = Image.new("RGB", (2 * outcome.full.width, outcome.full.height), "white")
     both.paste(outcome.full.convert("RGB"), (0, 0))
     if not alone:
@@ -191,7 +191,7 @@ def first_cell(outcome: Outcome, alone: bool) -> tuple[Any, str]:
 
 
 def grid(outcome: Outcome, alone: bool) -> Any:
-    """Return one picture of all: the full one and what the others are compared with, then every block in the order of the ranking."""
+    """Return one image of all: the full one and what the others are compared with, then every block in the order of the ranking."""
     cells = [first_cell(outcome, alone)]
     cells += [(side_by_side(trial, outcome.largest), caption(trial, alone)) for trial in outcome.ranking]
     return _sheet(cells)

@@ -1,4 +1,4 @@
-"""The part of the page Block weight that paints the picture once for each block, and shows what changed."""
+"""The part of the page Block weight that generates the image once for each block, and shows what changed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any, Union
 import gradio as gr
 
 from ...errors import LycorisError, ToolError
-from ...hosts.protocol import Cancelled, Painter
-from ..context import Desk
+from ...hosts.protocol import GenerationCancelled, Generator
+from ..context import PageContext
 from ..pages.generate import read_request
 from ..style import bar, idle, notes
 from .analysis import FULL, OFF, Outcome, Setup, analyse, caption, chosen_blocks, first_cell, grid, side_by_side
 
-READY = "Ready. One picture is made for each block, and one or two to compare them with."
-NO_PAINTER = "The analyzer compares pictures, and none can be made here; open this page where pictures are made."
+READY = "Ready. One image is made for each block, and one or two to compare them with."
+NO_PAINTER = "The analyzer compares images, and none can be made here; open this page where images are made."
 DROP, ALONE = "without each block", "each block alone"
 LARGEST_SEED = 2**32 - 1
-LOOK = 0.2  # seconds between two looks at the pictures in the making
+LOOK = 0.2  # seconds between two looks at the images in the making
 Message = Union[tuple[float, str], Outcome, BaseException, None]  # None: all is done
 Updates = tuple[dict[str, Any], ...]
 
@@ -31,19 +31,19 @@ Updates = tuple[dict[str, Any], ...]
 class AnalyzerPart:
     """Builds the part; one analysis runs at a time, in a thread of its own."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, context: PageContext) -> None:
+        self.context = context
         self.cancel = Event()
         self._busy = Lock()
 
     def build(self, state: Any, fields: list[Any]) -> None:
         """Add the components to the open gr.Blocks; ``state`` holds the sliders, ``fields`` are those of the tag."""
-        painter = self.desk.painter
-        with gr.Accordion("Analyzer: see what each block does to a picture", open=False, elem_id="lyco_blocks_analyzer"):
-            if painter is None:
+        generator = self.context.generator
+        with gr.Accordion("Analyzer: see what each block does to an image", open=False, elem_id="lyco_blocks_analyzer"):
+            if generator is None:
                 gr.HTML(notes(problems=[NO_PAINTER]))
                 return
-            inputs = self._fields(painter)
+            inputs = self._fields(generator)
             with gr.Row():
                 start = gr.Button("Analyze", variant="primary", elem_id="lyco_blocks_analyze", scale=3)
                 stop = gr.Button("Cancel", interactive=False, elem_id="lyco_blocks_analyze_cancel", scale=1)
@@ -52,35 +52,35 @@ class AnalyzerPart:
             with gr.Row():
                 ranking = gr.HTML("", elem_id="lyco_blocks_ranking")
                 sheet = gr.Image(
-                    type="pil", interactive=False, label="All pictures in one, to keep", show_label=False, visible=False,
+                    type="pil", interactive=False, label="All images in one, to keep", show_label=False, visible=False,
                     elem_id="lyco_blocks_grid",
                 )  # fmt: skip
             gallery = gr.Gallery(
-                label="Picture and heat map of each block", columns=3, object_fit="contain", visible=False, elem_id="lyco_blocks_gallery"
+                label="Image and heat map of each block", columns=3, object_fit="contain", visible=False, elem_id="lyco_blocks_gallery"
             )
         outputs = [shown, told, ranking, sheet, gallery, start, stop]
         start.click(self.run, [*inputs, state, *fields], outputs, show_progress="hidden")
         stop.click(self.stop, None, [shown], queue=False, show_progress="hidden")
 
-    def _fields(self, painter: Painter) -> list[Any]:
+    def _fields(self, generator: Generator) -> list[Any]:
         with gr.Row():
             hint = "the network's tag is added by itself"
             prompt = gr.Textbox(label="Prompt", lines=2, placeholder=hint, elem_id="lyco_blocks_prompt", scale=3)
             mode = gr.Radio([DROP, ALONE], value=DROP, label="Pictures", elem_id="lyco_blocks_mode", scale=2)
-        side = painter.size
+        side = generator.size
         with gr.Row():
             seed = gr.Number(value=1, precision=0, label="Seed (-1: any)", elem_id="lyco_blocks_seed", min_width=80)
             steps = gr.Number(value=12, precision=0, label="Steps", elem_id="lyco_blocks_steps", min_width=80)
             width = gr.Number(value=side, precision=0, label="Width", elem_id="lyco_blocks_width", min_width=80)
             height = gr.Number(value=side, precision=0, label="Height", elem_id="lyco_blocks_height", min_width=80)
-            cfg = gr.Number(value=painter.cfg, label="Guidance (CFG)", elem_id="lyco_blocks_cfg", min_width=80)
+            cfg = gr.Number(value=generator.cfg, label="Guidance (CFG)", elem_id="lyco_blocks_cfg", min_width=80)
             blocks = gr.Textbox(
                 label="Blocks (empty: all it changes)", placeholder="IN04-IN08 M00", max_lines=1, elem_id="lyco_blocks_which",
                 min_width=220,
             )  # fmt: skip
         kept = {"prompt": prompt, "mode": mode, "seed": seed, "steps": steps, "cfg": cfg}
-        self.desk.keep("blocks", kept)
-        self.desk.on_load(lambda: (painter.size, painter.size), [width, height])  # another model may be loaded by then
+        self.context.keep("blocks", kept)
+        self.context.on_load(lambda: (generator.size, generator.size), [width, height])  # another model may be loaded by then
         return [prompt, mode, seed, steps, width, height, cfg, blocks]
 
     def stop(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class AnalyzerPart:
             yield _updates(bar(0, "reading networks and prompt", "analyzing"), "", busy=True, ranking="", cleared=True)
             yield from self._follow(setup, messages, cancel)
         finally:
-            cancel.set()  # the page was closed: nobody waits for the pictures
+            cancel.set()  # the page was closed: nobody waits for the images
             self._busy.release()
 
     def setup(
@@ -113,20 +113,20 @@ class AnalyzerPart:
         sitting: Any, network: str | None, *strengths: float | None,
     ) -> Setup:  # fmt: skip
         """Return what the fields ask for; raise LycorisError for one that is wrong."""
-        if self.desk.painter is None or not network:
+        if self.context.generator is None or not network:
             raise ToolError("no network is chosen; choose one at the top of this page")
-        request = read_request(prompt, "", seed, steps, width, height, cfg, next(iter(self.desk.painter.samplers())))
+        request = read_request(prompt, "", seed, steps, width, height, cfg, next(iter(self.context.generator.samplers())))
         if request.seed < 0:
             request = replace(request, seed=random.SystemRandom().randint(0, LARGEST_SEED))
         return Setup(request, network, sitting.board, strengths, mode == ALONE, chosen_blocks(blocks or "", sitting.board))
 
     def _paint(self, setup: Setup, messages: queue.Queue[Message], cancel: Event) -> None:
-        assert self.desk.painter is not None
+        assert self.context.generator is not None
         try:
-            for outcome in analyse(self.desk.painter, setup, lambda share, text: messages.put((share, text)), cancel):
+            for outcome in analyse(self.context.generator, setup, lambda share, text: messages.put((share, text)), cancel):
                 messages.put(outcome)
             messages.put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the page's own thread, which tells the person
+        except BaseException as error:  # noqa: BLE001 - handed to the page's own thread, which tells the user
             messages.put(error)
 
     def _follow(self, setup: Setup, messages: queue.Queue[Message], cancel: Event) -> Iterator[Updates]:
@@ -146,13 +146,13 @@ class AnalyzerPart:
                 return
             if isinstance(last, tuple) and last[1]:
                 yield _updates(bar(last[0], last[1], "analyzing"), busy=True)
-        # the picture in the making ends with its step; nobody has to wait for that
-        yield _updates(idle("Cancelled."))
+        # the image in the making ends with its step; nobody has to wait for that
+        yield _updates(idle("GenerationCancelled."))
 
     def _failed(self, error: BaseException) -> Updates:
-        if isinstance(error, Cancelled):
-            return _updates(idle("Cancelled."))
-        kind = "" if isinstance(error, LycorisError) else f"the pictures could not be made: {type(error).__name__}: "
+        if isinstance(error, GenerationCancelled):
+            return _updates(idle("GenerationCancelled."))
+        kind = "" if isinstance(error, LycorisError) else f"the images could not be made: {type(error).__name__}: "
         return _updates(idle(READY), notes(errors=[f"{kind}{error}"]))
 
 
@@ -171,13 +171,13 @@ def _finished(setup: Setup, outcome: Outcome) -> Updates:
     compared = OFF if setup.alone else FULL
     pictures = [first_cell(outcome, setup.alone)]
     pictures += [(side_by_side(trial, outcome.largest), caption(trial, setup.alone)) for trial in outcome.ranking]
-    said = f"Done, seed {setup.request.seed}: {len(outcome.trials)} blocks, each compared with the picture of {compared}."
+    said = f"Done, seed {setup.request.seed}: {len(outcome.trials)} blocks, each compared with the image of {compared}."
     updates = _updates(idle(said), notes(problems=outcome.problems), ranking=ranking(outcome, setup.alone))
     return (*updates[:3], _picture(grid(outcome, setup.alone)), _picture(pictures), *updates[5:])
 
 
 def _picture(value: Any) -> dict[str, Any]:
-    """Return the update that shows pictures, or hides what would stay empty."""
+    """Return the update that shows images, or hides what would stay empty."""
     return gr.update(value=value, visible=value is not None)
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ...errors import ToolError
 from ...prompt import BlockWeights
-from ..context import Desk
+from ..context import PageContext
 from ..parts.file_choice import Picker, checkpoint_picker
 from ..parts.job_panel import JobPanel
 from .values import weights_of
@@ -18,8 +18,8 @@ from .values import weights_of
 class BakePart:
     """Builds the part; what is baked does at strength 1 what the tag does."""
 
-    def __init__(self, desk: Desk, network: Picker) -> None:
-        self.desk = desk
+    def __init__(self, context: PageContext, network: Picker) -> None:
+        self.context = context
         self.network = network
 
     def build(self, state: Any, fields: list[Any]) -> None:
@@ -27,9 +27,9 @@ class BakePart:
         with gr.Accordion("Bake: write these strengths into a new network file", open=False, elem_id="lyco_blocks_bake_part"):
             with gr.Row():
                 name = gr.Textbox(label="Name of the new file", placeholder="style-baked", max_lines=1, elem_id="lyco_blocks_bake_name")
-                self.base = checkpoint_picker(self.desk.shelf, "Base model (DoRA, OFT and BOFT need it)", "lyco_blocks_bake_base")
+                self.base = checkpoint_picker(self.context.store, "Base model (DoRA, OFT and BOFT need it)", "lyco_blocks_bake_base")
             button = gr.Button("Bake", variant="primary", elem_id="lyco_blocks_bake")
-            panel = JobPanel(self.desk, "blocks_bake")
+            panel = JobPanel(self.context, "blocks_bake")
             panel.build()
         panel.start(button, self.make, [name, self.base.component, state, *fields])
 
@@ -41,7 +41,7 @@ class BakePart:
         if start or stop:
             raise ToolError("a file has the same strength at every step; empty the fields of steps, or keep the tag")
         path = self.network.path(network)
-        options: dict[str, Any] = {"model": path, "save_to": self.desk.new_network(name or f"{path.stem}-baked")}
+        options: dict[str, Any] = {"model": path, "save_to": self.context.new_network(name or f"{path.stem}-baked")}
         options |= {"te": 1.0 if te is None else float(te), "unet": 1.0 if unet is None else float(unet)}
         weights = weights_of(sitting.board)
         if isinstance(weights, BlockWeights):

@@ -1,6 +1,6 @@
-"""The picture of the model on the page Block weight, as HTML: every block is a slider with its own colour and the bar of its norm.
+"""The image of the model on the page Block weight, as HTML: every block is a slider with its own colour and the bar of its norm.
 
-The values that a person sets travel as text in the page's own field, by the script in javascript/lycoris.js.
+The values that the user sets travel as text in the page's own field, by the script in javascript/lycoris.js.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from html import escape
 
 from ...prompt.number import format_number
 from ...tools.examine.block_norms import BlockNorm
-from .values import Board, rows
+from .values import BlockValues, rows
 
 LOW, HIGH, STEP = -1, 2, 0.05  # of the sliders; the fields beside them take any number
 NAMES = {
@@ -23,17 +23,17 @@ COLUMN = 19  # blocks of a transformer below each other
 Norms = Mapping[str, BlockNorm]
 
 
-def picture(board: Board, norms: Norms | None = None) -> str:
-    """Return the picture; ``norms`` is empty until the chosen network has been measured."""
+def picture(board: BlockValues, norms: Norms | None = None) -> str:
+    """Return the image; ``norms`` is empty until the chosen network has been measured."""
     draw = _Drawing(board, norms or {})
     body = draw.unet() if rows(board.count) else draw.transformer()
-    order = " ".join(board.blocks)  # of the values, which is not that of the picture
+    order = " ".join(board.blocks)  # of the values, which is not that of the image
     label = "Weights of the model's blocks, from where data comes in to where it goes out"
     return f'<div class="lyco_model" data-order="{order}" role="group" aria-label="{label}">{body}</div>'
 
 
 class _Drawing:
-    def __init__(self, board: Board, norms: Norms) -> None:
+    def __init__(self, board: BlockValues, norms: Norms) -> None:
         self.board = board
         self.norms = norms
         self.values = dict(zip(board.blocks, board.shown))

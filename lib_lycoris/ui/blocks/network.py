@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ... import models
 from ...errors import LycorisError, ModelMismatchError
-from ...hosts.protocol import Painter
+from ...hosts.protocol import Generator
 from ...models import BaseModel
 from ...networks import Network, load
 from ...tools.examine.block_norms import BaseWeights, BlockNorm, measure, touched
@@ -20,7 +20,7 @@ Key = tuple[str, int, int, str]
 
 
 @dataclass(frozen=True)
-class Facts:
+class BlockChanges:
     """What the page knows of a network; ``norms`` is empty until it has been measured."""
 
     family: str
@@ -39,20 +39,20 @@ class Measuring:
 class Meter:
     """Reads and measures networks against the model that is loaded, where they fit it; else against the usual one of their family."""
 
-    def __init__(self, painter: Painter | None) -> None:
-        self._painter = painter
-        self._facts: dict[Key, Facts] = {}
+    def __init__(self, generator: Generator | None) -> None:
+        self._painter = generator
+        self._facts: dict[Key, BlockChanges] = {}
         self._read: tuple[Key, Network, BaseModel] | None = None
         self._weights: tuple[str, BaseWeights | None] = ("", None)
 
-    def facts(self, path: Path) -> Facts:
+    def facts(self, path: Path) -> BlockChanges:
         """Return what is known of a network: all if it was measured, else which blocks it changes. Raises LycorisError for a bad file."""
         live = self._live()
         key = _key(path, "" if live is None else live[0])
         if key not in self._facts:
             self._read = (key, *_load(path, None if live is None else live[1]))
             network = self._read[1]
-            return Facts(network.family, touched(network), {})
+            return BlockChanges(network.family, touched(network), {})
         return self._facts[key]
 
     def measure(self, path: Path) -> Iterator[Measuring]:
@@ -68,7 +68,7 @@ class Meter:
         for done, total, found in measure(network, base, weights):
             norms = found
             yield Measuring(done, total)
-        self._facts[key] = Facts(network.family, touched(network), norms)
+        self._facts[key] = BlockChanges(network.family, touched(network), norms)
         for old in list(self._facts)[:-KEPT]:
             del self._facts[old]
 

@@ -27,7 +27,7 @@ def blocks_of(count: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Board:
+class BlockValues:
     """The sliders at one moment. Values are kept by block, so that a change of the layout and back loses none."""
 
     count: int = 26  # of the layout that is shown
@@ -60,7 +60,7 @@ class Board:
         """Tell whether the chosen network changes something in a block; True as long as no network is chosen."""
         return self.touched is None or block in self.touched
 
-    def with_values(self, values: Sequence[float]) -> Board:
+    def with_values(self, values: Sequence[float]) -> BlockValues:
         """Return the board with the shown blocks at these values; changes of one block in a row are undone together."""
         changed = [block for block, old, new in zip(self.blocks, self.shown, values) if old != new]
         if not changed:
@@ -70,27 +70,27 @@ class Board:
         history = self.history if same else (*self.history, self.values)[-KEPT:]
         return replace(self, values=new, history=history, latest=changed[0] if len(changed) == 1 else "")
 
-    def undone(self) -> Board:
+    def undone(self) -> BlockValues:
         """Return the board before its last change."""
         if not self.history:
             return self
         return replace(self, values=self.history[-1], history=self.history[:-1], latest="")
 
-    def all_at(self, value: float) -> Board:
+    def all_at(self, value: float) -> BlockValues:
         """Return the board with every block at a value."""
         return self.with_values([value] * self.count)
 
-    def inverted(self) -> Board:
+    def inverted(self) -> BlockValues:
         """Return the board with 1 - weight everywhere."""
         return self.with_values([round(1.0 - value, 6) + 0.0 for value in self.shown])
 
-    def mirrored(self) -> Board:
+    def mirrored(self) -> BlockValues:
         """Return the board with every decoder block at the weight of the encoder block that it has a connection from."""
         pairs = {decoder: encoder for encoder, decoder in rows(self.count) if encoder and decoder}
         found = dict(zip(self.blocks, self.shown))
         return self.with_values([found[pairs.get(block, block)] for block in self.blocks])
 
-    def for_network(self, family: str, touched: Mapping[str, int]) -> Board:
+    def for_network(self, family: str, touched: Mapping[str, int]) -> BlockValues:
         """Return the board in the layout that a network needs: the short one if that holds every block that it changes."""
         return replace(self, count=layout_for(family, touched), touched=touched)
 
@@ -121,7 +121,7 @@ def read_values(text: str) -> list[float]:
     return [parse_number(piece, "a block weight") for piece in pieces]
 
 
-def weights_of(board: Board) -> Weights:
+def weights_of(board: BlockValues) -> Weights:
     """Return what the sliders say, as a tag takes it; None where that is no more than strength 1 everywhere."""
     whole = board.count in FULL.values() if board.touched is None else not board.left_out
     if set(board.shown) == {1.0} and whole:
@@ -160,7 +160,7 @@ def fitting_presets(presets: Presets, count: int) -> dict[str, BlockWeights]:
     return found
 
 
-def name_of(board: Board, presets: Presets) -> str | None:
+def name_of(board: BlockValues, presets: Presets) -> str | None:
     """Return the shortest name of the presets that have just these values."""
     found = (name for name, weights in fitting_presets(presets, board.count).items() if fixed(weights) == board.shown)
     return min(found, key=len, default=None)
@@ -172,7 +172,7 @@ def fixed(weights: BlockWeights) -> tuple[float, ...] | None:
 
 
 def tag_of(
-    board: Board, name: str, presets: Presets | None, te: float | None = 1, unet: float | None = 1, start: float | None = None,
+    board: BlockValues, name: str, presets: Presets | None, te: float | None = 1, unet: float | None = 1, start: float | None = None,
     stop: float | None = None,
 ) -> str:  # fmt: skip
     """Return the shortest tag that means the sliders and these fields; raise TagError for fields that make none.

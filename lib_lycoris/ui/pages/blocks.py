@@ -1,4 +1,4 @@
-"""The page Block weight: a picture of the model whose blocks are sliders, presets, the tag, baking, and which block does what."""
+"""The page Block weight: an image of the model whose blocks are sliders, presets, the tag, baking, and which block does what."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..blocks.analyzer import AnalyzerPart
 from ..blocks.bake import BakePart
 from ..blocks.diagram import legend, picture
 from ..blocks.network import Meter
-from ..blocks.values import LABELS, Board, fitting_presets, fixed, name_of, read_values, tag_of
-from ..context import Desk
+from ..blocks.values import LABELS, BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
+from ..context import PageContext
 from ..parts.file_choice import network_picker
 from ..style import bar, idle, notes, tag_box
 
@@ -33,46 +33,46 @@ Updates = tuple[Any, ...]
 class Sitting:
     """What one browser has on the page: the sliders, and the norms of the chosen network."""
 
-    board: Board = field(default_factory=Board)
+    board: BlockValues = field(default_factory=BlockValues)
     norms: Mapping[str, BlockNorm] = field(default_factory=dict)
 
 
 class BlocksPage:
-    """Builds the page; the sliders' values come as a list in one text field, so that one picture serves every layout."""
+    """Builds the page; the sliders' values come as a list in one text field, so that one image serves every layout."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.own = OwnPresets(desk.shelf.data_folder())
-        self.meter = Meter(desk.painter)
+    def __init__(self, context: PageContext) -> None:
+        self.context = context
+        self.own = OwnPresets(context.store.data_folder())
+        self.meter = Meter(context.generator)
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
         self.state = gr.State(Sitting())
         with gr.Row(elem_id="lyco_blocks"):
             with gr.Column(scale=4, min_width=340):
-                self.network = network_picker(self.desk.shelf, "Network", "lyco_blocks_network")
+                self.network = network_picker(self.context.store, "Network", "lyco_blocks_network")
                 buttons = self._sliders()
-                self.tag = gr.HTML(f'<div data-understood="{Board().text}|1|1|0|0">{idle(EMPTY)}</div>', elem_id="lyco_blocks_tag")
+                self.tag = gr.HTML(f'<div data-understood="{BlockValues().text}|1|1|0|0">{idle(EMPTY)}</div>', elem_id="lyco_blocks_tag")
                 self.notes = gr.HTML("", elem_id="lyco_blocks_notes")
                 saving = self._presets()
                 self._values()
             with gr.Column(scale=7, min_width=420):
-                self.picture = gr.HTML(picture(Board()), elem_id="lyco_blocks_picture")
+                self.picture = gr.HTML(picture(BlockValues()), elem_id="lyco_blocks_picture")
                 self.legend = gr.HTML("", elem_id="lyco_blocks_legend")
                 self._numbers()
         self.fields = [self.network.component, self.te, self.unet, self.start, self.stop]
         self.outputs = [getattr(self, name) for name in OUTPUTS]
         self._wire(buttons, saving)
-        self.bake = BakePart(self.desk, self.network)
+        self.bake = BakePart(self.context, self.network)
         self.bake.build(self.state, self.fields)
-        AnalyzerPart(self.desk).build(self.state, self.fields)
+        AnalyzerPart(self.context).build(self.state, self.fields)
 
     def _sliders(self) -> dict[str, Any]:
         with gr.Row():
             choices = list(LABELS.values())
             self.layout = gr.Dropdown(choices, value=LABELS[26], label="Layout", elem_id="lyco_blocks_layout", min_width=235)
             self.preset = gr.Dropdown(
-                self._names(Board()), value=None, label="Preset", elem_id="lyco_blocks_preset", min_width=150, interactive=True
+                self._names(BlockValues()), value=None, label="Preset", elem_id="lyco_blocks_preset", min_width=150, interactive=True
             )
         with gr.Row(elem_classes=["lyco_buttons"]):
             labels = {"zero": "All 0", "one": "All 1", "invert": "Invert", "mirror": "Copy IN to OUT", "undo": "Undo"}
@@ -87,7 +87,7 @@ class BlocksPage:
 
     def _values(self) -> None:
         self.values = gr.Textbox(
-            Board().text, label="All values (typed or pasted ones work too; their number picks the layout)", lines=2,
+            BlockValues().text, label="All values (typed or pasted ones work too; their number picks the layout)", lines=2,
             elem_id="lyco_blocks_values",
         )  # fmt: skip
 
@@ -101,9 +101,12 @@ class BlocksPage:
     def _wire(self, buttons: Mapping[str, Any], saving: tuple[Any, Any, Any]) -> None:
         inputs, name = [self.state, *self.fields], saving[0]
         moves = {
-            "zero": lambda board: board.all_at(0), "one": lambda board: board.all_at(1), "invert": Board.inverted, "mirror": Board.mirrored,
-            "undo": Board.undone,
-        }  # fmt: skip
+            "zero": lambda values: values.all_at(0),
+            "one": lambda values: values.all_at(1),
+            "invert": BlockValues.inverted,
+            "mirror": BlockValues.mirrored,
+            "undo": BlockValues.undone,
+        }
         for key, move in moves.items():
             buttons[key].click(self._mover(move), inputs, self.outputs, **QUICK)
         # in steps, each with the sliders as they are then; Gradio 3 drops a measurement that is asked for during another, so it comes twice
@@ -166,7 +169,7 @@ class BlocksPage:
         return self.shown(replace(sitting, board=replace(sitting.board, count=count)), fields)
 
     def typed(self, text: str, sitting: Sitting, *fields: Any) -> Updates:
-        """Take values that sliders or a person put into the field; the picture shows them already, unless the layout is another one."""
+        """Take values that sliders or the user put into the field; the image shows them already, unless the layout is another one."""
         try:
             values = read_values(text)
         except LycorisError as error:
@@ -187,12 +190,12 @@ class BlocksPage:
     def load(self, name: str | None, sitting: Sitting, *fields: Any) -> Updates:
         """Set the sliders to a preset's values."""
         try:
-            weights = self.desk.shelf.presets().weights(name or "")
+            weights = self.context.store.presets().weights(name or "")
         except LycorisError as error:
             return self._told(errors=[str(error)])
         values = fixed(weights)
         if values is None:
-            said = f'"{name}" draws random values for every picture, which no slider can show; write lbw={name} in the tag instead'
+            said = f'"{name}" draws random values for every image, which no slider can show; write lbw={name} in the tag instead'
             return self._told(problems=[said])
         board = replace(sitting.board, count=len(values)).with_values(values)
         return self.shown(replace(sitting, board=board), fields)
@@ -207,7 +210,7 @@ class BlocksPage:
         try:
             if board.count not in LAYOUTS:
                 raise ToolError("weights of SD3 are element filters, which a preset cannot hold; copy the tag instead")
-            known = self.desk.shelf.presets().weight_names
+            known = self.context.store.presets().weight_names
             if text in known and text not in self.own.names():
                 raise ToolError(f'"{text}" is a preset already, and not one that was saved here; choose another name')
             self.own.save(text, BlockWeights(tuple(Cell("number", value) for value in board.shown)))
@@ -238,7 +241,7 @@ class BlocksPage:
             except LycorisError as error:
                 problems.append(str(error))
         mark = "|".join([understood.strip() or board.text, *("" if value is None else format_number(value) for value in fields[1:])])
-        box = tag_box(tag, self.desk.send) if tag else idle(EMPTY)
+        box = tag_box(tag, self.context.send) if tag else idle(EMPTY)
         return (
             sitting, gr.update(value=LABELS[board.count]), gr.update(value=board.text),
             gr.update(value=picture(board, sitting.norms)), gr.update(value=idle(legend(sitting.norms, board.left_out))),
@@ -257,9 +260,9 @@ class BlocksPage:
     def _known(self) -> Presets:
         """Return the presets; a file of other people that cannot be read leaves ours."""
         try:
-            return self.desk.shelf.presets()
+            return self.context.store.presets()
         except LycorisError:
             return Presets.default()
 
-    def _names(self, board: Board) -> list[str]:
+    def _names(self, board: BlockValues) -> list[str]:
         return sorted(fitting_presets(self._known(), board.count), key=str.lower)

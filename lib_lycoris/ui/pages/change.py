@@ -10,8 +10,8 @@ import gradio as gr
 
 from ...errors import ToolError
 from ...tools.examine.network_spectra import network_spectra
-from ...tools.linalg.size_curve import Asked, Spectra
-from ..context import Desk
+from ...tools.linalg.size_curve import CurveRequest, Spectra
+from ..context import PageContext
 from ..parts.curve import CurveView
 from ..parts.rank_choice import RankChoice
 from ..parts.tool_form import ToolForm, UndoForm
@@ -29,16 +29,16 @@ Update = dict[str, Any]
 class ChangePage:
     """Builds the page: one tab for each tool."""
 
-    def __init__(self, desk: Desk) -> None:
-        convert = ToolForm(desk, "convert", ("style", "algorithm", "save_precision"), ("dim", "rule", "value"), "converted")
+    def __init__(self, context: PageContext) -> None:
+        convert = ToolForm(context, "convert", ("style", "algorithm", "save_precision"), ("dim", "rule", "value"), "converted")
         self.forms: dict[str, ToolForm] = {
-            "Resize": ResizeForm(desk),
+            "Resize": ResizeForm(context),
             "Convert": convert,
-            "Bake": BakeForm(desk),
-            "Prune": ToolForm(desk, "prune", (), ("save_precision",), "pruned"),
-            "Split a DyLoRA": ToolForm(desk, "split", ("unit",), ("alpha", "save_precision"), "rank"),
-            "Verify a merge": ToolForm(desk, "verify", (), ("device",)),
-            "Undo a merge": UndoForm(desk, "undo", suffix="restored"),
+            "Bake": BakeForm(context),
+            "Prune": ToolForm(context, "prune", (), ("save_precision",), "pruned"),
+            "Split a DyLoRA": ToolForm(context, "split", ("unit",), ("alpha", "save_precision"), "rank"),
+            "Verify a merge": ToolForm(context, "verify", (), ("device",)),
+            "Undo a merge": UndoForm(context, "undo", suffix="restored"),
         }
 
     def build(self) -> None:
@@ -53,14 +53,14 @@ class ChangePage:
 class ResizeForm(ToolForm):
     """Resize, with the curve of size against error and the network's singular values."""
 
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk, "resize", (), ("new_conv_rank", "save_precision"), "resized")
+    def __init__(self, context: PageContext) -> None:
+        super().__init__(context, "resize", (), ("new_conv_rank", "save_precision"), "resized")
         self.ranks = RankChoice("resize", RESIZE_RULES, HIGHEST, with_largest=False)
         self.curve = CurveView("resize", "Choose a network to see its singular values, and the size and the error of every choice.")
 
     def own_fields(self) -> list[Any]:
         """Add the fields of the ranks."""
-        self.ranks.build(self.desk, rank=16, size=10)
+        self.ranks.build(self.context, rank=16, size=10)
         return self.ranks.components
 
     def own_results(self) -> None:
@@ -80,7 +80,7 @@ class ResizeForm(ToolForm):
             return {"new_rank": chosen.rank}
         return {"dynamic_method": chosen.kind, "dynamic_param": chosen.value} if chosen.kind else {"size": chosen.size}
 
-    def find(self, *values: Any) -> tuple[Spectra, Asked] | str:
+    def find(self, *values: Any) -> tuple[Spectra, CurveRequest] | str:
         """Return the network's spectra and what is asked for, or why there is nothing to draw."""
         if not values[0]:
             return self.curve.empty
@@ -92,7 +92,7 @@ class ResizeForm(ToolForm):
         return measured, _asked(whole, options)
 
 
-def _asked(whole: Asked, options: dict[str, Any]) -> Asked:
+def _asked(whole: CurveRequest, options: dict[str, Any]) -> CurveRequest:
     """Return what a resize asks for, in the terms of an extraction; ``whole``: all ranks that the network has."""
     kind = options.get("dynamic_method") or "fixed"
     conv = options.get("new_conv_rank")
@@ -105,17 +105,19 @@ def _asked(whole: Asked, options: dict[str, Any]) -> Asked:
 class BakeForm(ToolForm):
     """Bake, with a strength and the block weights' presets in front."""
 
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk, "bake", (), ("te", "te2", "unet", "lbwe", "save_precision", "seed"), "baked")
+    def __init__(self, context: PageContext) -> None:
+        super().__init__(context, "bake", (), ("te", "te2", "unet", "lbwe", "save_precision", "seed"), "baked")
 
     def own_fields(self) -> list[Any]:
         """Add strength, preset and weights."""
         strength = gr.Slider(-2, 2, value=1, step=0.05, label="Strength", elem_id="lyco_bake_ratio")
-        preset = gr.Dropdown([NONE, *self.desk.shelf.presets().weight_names], value=NONE, label="Block weights", elem_id="lyco_bake_preset")
+        preset = gr.Dropdown(
+            [NONE, *self.context.store.presets().weight_names], value=NONE, label="Block weights", elem_id="lyco_bake_preset"
+        )
         weights = gr.Textbox(
             label="or your own weights", placeholder="12, 17, 20, 26 or 61 numbers with commas", max_lines=1, elem_id="lyco_bake_weights"
         )
-        self.desk.keep("bake", {"ratio": strength, "preset": preset, "weights": weights})
+        self.context.keep("bake", {"ratio": strength, "preset": preset, "weights": weights})
         return [strength, preset, weights]
 
     def own_options(self, paths: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
@@ -127,5 +129,5 @@ class BakeForm(ToolForm):
         if weights and weights.strip():
             found["lbw"] = weights.strip()
         elif preset and preset != NONE:
-            found["lbw"] = self.desk.shelf.presets().weights(preset).format()
+            found["lbw"] = self.context.store.presets().weights(preset).format()
         return found

@@ -15,8 +15,8 @@ from ...tools.extract.options import OPTIONS
 from ...tools.jobs.queue import Job
 from ...tools.linalg.candidates import ALGORITHMS
 from ...tools.linalg.ranks import NEEDS_ALL
-from ...tools.linalg.size_curve import LEADING, Asked, Spectra
-from ..context import Desk
+from ...tools.linalg.size_curve import LEADING, CurveRequest, Spectra
+from ..context import PageContext
 from ..parts.curve import CurveView, plot_box
 from ..parts.fields import OptionFields
 from ..parts.file_choice import checkpoint_picker
@@ -47,12 +47,12 @@ Update = dict[str, Any]
 class ExtractPage:
     """Builds the page; choosing two files and pressing Extract is enough."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.panel = JobPanel(desk, PAGE)
-        self.plan = LivePlan(desk, PAGE, EMPTY)
+    def __init__(self, context: PageContext) -> None:
+        self.context = context
+        self.panel = JobPanel(context, PAGE)
+        self.plan = LivePlan(context, PAGE, EMPTY)
         self.curve = CurveView(PAGE, UNMEASURED)
-        self.rest = OptionFields(desk, "extract", REST, PAGE)
+        self.rest = OptionFields(context, "extract", REST, PAGE)
         self.ranks = RankChoice(PAGE, RULES, LEADING, with_largest=True)
         self.fields: dict[str, Any] = {}
 
@@ -63,7 +63,7 @@ class ExtractPage:
                 self._files()
                 self._choices()
                 with gr.Accordion("More options", open=False):
-                    self.rest.build(self.desk)
+                    self.rest.build(self.context)
             with gr.Column(scale=6, min_width=340):
                 self.curve.build()
                 self.plan.build()
@@ -78,22 +78,22 @@ class ExtractPage:
         self._wire(button, measure_button)
 
     def _files(self) -> None:
-        self.org = checkpoint_picker(self.desk.shelf, "Original checkpoint", "lyco_extract_org")
-        self.tuned = checkpoint_picker(self.desk.shelf, "Tuned checkpoint, made from it", "lyco_extract_tuned")
+        self.org = checkpoint_picker(self.context.store, "Original checkpoint", "lyco_extract_org")
+        self.tuned = checkpoint_picker(self.context.store, "Tuned checkpoint, made from it", "lyco_extract_tuned")
         self.fields.update(org=self.org.component, tuned=self.tuned.component)
 
     def _choices(self) -> None:
         f = self.fields
         f["algorithm"] = gr.Dropdown(list(ALGORITHMS), value="locon", label="Algorithm of the network", elem_id="lyco_extract_algorithm")
         self.advice = gr.HTML(advice_html("locon"), elem_id="lyco_extract_advice")
-        self.ranks.build(self.desk, rank=32, size=30)
+        self.ranks.build(self.context, rank=32, size=30)
         f["name"] = gr.Textbox(
             label="Name of the new network", placeholder=NO_NAME, max_lines=1, elem_id="lyco_extract_name"
         )  # fmt: skip
 
     def _wire(self, button: Any, measure_button: Any) -> None:
         fields = self.inputs
-        self.desk.keep(PAGE, {name: part for name, part in self.fields.items() if name != "name"})
+        self.context.keep(PAGE, {name: part for name, part in self.fields.items() if name != "name"})
         choice = [self.fields["algorithm"], self.ranks.components[0]]
         for part in choice:
             part.change(self.visible, choice, [self.advice, *self.ranks.components], queue=False, show_progress="hidden")
@@ -130,7 +130,7 @@ class ExtractPage:
         if files["model_org"] == files["model_tuned"]:
             raise ToolError("the original and the tuned checkpoint are the same file; choose two")
         options = self.options(values)
-        name = free_name(self.desk, given["name"], f"{files['model_tuned'].stem}-{options['algorithm']}")
+        name = free_name(self.context, given["name"], f"{files['model_tuned'].stem}-{options['algorithm']}")
         return "extract", {**files, **options, "save_to": name}
 
     def make_measure(self, *values: Any) -> tuple[str, dict[str, Any]]:
@@ -138,12 +138,12 @@ class ExtractPage:
         self.curve.last = self._without_name(values)
         _, options = self.make(*self._with_name(self.curve.last))
         asked = _measured(options)
-        place = measure.cache_file(self.desk.shelf.data_folder(), asked)
+        place = measure.cache_file(self.context.store.data_folder(), asked)
         place.parent.mkdir(parents=True, exist_ok=True)
-        measure.tidy(self.desk.shelf.data_folder())
+        measure.tidy(self.context.store.data_folder())
         return "measure", {**asked, **{key: options[key] for key in ("device",) if key in options}, "save_to": place}
 
-    def find(self, *values: Any) -> tuple[Spectra, Asked] | str:
+    def find(self, *values: Any) -> tuple[Spectra, CurveRequest] | str:
         """Return what was measured of the two files and what is asked for, or why there is nothing to draw."""
         if not (values[0] and values[1]):
             return UNMEASURED
@@ -151,12 +151,12 @@ class ExtractPage:
         if options["algorithm"] not in CURVED:
             return f"Size and error are known beforehand for lora and locon; of {options['algorithm']} the report tells them afterwards."
         asked = _measured(options)
-        folder = self.desk.shelf.data_folder()
+        folder = self.context.store.data_folder()
         places = [measure.cache_file(folder, {**asked, "whole": True})]
         if not asked["whole"]:
             places.append(measure.cache_file(folder, asked))
         place = next((path for path in places if path.is_file()), None)
-        return UNMEASURED if place is None else (_read(place, place.stat().st_mtime_ns), Asked.of(options))
+        return UNMEASURED if place is None else (_read(place, place.stat().st_mtime_ns), CurveRequest.of(options))
 
     def _without_name(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         at = ORDER.index("name")
@@ -166,7 +166,7 @@ class ExtractPage:
         at = ORDER.index("name")
         return (*values[:at], "", *values[at:])
 
-    def _find_without_name(self, *values: Any) -> tuple[Spectra, Asked] | str:
+    def _find_without_name(self, *values: Any) -> tuple[Spectra, CurveRequest] | str:
         return self.find(*self._with_name(values))  # a name that is taken already is no reason to draw nothing
 
     def results(self, job: Job | None) -> list[Update]:
@@ -178,7 +178,7 @@ class ExtractPage:
             return [gr.update(), gr.update(), *self.curve.again()]
         report = job.result.report
         figure = block_norms(blocks_of(report), report["family"], title="The checkpoints' difference, block by block")
-        tag = tag_box(tag_of(self.desk, job.result.outputs[0]), self.desk.send)
+        tag = tag_box(tag_of(self.context, job.result.outputs[0]), self.context.send)
         return [gr.update(value=tag), gr.update(value=figure, visible=True), *kept]
 
 

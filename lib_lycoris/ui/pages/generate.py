@@ -1,4 +1,4 @@
-"""The page Generate: prompt to picture on a host that paints, with progress, cancel and what became of every tag."""
+"""The page Generate: prompt to image on a host that generates, with progress, cancel and what became of every tag."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, Union
 import gradio as gr
 
 from ...errors import LycorisError
-from ...hosts.protocol import Cancelled, Painter, Picture, Progress, Request
+from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest, Generator
 from ..style import bar, idle, notes, small_picture
 
-KEPT = 24  # pictures in the gallery
+KEPT = 24  # images in the gallery
 POLL = 0.15  # seconds between two states of the progress bar
 READY = "Ready."
 LABEL = "sampling"
-Message = Union[Progress, Picture, BaseException]
+Message = Union[GenerationProgress, GeneratedImage, BaseException]
 Update = dict[str, Any]
 
 
@@ -34,15 +34,15 @@ class Controls:
 
 
 class GeneratePage:
-    """Builds the page and runs its pictures, one at a time; closing the app removes the pictures that were not downloaded."""
+    """Builds the page and runs its images, one at a time; closing the app removes the images that were not downloaded."""
 
-    def __init__(self, host: Painter, save: Callable[[Picture, Path], None]) -> None:
+    def __init__(self, host: Generator, save: Callable[[GeneratedImage, Path], None]) -> None:
         self.host = host
         self.save = save
         self.folder = tempfile.TemporaryDirectory(prefix="lycoris-pictures-")
         self.pictures: list[str] = []
         self.cancel = Event()
-        self._free = Lock()  # held by the thread that paints
+        self._free = Lock()  # held by the thread that generates
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -91,14 +91,14 @@ class GeneratePage:
         return seed, steps, width, height, cfg, sampler
 
     def run(self, *values: Any) -> Iterator[tuple[Update, ...]]:
-        """Make a picture, telling how far it is; whatever goes wrong is one sentence under the gallery."""
+        """Make an image, telling how far it is; whatever goes wrong is one sentence under the gallery."""
         try:
             request = read_request(*values)
         except LycorisError as error:
             yield _failed(str(error))
             return
         if not self._free.acquire(blocking=False):
-            yield _failed("a picture is being made already, in this window or another; wait for it, or cancel it there")
+            yield _failed("an image is being made already, in this window or another; wait for it, or cancel it there")
             return
         self.cancel = cancel = Event()
         messages: queue.Queue[Message] = queue.Queue()
@@ -107,16 +107,16 @@ class GeneratePage:
         try:
             yield from self._follow(messages)
         finally:
-            cancel.set()  # the page was closed: nobody waits for the picture
+            cancel.set()  # the page was closed: nobody waits for the image
 
     def stop(self) -> None:
-        """Ask the picture in the making to stop, at the end of its step. Nothing is shown from here: it might come after the end."""
+        """Ask the image in the making to stop, at the end of its step. Nothing is shown from here: it might come after the end."""
         self.cancel.set()
 
-    def _paint(self, request: Request, messages: queue.Queue[Message], cancel: Event) -> None:
+    def _paint(self, request: GenerationRequest, messages: queue.Queue[Message], cancel: Event) -> None:
         try:
-            messages.put(self.host.paint(request, messages.put, cancel))
-        except BaseException as error:  # noqa: BLE001 - handed to the page's own thread, which tells the person
+            messages.put(self.host.generate(request, messages.put, cancel))
+        except BaseException as error:  # noqa: BLE001 - handed to the page's own thread, which tells the user
             messages.put(error)
         finally:
             self._free.release()
@@ -125,7 +125,7 @@ class GeneratePage:
         preview = ""
         while True:
             message = _latest(messages)
-            if isinstance(message, Progress):
+            if isinstance(message, GenerationProgress):
                 preview = preview if message.preview is None else small_picture(message.preview)
                 going = not self.cancel.is_set()
                 state = bar(message.step / message.steps, message.text(), LABEL) + preview if going else idle("stopping ...")
@@ -134,11 +134,11 @@ class GeneratePage:
             yield self._finished(message)
             return
 
-    def _finished(self, message: Picture | BaseException) -> tuple[Update, ...]:
-        if isinstance(message, Cancelled):
-            return _shown(state=idle("Cancelled.", failed=True), info="")
+    def _finished(self, message: GeneratedImage | BaseException) -> tuple[Update, ...]:
+        if isinstance(message, GenerationCancelled):
+            return _shown(state=idle("GenerationCancelled.", failed=True), info="")
         if isinstance(message, BaseException):
-            kind = "" if isinstance(message, LycorisError) else f"the picture could not be made: {type(message).__name__}: "
+            kind = "" if isinstance(message, LycorisError) else f"the image could not be made: {type(message).__name__}: "
             return _failed(f"{kind}{message}")
         path = Path(self.folder.name) / f"{len(list(Path(self.folder.name).iterdir())):05}-{message.seed}.png"
         self.save(message, path)
@@ -157,31 +157,31 @@ def add_tag(prompt: str, name: str | None, strength: float | None) -> tuple[str,
 
 def read_request(
     prompt: str, negative: str, seed: float | None, steps: float, width: float, height: float, cfg: float, sampler: str
-) -> Request:
+) -> GenerationRequest:
     """Make a request of what the controls hold; raise LycorisError for a field left empty."""
     fields = {"Steps": steps, "Width": width, "Height": height, "Guidance": cfg}
     empty = [name for name, value in fields.items() if value is None]
     if empty:
         raise LycorisError(f"{' and '.join(empty)}: a number is missing")
     side = [8 * round(value / 8) for value in (width, height)]
-    return Request(prompt, negative, -1 if seed is None else int(seed), int(steps), side[0], side[1], float(cfg), sampler)
+    return GenerationRequest(prompt, negative, -1 if seed is None else int(seed), int(steps), side[0], side[1], float(cfg), sampler)
 
 
 def _latest(messages: queue.Queue[Message]) -> Message:
-    """Wait for news; of several steps only the last is shown, so that a slow browser does not hold the picture up."""
+    """Wait for news; of several steps only the last is shown, so that a slow browser does not hold the image up."""
     message = messages.get()
-    if isinstance(message, Progress):
+    if isinstance(message, GenerationProgress):
         time.sleep(POLL)
-    while isinstance(message, Progress) and not messages.empty():
+    while isinstance(message, GenerationProgress) and not messages.empty():
         newer = messages.get()
-        seen = isinstance(newer, Progress) and newer.preview is None
+        seen = isinstance(newer, GenerationProgress) and newer.preview is None
         message = replace(newer, preview=message.preview) if seen else newer  # type: ignore[type-var]
     return message
 
 
 def _failed(sentence: str) -> tuple[Update, ...]:
-    """Return the updates for a run without a picture: those made before stay, dimmed, and their text goes."""
-    return _shown(state=idle("No picture was made.", failed=True), notes=notes(errors=[sentence]), info="")
+    """Return the updates for a run without an image: those made before stay, dimmed, and their text goes."""
+    return _shown(state=idle("No image was made.", failed=True), notes=notes(errors=[sentence]), info="")
 
 
 def _shown(

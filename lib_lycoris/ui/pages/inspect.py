@@ -15,7 +15,7 @@ from ...models import BaseModel
 from ...tools.examine.inspect import Inspection, inspect
 from ...tools.examine.module_sizes import Sizes, measure_modules, singular_values
 from ...tools.jobs.queue import Job
-from ..context import Desk
+from ..context import PageContext
 from ..parts.curve import plot_box
 from ..parts.file_choice import checkpoint_picker, network_picker
 from ..parts.guidance import advice_html
@@ -49,15 +49,15 @@ class Shown:
 class InspectPage:
     """Builds the page; choosing a file is enough."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.panel = JobPanel(desk, "compare")
+    def __init__(self, context: PageContext) -> None:
+        self.context = context
+        self.panel = JobPanel(context, "compare")
         self._shown: dict[Path, Shown] = {}
         self._latest: str | None = None
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
-        self.picker = network_picker(self.desk.shelf, "Network", "lyco_inspect_model")
+        self.picker = network_picker(self.context.store, "Network", "lyco_inspect_model")
         self.state = gr.HTML(idle(EMPTY), elem_id="lyco_inspect_progress", elem_classes=["lyco_plan"])
         with gr.Column(visible=False, elem_id="lyco_inspect_found") as self.found:
             self._build_found()
@@ -90,15 +90,17 @@ class InspectPage:
         self.details = gr.HTML("", elem_id="lyco_inspect_details")
 
     def _build_comparison(self) -> None:
-        self.several = network_picker(self.desk.shelf, "Networks of one family", "lyco_inspect_several", multiselect=True)
-        self.base = checkpoint_picker(self.desk.shelf, "Their base model (may be left empty; DoRA and (IA)³ need it)", "lyco_inspect_base")
+        self.several = network_picker(self.context.store, "Networks of one family", "lyco_inspect_several", multiselect=True)
+        self.base = checkpoint_picker(
+            self.context.store, "Their base model (may be left empty; DoRA and (IA)³ need it)", "lyco_inspect_base"
+        )
         self.compare = gr.Button("Compare", variant="primary", elem_id="lyco_inspect_run")
         self.panel.build()
         self.compared = gr.HTML("", elem_id="lyco_inspect_compared")
         self.sides = plot_box("Change by block", "lyco_inspect_sides", visible=False)
 
     def _wire(self) -> None:
-        self.desk.keep(PAGE, {"model": self.picker.component, "several": self.several.component, "base": self.base.component})
+        self.context.keep(PAGE, {"model": self.picker.component, "several": self.several.component, "base": self.base.component})
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         told = self.picker.component.change(self.show, [self.picker.component], self.outputs, show_progress="hidden")
         told.then(self.settle, [self.picker.component], self.outputs, show_progress="hidden")
@@ -157,7 +159,7 @@ class InspectPage:
     def _live(self) -> tuple[str, BaseModel | None]:
         """Return the loaded model's identity and names; nothing where no model is loaded."""
         try:
-            return ("", None) if self.desk.painter is None else (self.desk.painter.identity, self.desk.painter.base)
+            return ("", None) if self.context.generator is None else (self.context.generator.identity, self.context.generator.base)
         except LycorisError:
             return "", None
 
@@ -176,7 +178,7 @@ class InspectPage:
         found = shown.inspection
         algorithm = next(iter(found.algorithms), "")
         return self._updates(
-            state=idle("measuring ..."), found=True, head=overview(found), tag=tag_box(f"<lyco:{name}:1>", self.desk.send),
+            state=idle("measuring ..."), found=True, head=overview(found), tag=tag_box(f"<lyco:{name}:1>", self.context.send),
             advice=advice_html(algorithm, found.family or ""), words=words(found), facts=facts(found),
             blocks=gr.update(visible=False), layers=gr.update(choices=[], value=[], visible=False), values=gr.update(visible=False),
             search="", table=module_table(found, None), details=details(found),

@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError, ToolError
-from ..context import Desk
+from ..context import PageContext
 from ..parts.fields import DEFAULT, OptionFields
 from ..parts.file_choice import checkpoint_picker
 from ..parts.job_panel import JobPanel
 from ..parts.live_plan import LivePlan
 from ..parts.merge_result import MergeResult
-from ..parts.network_table import Entry, NetworkTable
+from ..parts.network_table import NetworkRow, NetworkTable
 
 PAGE = "merge"
 INTO_CHECKPOINT, INTO_NETWORK = "into a checkpoint", "into one network"
@@ -32,7 +32,7 @@ NOTHING = "Choose a checkpoint and a network to see what will happen."
 
 
 @dataclass(frozen=True)
-class Asked:
+class MergeInput:
     """What the fields hold."""
 
     mode: str
@@ -42,7 +42,7 @@ class Asked:
     undo: bool
     rank: float | None
     size: float | None
-    entries: list[Entry]
+    entries: list[NetworkRow]
     more: dict[str, Any]
 
     @property
@@ -54,14 +54,14 @@ class Asked:
 class MergePage:
     """Builds the page and turns its fields into options of the two tools."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.panel = JobPanel(desk, PAGE)
-        self.plan = LivePlan(desk, PAGE, NOTHING)
-        self.table = NetworkTable(desk, PAGE)
-        self.more_checkpoint = OptionFields(desk, "merge", MORE_CHECKPOINT, "merge_more")
-        self.more_network = OptionFields(desk, "networks_merge", MORE_NETWORK, "merge_networks_more")
-        self.result = MergeResult(desk, self.panel)
+    def __init__(self, context: PageContext) -> None:
+        self.context = context
+        self.panel = JobPanel(context, PAGE)
+        self.plan = LivePlan(context, PAGE, NOTHING)
+        self.table = NetworkTable(context, PAGE)
+        self.more_checkpoint = OptionFields(context, "merge", MORE_CHECKPOINT, "merge_more")
+        self.more_network = OptionFields(context, "networks_merge", MORE_NETWORK, "merge_networks_more")
+        self.result = MergeResult(context, self.panel)
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -79,7 +79,7 @@ class MergePage:
 
     def _build_inputs(self) -> None:
         self.mode = gr.Radio([INTO_CHECKPOINT, INTO_NETWORK], value=INTO_CHECKPOINT, label="Merge networks", elem_id="lyco_merge_mode")
-        self.checkpoint = checkpoint_picker(self.desk.shelf, CHECKPOINT, "lyco_merge_checkpoint")
+        self.checkpoint = checkpoint_picker(self.context.store, CHECKPOINT, "lyco_merge_checkpoint")
         self.table.build()
 
     def _build_target(self) -> None:
@@ -98,31 +98,31 @@ class MergePage:
             self.size = gr.Number(value=0, label="or size in MiB (0: any)", elem_id="lyco_merge_size", min_width=120)
         with gr.Accordion("More options", open=False, elem_id="lyco_merge_more"):
             with gr.Column() as self.group_checkpoint:
-                self.more_checkpoint.build(self.desk)
+                self.more_checkpoint.build(self.context)
             with gr.Column(visible=False) as self.group_network:
-                self.more_network.build(self.desk)
+                self.more_network.build(self.context)
 
     def _wire(self, start: Any) -> None:
         own = [self.mode, self.checkpoint.component, self.name, self.precision, self.undo, self.rank, self.size]
         rest = [*self.more_checkpoint.components, *self.more_network.components]
         inputs = [*own, *self.table.inputs, *rest]
         names = ("mode", "checkpoint", "name", "precision", "undo", "rank", "size")
-        self.desk.keep(PAGE, dict(zip(names, own)))
+        self.context.keep(PAGE, dict(zip(names, own)))
         shown = [self.checkpoint.component, self.undo, self.limits, self.group_checkpoint, self.group_network]
         self.mode.change(mode_changed, self.mode, shown, queue=False, show_progress="hidden")
         self.plan.watch([*own, *self.table.fields, *rest], self.planned, self.ready, inputs, self.table.events)
         self.panel.start(start, self.options, inputs)
-        self.desk.on_load(self.restored, self.table.outputs)
+        self.context.on_load(self.restored, self.table.outputs)
 
     def restored(self) -> list[Any]:
         """Return the table of the last visit; what is not a table any more is left out."""
-        kept = self.desk.settings.get(PAGE, "networks", [])
+        kept = self.context.settings.get(PAGE, "networks", [])
         try:
-            return self.table.show([Entry(*row) for row in kept])
+            return self.table.show([NetworkRow(*row) for row in kept])
         except (TypeError, ValueError):
             return self.table.show([])
 
-    def read(self, values: Sequence[Any]) -> Asked:
+    def read(self, values: Sequence[Any]) -> MergeInput:
         """Return what the fields hold. Raises ToolError."""
         split = len(values) - len(self.more_checkpoint.components) - len(self.more_network.components)
         own, table, rest = values[:FIELDS], values[FIELDS:split], values[split:]
@@ -130,7 +130,7 @@ class MergePage:
         into_network = own[0] == INTO_NETWORK
         more = self.more_network.read(rest[cut:]) if into_network else self.more_checkpoint.read(rest[:cut])
         mode, checkpoint, name, precision, undo, rank, size = own
-        return Asked(mode, checkpoint, name or "", precision or DEFAULT, bool(undo), rank, size, self.table.read(table), more)
+        return MergeInput(mode, checkpoint, name or "", precision or DEFAULT, bool(undo), rank, size, self.table.read(table), more)
 
     def ready(self, *values: Any) -> bool:
         """Tell whether there is something to plan."""
@@ -139,7 +139,7 @@ class MergePage:
     def planned(self, *values: Any) -> tuple[str, dict[str, Any]]:
         """Return tool and options as :meth:`options` does, and keep the table for the next visit."""
         rows = [[entry.name, entry.strength, entry.te, entry.unet, entry.blocks] for entry in self.read(values).entries]
-        self.desk.settings.keep(PAGE, "networks", rows)
+        self.context.settings.keep(PAGE, "networks", rows)
         return self.options(*values)
 
     def options(self, *values: Any) -> tuple[str, dict[str, Any]]:
@@ -150,20 +150,20 @@ class MergePage:
             options["save_precision"] = asked.precision
         return self._network(asked, options) if asked.into_network else self._checkpoint(asked, options)
 
-    def _checkpoint(self, asked: Asked, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def _checkpoint(self, asked: MergeInput, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         source = self.checkpoint.path(asked.checkpoint)
         wanted = [source.stem, *(entry.name for entry in asked.entries)]
-        save_to = self._target(asked.name, wanted, lambda name: self.desk.new_checkpoint(name, source.is_dir()))
+        save_to = self._target(asked.name, wanted, lambda name: self.context.new_checkpoint(name, source.is_dir()))
         options.update(sd_model=source, save_to=save_to)
         if asked.undo:
             options["undo_file"] = save_to.with_name(f"{save_to.stem if not source.is_dir() else save_to.name}.undo")
         return "merge", options
 
-    def _network(self, asked: Asked, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    def _network(self, asked: MergeInput, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if asked.precision in ("fp8_e4m3fn", "fp8_e5m2"):
             raise ToolError(f"{asked.precision} is for checkpoints; a network is written in fp32, fp16 or bf16")
         names = [entry.name for entry in asked.entries]
-        options["save_to"] = self._target(asked.name, names, self.desk.new_network)
+        options["save_to"] = self._target(asked.name, names, self.context.new_network)
         if asked.checkpoint:
             options["base_model"] = self.checkpoint.path(asked.checkpoint)
         if asked.rank:

@@ -11,14 +11,14 @@ import gradio as gr
 
 from ...errors import LycorisError
 from ...tools.extract.options import MIB
-from ...tools.linalg.size_curve import Asked, Point, Spectra
+from ...tools.linalg.size_curve import CurveRequest, Point, Spectra
 from ..style import idle, notes
 from .plots import size_curve, spectra
 
 PAUSE = 0.12  # seconds without a change before a figure is drawn: a slider sends many
 LAYERS = 5  # whose singular values are drawn: those that change most
 Update = dict[str, Any]
-Find = Callable[..., "tuple[Spectra, Asked] | str"]  # values of the fields -> what to draw, or why there is nothing
+Find = Callable[..., "tuple[Spectra, CurveRequest] | str"]  # values of the fields -> what to draw, or why there is nothing
 
 
 def plot_box(label: str, elem_id: str, visible: bool = True) -> Any:
@@ -98,7 +98,7 @@ class CurveView:
         return [gr.update(value=text), hidden, hidden, gr.update()]
 
 
-def sentence(asked: Asked, point: Point) -> str:
+def sentence(asked: CurveRequest, point: Point) -> str:
     """Return what a choice gives, in words: the figure's other reading, for those who cannot see it."""
     ranks = sorted(set(point.ranks))
     spread = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no ranks"

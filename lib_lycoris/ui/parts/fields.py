@@ -10,7 +10,7 @@ import gradio as gr
 from ...errors import ToolError
 from ...tools.declaration import Option, Tool
 from ...tools.jobs.places import shown
-from ..context import Desk
+from ..context import PageContext
 
 DEFAULT = "as it is"  # the choice that gives no value where there is no default
 
@@ -18,17 +18,17 @@ DEFAULT = "as it is"  # the choice that gives no value where there is no default
 class OptionFields:
     """Components for some options of a tool, in their order; empty fields leave the option at its default."""
 
-    def __init__(self, desk: Desk, tool_name: str, names: Sequence[str], page: str) -> None:
-        self.tool: Tool = desk.jobs.tool(tool_name)
+    def __init__(self, context: PageContext, tool_name: str, names: Sequence[str], page: str) -> None:
+        self.tool: Tool = context.jobs.tool(tool_name)
         declared = {option.name: option for option in self.tool.options}
         self.options: list[Option] = [declared[name] for name in names]
         self.page = page
         self.components: list[Any] = []
 
-    def build(self, desk: Desk) -> None:
+    def build(self, context: PageContext) -> None:
         """Add the components to the open gr.Blocks; their values are kept between visits."""
         self.components = [_component(option, f"lyco_{self.page}_{option.name}") for option in self.options]
-        desk.keep(self.page, {option.name: part for option, part in zip(self.options, self.components)})
+        context.keep(self.page, {option.name: part for option, part in zip(self.options, self.components)})
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
         """Return the options that the components' values mean, in their order; what is empty is left out. Raises ToolError."""

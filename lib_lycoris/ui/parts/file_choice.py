@@ -10,14 +10,14 @@ from typing import Any
 import gradio as gr
 
 from ...errors import ToolError
-from ...hosts.protocol import ModelFile, Shelf
+from ...hosts.protocol import FileStore, ModelFile
 
 NEAR = 3  # names offered for one that is not there
 Update = dict[str, Any]
 
 
 class Picker:
-    """A dropdown of the shelf's files with a button to look at the folders again; a value is a name, never a path."""
+    """A dropdown of the store's files with a button to look at the folders again; a value is a name, never a path."""
 
     def __init__(self, kind: str, files: Callable[[], Sequence[ModelFile]], refresh: Callable[[], None]) -> None:
         self.kind = kind  # what the files are called in a sentence: "network" or "checkpoint"
@@ -116,11 +116,11 @@ def _sights(component: Any) -> list[Callable[..., Any]]:
     return sights
 
 
-def network_picker(shelf: Shelf, label: str, elem_id: str, multiselect: bool = False) -> Picker:
+def network_picker(store: FileStore, label: str, elem_id: str, multiselect: bool = False) -> Picker:
     """Add a dropdown of network files to the open gr.Blocks."""
-    return Picker("network", shelf.networks, shelf.refresh).build(label, elem_id, multiselect)
+    return Picker("network", store.networks, store.refresh).build(label, elem_id, multiselect)
 
 
-def checkpoint_picker(shelf: Shelf, label: str, elem_id: str, multiselect: bool = False) -> Picker:
+def checkpoint_picker(store: FileStore, label: str, elem_id: str, multiselect: bool = False) -> Picker:
     """Add a dropdown of checkpoint files to the open gr.Blocks."""
-    return Picker("checkpoint", shelf.checkpoints, shelf.refresh).build(label, elem_id, multiselect)
+    return Picker("checkpoint", store.checkpoints, store.refresh).build(label, elem_id, multiselect)

@@ -12,7 +12,7 @@ import gradio as gr
 from ...errors import LycorisError
 from ...tools.jobs.progress import State
 from ...tools.jobs.queue import Job
-from ..context import Desk
+from ..context import PageContext
 from ..style import bar, idle, notes, report
 
 POLL = 0.2  # seconds between two looks at the job
@@ -24,8 +24,8 @@ Make = Callable[..., "tuple[str, Mapping[str, Any]]"]  # values of a page's fiel
 class JobPanel:
     """Shows the jobs of one page, one at a time; a job goes on when the page is closed, and is shown again when it is opened."""
 
-    def __init__(self, desk: Desk, name: str) -> None:
-        self.desk = desk
+    def __init__(self, context: PageContext, name: str) -> None:
+        self.context = context
         self.owner = f"lyco_{name}"
         self._buttons: list[Any] = []
         self._results: list[Any] = []
@@ -40,16 +40,16 @@ class JobPanel:
         self._notes = gr.HTML("", elem_id=f"{self.owner}_notes", elem_classes=["lyco_notes"])
         self._cancel.click(self.cancel, None, None, queue=False, show_progress="hidden")
         self._following = gr.Textbox("", elem_id=f"{self.owner}_following", elem_classes=["lyco_hidden"], show_label=False, container=False)
-        self.desk.later(self._wire_resume)
+        self.context.later(self._wire_resume)
 
     def _wire_resume(self, _: Any) -> None:
         """Show the last job to somebody who opens the page; one that runs is followed, which takes an event of its own."""
-        self.desk.on_load(self.found, [*self.outputs, self._following])
+        self.context.on_load(self.found, [*self.outputs, self._following])
         self._following.change(self.resume, None, self.outputs, show_progress="hidden")
 
     def found(self) -> tuple[Update, ...]:
         """Return the updates for the last job as it is now, and its id if it is to be followed."""
-        job = self.desk.jobs.latest(self.owner)
+        job = self.context.jobs.latest(self.owner)
         if job is None:
             return tuple(gr.update() for _ in range(len(self.outputs) + 1))
         if not job.ended:
@@ -70,7 +70,7 @@ class JobPanel:
         def go(*values: Any) -> Iterator[tuple[Update, ...]]:
             yield from self.make_and_run(make, values)
 
-        self.desk.later(lambda _: button.click(go, list(inputs), self.outputs, show_progress="hidden"))
+        self.context.later(lambda _: button.click(go, list(inputs), self.outputs, show_progress="hidden"))
 
     @property
     def outputs(self) -> list[Any]:
@@ -88,12 +88,12 @@ class JobPanel:
 
     def run(self, tool: str, options: Mapping[str, Any]) -> Iterator[tuple[Update, ...]]:
         """Start a job and give the updates of ``outputs`` until it ends; errors are a sentence below the progress."""
-        last = self.desk.jobs.latest(self.owner)
+        last = self.context.jobs.latest(self.owner)
         if last is not None and not last.ended:
             yield from self._follow(last)
             return
         try:
-            job = self.desk.jobs.start(tool, options, self.owner)
+            job = self.context.jobs.start(tool, options, self.owner)
         except LycorisError as error:
             yield self._updates(idle(READY), notes(errors=[str(error)]))
             return
@@ -102,7 +102,7 @@ class JobPanel:
 
     def resume(self) -> Iterator[tuple[Update, ...]]:
         """Show the page's last job to somebody who opens the page: how far it is, or what came of it."""
-        job = self.desk.jobs.latest(self.owner)
+        job = self.context.jobs.latest(self.owner)
         if job is None:
             yield tuple(gr.update() for _ in self.outputs)
         else:
@@ -110,7 +110,7 @@ class JobPanel:
 
     def cancel(self) -> None:
         """Ask the page's job to stop. Nothing is shown from here: it might come after what the job's end shows."""
-        job = self.desk.jobs.latest(self.owner)
+        job = self.context.jobs.latest(self.owner)
         if job is not None and not job.ended:
             job.cancel()
 
@@ -126,7 +126,7 @@ class JobPanel:
     def _now(self, job: Job) -> str:
         if job.stopping:
             return idle("stopping ...")
-        ahead = self.desk.jobs.before(job)
+        ahead = self.context.jobs.before(job)
         if job.status == "waiting" and ahead:
             return bar(0, f"waiting for {ahead} other job{'s' if ahead > 1 else ''}")
         if job.progress is None:
@@ -157,7 +157,7 @@ def share(state: State) -> float:
 
 
 def words(state: State) -> str:
-    """Return a state as a person reads it: what is done, step, rate and time left."""
+    """Return a state as the user reads it: what is done, step, rate and time left."""
     parts = [state.text[:90]]
     if state.unit == "B":
         parts.append(f"{state.step / 1e6:,.0f} of {state.total / 1e6:,.0f} MB")
@@ -171,7 +171,7 @@ def words(state: State) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person says them."""
+    """Return seconds as the user says them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

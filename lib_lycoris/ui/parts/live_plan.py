@@ -13,7 +13,7 @@ import gradio as gr
 from ...errors import LycorisError
 from ...tools.declaration import Plan
 from ...tools.jobs.validation import checked
-from ..context import Desk, by_hand
+from ..context import PageContext, by_hand
 from ..style import idle, in_page_words, notes
 from .job_panel import Make, duration
 
@@ -25,8 +25,8 @@ Update = dict[str, Any]
 class LivePlan:
     """A text that follows the fields of a page; of several changes in a row only the last is planned."""
 
-    def __init__(self, desk: Desk, name: str, empty: str) -> None:
-        self.desk = desk
+    def __init__(self, context: PageContext, name: str, empty: str) -> None:
+        self.context = context
         self.name = name
         self.empty = empty  # what is said as long as nothing is chosen
         self._newest = 0
@@ -42,7 +42,7 @@ class LivePlan:
         self, fields: Sequence[Any], make: Make, ready: Callable[..., bool] = lambda *_: True,
         inputs: Sequence[Any] | None = None, events: Sequence[Any] = (),
     ) -> None:  # fmt: skip
-        """Plan anew when a person changes a field, and at the start: ``make`` as for JobPanel.start; nothing as long as not ``ready``.
+        """Plan anew when the user changes a field, and at the start: ``make`` as for JobPanel.start; nothing as long as not ``ready``.
 
         ``inputs``: what ``make`` is called with, where that is more than the fields; ``events``: what else to follow, as click() returns.
         """
@@ -58,7 +58,7 @@ class LivePlan:
         changes = [field.change if hasattr(field, "lyco_picker") else by_hand(field) for field in fields]
         for listen in (*changes, *(event.then for event in events)):
             listen(follow, wanted, self.component, show_progress="hidden").then(settle, wanted, self.component, show_progress="hidden")
-        self.desk.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
+        self.context.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
 
     def update(self, make: Make, ready: Callable[..., bool], values: Sequence[Any], pause: float | None = None) -> Update:
         """Wait for a pause, then return the component's update; nothing if the fields changed again meanwhile."""
@@ -75,7 +75,7 @@ class LivePlan:
                 return gr.update()
             try:
                 tool_name, options = make(*values)
-                tool = self.desk.jobs.tool(tool_name)
+                tool = self.context.jobs.tool(tool_name)
                 return gr.update(value=as_html(tool.plan(**checked(tool, options))))
             except LycorisError as error:
                 return gr.update(value=notes(problems=[str(error)]))

@@ -1,4 +1,4 @@
-"""What the page Merge shows of a finished merge: its blocks as a picture, the tag of a new network, the ways on from here."""
+"""What the page Merge shows of a finished merge: its blocks as an image, the tag of a new network, the ways on from here."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...tools.jobs.queue import Job
 from ...tools.merge.norms import shares_of
-from ..context import Desk
+from ..context import PageContext
 from ..style import notes, scripted, tag_box
 from .job_panel import JobPanel
 from .plots import block_norms, block_totals
 
-SHOWN = 6  # networks in the picture
+SHOWN = 6  # networks in the image
 Update = dict[str, Any]
 
 
 class MergeResult:
     """The components below the progress of the page."""
 
-    def __init__(self, desk: Desk, panel: JobPanel) -> None:
-        self.desk = desk
+    def __init__(self, context: PageContext, panel: JobPanel) -> None:
+        self.context = context
         self.panel = panel
 
     def build(self) -> None:
@@ -44,10 +44,10 @@ class MergeResult:
         """Return the updates for a finished merge; for none, what clears them."""
         if job is None or job.result is None:
             return [gr.update(value=""), gr.update(visible=False), gr.update(visible=False), gr.update(value=""), gr.update(visible=False)]
-        self.desk.shelf.refresh()
+        self.context.store.refresh()
         into_checkpoint = job.tool == "merge"
         tag = self._tag(job.result.outputs[0]) if job.tool == "networks_merge" else ""
-        can_use = self.desk.use_checkpoint is not None and job.tool in ("merge", "undo")
+        can_use = self.context.use_checkpoint is not None and job.tool in ("merge", "undo")
         figure, problem = (None, "") if job.tool == "undo" else _figure(job)
         return [
             gr.update(value=tag), gr.update(visible=can_use), gr.update(visible=into_checkpoint and len(job.result.outputs) > 1),
@@ -55,18 +55,18 @@ class MergeResult:
         ]  # fmt: skip
 
     def _tag(self, path: Path) -> str:
-        name = next((file.name for file in self.desk.shelf.networks() if file.path == path), path.stem)
-        return tag_box(f"<lyco:{name}:1>", self.desk.send)
+        name = next((file.name for file in self.context.store.networks() if file.path == path), path.stem)
+        return tag_box(f"<lyco:{name}:1>", self.context.send)
 
     def use(self) -> Update:
-        """Make pictures with the result from now on."""
+        """Make images with the result from now on."""
         job = self._last(("merge", "undo"))
-        if job is None or job.result is None or self.desk.use_checkpoint is None:
+        if job is None or job.result is None or self.context.use_checkpoint is None:
             return gr.update()
         path = job.result.outputs[0]
         try:
-            said = notes([self.desk.use_checkpoint(path)])
-            title = self.desk.checkpoint_title(path) if self.desk.checkpoint_title is not None else ""
+            said = notes([self.context.use_checkpoint(path)])
+            title = self.context.checkpoint_title(path) if self.context.checkpoint_title is not None else ""
             return gr.update(value=f'{said}<i hidden data-lyco-checkpoint="{escape(title)}"></i>')
         except LycorisError as error:
             return gr.update(value=notes(errors=[str(error)]))
@@ -83,18 +83,18 @@ class MergeResult:
     def _free(self, stem: str, a_folder: bool) -> Path:
         for number in range(1, 1000):
             try:
-                return self.desk.new_checkpoint(f"{stem}-restored" + (f"-{number}" if number > 1 else ""), a_folder)
+                return self.context.new_checkpoint(f"{stem}-restored" + (f"-{number}" if number > 1 else ""), a_folder)
             except ToolError as error:
                 taken = error
         raise taken
 
     def _last(self, tools: tuple[str, ...]) -> Job | None:
-        jobs = reversed(self.desk.jobs.all())
+        jobs = reversed(self.context.jobs.all())
         return next((job for job in jobs if job.owner == self.panel.owner and job.tool in tools and job.result is not None), None)
 
 
 def _figure(job: Job) -> tuple[Any, str]:
-    """Return a picture of what a merge changes, block by block, and what it does not show; none if it cannot be drawn."""
+    """Return an image of what a merge changes, block by block, and what it does not show; none if it cannot be drawn."""
     options = {**job.options, "models": job.options["models"]}
     try:
         found = shares_of(options)
@@ -103,4 +103,4 @@ def _figure(job: Job) -> tuple[Any, str]:
     family = found[0].family
     series = {f"{number + 1}. {share.name}": block_totals(share.energies, family) for number, share in enumerate(found[:SHOWN])}
     left = sum(share.left_out for share in found)
-    return block_norms(series, family), f"{left} parameters are not in the picture: their change depends on the base model" if left else ""
+    return block_norms(series, family), f"{left} parameters are not in the image: their change depends on the base model" if left else ""

@@ -5,27 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...tools.jobs.places import SUFFIX
-from ..context import Desk
+from ..context import PageContext
 
 TRIED = 1000
 NO_NAME = "made of the file's name if left empty"
 
 
-def free_name(desk: Desk, given: str | None, suggested: str, checkpoint: bool = False) -> Path:
+def free_name(context: PageContext, given: str | None, suggested: str, checkpoint: bool = False) -> Path:
     """Return the path of a new network, or checkpoint: of the name that was given, else of the suggested one, numbered where it is taken.
 
     Raises ToolError for a given name that is bad or taken.
     """
-    make = desk.new_checkpoint if checkpoint else desk.new_network
+    make = context.new_checkpoint if checkpoint else context.new_network
     if given and given.strip():
         return make(given)
-    folder = desk.shelf.checkpoint_folder() if checkpoint else desk.shelf.network_folder()
+    folder = context.store.checkpoint_folder() if checkpoint else context.store.network_folder()
     names = (suggested, *(f"{suggested}-{number}" for number in range(2, TRIED)))
     return make(next((name for name in names if not (folder / f"{name}{SUFFIX}").exists()), suggested))
 
 
-def tag_of(desk: Desk, path: Path) -> str:
+def tag_of(context: PageContext, path: Path) -> str:
     """Return the tag that applies a network that was just written, after a new look at the folders."""
-    desk.shelf.refresh()
-    name = next((file.name for file in desk.shelf.networks() if file.path == path), path.stem)
+    context.store.refresh()
+    name = next((file.name for file in context.store.networks() if file.path == path), path.stem)
     return f"<lyco:{name}:1>"

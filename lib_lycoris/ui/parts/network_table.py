@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import PromptError, ToolError
-from ..context import Desk
+from ..context import PageContext
 from .file_choice import network_picker
 
 MOST = 12  # rows
@@ -20,7 +20,7 @@ Update = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Entry:
+class NetworkRow:
     """One row: a network's name and its strengths; None for one that follows the first."""
 
     name: str
@@ -33,8 +33,8 @@ class Entry:
 class NetworkTable:
     """The components of the table, and what happens at a click."""
 
-    def __init__(self, desk: Desk, page: str) -> None:
-        self.desk = desk
+    def __init__(self, context: PageContext, page: str) -> None:
+        self.context = context
         self.id = f"lyco_{page}"
         self._rows: list[Any] = []
         self._names: list[Any] = []
@@ -43,10 +43,10 @@ class NetworkTable:
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
-        self.picker = network_picker(self.desk.shelf, "Add a network", f"{self.id}_add")
+        self.picker = network_picker(self.context.store, "Add a network", f"{self.id}_add")
         self.names = gr.State([])
         try:
-            presets = ["", *self.desk.shelf.presets().weight_names]
+            presets = ["", *self.context.store.presets().weight_names]
         except PromptError as error:  # a broken file of presets: the table works without names
             presets = [""]
             gr.HTML(escape(str(error)))
@@ -105,7 +105,7 @@ class NetworkTable:
         """The components that :meth:`show` updates."""
         return [self.names, *self._rows, *self._names, *self._values]
 
-    def read(self, values: Sequence[Any]) -> list[Entry]:
+    def read(self, values: Sequence[Any]) -> list[NetworkRow]:
         """Return the rows. Raises ToolError for an empty strength."""
         names, cells = values[0] or [], values[1:]
         found = []
@@ -113,10 +113,10 @@ class NetworkTable:
             strength, te, unet, blocks = cells[number * COLUMNS : (number + 1) * COLUMNS]
             if strength is None:
                 raise ToolError(f"{name} has no strength; give a number, 1 is what was trained")
-            found.append(Entry(name, float(strength), te, unet, (blocks or "").strip()))
+            found.append(NetworkRow(name, float(strength), te, unet, (blocks or "").strip()))
         return found
 
-    def options(self, entries: Sequence[Entry]) -> dict[str, Any]:
+    def options(self, entries: Sequence[NetworkRow]) -> dict[str, Any]:
         """Return the rows as a tool's options. Raises ToolError for a network that is gone, PromptError for unknown block weights."""
         if not entries:
             raise ToolError("no network is chosen; add one from the list")
@@ -132,12 +132,12 @@ class NetworkTable:
 
     def _weights(self, text: str) -> str:
         """Return block weights as numbers: the tools do not know the presets of this host."""
-        presets = self.desk.shelf.presets()
+        presets = self.context.store.presets()
         if not text:
             return "-"
         return presets.weights(text).format() if text in presets.weight_names else text
 
-    def show(self, entries: Sequence[Entry]) -> list[Any]:
+    def show(self, entries: Sequence[NetworkRow]) -> list[Any]:
         """Return the updates of ``outputs`` for these rows."""
         shown = [*entries, *[None] * (MOST - len(entries))]
         rows = [gr.update(visible=entry is not None) for entry in shown]
@@ -150,7 +150,7 @@ class NetworkTable:
         entries = self._as_they_are(values)
         if not name or len(entries) >= MOST:
             return [gr.update(), *[gr.update() for _ in self.outputs]]
-        return [gr.update(value=None), *self.show([*entries, Entry(name)])]
+        return [gr.update(value=None), *self.show([*entries, NetworkRow(name)])]
 
     def _mover(self, number: int, to: int) -> Callable[..., list[Any]]:
         def move(*values: Any) -> list[Any]:
@@ -168,15 +168,15 @@ class NetworkTable:
 
         return remove
 
-    def _as_they_are(self, values: Sequence[Any]) -> list[Entry]:
+    def _as_they_are(self, values: Sequence[Any]) -> list[NetworkRow]:
         """Return the rows with fields that are empty for now."""
         cells = list(values[1:])
-        return [Entry(name, *cells[number * COLUMNS : (number + 1) * COLUMNS]) for number, name in enumerate(values[0] or [])]
+        return [NetworkRow(name, *cells[number * COLUMNS : (number + 1) * COLUMNS]) for number, name in enumerate(values[0] or [])]
 
 
-def _title(entry: Entry | None) -> str:
+def _title(entry: NetworkRow | None) -> str:
     return "" if entry is None else f'<span class="lyco_name_of_row" title="{escape(entry.name)}">{escape(entry.name)}</span>'
 
 
-def _cells(entry: Entry | None) -> tuple[Any, ...]:
+def _cells(entry: NetworkRow | None) -> tuple[Any, ...]:
     return EMPTY if entry is None else (entry.strength, entry.te, entry.unet, entry.blocks)

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import ToolError
-from ..context import Desk
+from ..context import PageContext
 
 FIXED, SIZE = "the same rank everywhere", "a size of the file"
 NAMES = ("rule", "rank", "share", "size", "value", "largest")
@@ -18,7 +18,7 @@ Update = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RankRule:
     """What the fields hold: a rule of tools.ranks with its value, or a size in MiB."""
 
     kind: str  # empty: a size
@@ -35,7 +35,7 @@ class RankChoice:
         self.rules = {FIXED: "fixed", SIZE: "", **rules}
         self.components: list[Any] = []
 
-    def build(self, desk: Desk, rank: int, size: float) -> None:
+    def build(self, context: PageContext, rank: int, size: float) -> None:
         """Add the components to the open gr.Blocks; their values are kept between visits."""
         elem = f"lyco_{self.page}_"
         rule = gr.Dropdown(list(self.rules), value=FIXED, label="Ranks are chosen by", elem_id=f"{elem}rule")
@@ -47,7 +47,7 @@ class RankChoice:
             gr.Number(value=0.5, label="Value of the rule", visible=False, elem_id=f"{elem}value"),
             gr.Slider(1, self.highest, value=self.highest, step=1, label="Largest rank", visible=False, elem_id=f"{elem}largest"),
         ]
-        desk.keep(self.page, dict(zip(NAMES, self.components)))
+        context.keep(self.page, dict(zip(NAMES, self.components)))
 
     def shown(self, rule: str, ranked: bool = True) -> list[Update]:
         """Return the updates of the components that show those that a rule needs; none where nothing has ranks."""
@@ -56,17 +56,17 @@ class RankChoice:
         visible = ["rule", needs, *(["largest"] if self.with_largest and kind != "fixed" else [])]
         return [gr.update(visible=ranked and name in visible) for name in NAMES]
 
-    def read(self, values: Sequence[Any]) -> Chosen:
+    def read(self, values: Sequence[Any]) -> RankRule:
         """Return what the components' values mean. Raises ToolError for an empty number."""
         given = dict(zip(NAMES, values))
         kind = self.rules.get(given["rule"], "fixed")
         if kind == "fixed":
-            return Chosen(kind, int(_number("Rank", given["rank"])))
+            return RankRule(kind, int(_number("Rank", given["rank"])))
         rank = int(_number("Largest rank", given["largest"]))
         if not kind:
-            return Chosen(kind, rank, size=_number("Size of the file", given["size"]))
+            return RankRule(kind, rank, size=_number("Size of the file", given["size"]))
         shares = kind in SHARES
-        return Chosen(kind, rank, _number("Share that is kept" if shares else "Value of the rule", given["share" if shares else "value"]))
+        return RankRule(kind, rank, _number("Share that is kept" if shares else "Value of the rule", given["share" if shares else "value"]))
 
 
 def _number(name: str, value: Any) -> float:

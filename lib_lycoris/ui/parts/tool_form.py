@@ -11,7 +11,7 @@ import gradio as gr
 from ...errors import ToolError
 from ...tools.declaration import Option
 from ...tools.jobs.queue import Job
-from ..context import Desk
+from ..context import PageContext
 from ..style import tag_box
 from .fields import OptionFields
 from .file_choice import Picker, checkpoint_picker, network_picker
@@ -26,16 +26,16 @@ Update = dict[str, Any]
 class ToolForm:
     """Builds the form of one tool; a page with fields of its own overrides the methods that begin with ``own``."""
 
-    def __init__(self, desk: Desk, tool: str, front: Sequence[str] = (), rest: Sequence[str] = (), suffix: str = "new") -> None:
-        self.desk, self.page, self.suffix = desk, tool, suffix  # suffix: behind a file's name, for that of the result
-        self.tool = desk.jobs.tool(tool)
-        self.front, self.rest = OptionFields(desk, tool, front, tool), OptionFields(desk, tool, rest, tool)
-        self.panel = JobPanel(desk, tool)
+    def __init__(self, context: PageContext, tool: str, front: Sequence[str] = (), rest: Sequence[str] = (), suffix: str = "new") -> None:
+        self.context, self.page, self.suffix = context, tool, suffix  # suffix: behind a file's name, for that of the result
+        self.tool = context.jobs.tool(tool)
+        self.front, self.rest = OptionFields(context, tool, front, tool), OptionFields(context, tool, rest, tool)
+        self.panel = JobPanel(context, tool)
         self.picked: list[Option] = sorted((o for o in self.tool.options if o.kind in PICKED), key=lambda option: not option.required)
         self.output = next((option for option in self.tool.options if option.kind == "output"), None)
         self.pickers: dict[str, Picker] = {}
         self.own: list[Any] = []  # the components of own_fields
-        self.plan = LivePlan(desk, tool, f"Choose a {label_of(self.picked[0]).lower()} to see what will happen.")
+        self.plan = LivePlan(context, tool, f"Choose a {label_of(self.picked[0]).lower()} to see what will happen.")
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -43,21 +43,21 @@ class ToolForm:
             with gr.Column(scale=5, min_width=340):
                 self._pick()
                 self.own = self.own_fields()
-                self.front.build(self.desk)
+                self.front.build(self.context)
                 self.name = gr.Textbox(
                     label="Name of the result", placeholder=NO_NAME, max_lines=1, visible=self.output is not None,
                     elem_id=f"lyco_{self.page}_name",
                 )  # fmt: skip
                 if self.rest.options:
                     with gr.Accordion("More options", open=False):
-                        self.rest.build(self.desk)
+                        self.rest.build(self.context)
             with gr.Column(scale=6, min_width=340):
                 self.own_results()
                 self.plan.build()
                 button = gr.Button(self.tool.pretty, variant="primary", elem_id=f"lyco_{self.page}_run")
                 self.panel.build()
                 self.tag = gr.HTML("", elem_id=f"lyco_{self.page}_tag")
-        self.desk.keep(self.page, {name: picker.component for name, picker in self.pickers.items()})
+        self.context.keep(self.page, {name: picker.component for name, picker in self.pickers.items()})
         self.plan.watch(self.inputs, self.make, lambda *values: bool(values[0]))
         self.panel.shows([self.tag], self.results)
         self.panel.start(button, self.make, self.inputs)
@@ -67,7 +67,7 @@ class ToolForm:
         for option in self.picked:
             make = checkpoint_picker if option.kind == "checkpoint" else network_picker
             elem_id = f"lyco_{self.page}_{option.name}"
-            self.pickers[option.name] = make(self.desk.shelf, label_of(option), elem_id, option.kind == "networks")
+            self.pickers[option.name] = make(self.context.store, label_of(option), elem_id, option.kind == "networks")
 
     def own_fields(self) -> list[Any]:
         """Add fields of one's own to the open gr.Blocks and return them."""
@@ -114,13 +114,15 @@ class ToolForm:
     def target(self, name: str | None, first: Path) -> Path:
         """Return the path of the result. Raises ToolError for a name that is bad or taken."""
         checkpoint = self.output is not None and self.output.makes == "checkpoint"
-        return free_name(self.desk, name, f"{first.stem}-{self.suffix}", checkpoint)
+        return free_name(self.context, name, f"{first.stem}-{self.suffix}", checkpoint)
 
     def results(self, job: Job | None) -> list[Update]:
         """Return the update of the tag for a job that is done."""
         if job is None or job.result is None or self.output is None or self.output.makes not in ("network", "networks"):
             return [gr.update(value="")]
-        tags = "".join(tag_box(tag_of(self.desk, path), self.desk.send) for path in job.result.outputs if path.suffix == ".safetensors")
+        tags = "".join(
+            tag_box(tag_of(self.context, path), self.context.send) for path in job.result.outputs if path.suffix == ".safetensors"
+        )
         return [gr.update(value=tags)]
 
 

@@ -43,7 +43,7 @@ class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):
         if path.is_file():
             when = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
             rows += [("Size:", sysinfo.pretty_bytes(path.stat().st_size)), ("Changed:", when)]
-        known = files.known_hash(path, files.facts(path))  # a picture may have been made with it since the cards were drawn
+        known = files.known_hash(path, files.facts(path))  # an image may have been made with it since the cards were drawn
         rows += [("Hash:", known or "not computed yet"), ("Algorithm:", _algorithms(item["algorithms"]))]
         rows += [(label, _first(metadata, keys)) for label, keys in ROWS]
         rows.append(("Trained:", _date(metadata.get("ss_training_finished_at") or metadata.get("ss_training_started_at"))))
@@ -97,7 +97,7 @@ class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):
         self.write_user_metadata(name, found)
 
     def write_user_metadata(self, name: str, metadata: dict[str, Any]) -> None:
-        """Write the file beside its place, then rename; tell the person if that fails."""
+        """Write the file beside its place, then rename; tell the user if that fails."""
         item = self.page.items.get(name)
         if item is None:
             raise gr.Error(f"{name} is not in the folders any more; refresh the page.")

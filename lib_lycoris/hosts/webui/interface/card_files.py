@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ....networks.hashes import short
-from ...library.facts import COVERS, UNKNOWN, VERSIONS, Facts, read_metadata, top_tags
+from ...library.facts import COVERS, UNKNOWN, VERSIONS, NetworkFacts, read_metadata, top_tags
 from ...library.library import Library
 
-__all__ = ["COVERS", "UNKNOWN", "VERSIONS", "Facts", "Metadata", "facts", "known_hash", "library", "top_tags"]
+__all__ = ["COVERS", "UNKNOWN", "VERSIONS", "Metadata", "NetworkFacts", "facts", "known_hash", "library", "top_tags"]
 
 
 class Metadata(dict[str, Any]):
@@ -72,15 +72,15 @@ def library() -> Library:
     return host().library
 
 
-def facts(path: Path) -> Facts:
+def facts(path: Path) -> NetworkFacts:
     """Describe a file by its header; one that is gone says so."""
     try:
         return library().facts(path)
     except OSError as error:
-        return Facts(described=True, broken=f"{path.name} cannot be read: {error.strerror or error}")
+        return NetworkFacts(described=True, broken=f"{path.name} cannot be read: {error.strerror or error}")
 
 
-def known_hash(path: Path, found: Facts) -> str:
+def known_hash(path: Path, found: NetworkFacts) -> str:
     """Return the first 12 characters of a file's hash if it is known without reading the whole file, else nothing."""
     from modules import hashes  # type: ignore[import-not-found,unused-ignore]
 

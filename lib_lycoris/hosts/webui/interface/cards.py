@@ -73,14 +73,14 @@ class Page(ui_extra_networks.ExtraNetworksPage):
         item["search_terms"] = [html.escape(term) for term in self._search_terms(item, facts)]
         return item
 
-    def _search_terms(self, item: dict[str, Any], facts: files.Facts) -> list[str]:
+    def _search_terms(self, item: dict[str, Any], facts: files.NetworkFacts) -> list[str]:
         words = [self.search_terms_from_path(item["filename"]), item["shorthash"], facts.alias, item["sd_version"], *facts.algorithms]
         words += facts.listed.values()
         words += [str(item["user_metadata"].get(key) or "") for key in ("activation text", "notes")]
         words += [tag for tag, _ in facts.tags]
         return [word for word in dict.fromkeys(words) if word]
 
-    def _click(self, name: str, file: NetworkFile, facts: files.Facts, said: dict[str, Any]) -> dict[str, Any]:
+    def _click(self, name: str, file: NetworkFile, facts: files.NetworkFacts, said: dict[str, Any]) -> dict[str, Any]:
         """Return what a click inserts, and every name under which a second click finds it again."""
         alias = facts.alias if _usable(facts.alias, file) else ""
         by_alias = getattr(shared.opts, "lyco_preferred_name", "Filename") == "Alias from file" or not _writable(name)
@@ -94,8 +94,8 @@ class Page(ui_extra_networks.ExtraNetworksPage):
             "problem": "" if _writable(chosen) else f"{name} cannot be written in a tag: rename the file, without any of : < >",
         }
 
-    def _cover(self, name: str, facts: files.Facts) -> str | None:
-        """Return the address of the picture inside the file, if it holds one."""
+    def _cover(self, name: str, facts: files.NetworkFacts) -> str | None:
+        """Return the address of the image inside the file, if it holds one."""
         return f"{COVER_ADDRESS}?page={quote(self.name)}&item={quote(name)}" if facts.cover else None
 
     def read_user_metadata(self, item: dict[str, Any], use_cache: bool = True) -> None:

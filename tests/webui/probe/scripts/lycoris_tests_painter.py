@@ -1,4 +1,4 @@
-"""For tests only: has our pages' painter make a picture, and stop one."""
+"""For tests only: has our pages' generator make an image, and stop one."""
 
 import base64
 import io
@@ -8,9 +8,9 @@ import threading
 from modules import script_callbacks
 
 
-def paint(prompt: str, steps: int = 4, stop_at: int = 0):
-    """Return a 64x64 picture, or that it was cancelled, with the steps that were told."""
-    painter = sys.modules["lib_lycoris.hosts.webui.generate"].WebuiPainter()
+def generate(prompt: str, steps: int = 4, stop_at: int = 0):
+    """Return a 64x64 image, or that it was cancelled, with the steps that were told."""
+    generator = sys.modules["lib_lycoris.hosts.webui.generate"].WebuiPainter()
     protocol = sys.modules["lib_lycoris.hosts.protocol"]
     told, cancel = [], threading.Event()
 
@@ -21,14 +21,14 @@ def paint(prompt: str, steps: int = 4, stop_at: int = 0):
 
     request = protocol.Request(prompt, seed=1, steps=steps, width=64, height=64, cfg=5.0, sampler="Euler")
     try:
-        made = painter.paint(request, progress, cancel)
+        made = generator.generate(request, progress, cancel)
     except protocol.Cancelled:
         return {"cancelled": True, "told": told}
     buffer = io.BytesIO()
     made.image.save(buffer, "PNG")
     image = base64.b64encode(buffer.getvalue()).decode()
     said = {"applied": made.applied, "problems": made.problems, "infotext": made.infotext}
-    return {"image": image, "told": told, "size": painter.size, **said}
+    return {"image": image, "told": told, "size": generator.size, **said}
 
 
-script_callbacks.on_app_started(lambda _, app: app.add_api_route("/tests/paint", paint, methods=["POST"]))
+script_callbacks.on_app_started(lambda _, app: app.add_api_route("/tests/generate", generate, methods=["POST"]))
