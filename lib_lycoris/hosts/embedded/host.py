@@ -32,16 +32,10 @@ from .demo import ABOUT, data_folder, demo_model, own_networks
 from .demo import NAME as DEMO
 from .models import LoadedModel, load_model
 from .preview import Preview
+from .samplers import SAMPLERS, scheduler_for
 from .text import encode, usable
 from .tiny import tiny_model
 
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "DDIM": ("DDIMScheduler", {}),
-    "Euler": ("EulerDiscreteScheduler", {}),
-    "Euler a": ("EulerAncestralDiscreteScheduler", {}),
-    "DPM++ 2M": ("DPMSolverMultistepScheduler", {}),
-    "DPM++ 2M Karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-}
 TAGS = ("lyco", "lora")  # nothing else here understands <lora:...>
 LARGEST_SEED = 2**32 - 1
 MOST_STEPS = 999  # the schedules have 1000 training steps, and begin one in
@@ -216,6 +210,17 @@ class EmbeddedHost:
             self._hashes[key] = short(model_hash(network.path))
         return self._hashes[key]
 
+    def _embeddings(self, chosen: _Chosen) -> dict[str, Any]:
+        """Return the words that the active networks bring; one for a text encoder of another width is reported."""
+        embeddings: dict[str, Any] = {}
+        for activation in chosen.activations:
+            for word, parts in activation.network.embeddings.items():
+                if usable(self.model, parts):
+                    embeddings[word] = parts
+                else:
+                    chosen.problems.append(f'{activation.network.name}: its word "{word}" is for a text encoder of another width')
+        return embeddings
+
     def _draw(
         self,
         request: GenerationRequest,
@@ -226,16 +231,10 @@ class EmbeddedHost:
         cancel: Event,
     ) -> Any:
         pipe = self.model.pipe
-        pipe.scheduler = _scheduler(pipe.scheduler, request.sampler)
+        pipe.scheduler = scheduler_for(pipe.scheduler, request.sampler)
         pipe.set_progress_bar_config(disable=True)
         self.step(0, request.steps)
-        embeddings = {}
-        for activation in chosen.activations:
-            for word, parts in activation.network.embeddings.items():
-                if usable(self.model, parts):
-                    embeddings[word] = parts
-                else:
-                    chosen.problems.append(f'{activation.network.name}: its word "{word}" is for a text encoder of another width')
+        embeddings = self._embeddings(chosen)
         preview, started = Preview(pipe), time.monotonic()
         progress(GenerationProgress(0, request.steps))
 
@@ -288,13 +287,6 @@ def _quiet() -> None:
 
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
-
-
-def _scheduler(before: Any, sampler: str) -> Any:
-    import diffusers
-
-    name, extra = SAMPLERS[sampler]
-    return getattr(diffusers, name).from_config(before.config, **{"use_karras_sigmas": False, **extra})
 
 
 def _device(name: str | None) -> torch.device:

@@ -35,7 +35,7 @@ RECIPES: dict[str, Recipe] = {
     "demo-lora": Recipe("Night: the background is dark blue and a moon shines.", styles.night, "lora", 6e-3, 8, 4.0, TRANSFORMERS),
     "demo-locon": Recipe("Outline: things are hollow.", styles.outline, "locon", 6e-3, 4, 4.0, WHOLE),
     "demo-locon-tucker": Recipe(
-        "Frame: a thick frame runs around the image.", styles.frame, "locon", 1e-2, 4, 4.0, {**UNET, "use_tucker": True}
+        "Frame: a thick frame runs around the picture.", styles.frame, "locon", 1e-2, 4, 4.0, {**UNET, "use_tucker": True}
     ),
     "demo-dylora": Recipe(
         "Negative: all colours are their opposites.", styles.negative, "dylora", 1e-2, 4, 4.0,
@@ -44,7 +44,7 @@ RECIPES: dict[str, Recipe] = {
     "demo-loha": Recipe("Hearts: every thing is a heart.", styles.all_are("heart"), "loha", 1e-2, 2, 2.0, TRANSFORMERS),
     "demo-lokr": Recipe("Stars: every thing is a star.", styles.all_are("star"), "lokr", 1e-2, 8, 4.0, {**TRANSFORMERS, "factor": 4}),
     "demo-glora": Recipe(
-        "Meadow: the ground at the foot of the image is green.", styles.meadow, "glora", 8e-3, 4, 4.0, UNET_TRANSFORMERS, steps=200
+        "Meadow: the ground at the foot of the picture is green.", styles.meadow, "glora", 8e-3, 4, 4.0, UNET_TRANSFORMERS, steps=200
     ),
     "demo-full": Recipe(
         "Chequers: the background is a chequerboard.", styles.checker, "full", 3e-3, arguments={"preset": "full.toml"}, steps=400
