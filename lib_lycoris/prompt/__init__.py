@@ -1,9 +1,11 @@
 """What people type in a prompt -> strengths: tags, schedules, block weights, element filters and their presets."""
 
 from .elements import ElementRule
+from .names import escape_name, unescape_name
 from .own_presets import OwnPresets
-from .parse import find_tags, parse_args, parse_tag
+from .parse import parse_args, parse_tag
 from .presets import Presets
+from .scan import find_tags, unread_tags
 from .schedule import Schedule
 from .strength import Strength, StrengthMap, resolve
 from .tag import Tag, TagError
@@ -20,10 +22,13 @@ __all__ = [
     "StrengthMap",
     "Tag",
     "TagError",
+    "escape_name",
     "find_tags",
     "parse_args",
     "parse_tag",
     "parse_weights",
     "parse_weights_or_preset",
     "resolve",
+    "unescape_name",
+    "unread_tags",
 ]

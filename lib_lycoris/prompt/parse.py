@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from ..errors import PromptError
 from .elements import ElementRule, parse_rule
-from .number import is_integer, is_number, parse_number, parse_whole
+from .number import Moment, decimal_comma, is_integer, is_number, parse_moment, parse_number, parse_whole, quoted
 from .schedule import ONE, Schedule
-from .tag import Tag, TagError
+from .tag import Tag, TagError, shown
 from .weights import is_weight_list, parse_weights_or_preset
 
-_TAG = re.compile(r"<(\w+):([^>]+)>")  # what the webui takes for a tag
 # What starts like a number is a strength, if a wrong one: a preset's name never does.
 _STRENGTH = re.compile(r"[+-]?(\.?\d|(nan|inf|infinity)$)", re.IGNORECASE)
 _STRENGTHS = {
@@ -25,24 +25,10 @@ _STRENGTHS = {
     "hrte2": "the second text encoder's strength in the hires pass",
     "hrunet": "the UNet's strength in the hires pass",
 }
-_KEYS = (*_STRENGTHS, "dyn", "lbw", "w", "lbwe", "start", "stop", "step", "x")
-
-
-def find_tags(prompt: str, names: Sequence[str] = ("lyco",)) -> tuple[str, list[Tag | TagError]]:
-    """Return the prompt without the tags of these names, and each of them read, or the error that says why not."""
-    found: list[Tag | TagError] = []
-
-    def take(match: re.Match[str]) -> str:
-        kind, inside = match.groups()
-        if kind not in names:
-            return match.group()
-        try:
-            found.append(parse_tag(inside.split(":"), kind))
-        except TagError as error:
-            found.append(error)
-        return ""
-
-    return _TAG.sub(take, prompt), found
+_KEYS = (*_STRENGTHS, "dyn", "lbw", "w", "lbwe", "start", "stop", "end", "step", "x")
+_NUMBERS = (*_STRENGTHS, "start", "stop", "end", "step", "x")  # keys whose value can have a decimal comma, since no list has two values
+_SAME = (("lbw", "w"), ("stop", "end"), ("step", "start"), ("step", "stop"), ("step", "end"))
+_RENAMED = {"w": "lbw", "end": "stop"}
 
 
 def parse_tag(items: Sequence[str], kind: str = "lyco") -> Tag:
@@ -50,15 +36,15 @@ def parse_tag(items: Sequence[str], kind: str = "lyco") -> Tag:
     text = f"<{kind}:{':'.join(items)}>"
     positional = [item.strip() for item in items[:1]]
     named: dict[str, str] = {}
-    rest = [item.strip() for item in items[1:]]
+    rest = deque(item.strip() for item in items[1:])
     while rest:
-        key, equals, value = rest.pop(0).partition("=")
+        key, equals, value = rest.popleft().partition("=")
         key, value = key.strip(), value.strip()
         if not equals:
             positional.append(key)
             continue
         if key in named:
-            raise TagError(text, f'"{key}" is given twice; keep one')
+            raise TagError(text, f"{quoted(key)} is given twice; keep one")
         named[key] = _with_inline_rules(value, rest) if key == "lbwe" else value
     return parse_args(positional, named, text)
 
@@ -78,18 +64,18 @@ def parse_args(positional: Sequence[str], named: Mapping[str, str], text: str = 
         raise TagError(text, str(error)) from error
 
 
-def _with_inline_rules(value: str, rest: list[str]) -> str:
+def _with_inline_rules(value: str, rest: deque[str]) -> str:
     """Join to `BLOCKS` the `ELEMENTS` and `RATIO` that the split at `:` has cut off, rule after rule."""
+    pieces = [value]
     more = True
     while more and len(rest) >= 2:
         elements, ratio = rest[0], rest[1]
         number, comma, _ = ratio.partition(",")
         if is_number(elements) or "=" in elements or "=" in ratio or not is_number(number):
             break  # positional arguments after the name of a set
-        value = f"{value}:{elements}:{ratio}"
-        del rest[:2]
+        pieces += [rest.popleft(), rest.popleft()]
         more = bool(comma)
-    return value
+    return ":".join(pieces)
 
 
 def _build(positional: Sequence[str], named: dict[str, str], text: str) -> Tag:
@@ -97,6 +83,7 @@ def _build(positional: Sequence[str], named: dict[str, str], text: str) -> Tag:
         raise PromptError("the name of the network is missing; write it right after the first colon")
     _check_keys(named)
     values = {**_by_position(positional[1:]), **named}
+    notes = [*_decimals(values), *_switched_off(named, values)]
     strength = {key: Schedule.parse(values[key], what) for key, what in _STRENGTHS.items() if key in values}
     hires = strength.get("hr")
     start, stop = _window(values)
@@ -115,24 +102,24 @@ def _build(positional: Sequence[str], named: dict[str, str], text: str) -> Tag:
         stop=stop,
         x=parse_number(values["x"], "the value of x") if "x" in values else 1.0,
         text=text,
+        notes=tuple(f"{shown(text)}: {note}" for note in notes),
     )
 
 
 def _check_keys(named: dict[str, str]) -> None:
-    """Refuse keys that we do not know, or that say the same thing twice; turn `w` into `lbw`."""
+    """Refuse keys that we do not know, or that say the same thing twice; turn `w` into `lbw` and `end` into `stop`."""
     for key, value in named.items():
         if key not in _KEYS:
-            near = difflib.get_close_matches(key.lower(), _KEYS, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key[:20].lower(), _KEYS, n=1, cutoff=0.5)
             hint = f'did you mean "{near[0]}"?' if near else f"the keys are {', '.join(_KEYS)}"
-            raise PromptError(f'"{key}" is not a key; {hint}')
+            raise PromptError(f"{quoted(key)} is not a key; {hint}")
         if not value:
             raise PromptError(f'"{key}" has no value; give one after the "=" or leave the key out')
-    for one, others in (("lbw", ("w",)), ("step", ("start", "stop"))):
-        for other in others:
-            if one in named and other in named:
-                raise PromptError(f'"{one}" and "{other}" say the same thing; keep one')
-    if "w" in named:
-        named["lbw"] = named.pop("w")
+    for one, other in _SAME:
+        if one in named and other in named:
+            raise PromptError(f'"{one}" and "{other}" say the same thing; keep one')
+    for alias in _RENAMED.keys() & named.keys():
+        named[_RENAMED[alias]] = named.pop(alias)
 
 
 def _by_position(pieces: Sequence[str]) -> dict[str, str]:
@@ -143,7 +130,7 @@ def _by_position(pieces: Sequence[str]) -> dict[str, str]:
     elif len(pieces) > 2 and not is_integer(pieces[2]):
         keys[2] = "lbw"
     if len(pieces) > len(keys):
-        raise PromptError(f'"{pieces[len(keys)]}" is one value too many after the name; name it with a key')
+        raise PromptError(f"{quoted(pieces[len(keys)])} is one value too many after the name; name it with a key")
     for place, piece in enumerate(pieces, 1):
         if not piece:
             raise PromptError(f"value {place} after the name is empty; give one or leave out its colon")
@@ -163,15 +150,40 @@ def _elements(text: str) -> str | tuple[ElementRule, ...]:
     return tuple(parse_rule(rule) for rule in text.split(",")) if ":" in text else text
 
 
-def _window(values: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Return the steps (start, stop) from `start`, `stop` or `step=A-B`."""
+def _decimals(values: dict[str, str]) -> list[str]:
+    """Read `0,7` as 0.7 where no list of two can be meant, in place; return a sentence for each."""
+    notes = []
+    for key in _NUMBERS:
+        typed = values.get(key, "")
+        pieces = [decimal_comma(piece) or piece for piece in (typed.split("-") if key == "step" else [typed])]
+        if typed and "-".join(pieces) != typed:
+            values[key] = "-".join(pieces)
+            notes.append(f"{key}={typed} was read as {values[key]}; write numbers with a point")
+    return notes
+
+
+def _switched_off(named: Mapping[str, str], values: Mapping[str, str]) -> list[str]:
+    """Say that `te=0` alone turns the UNet off too, as the built-in loader reads it; who writes it mostly means the text encoder."""
+    off = "te" in named and "unet" not in values and is_number(named["te"]) and float(named["te"]) == 0
+    return ["te=0 also turns the UNet off, as in the built-in loader; write te=0:unet=1 to turn only the text encoder off"] if off else []
+
+
+def _window(values: Mapping[str, str]) -> tuple[Moment | None, Moment | None]:
+    """Return the moments (start, stop) from `start`, `stop` or `step=A-B`."""
     start, stop = values.get("start"), values.get("stop")
     if "step" in values:
         start, dash, stop = values["step"].partition("-")
         if not dash:
-            raise PromptError(f'"{values["step"]}" is not a span of steps; write step=FIRST-LAST, such as step=5-20')
-    first = parse_whole(start, "a sampling step") if start is not None else None
-    last = parse_whole(stop, "a sampling step") if stop is not None else None
-    if first is not None and last is not None and first >= last:
-        raise PromptError(f"on from step {first} and off from step {last} is never on; the second must be later")
+            raise PromptError(f"{quoted(values['step'])} is not a span of steps; write step=FIRST-LAST, such as step=5-20 or step=0.2-0.8")
+    first = parse_moment(start, "a sampling step") if start is not None else None
+    last = _end(stop, first) if stop is not None else None
+    if first is not None and last is not None and (0 < first < 1) == (0 < last < 1) and first >= last:
+        raise PromptError(f"on from step {first:g} and off from step {last:g} is never on; the second must be later")
     return first, last
+
+
+def _end(text: str, first: Moment | None) -> Moment | None:
+    """Read the moment of the end; None, the last step and no earlier one, for `1.0`, and for 1 after a fraction."""
+    last = parse_moment(text, "a sampling step")
+    whole = last == 1 and ("." in text or (first is not None and 0 < first < 1))
+    return None if whole else last

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import PromptError
-from .number import format_number, parse_number
+from .number import Moment, format_number, parse_number, quoted, step_of
 
 Point = tuple[float, float]  # (position, value)
+MOST_POINTS = 200  # keyframes: more than any sampling has use for
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Schedule:
 
     Build one with `constant`, `through` or `parse`. `points` lie in order of position: linear between them, flat
     outside. With every position <= 1 they are fractions of (steps - 1), else 0-based steps. `start` and `stop` are
-    1-based steps: zero before step `start` and from step `stop`.
+    1-based steps or fractions of the steps: zero before step `start` and from step `stop`.
     """
 
     points: tuple[Point, ...]
-    start: int | None = None
-    stop: int | None = None
+    start: Moment | None = None
+    stop: Moment | None = None
 
     @classmethod
     def constant(cls, value: float) -> Schedule:
@@ -32,33 +33,35 @@ class Schedule:
         return cls(((0.0, float(value) + 0.0),))
 
     @classmethod
-    def through(cls, points: Iterable[Point], start: int | None = None, stop: int | None = None) -> Schedule:
+    def through(cls, points: Iterable[Point], start: Moment | None = None, stop: Moment | None = None) -> Schedule:
         """Return the schedule through (position, value) points, reduced to a constant where it is one."""
         ordered = tuple(sorted(((float(p), float(v) + 0.0) for p, v in points), key=lambda point: point[0]))
-        if stop is not None and stop <= 1:
+        if stop is not None and stop in (0, 1):
             return cls.constant(0.0)
         if len({value for _, value in ordered}) == 1:
             ordered = ((0.0, ordered[0][1]),)
         if ordered == ((0.0, 0.0),):
             return cls(ordered)
-        return cls(ordered, start if start is not None and start > 1 else None, stop)
+        return cls(ordered, None if start in (0, 1) else start, stop)
 
     @classmethod
     def parse(cls, text: str, what: str = "a strength") -> Schedule:
         """Read `0.7` or `0@0,1@0.5` (`~` for `@`, `;` for `,`); raise PromptError naming `what` on bad input."""
-        points = [_parse_point(piece, what) for piece in re.split("[,;]", text)]
+        pieces = re.split("[,;]", text)
+        if len(pieces) > MOST_POINTS:
+            raise PromptError(f"{quoted(text)} has {len(pieces)} values of {what}; give {MOST_POINTS} keyframes at most")
+        points = [_parse_point(piece, what) for piece in pieces]
         if len(points) > 1 and not re.search("[@~]", text):
-            decimal = f"; write {text.replace(',', '.')} for a decimal number" if len(points) == 2 else ""
-            raise PromptError(f'"{text.strip()}" has several values of {what} and no positions{decimal}, or 0@0,1@0.5 for keyframes')
+            raise PromptError(f"{quoted(text)} has several values of {what} and no positions; write one, or 0@0,1@0.5 for keyframes")
         if not re.search("[@~]", re.split("[,;]", text)[0]):
             return cls.constant(points[0][1])
         return cls.through(points)
 
     def value(self, step: int, steps: int) -> float:
         """Return the strength at 0-based `step` of `steps`."""
-        if self.start is not None and step < self.start - 1:
+        if self.start is not None and step < step_of(self.start, steps) - 1:
             return 0.0
-        if self.stop is not None and step >= self.stop - 1:
+        if self.stop is not None and step >= step_of(self.stop, steps) - 1:
             return 0.0
         if len(self.points) == 1:
             return self.points[0][1]
@@ -83,8 +86,8 @@ class Schedule:
         """Return this schedule with every value multiplied by a ratio."""
         return Schedule.through(((p, v * ratio) for p, v in self.points), self.start, self.stop)
 
-    def switched(self, start: int | None, stop: int | None) -> Schedule:
-        """Return this schedule on from 1-based step `start` and off from step `stop`."""
+    def switched(self, start: Moment | None, stop: Moment | None) -> Schedule:
+        """Return this schedule on from step `start` and off from step `stop`: 1-based, or fractions of the steps."""
         return Schedule.through(self.points, start, stop)
 
     def format(self) -> str:
@@ -100,9 +103,9 @@ ONE = Schedule.constant(1.0)
 def _parse_point(piece: str, what: str) -> Point:
     value, *position = re.split("[@~]", piece)
     if len(position) > 1:
-        raise PromptError(f'"{piece.strip()}" is not a keyframe of {what}; write VALUE@POSITION, such as 0.7@0.5')
+        raise PromptError(f"{quoted(piece)} is not a keyframe of {what}; write VALUE@POSITION, such as 0.7@0.5")
     # A later keyframe without a position stands at the end, as it does for the extension people know this from.
     where = parse_number(position[0], f"a position in {what}") if position else 1.0
     if where < 0:
-        raise PromptError(f'"{piece.strip()}" has a negative position; positions count from 0')
+        raise PromptError(f"{quoted(piece)} has a negative position; positions count from 0")
     return where, parse_number(value, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from ..models.parameters import split_parameter
 from .elements import ElementRule, ratio_after
 from .presets import Presets
 from .schedule import Schedule
-from .tag import Tag, TagError
+from .tag import Tag, TagError, shown
 from .weights import BlockWeights
 
 Strength = float | Schedule
@@ -55,6 +56,15 @@ class StrengthMap:
             ratio = self._ratio_of_block.get(block, 0.0)
         return ratio_after(self.rules, flat_name(parameter) + (block or ""), ratio) if self.rules else ratio
 
+    def is_off(self, parameters: Iterable[str], steps: int) -> bool:
+        """Say whether the strength of all these parameters is 0 at each of so many steps."""
+        for parameter in parameters:
+            strength = self(parameter)
+            values = (strength.value(step, steps) for step in range(steps)) if isinstance(strength, Schedule) else (strength,)
+            if any(values):
+                return False
+        return True
+
     @property
     def changes(self) -> bool:
         """Whether any strength can differ from step to step."""
@@ -91,7 +101,9 @@ def resolve(tag: Tag, family: str, seed: int, presets: Presets, hires: bool = Fa
     # Two networks of one image draw different values; the pass does not matter, so that hires refines the same image.
     ratios = None if weights is None else tuple(weights.ratios(f"{seed} {tag.name}", tag.x).items())
     te, te2, unet = (tag.hrte, tag.hrte2, tag.hrunet) if hires else (tag.te, tag.te2, tag.unet)
-    return StrengthMap(family, te, te2, unet.switched(tag.start, tag.stop), ratios, rules or (), _notes(tag, weights, family))
+    return StrengthMap(
+        family, te, te2, unet.switched(tag.start, tag.stop), ratios, rules or (), (*tag.notes, *_notes(tag, weights, family))
+    )
 
 
 def flat_name(parameter: str) -> str:
@@ -118,5 +130,6 @@ def _notes(tag: Tag, weights: BlockWeights | None, family: str) -> tuple[str, ..
     made_for = " and ".join(FAMILIES[other].label for other in _MADE_FOR[count])
     fitting = " or ".join(str(other) for other, families in _MADE_FOR.items() if family in families)
     advice = f"use {fitting} weights for it" if fitting else "use element filters (lbwe) for it"
-    text = tag.text or tag.format()
-    return (f"{text}: {count} weights are made for {made_for}; blocks of {label} not among them get 0, {advice}",)
+    return (
+        f"{shown(tag.text or tag.format())}: {count} weights are made for {made_for}; blocks of {label} not among them get 0, {advice}",
+    )

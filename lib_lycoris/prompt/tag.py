@@ -6,16 +6,23 @@ from dataclasses import dataclass, field
 
 from ..errors import PromptError
 from .elements import ElementRule
-from .number import format_number
+from .number import Moment, format_number
 from .schedule import ONE, Schedule
 from .weights import BlockWeights
+
+SHOWN = 200  # characters of a tag that a sentence repeats
+
+
+def shown(tag: str) -> str:
+    """Return a tag's text for a sentence, cut when it is long."""
+    return tag if len(tag) <= SHOWN else f"{tag[:SHOWN]}...>"
 
 
 class TagError(PromptError):
     """One tag cannot be used: `tag` is its text as typed, `reason` the mistake."""
 
     def __init__(self, tag: str, reason: str) -> None:
-        super().__init__(f"{tag}: {reason}")
+        super().__init__(f"{shown(tag)}: {reason}")
         self.tag = tag
         self.reason = reason
 
@@ -25,7 +32,8 @@ class Tag:
     """`<lyco:...>` with every default filled in (`Tag.of` fills them); `text`, as typed, does not count for equality.
 
     `te` is the strength of the first text encoder, `te2` of all others. `dyn` is the number of ranks, None for all.
-    `weights` and `elements` are a preset's name or the values themselves. `start` and `stop` are 1-based steps.
+    `weights` and `elements` are a preset's name or the values themselves. `start` and `stop` are 1-based steps or
+    fractions of the steps. `notes` are sentences on how the text was read.
     """
 
     name: str
@@ -38,10 +46,11 @@ class Tag:
     dyn: int | None = None
     weights: str | BlockWeights | None = None
     elements: str | tuple[ElementRule, ...] | None = None
-    start: int | None = None
-    stop: int | None = None
+    start: Moment | None = None
+    stop: Moment | None = None
     x: float = 1.0
     text: str = field(default="", compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def of(
@@ -57,15 +66,16 @@ class Tag:
         dyn: int | None = None,
         weights: str | BlockWeights | None = None,
         elements: str | tuple[ElementRule, ...] | None = None,
-        start: int | None = None,
-        stop: int | None = None,
+        start: Moment | None = None,
+        stop: Moment | None = None,
         x: float = 1.0,
         text: str = "",
+        notes: tuple[str, ...] = (),
     ) -> Tag:
         """Return a tag; strengths left out follow `te`, those of the hires pass follow the first pass's."""
         te2, unet = te2 or te, unet or te
         places = (name, te, te2, unet, hrte or te, hrte2 or hrte or te2, hrunet or unet)
-        return cls(*places, dyn or None, weights, elements, start, stop, x, text)
+        return cls(*places, dyn or None, weights, elements, start, stop, x, text, notes)
 
     def format(self, kind: str = "lyco") -> str:
         """Write the tag shortly; reading the result gives an equal tag."""

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...errors import HostError
+from ...prompt import escape_name, unescape_name
 from .facts import Describer, NetworkFacts
 from .index import NAME, Index
 from .scan import Scan
@@ -132,16 +133,20 @@ class Library:
         with the nearest names, or if several fit equally.
         """
         wanted = _plain(name)
-        found = self._listing.find(wanted)
+        found = self._found(name, wanted)
         if not found:
             self.refresh()
-            found = self._listing.find(wanted)
+            found = self._found(name, wanted)
         if len(found) == 1:
             return found[0]
         if found:
-            places = ", ".join(f'"{place}"' for place in sorted({file.place for file in found}))
+            places = ", ".join(f'"{escape_name(place)}"' for place in sorted({file.place for file in found}))
             raise HostError(f'"{name}" is the name of {len(found)} network files; write the folder too: {places}')
         raise HostError(self._missing(name, wanted))
+
+    def _found(self, name: str, wanted: str) -> list[NetworkFile]:
+        """Return the files of a name as it is written, else of what its escapes mean."""
+        return self._listing.find(wanted) or self._listing.find(unescape_name(name.strip()))
 
     def _missing(self, name: str, wanted: str) -> str:
         if not self.files:
@@ -151,7 +156,7 @@ class Library:
         near = difflib.get_close_matches(wanted.lower(), [n.lower() for n in self.names()], n=3, cutoff=0.5)
         nearest = [n for n in self.names() if n.lower() in near]
         verb = "name is" if len(nearest) == 1 else "names are"
-        hint = f"; the nearest {verb} {', '.join(nearest)}" if nearest else f" among {len(self.files)} network files"
+        hint = f"; the nearest {verb} {', '.join(map(escape_name, nearest))}" if nearest else f" among {len(self.files)} network files"
         return f'there is no network called "{name}"{hint}'
 
 
