@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from ...models import BaseModel
 from ...networks import Network
 from ...networks.hashes import model_hash, short
 from ...patching import Activation, Patcher, Report
-from ...prompt import Presets, Tag, find_tags, resolve
+from ...prompt import Presets, Tag, find_tags, resolve, unread_tags
 from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
 from ..library.cache import KEPT_MIB, NetworkCache
@@ -185,7 +184,7 @@ class EmbeddedHost:
         """Turn the tags of a prompt into activations; whatever is wrong with one leaves that one out, with a sentence."""
         text, tags = find_tags(prompt, TAGS)
         chosen = _Chosen(text.strip())
-        chosen.problems.extend(_near_tags(text))
+        chosen.problems.extend(unread_tags(text, TAGS))
         for tag in tags:
             if not isinstance(tag, Tag):
                 chosen.problems.append(str(tag))
@@ -257,13 +256,6 @@ class EmbeddedHost:
         if not bool(torch.isfinite(pixels).all()):
             chosen.problems.append("the model's numbers ran over: what is black in the image is NaN; try smaller strengths")
         return pipe.image_processor.postprocess(torch.nan_to_num(pixels) * 2 - 1, output_type="pil")[0]
-
-
-def _near_tags(text: str) -> list[str]:
-    """Return a sentence for everything left in a prompt that was probably meant as a tag."""
-    left = re.findall(r"<\s*\w+\s*:[^<>]*>?", text)
-    rule = "a tag is <lyco:NAME:STRENGTH>, in small letters and with both brackets"
-    return [f'"{item.strip()}" was read as plain words: {rule}' for item in left]
 
 
 def _check(request: GenerationRequest) -> None:
