@@ -2,7 +2,7 @@
 """Start sd-webui-lycoris with nothing but Python: makes .venv beside this file, installs what is needed, and runs.
 
   python3 run.py [app]              the app, in the browser
-  python3 run.py test [--long] [--webui DIR] [--webui-python PYTHON] [pytest arguments]
+  python3 run.py test               the whole test suite; `test --help` says what else it takes
   python3 run.py bench NAME ...     a benchmark of tests/benchmarks
   python3 run.py VERB ...           generate, inspect, merge, extract, resize, convert, bake, split, prune, compare, measure, verify, undo
 
@@ -17,6 +17,7 @@ if sys.version_info < (3, 10):
         "and start run.py with that." % sys.version_info[:2]
     )
 
+import argparse
 import ast
 import contextlib
 import hashlib
@@ -76,12 +77,37 @@ def in_venv(folder: Path, program: str) -> Path:
 
 
 class Display:
-    """One line that says how far pip is: rewritten on a terminal, printed every ten seconds elsewhere."""
+    """One line that says how far a command is: rewritten on a terminal, printed every ten seconds elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.start, self.next_at = title, time.monotonic(), 0.0
+        self.text = "starting"
+        self.tail = deque[str](maxlen=15)
+
+    def feed(self, line: str) -> None:
+        self.tail.append(line)
+        self.text = line.strip() or self.text
+
+    def now(self) -> str:
+        """Return how far it is."""
+        return self.text
+
+    def show(self, end: str = "") -> None:
+        now, live = time.monotonic(), sys.stdout.isatty()
+        if now < self.next_at and not end:
+            return
+        self.next_at = now + (0.2 if live else 10.0)
+        line = f"{self.title}: {end or self.now()}  [{now - self.start:.0f} s]"
+        width = shutil.get_terminal_size().columns - 1
+        print("\r" + line[:width].ljust(width) if live else line, end="" if live and not end else "\n", flush=True)
+
+
+class PipDisplay(Display):
+    """Display of `pip install`: what is looked up, downloaded and installed, with percent."""
 
     def __init__(self, title: str, folder: Path) -> None:
-        self.title, self.folder, self.start, self.next_at = title, folder, time.monotonic(), 0.0
-        self.text, self.file, self.found, self.total, self.before = "starting", "", 0, 0, 0
-        self.tail = deque[str](maxlen=15)
+        super().__init__(title)
+        self.folder, self.file, self.found, self.total, self.before = folder, "", 0, 0, 0
 
     def feed(self, line: str) -> None:
         match = re.match(r"Progress (\d+) of (\d+)", line)
@@ -105,22 +131,16 @@ class Display:
         packages = "Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages"
         return sum(1 for _ in self.folder.glob(f"{packages}/*.dist-info/INSTALLER"))
 
-    def show(self, end: str = "") -> None:
-        now, live = time.monotonic(), sys.stdout.isatty()
-        if now < self.next_at and not end:
-            return
-        self.next_at = now + (0.2 if live else 10.0)
-        if self.total and not end:
-            done = min(max(self.installed() - self.before, 0), self.total)
-            self.text = f"installing package {done} of {self.total}  {100 * done // self.total} %"
-        line = f"{self.title}: {end or self.text}  [{now - self.start:.0f} s]"
-        width = shutil.get_terminal_size().columns - 1
-        print("\r" + line[:width].ljust(width) if live else line, end="" if live and not end else "\n", flush=True)
+    def now(self) -> str:
+        if not self.total:
+            return self.text
+        done = min(max(self.installed() - self.before, 0), self.total)
+        return f"installing package {done} of {self.total}  {100 * done // self.total} %"
 
 
-def run_shown(title: str, command: Sequence[str], folder: Path) -> list[str] | None:
+def run_shown(display: Display, command: Sequence[str]) -> list[str] | None:
     """Run a command behind a progress line; None if it went well, else its last lines."""
-    display, lines = Display(title, folder), queue.Queue[str | None]()
+    lines = queue.Queue[str | None]()
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET")}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, env={**clean, "PYTHONUNBUFFERED": "1"}, text=True, errors="replace", **pipes)
@@ -215,9 +235,9 @@ def fetch_python(number: str) -> str:
     uv = shutil.which("uv") or str(in_venv(tools, "uv"))
     if not Path(uv).exists():
         make_venv(sys.executable, tools)
-        if run_shown("uv", [str(in_venv(tools, "python")), "-m", "pip", "install", "uv"], tools) is not None:
+        if run_shown(PipDisplay("uv", tools), [str(in_venv(tools, "python")), "-m", "pip", "install", "uv"]) is not None:
             return ""
-    run_shown(f"Python {number}", [uv, "python", "install", number], tools)
+    run_shown(Display(f"Python {number}"), [uv, "python", "install", number])
     return ask(uv, "python", "find", "--no-project", number)
 
 
@@ -242,7 +262,7 @@ def find_python(environment: Environment) -> tuple[str, str]:
 
 
 def make_venv(python: str, folder: Path) -> None:
-    lines = run_shown(f"making {folder.name}", [python, "-m", "venv", "--clear", str(folder)], folder)
+    lines = run_shown(Display(f"making {folder.name}"), [python, "-m", "venv", "--clear", str(folder)])
     if lines is not None:
         number = ask(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
         raise Trouble(
@@ -254,7 +274,7 @@ def make_venv(python: str, folder: Path) -> None:
 def pip_install(environment: Environment, title: str, *arguments: str, may_lack: str = "") -> bool:
     """Install with pip; False if pip knows no such version of the package `may_lack`, Trouble for every other failure."""
     pip = [str(environment.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    lines = run_shown(title, [*pip, "-c", str(environment.constraints), *arguments], environment.path)
+    lines = run_shown(PipDisplay(title, environment.path), [*pip, "-c", str(environment.constraints), *arguments])
     if lines is None:
         return True
     missing = rf"(Cannot install|No matching distribution found for) {may_lack}=="  # how it is said hangs on pip's version
@@ -335,16 +355,40 @@ def run_through(command: Sequence[str], folder: Path | None = None, **variables:
     return code if code >= 0 else 128 - code
 
 
+def suite_options() -> argparse.ArgumentParser:
+    """Return what `test` takes itself; pytest gets the rest."""
+    parser = argparse.ArgumentParser(
+        prog="run.py test",
+        usage="run.py test [options] [pytest's own arguments]",
+        description="Runs the test suite, or the tests that pytest's arguments choose: paths, -k, -m, -x, ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--quick", action="store_true", help="under a minute: no corpora, oracles, browser, app or whole images")
+    parser.add_argument("--long", action="store_true", help="also the tests that take minutes")
+    parser.add_argument("--set", choices=SETS, default=NEW.name, help="the pinned packages to test with (default: %(default)s)")
+    parser.add_argument("--webui", metavar="DIR", help="also test the extension in the webui of this folder")
+    parser.add_argument("--webui-python", metavar="PYTHON", help="the Python that this webui runs with")
+    return parser
+
+
 def run_tests(arguments: list[str]) -> int:
-    environment = NEW
-    if "--set" in arguments:
-        at = arguments.index("--set")
-        environment = SETS[arguments[at + 1]]
-        arguments = arguments[:at] + arguments[at + 2 :]
+    options, rest = suite_options().parse_known_args(arguments)
+    environment = SETS[options.set]
+    chosen = [f"--{name}" for name in ("quick", "long") if getattr(options, name)]
+    if options.webui:
+        folder = Path(options.webui).absolute()
+        if not (folder / "webui.py").is_file():
+            raise Trouble(f"--webui wants the folder of a webui, and {folder} has no webui.py.")
+        chosen.append(f"--webui={folder}")  # as one word: of two, pytest would take the folder for the tests to run
+    if options.webui_python:
+        python = shutil.which(options.webui_python)
+        if not python:
+            raise Trouble(f"--webui-python wants the Python that the webui runs with, and {options.webui_python} is no program.")
+        chosen.append(f"--webui-python={os.path.abspath(python)}")
     ensure(environment, environment.test_extras)
-    core = ["-m", "not browser"] if environment is not NEW and "-m" not in arguments else []
-    command = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *core, *map(from_here, arguments)]
-    return run_through(command, ROOT, LYCORIS_TEST_SET=environment.name)
+    core = ["-m", "not browser"] if environment is not NEW and "-m" not in rest else []
+    pytest = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
+    return run_through([*pytest, *core, *chosen, *map(from_here, rest)], ROOT, LYCORIS_TEST_SET=environment.name)
 
 
 def from_here(argument: str) -> str:
@@ -384,6 +428,9 @@ def main(arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # pip must not be left running behind our back
         if arguments[:1] == ["test"]:
             return run_tests(arguments[1:])
+        if {"-h", "--help"} & set(arguments) and not is_ready(NEW, ["app"]):
+            print(f"{__doc__}\nThe options of a verb are shown once the packages are installed: start `run.py` without arguments for that.")
+            return 0
         ensure(NEW, ["app"])
         return run_through([str(NEW.python), str(ROOT / "run.py"), "--inside", *arguments])
     except Trouble as trouble:

@@ -9,16 +9,28 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from run import Trouble
+from tests.browser import chromium
+
 ROOT = Path(__file__).resolve().parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+QUICK_SECONDS = 60
+QUICK_LEAVES_OUT = (  # by measurement: what takes longest for what it adds on a change that is not about it
+    "algorithms/test_oracles.py",
+    "benchmarks",
+    "browser",
+    "corpus",
+    "fuzz",
+    "hosts/test_demo.py",
+    "hosts/test_generate.py",
+    "patching/test_unet.py",
+    "ui/test_app.py",
+    "webui",
+)
 
 
 def set_name() -> str:
@@ -29,6 +41,7 @@ def set_name() -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sd-webui-lycoris")
+    group.addoption("--quick", action="store_true", help="leave out the corpora, the oracles, the browser, the app and tests marked slow")
     group.addoption("--long", action="store_true", help="run the tests that take minutes too")
     group.addoption("--webui", metavar="DIR", help="checkout of a real webui to test the extension in")
     group.addoption("--webui-python", metavar="PYTHON", help="the Python that this webui runs with")
@@ -47,7 +60,9 @@ def needs(path: Path) -> tuple[str, ...]:
     return ()
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if config.getoption("--quick") and any(collection_path == ROOT / "tests" / name for name in QUICK_LEAVES_OUT):
+        return True
     if set_name() == "new" or collection_path.suffix != ".py":
         return None
     return True if any(importlib.util.find_spec(name) is None for name in needs(collection_path)) else None
@@ -56,6 +71,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     unwanted = set() if set_name() == "new" else {"new_set"}
     unwanted |= set() if config.getoption("--long") else {"long"}
+    unwanted |= {"slow", "browser"} if config.getoption("--quick") else set()
     unwanted |= set() if config.getoption("--webui") else {"webui"}
     left_out = [item for item in items if any(mark.name in unwanted for mark in item.iter_markers())]
     config.hook.pytest_deselected(items=left_out)
@@ -74,21 +90,35 @@ def webui_python(request: pytest.FixtureRequest) -> str:
     return request.config.getoption("--webui-python") or sys.executable
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say when --quick is quick no more, and where the time went."""
+    calls = [report for reports in terminalreporter.stats.values() for report in reports if isinstance(report, pytest.TestReport)]
+    if not config.getoption("--quick") or sum(report.duration for report in calls) <= QUICK_SECONDS:
+        return
+    by_file: dict[str, float] = {}
+    for report in calls:
+        file = report.nodeid.split("::")[0]
+        by_file[file] = by_file.get(file, 0.0) + report.duration
+    longest = sorted(by_file.items(), key=lambda item: -item[1])[:5]
+    listed = ", ".join(f"{file} {seconds:.0f} s" for file, seconds in longest)
+    terminalreporter.line(f"--quick took more than {QUICK_SECONDS} s; mark what is slow with pytest.mark.slow. Longest: {listed}")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Get a browser before the first test, if one of the tests needs it: a run must not end in errors after minutes."""
+    if session.config.option.collectonly or not any(item.get_closest_marker("browser") for item in session.items):
+        return
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    try:
+        with capture.global_and_fixture_disabled():
+            chromium.get()
+    except Trouble as trouble:
+        raise pytest.UsageError(str(trouble)) from None
+
+
 @pytest.fixture(scope="session")
 def browser_path() -> str:
-    """A Chromium: the system's, else Playwright's, which is downloaded if need be."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None) or next(downloaded_browsers(), None)
-    if found is None:
-        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
-        found = next(downloaded_browsers(), None)
-    assert found, "The browser tests need Chromium, and it could not be downloaded: install the package `chromium`."
-    return found
-
-
-def downloaded_browsers() -> Iterator[str]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        path = driver.chromium.executable_path
-    if Path(path).exists():
-        yield path
+    """A Chromium that starts."""
+    path = chromium.find()
+    assert path is not None
+    return path

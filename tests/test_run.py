@@ -1,5 +1,6 @@
 """run.py: what it asks for, when it installs, how it recovers, and whom it starts. Nothing is downloaded here."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -165,7 +166,7 @@ def script(tmp_path: Path, *lines: str) -> list[str]:
 
 
 def test_the_display_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    display = run.Display("packages", tmp_path)
+    display = run.PipDisplay("packages", tmp_path)
     display.feed("Collecting torch==2.0 (from x)")
     assert display.text == "looking up package 1: torch==2.0"
     display.feed("  Downloading https://host/torch-2.0.whl (200 MB)")
@@ -180,10 +181,10 @@ def test_the_display_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_failing_command_gives_its_last_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = run.run_shown("work", script(tmp_path, "for i in range(40): print(i)", "raise SystemExit(3)"), tmp_path)
+    lines = run.run_shown(run.Display("work"), script(tmp_path, "for i in range(40): print(i)", "raise SystemExit(3)"))
     assert lines == [str(i) for i in range(25, 40)]
     assert "work: failed" in capsys.readouterr().out
-    assert run.run_shown("work", script(tmp_path, "print('fine')"), tmp_path) is None
+    assert run.run_shown(run.Display("work"), script(tmp_path, "print('fine')")) is None
 
 
 def test_pip_failing_is_one_sentence_and_its_lines(environment: run.Environment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,3 +306,65 @@ def test_the_state_file_is_written_in_one_piece(environment: run.Environment, pi
     run.ensure(environment, ["app"])
     assert json.loads(environment.state_file.read_text(encoding="utf-8"))["status"] == "usable"
     assert not environment.state_file.with_suffix(".new").exists()
+
+
+# ---- what `test` takes
+
+
+DRIVER = """
+import sys
+import run
+run.ensure = lambda *_: None
+run.Environment.python = property(lambda _: sys.executable)
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def documented_command(start: str) -> list[str]:
+    """Return the words of the one command line of README.md that begins so."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    found = [line for line in lines if line.startswith(f"python3 run.py {start}")]
+    assert len(found) == 1, f"README.md has {len(found)} lines that begin with: python3 run.py {start}"
+    return found[0].split("#")[0].split()[2:]
+
+
+def test_the_documented_command_for_a_webui_collects_its_tests(tmp_path: Path) -> None:
+    """pytest once took the folder behind --webui for tests to run, and never saw our options."""
+    webui = tmp_path / "web ui"
+    webui.mkdir()
+    (webui / "webui.py").touch()
+    (webui / "conftest.py").write_text("raise RuntimeError('this folder was taken for tests')", encoding="utf-8")
+    command = [{"DIR": "web ui", "PYTHON": sys.executable}.get(word, word) for word in documented_command("test --webui")]
+    others = [f"--ignore={folder}" for folder in (ROOT / "tests").iterdir() if folder.is_dir() and folder.name != "webui"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-c", DRIVER, *command, "--collect-only", "-q", "-p", "no:cacheprovider", *others]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tests/webui/test_webui_api.py::" in done.stdout
+    assert "tests/test_run.py::" in done.stdout, "without a path the whole suite runs"
+
+
+def test_options_of_pytest_pass_and_ours_are_checked(started: list[tuple], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "webui.py").touch()
+    assert run.main(["test", "--webui", str(tmp_path), "--webui-python", sys.executable, "-x", "-k", "a or b"]) == 7
+    assert started[-1][-5:] == (f"--webui={tmp_path}", f"--webui-python={sys.executable}", "-x", "-k", "a or b")
+    started.clear()
+    assert run.main(["test", "--webui", str(tmp_path / "nowhere")]) == 1
+    assert run.main(["test", "--webui", str(tmp_path), "--webui-python", "no-such-program"]) == 1
+    said = capsys.readouterr().err
+    assert "nowhere has no webui.py" in said
+    assert "no-such-program is no program" in said
+    with pytest.raises(SystemExit):
+        run.main(["test", "--set", "newest"])
+    assert started == []
+
+
+@pytest.mark.parametrize("arguments", [["test", "--help"], ["test", "-h"], ["merge", "--help"]], ids=" ".join)
+def test_help_of_a_verb_installs_nothing(
+    arguments: list[str], started: list[tuple], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "is_ready", lambda *_: False)
+    with contextlib.suppress(SystemExit):  # argparse ends so
+        run.main(arguments)
+    assert started == []
+    assert ("--webui-python" if arguments[0] == "test" else "once the packages are installed") in capsys.readouterr().out

@@ -10,7 +10,7 @@ from modules import script_callbacks
 
 def generate(prompt: str, steps: int = 4, stop_at: int = 0):
     """Return a 64x64 image, or that it was cancelled, with the steps that were told."""
-    generator = sys.modules["lib_lycoris.hosts.webui.generate"].WebuiPainter()
+    generator = sys.modules["lib_lycoris.hosts.webui.generate"].WebuiGenerator()
     protocol = sys.modules["lib_lycoris.hosts.protocol"]
     told, cancel = [], threading.Event()
 
@@ -19,10 +19,10 @@ def generate(prompt: str, steps: int = 4, stop_at: int = 0):
         if stop_at and at.step >= stop_at:
             cancel.set()
 
-    request = protocol.Request(prompt, seed=1, steps=steps, width=64, height=64, cfg=5.0, sampler="Euler")
+    request = protocol.GenerationRequest(prompt, seed=1, steps=steps, width=64, height=64, cfg=5.0, sampler="Euler")
     try:
         made = generator.generate(request, progress, cancel)
-    except protocol.Cancelled:
+    except protocol.GenerationCancelled:
         return {"cancelled": True, "told": told}
     buffer = io.BytesIO()
     made.image.save(buffer, "PNG")
