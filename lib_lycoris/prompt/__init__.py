@@ -4,6 +4,7 @@ from .elements import ElementRule
 from .names import escape_name, unescape_name
 from .own_presets import OwnPresets
 from .parse import parse_args, parse_tag
+from .plan import Part, PromptPlan, plan_negative, plan_prompt
 from .presets import Presets
 from .scan import find_tags, unread_tags
 from .schedule import Schedule
@@ -16,7 +17,9 @@ __all__ = [
     "Cell",
     "ElementRule",
     "OwnPresets",
+    "Part",
     "Presets",
+    "PromptPlan",
     "Schedule",
     "Strength",
     "StrengthMap",
@@ -28,6 +31,8 @@ __all__ = [
     "parse_tag",
     "parse_weights",
     "parse_weights_or_preset",
+    "plan_negative",
+    "plan_prompt",
     "resolve",
     "unescape_name",
     "unread_tags",

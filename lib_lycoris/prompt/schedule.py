@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import PromptError
 from .number import Moment, format_number, parse_number, quoted, step_of
@@ -20,12 +20,14 @@ class Schedule:
 
     Build one with `constant`, `through` or `parse`. `points` lie in order of position: linear between them, flat
     outside. With every position <= 1 they are fractions of (steps - 1), else 0-based steps. `start` and `stop` are
-    1-based steps or fractions of the steps: zero before step `start` and from step `stop`.
+    1-based steps or fractions of the steps: zero before step `start` and from step `stop`. `during` says for each step of
+    the pass whether it is on at all.
     """
 
     points: tuple[Point, ...]
     start: Moment | None = None
     stop: Moment | None = None
+    during: tuple[bool, ...] | None = None
 
     @classmethod
     def constant(cls, value: float) -> Schedule:
@@ -59,6 +61,8 @@ class Schedule:
 
     def value(self, step: int, steps: int) -> float:
         """Return the strength at 0-based `step` of `steps`."""
+        if self.during is not None and not self.during[min(step * len(self.during) // max(steps, 1), len(self.during) - 1)]:
+            return 0.0
         if self.start is not None and step < step_of(self.start, steps) - 1:
             return 0.0
         if self.stop is not None and step >= step_of(self.stop, steps) - 1:
@@ -80,15 +84,21 @@ class Schedule:
     @property
     def changes(self) -> bool:
         """Whether the value can differ from step to step."""
-        return len(self.points) > 1 or self.start is not None or self.stop is not None
+        return len(self.points) > 1 or self.start is not None or self.stop is not None or self.during is not None
 
     def times(self, ratio: float) -> Schedule:
         """Return this schedule with every value multiplied by a ratio."""
-        return Schedule.through(((p, v * ratio) for p, v in self.points), self.start, self.stop)
+        return Schedule.through(((p, v * ratio) for p, v in self.points), self.start, self.stop).only_during(self.during)
 
     def switched(self, start: Moment | None, stop: Moment | None) -> Schedule:
         """Return this schedule on from step `start` and off from step `stop`: 1-based, or fractions of the steps."""
-        return Schedule.through(self.points, start, stop)
+        return Schedule.through(self.points, start, stop).only_during(self.during)
+
+    def only_during(self, on: tuple[bool, ...] | None) -> Schedule:
+        """Return this schedule on at these steps of the pass only, one truth value for each; None for all of them."""
+        if on is None or all(on) or not any(value for _, value in self.points):
+            return self
+        return replace(self, during=on) if any(on) else Schedule.constant(0.0)
 
     def format(self) -> str:
         """Write the values as they are typed in a tag; `start` and `stop` are keys of their own there."""

@@ -101,9 +101,8 @@ def resolve(tag: Tag, family: str, seed: int, presets: Presets, hires: bool = Fa
     # Two networks of one image draw different values; the pass does not matter, so that hires refines the same image.
     ratios = None if weights is None else tuple(weights.ratios(f"{seed} {tag.name}", tag.x).items())
     te, te2, unet = (tag.hrte, tag.hrte2, tag.hrunet) if hires else (tag.te, tag.te2, tag.unet)
-    return StrengthMap(
-        family, te, te2, unet.switched(tag.start, tag.stop), ratios, rules or (), (*tag.notes, *_notes(tag, weights, family))
-    )
+    te, te2, unet = (strength.only_during(tag.during) for strength in (te, te2, unet.switched(tag.start, tag.stop)))
+    return StrengthMap(family, te, te2, unet, ratios, rules or (), (*tag.notes, *_notes(tag, weights, family)))
 
 
 def flat_name(parameter: str) -> str:

@@ -33,7 +33,8 @@ class Tag:
 
     `te` is the strength of the first text encoder, `te2` of all others. `dyn` is the number of ranks, None for all.
     `weights` and `elements` are a preset's name or the values themselves. `start` and `stop` are 1-based steps or
-    fractions of the steps. `notes` are sentences on how the text was read.
+    fractions of the steps. `during` says for each step whether the brackets around the tag have it on, None for always.
+    `notes` are sentences on how the text was read.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Tag:
     start: Moment | None = None
     stop: Moment | None = None
     x: float = 1.0
+    during: tuple[bool, ...] | None = None
     text: str = field(default="", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -75,7 +77,7 @@ class Tag:
         """Return a tag; strengths left out follow `te`, those of the hires pass follow the first pass's."""
         te2, unet = te2 or te, unet or te
         places = (name, te, te2, unet, hrte or te, hrte2 or hrte or te2, hrunet or unet)
-        return cls(*places, dyn or None, weights, elements, start, stop, x, text, notes)
+        return cls(*places, dyn or None, weights, elements, start, stop, x, None, text, notes)
 
     def format(self, kind: str = "lyco") -> str:
         """Write the tag shortly; reading the result gives an equal tag."""
