@@ -1,8 +1,34 @@
 """What the package raises: one sentence that names the file or key, what was expected, what was found and what to do."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LONGEST_NAME = 160  # characters of a key, or of anything else out of a file, in a sentence
+LONGEST_WORD = 300  # a path may be longer than a key
+LONGEST_CAUSE = 120  # of an error that is not ours
+LONGEST_SENTENCE = 1200
+# controls, marks that turn the direction of text, and halves of surrogate pairs: nothing that a log or a page should be handed
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff9-\ufffb]")
+
+
+def readable(text: object, longest: int = LONGEST_NAME) -> str:
+    """Return something out of a file as a sentence may quote it: without control characters, and cut in the middle."""
+    plain = _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", str(text))
+    if len(plain) <= longest:
+        return plain
+    half = (longest - 3) // 2
+    return f"{plain[:half]}...{plain[-half:]}"
+
 
 class LycorisError(Exception):
     """Base of every error that is meant to be shown to the user as it is."""
+
+    def __init__(self, sentence: object = "", *more: object) -> None:
+        super().__init__(_sentence(str(sentence)), *more)
 
 
 class NetworkFormatError(LycorisError):
@@ -23,3 +49,29 @@ class ToolError(LycorisError):
 
 class HostError(LycorisError):
     """The program that we run in lacks something that we need."""
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turn whatever else goes wrong while a file is read and understood into one sentence that names it.
+
+    A file comes from a stranger and may lead a parser to any exception; each is meant to say itself what is wrong, this is the net below.
+    """
+    name = Path(path).name
+    try:
+        yield
+    except LycorisError:
+        raise
+    except MemoryError as error:
+        raise NetworkFormatError(f"{name} needs more memory than there is; close other programs, or use a smaller file") from error
+    except OSError as error:
+        raise NetworkFormatError(f"{name} cannot be read: {error.strerror or type(error).__name__}") from error
+    except Exception as error:
+        said = readable(" ".join(str(error).split()), LONGEST_CAUSE)
+        raise NetworkFormatError(f"{name} cannot be understood ({type(error).__name__}: {said}); download it again or report it") from error
+
+
+def _sentence(text: str) -> str:
+    """Return a sentence in which no name out of a file is longer than one can read, and nothing that cannot be shown."""
+    whole = " ".join(readable(word, LONGEST_WORD) for word in text.split(" "))
+    return whole if len(whole) <= LONGEST_SENTENCE else f"{whole[:LONGEST_SENTENCE]}..."

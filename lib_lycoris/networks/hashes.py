@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from pathlib import Path
 
-from ..errors import NetworkFormatError
+from .header import data_start
 
 CHUNK = 1 << 20  # bytes
 
@@ -19,13 +18,7 @@ def sha256(path: str | Path) -> str:
 def model_hash(path: str | Path) -> str:
     """Return kohya's ``sshs_model_hash`` as the webui computes it: of everything behind a safetensors file's header."""
     path = Path(path)
-    if path.suffix != ".safetensors":
-        return sha256(path)
-    with path.open("rb") as file:
-        start = file.read(8)
-    if len(start) < 8:
-        raise NetworkFormatError(f"{path.name} is cut off; download it again")
-    return _sha256_from(path, 8 + struct.unpack("<Q", start)[0])
+    return _sha256_from(path, data_start(path)) if path.suffix.lower() == ".safetensors" else sha256(path)
 
 
 def short(digest: str) -> str:

@@ -5,22 +5,19 @@ The metadata is read without the table where it comes first, as nearly all write
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import LycorisError
+from ...errors import LycorisError, naming
+from ...networks import header
 from ...networks.hashes import short
 
-HEAD = 1 << 16  # bytes of a file that are read first; the metadata of most files ends within them
-LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
 SUFFIX = ".safetensors"
 VERSIONS: Mapping[str, str] = {  # what the webui's loader writes as "sd version" where it knows the family, and our words for the others
     "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL", "sdxl-refiner": "SDXL", "sd3": "SD3", "flux": "Flux",
@@ -35,8 +32,6 @@ LISTED = ("modelspec.title", "modelspec.author", "modelspec.tags", "modelspec.tr
 LONGEST = 300  # characters of one entry of LISTED that are kept
 KEPT_TAGS = 40
 _FAMILY = ("modelspec.architecture", "ss_base_model_version", "ss_v2")  # entries that can decide the family
-_START = re.compile(r'\s*\{\s*"__metadata__"\s*:\s*')
-_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def read_names(path: str | Path) -> NetworkFacts:
         return NetworkFacts(stamp, described=True)  # a pickle would have to be opened whole
     try:
         metadata = read_metadata(path)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, LycorisError):
         return NetworkFacts(stamp)
     return NetworkFacts(
         stamp, alias=metadata.get("ss_output_name", "").strip(), stored_hash=short(metadata.get("sshs_model_hash", "")),
@@ -79,15 +74,8 @@ def read_names(path: str | Path) -> NetworkFacts:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file. Raises OSError, ValueError or RecursionError for a file that is none."""
-    with open(path, "rb", buffering=0) as file:
-        raw, length = _begin(file, HEAD)
-        found = _leading(raw)
-        if found is None and len(raw) < length:
-            raw += _rest(file, length - len(raw))
-            found = _leading(raw)
-        metadata = found[0] if found else _anywhere(raw)
-    return {str(key): str(value) for key, value in metadata.items()}
+    """Return the metadata of a safetensors file. Raises OSError or NetworkFormatError for a file that is none."""
+    return header.read_metadata(Path(path))
 
 
 def stamp_of(path: str | Path) -> tuple[int, int]:
@@ -106,14 +94,13 @@ class Describer:
         """Complete the facts of a file whose names are known. Raises OSError for a file that is gone."""
         if names.described:
             return names
+        os.stat(path)
         try:
-            metadata, key = _read_table(path)
-            found = self._known.get(key)
-            if found is None:
-                found = self._known[key] = _kinds(Path(path))
-        except (LycorisError, ValueError, RecursionError, AttributeError) as error:
-            return replace(names, described=True, broken=str(error) if isinstance(error, LycorisError) else _problem(path, error))
-        version, algorithms = found
+            with naming(path):
+                metadata, key = _read_table(path)
+                version, algorithms = self._known[key] if key in self._known else self._known.setdefault(key, _kinds(Path(path)))
+        except LycorisError as error:  # it costs its own line in the list, not the list
+            return replace(names, described=True, broken=str(error))
         return replace(names, described=True, version=version, algorithms=dict(algorithms), tags=tuple(top_tags(metadata, KEPT_TAGS)))
 
 
@@ -133,52 +120,11 @@ def top_tags(metadata: Mapping[str, Any], count: int) -> list[tuple[str, int]]:
     return counts.most_common(count)
 
 
-def _begin(file: Any, most: int) -> tuple[bytes, int]:
-    """Return the beginning of a header, and how long it is as a whole."""
-    first = file.read(8 + most)
-    size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(first[:8], "little")
-    if len(first) < 8 or length > min(LARGEST_HEADER, size - 8):
-        raise ValueError(f"the header of {length} bytes is longer than the file")
-    return first[8 : 8 + length], length
-
-
-def _rest(file: Any, count: int) -> bytes:
-    parts = []
-    while count > 0 and (part := file.read(count)):
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def _leading(raw: bytes) -> tuple[dict[str, Any], int] | None:
-    """Return the metadata at the start of a header, and at which byte it ends; None where it is not there, or not whole."""
-    text = codecs.getincrementaldecoder("utf-8")().decode(raw)  # a character that is cut at the end is no error
-    start = _START.match(text)
-    if start is None:
-        return None
-    try:
-        found, end = _DECODER.raw_decode(text, start.end())
-    except ValueError:
-        return None
-    if not isinstance(found, dict):
-        return None
-    return found, end if text.isascii() else len(text[:end].encode())
-
-
-def _anywhere(raw: bytes) -> dict[str, Any]:
-    header = json.loads(raw)
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _read_table(path: str | Path) -> tuple[dict[str, Any], object]:
+def _read_table(path: str | Path) -> tuple[Mapping[str, Any], object]:
     """Return a file's metadata, and what decides its kind and base model: its table of tensors, hashed, and some of the metadata."""
-    with open(path, "rb", buffering=0) as file:
-        raw, length = _begin(file, HEAD)
-        raw += _rest(file, length - len(raw))
-        room = os.fstat(file.fileno()).st_size - length
-    metadata, end = _leading(raw) or (_anywhere(raw), 0)
+    raw, room = header.raw_header(Path(path))
+    metadata: Mapping[str, Any]
+    metadata, end = header.leading_metadata(raw) or (header.parse(raw, Path(path).name).metadata, 0)
     table = memoryview(raw)[end : len(raw.rstrip())]  # writers fill up with spaces, as many as the metadata makes it
     digest = hashlib.blake2b(table, digest_size=16).digest()
     return metadata, (digest, room, *(str(metadata.get(key)) for key in _FAMILY))
@@ -220,7 +166,3 @@ def _has_cover(metadata: Mapping[str, str]) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(covers, list) and any(covers[:1])
-
-
-def _problem(path: str | Path, error: Exception) -> str:
-    return f"{Path(path).name} is cut off or no safetensors file ({error}); download it again"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ...networks.reader import BYTES
-from ..files.checkpoint import Checkpoint, CheckpointFile, torch_dtype
+from ...networks.dtypes import BYTES
+from ..files.checkpoint import Checkpoint, CheckpointFile, as_numbers
 
 PIECE = 1 << 17  # numbers handled at a time, so that a piece stays in the processor's cache
 
@@ -25,7 +25,7 @@ class Segment:
 
     source: CheckpointFile
     dtype: str
-    offset: int  # bytes from the start of the file, or numbers from the start of an unpickled tensor
+    offset: int  # bytes from the start of the file
     count: int
     key: str
 
@@ -55,10 +55,7 @@ class Reader:
             source = next(s for s in self.checkpoint.sources if place.key.startswith(s.prefix) and place.key[len(s.prefix) :] in s.entries)
             entry = source.entries[place.key[len(source.prefix) :]]
             row = prod(entry.shape[1:])
-            if source.unpickled is None:
-                offset = source.data_start + entry.begin + place.rows.start * row * BYTES[entry.dtype]
-            else:
-                offset = place.rows.start * row
+            offset = source.data_start + entry.begin + place.rows.start * row * BYTES[entry.dtype]
             count = (place.rows.stop - place.rows.start) * row
             found.append(Segment(source, entry.dtype, offset, count, place.key[len(source.prefix) :]))
         return found or None
@@ -70,8 +67,6 @@ class Reader:
                 yield self._piece(segment, start, min(PIECE, segment.count - start))
 
     def _piece(self, segment: Segment, start: int, count: int) -> Tensor:
-        if segment.source.unpickled is not None:
-            return segment.source.unpickled[segment.key].reshape(-1)[segment.offset + start : segment.offset + start + count]
         size = BYTES[segment.dtype]
         if not hasattr(self._mine, "memory"):
             self._mine.memory, self._mine.files = torch.empty(PIECE * 8, dtype=torch.uint8), {}
@@ -84,7 +79,7 @@ class Reader:
             if not got:
                 raise ToolError(f"{segment.source.path.name} is cut off: {len(view) - done} bytes of {segment.key} are missing")
             done += got
-        return memory.view(torch_dtype(segment.dtype))
+        return as_numbers(memory, segment.dtype)
 
     def _file(self, path: Path) -> FileIO:
         files: dict[Path, FileIO] = self._mine.files

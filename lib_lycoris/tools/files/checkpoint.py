@@ -16,23 +16,16 @@ import torch
 from torch import Tensor
 
 from ... import models
-from ...errors import ToolError
+from ...errors import NetworkFormatError, ToolError, naming
 from ...models import BaseModel, LayerInfo, LiveNames
 from ...models.parameters import BARE, SCALED
-from ...networks.reader import BYTES, DTYPES, open_file, read_header
+from ...networks import dtypes
+from ...networks.header import TensorInfo
+from ...networks.reader import open_file
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.safetensors$")
 FP8_SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
-
-
-class StoredTensor(NamedTuple):
-    """Where one tensor of a file is."""
-
-    dtype: str  # in safetensors' spelling
-    shape: tuple[int, ...]
-    begin: int  # bytes from the start of the data
-    end: int
 
 
 class TensorLocation(NamedTuple):
@@ -49,27 +42,20 @@ class CheckpointFile:
 
     path: Path
     prefix: str  # before its keys in the checkpoint: "unet." in a folder, nothing in a single file
-    header: Mapping[str, Any]  # as it is in the file, in its order
-    raw_header: bytes
-    entries: Mapping[str, StoredTensor]  # by the file's own keys
+    order: tuple[str, ...]  # the header's entries, __metadata__ among them
+    raw_header: bytes  # empty for a file of torch.save
+    entries: Mapping[str, TensorInfo]  # by the file's own keys
     metadata: Mapping[str, str]
-    unpickled: Mapping[str, Tensor] | None = None  # a .ckpt is in memory as a whole: there is no other way to read it
-
-    @property
-    def data_start(self) -> int:
-        """Where the data begins in the file, in bytes."""
-        return 8 + len(self.raw_header)
+    data_start: int  # where the data begins in the file, in bytes
 
     def read(self, key: str) -> Tensor:
         """Return one tensor, in memory of its own, as it is stored."""
         entry = self.entries[key]
-        if self.unpickled is not None:
-            return self.unpickled[key].clone()
         values = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.data_start + entry.begin)
             fill(file, values, self.path)
-        return values.view(torch_dtype(entry.dtype)).reshape(entry.shape)
+        return as_numbers(values, entry.dtype).reshape(entry.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +66,7 @@ class Checkpoint:
     sources: tuple[CheckpointFile, ...]
 
     @cached_property
-    def entries(self) -> dict[str, StoredTensor]:
+    def entries(self) -> dict[str, TensorInfo]:
         """All tensors by key."""
         return {s.prefix + key: entry for s in self.sources for key, entry in s.entries.items()}
 
@@ -115,11 +101,15 @@ def _key(module: str, leaf: str) -> str:
 
 def torch_dtype(code: str) -> torch.dtype:
     """Return torch's dtype for safetensors' spelling. Raises ToolError for fp8 on a torch that lacks it."""
-    dtype = getattr(torch, DTYPES.get(code, ""), None)
-    if dtype is None:
-        reason = "fp8 needs torch 2.1 or newer" if code.startswith("F8") else "torch has no such type"
-        raise ToolError(f"tensors of the type {code} cannot be handled by torch {torch.__version__}: {reason}")
-    return dtype
+    try:
+        return dtypes.torch_dtype(code)
+    except NetworkFormatError as error:
+        raise ToolError(f"tensors of the type {code} cannot be handled: {error}") from error
+
+
+def as_numbers(values: Tensor, code: str) -> Tensor:
+    """Return bytes as the numbers that they hold."""
+    return dtypes.unsigned(values.view(dtypes.memory_dtype(code)), code)
 
 
 def fill(file: Any, values: Tensor, path: Path) -> None:
@@ -136,37 +126,20 @@ def fill(file: Any, values: Tensor, path: Path) -> None:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read the headers of a checkpoint. Raises NetworkFormatError or ToolError naming the file when it is none."""
     path = Path(path)
-    if path.is_dir():
-        checkpoint = Checkpoint(path, tuple(_folder(path)))
-    else:
-        checkpoint = Checkpoint(path, (open_source(path),))
-    _refuse_scaled(checkpoint)
-    return checkpoint
+    with naming(path):
+        if path.is_dir():
+            checkpoint = Checkpoint(path, tuple(_folder(path)))
+        else:
+            checkpoint = Checkpoint(path, (open_source(path),))
+        _refuse_scaled(checkpoint)
+        _refuse_strided(checkpoint)
+        return checkpoint
 
 
 def open_source(path: Path, prefix: str = "") -> CheckpointFile:
     """Read the header of one weights file."""
     file = open_file(path)
-    if file.unpickled is not None:
-        return _unpickled(path, prefix, file.unpickled)
-    header, raw = read_header(path)
-    entries = {
-        key: StoredTensor(file.tensors[key].dtype, file.tensors[key].shape, *map(int, header[key]["data_offsets"])) for key in file.tensors
-    }
-    return CheckpointFile(path, prefix, header, raw, entries, file.metadata)
-
-
-def _unpickled(path: Path, prefix: str, tensors: Mapping[str, Tensor]) -> CheckpointFile:
-    codes = {getattr(torch, name, None): code for code, name in DTYPES.items()}
-    entries, offset = {}, 0
-    for key, value in tensors.items():
-        if value.dtype not in codes:
-            raise ToolError(f"{path.name}: {key} has the type {value.dtype}, which .safetensors cannot hold")
-        size = value.numel() * BYTES[codes[value.dtype]]
-        entries[key] = StoredTensor(codes[value.dtype], tuple(value.shape), offset, offset + size)
-        offset += size
-    header = {k: {"dtype": e.dtype, "shape": list(e.shape), "data_offsets": [e.begin, e.end]} for k, e in entries.items()}
-    return CheckpointFile(path, prefix, header, b"", entries, {}, tensors)
+    return CheckpointFile(path, prefix, file.order or tuple(file.tensors), file.header, file.tensors, file.metadata, file.data_start)
 
 
 def _folder(path: Path) -> Iterable[CheckpointFile]:
@@ -194,7 +167,14 @@ def _refuse_scaled(checkpoint: Checkpoint) -> None:
         raise ToolError(f"{checkpoint.path.name} keeps its weights scaled ({scales[0]}); use its fp16, bf16 or plain fp8 version")
 
 
-def layer_infos(entries: Mapping[str, StoredTensor]) -> dict[str, LayerInfo]:
+def _refuse_strided(checkpoint: Checkpoint) -> None:
+    """Numbers that do not lie one behind the other cannot be streamed; no trainer saves a whole model like that."""
+    strided = next((key for key, entry in checkpoint.entries.items() if entry.stride is not None), None)
+    if strided:
+        raise ToolError(f"{checkpoint.path.name} keeps {strided} as a view of other tensors; save it as .safetensors")
+
+
+def layer_infos(entries: Mapping[str, TensorInfo]) -> dict[str, LayerInfo]:
     """Return what each module of a state dict is, as far as names and shapes show it."""
     found = {}
     for key, entry in entries.items():

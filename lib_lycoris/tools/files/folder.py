@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ...errors import ToolError
+from ...networks.header import data_start
 from ..jobs.progress import Progress
 from .checkpoint import COMPONENTS, Checkpoint
 from .output import Output
@@ -76,5 +77,4 @@ def correct_index(index: Path) -> None:
 
 
 def _data_size(file: Path) -> int:
-    with file.open("rb") as opened:
-        return file.stat().st_size - 8 - int.from_bytes(opened.read(8), "little")
+    return file.stat().st_size - data_start(file)

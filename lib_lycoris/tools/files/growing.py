@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ...networks.reader import DTYPES
+from ...networks.dtypes import CODES
 from .output import Output
 from .stream import as_bytes
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 ENTRY = 96  # bytes of a header entry besides its key: dtype, shape, offsets, punctuation
 METADATA = 1 << 14  # bytes kept for what the metadata says besides the old one
 LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that kohya's old hash is of
-CODES = {name: code for code, name in DTYPES.items()}
 
 
 class GrowingFile:

@@ -9,17 +9,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import FileIO
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...networks.reader import BYTES
+from ...networks.dtypes import BYTES
+from ...networks.header import TensorInfo
 from ..jobs.progress import Progress
 from .ahead import Ahead
-from .checkpoint import CheckpointFile, StoredTensor
+from .checkpoint import CheckpointFile
 from .output import Output
 
 # Stands in a header for the hash of the data, which is known when all data is written; as long as a hash.
@@ -38,7 +38,7 @@ class Slot:
     dtype: str
     begin: int  # bytes from the start of the data
     end: int
-    old: StoredTensor
+    old: TensorInfo
     made: bool  # computed, not copied
 
 
@@ -64,7 +64,7 @@ def lay_out(source: CheckpointFile, dtypes: Mapping[str, str], made: frozenset[s
         slots[key] = Slot(key, dtype, offset, offset + size, entry, key in made)
         offset += size
     header: dict[str, Any] = {}
-    for key in source.header if "__metadata__" in source.header else ("__metadata__", *source.header):
+    for key in source.order if "__metadata__" in source.order else ("__metadata__", *source.order):
         if key == "__metadata__":
             header.update({key: dict(metadata)} if metadata else {})
         else:
@@ -95,16 +95,8 @@ def write_stream(
                 done(run[0].key, run[0].dtype, tensor)
                 progress.advance(run[0].end - run[0].begin, run[0].key)
             else:
-                _copy(output, source, file, run, progress)
-
-
-def _copy(output: Output, source: CheckpointFile, file: FileIO, run: list[Slot], progress: Progress) -> None:
-    if source.unpickled is None:
-        output.copy(file, source.data_start + run[0].old.begin, run[-1].old.end - run[0].old.begin, progress)
-        return
-    for slot in run:
-        output.write(as_bytes(source.unpickled[slot.key]))
-        progress.advance(slot.end - slot.begin, slot.key)
+                start = source.data_start + run[0].old.begin
+                output.copy(file, start, run[-1].old.end - run[0].old.begin, progress)
 
 
 def runs(slots: tuple[Slot, ...]) -> Iterator[list[Slot]]:

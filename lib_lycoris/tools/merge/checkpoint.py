@@ -90,7 +90,7 @@ def _target(checkpoint: Checkpoint, save_to: Path, inputs: list[Path]) -> Path:
 
 
 def _check_undo(checkpoint: Checkpoint, save_to: Path, undo_file: Path) -> None:
-    if any(source.unpickled is not None for source in checkpoint.sources):
+    if any(not source.raw_header for source in checkpoint.sources):
         raise ToolError(
             f"{checkpoint.path.name} is no .safetensors file and cannot be restored to the byte; keep it instead of an undo file"
         )

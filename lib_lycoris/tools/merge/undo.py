@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import ToolError
-from ...networks.reader import BYTES
+from ...errors import NetworkFormatError, ToolError
+from ...networks.dtypes import BYTES
+from ...networks.header import TensorInfo, parse
 from ..declaration import SAVE_TO, Option, Plan, Result, Tool
-from ..files.checkpoint import Checkpoint, CheckpointFile, StoredTensor, open_checkpoint
+from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
 from ..files.folder import OutputFolder, copy_other_files
 from ..files.output import Output, refuse_inputs, require_space
 from ..files.stream import as_bytes
@@ -69,12 +70,11 @@ def _restore(undo: Undo, number: int, merged: CheckpointFile, target: Path, prog
             raise ToolError(f"{merged.path.name} was changed after the merge, the original {facts['name']} cannot be restored from it")
 
 
-def original_entries(header: bytes, name: str) -> dict[str, StoredTensor]:
-    """Return where each tensor was, from a kept header."""
+def original_entries(header: bytes, name: str) -> Mapping[str, TensorInfo]:
+    """Return where each tensor was, from a kept header of a file with so many bytes of data."""
     try:
-        table = json.loads(header)
-        return {k: StoredTensor(v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for k, v in table.items() if k != "__metadata__"}
-    except (ValueError, KeyError, TypeError) as error:
+        return parse(header, name).tensors
+    except NetworkFormatError as error:
         raise ToolError(f"{name} is damaged: its copy of the header cannot be read ({error})") from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ....errors import LycorisError
 from ....networks.hashes import short
 from ...library.facts import COVERS, UNKNOWN, VERSIONS, NetworkFacts, read_metadata, top_tags
 from ...library.library import Library
@@ -27,7 +28,7 @@ class Metadata(dict[str, Any]):
         if self._content is None:
             try:
                 found = read_metadata(self._path) if self._entries else {}
-            except (OSError, ValueError, RecursionError) as error:
+            except (OSError, LycorisError) as error:
                 print(f"LyCORIS: the metadata of {self._path} cannot be read: {error}")
                 found = {}
             self._content = {key: _parsed(value) for key, value in found.items()}

@@ -1,0 +1,25 @@
+"""A folder that stands for a network: what PEFT's and diffusers' save_pretrained and save_lora_weights leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import NetworkFormatError
+
+STEMS = ("adapter_model", "pytorch_lora_weights", "lora_weights", "model")
+
+
+def network_in(folder: Path, endings: tuple[str, ...]) -> Path:
+    """Return the network file in a folder. Raises NetworkFormatError saying which file to give where that is not clear."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in endings)
+    for stem in STEMS:
+        for ending in endings:  # the safetensors file first, where both are there
+            if found := next((file for file in files if file.stem == stem and file.suffix.lower() == ending), None):
+                return found
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise NetworkFormatError(f"{folder.name} is a folder of {len(files)} files; give the one that is meant, such as {files[0].name}")
+    inner = sorted(f"{sub.name}/{file.name}" for sub in folder.iterdir() if sub.is_dir() for file in sub.glob("adapter_model.*"))
+    hint = f"; give one of {', '.join(inner[:4])}" if inner else ""
+    raise NetworkFormatError(f"{folder.name} is a folder without a network file{hint}")
