@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import NetworkFormatError
+from .activation import Bypass, Convolution, Cost, Layer, LowRank, Stacked
 from .base import Algorithm, Scaled
 from .boft import BOFT
 from .dora import DoRA
 from .full import Bias, Full
 from .glora import GLoRA
 from .ia3 import IA3, PeftIA3
-from .layer import Bypass, Convolution, Layer, LowRank
 from .loha import LoHa
 from .lokr import LoKr
 from .lora import LoRA
@@ -32,12 +32,14 @@ __all__ = [
     "Bias",
     "Bypass",
     "Convolution",
+    "Cost",
     "DoRA",
     "Full",
     "Layer",
     "LowRank",
     "NormBias",
     "Scaled",
+    "Stacked",
     "parse",
 ]
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkFormatError
-from .layer import Cost
+from .activation import Cost
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .layer import Bypass, Layer
+    from .activation import Bypass, Layer
 
 
 def stored(suffix: str, *, optional: bool = False, scalar: bool = False) -> Any:

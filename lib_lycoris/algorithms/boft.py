@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Layer
 from .base import precise
-from .layer import Bypass, Layer
 from .oft import OutputRotation, cayley, rows_fit
 
 

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .activation import Bypass, Layer, dense
 from .base import Algorithm, precise, stored
-from .layer import Bypass, Layer, dense
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

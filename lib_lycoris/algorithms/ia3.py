@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Layer
 from .base import Algorithm, precise, stored
-from .layer import Bypass, Layer
 
 
 def _scaled(weight: Tensor, factor: Tensor, axis: int) -> Tensor:

@@ -17,8 +17,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Cost, Layer, dense, low_rank
 from .base import Scaled, columns, expect, flat, precise, stored
-from .layer import Bypass, Cost, Layer, dense, low_rank, row_blocks, tucker
+from .products import row_blocks, tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

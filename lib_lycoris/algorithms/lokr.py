@@ -16,8 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Cost, Layer, dense
 from .base import Scaled, expect, flat, precise, stored
-from .layer import Bypass, Cost, Layer, dense, tucker
+from .products import tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

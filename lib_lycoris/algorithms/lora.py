@@ -18,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Cost, Layer, dense, low_rank
 from .base import Algorithm, Scaled, columns, expect, flat, precise, stored
-from .layer import Bypass, Cost, Layer, add_product, dense, low_rank, tucker
+from .products import add_product, tucker
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

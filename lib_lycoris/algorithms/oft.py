@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Cost, Layer, block_rows
 from .base import Algorithm, precise, stored
-from .layer import Bypass, Cost, Layer, block_rows
 
 
 def constrained(skew: Tensor, limit: float) -> Tensor:

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Layer
 from .base import Algorithm, precise
-from .layer import Bypass, Layer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

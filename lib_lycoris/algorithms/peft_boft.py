@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Layer, on_inputs
 from .base import Algorithm, flat, precise, stored
-from .layer import Bypass, Layer, on_inputs
 from .peft_oft import columns_fit, half_cayley, turn_columns
 
 

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .activation import Bypass, Layer, block_rows, on_inputs
 from .base import Algorithm, columns, flat, precise, stored
-from .layer import Bypass, Layer, block_rows, on_inputs
 from .oft import cayley, change_of_rows, exact
 
 

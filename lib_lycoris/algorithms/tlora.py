@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .activation import Bypass, Layer, low_rank
 from .base import Scaled, expect, flat, precise, stored
-from .layer import Bypass, Layer, low_rank
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,7 +17,7 @@ A forced *functional* keeps to the factors' memory, give or take: it is *recompu
 fits into a share of the networks' own bytes (``workspace.LENT_SHARE``). In half precision it never is: W + s · ΔW, rounded, would lose
 what is smaller than the weight's steps, which the change of the output does not.
 
-What an algorithm's forms multiply and move is its own to say (``Algorithm.work``).
+What an algorithm's forms multiply and move is its own to say (``Algorithm.cost``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..algorithms.layer import Cost
+from ..algorithms import Cost
 
 Way = Literal["functional", "recompute", "merged"]
 

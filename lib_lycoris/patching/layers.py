@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..algorithms import Convolution, LowRank
-from ..algorithms.layer import Stacked
+from ..algorithms import Convolution, LowRank, Stacked
 from .attention import attend, bind_arguments
 from .cost import Way
 from .edit import Edit

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..algorithms.layer import Cost
+from ..algorithms import Cost
 from .activation import SamplingPosition
 from .cost import Way, is_cheaper_beside
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lib_lycoris import Activation, Network, Patcher, load
 from lib_lycoris.algorithms import LowRank
-from lib_lycoris.algorithms.layer import BlockRows, Convolution, Cost, Layer
+from lib_lycoris.algorithms.activation import BlockRows, Convolution, Cost, Layer
 from lib_lycoris.algorithms.oft import RotationMatrix
 from lib_lycoris.hosts.library.cache import NetworkCache
 from lib_lycoris.networks.reader import open_file
