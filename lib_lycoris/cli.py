@@ -28,7 +28,7 @@ TAG_HELP = 'A prompt may hold tags: "a castle <lyco:style:0.7>" puts the network
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code; what goes wrong is one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser, verbs = _parser()
+    parser, verbs = command_parser()
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "app")
     elif not words[0].startswith("-") and words[0] not in verbs:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def _parser() -> tuple[argparse.ArgumentParser, Any]:
+def command_parser() -> tuple[argparse.ArgumentParser, Any]:
     parser = argparse.ArgumentParser(
         prog="run.py", description="Networks of the LoRA/LyCORIS family on Stable Diffusion: make images, look into files.",
         epilog=f"Without a verb the app opens in the browser. Every verb has its own --help. {TAG_HELP}.",

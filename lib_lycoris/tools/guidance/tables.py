@@ -1,4 +1,4 @@
-"""The guidance as tables: for the pages, and as Markdown for the README."""
+"""The guidance as tables: for the pages, and as Markdown for docs/algorithms.md."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def source_name(link: str) -> str:
 
 
 def as_markdown() -> str:
-    """Return the README's section."""
+    """Return the section of docs/algorithms.md."""
     links = list(dict.fromkeys([link for item in ADVICE for link in item.sources] + [link for _, link in RULES]))
     lines = ["## Which algorithm for what", "", INTRO, "", _row((*HEAD, "source")), _row(["---"] * (len(HEAD) + 1))]
     for item, cells in advice_rows():

@@ -1,0 +1,72 @@
+"""Writes the parts of docs/ that follow from the code: `python -m tests.docs.generate`; a test compares them.
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lib_lycoris.tools import VERBS, tools_of
+from lib_lycoris.tools.declaration import Option
+from lib_lycoris.tools.guidance.tables import as_markdown
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def guidance() -> str:
+    """Return which algorithm is for what."""
+    return as_markdown().partition("\n\n")[2]  # without its heading: the page has one
+
+
+def options() -> str:
+    """Return a table of options for each verb that is a tool."""
+    return "\n".join(verb_options(verb, summary) for verb, (summary, _) in VERBS.items())
+
+
+def verb_options(verb: str, summary: str) -> str:
+    """Return the options of a verb: a row each, by the order of its tools."""
+    known = {option.name: option for tool in reversed(tools_of(verb)) for option in reversed(tool.options)}
+    rows = [row(option) for option in reversed(known.values()) if not (option.ignored or option.refused)]
+    others = [option for option in known.values() if option.ignored or option.refused]
+    lines = [f"### {verb}", "", f"{summary[0].upper()}{summary[1:]}.", "", "| option | meaning |", "|---|---|", *rows, ""]
+    if others:
+        lines += ["| kohya's option | here |", "|---|---|", *map(without_meaning, others), ""]
+    return "\n".join(lines)
+
+
+def row(option: Option) -> str:
+    """Return an option as a row of a table."""
+    names = ", ".join(f"`{flag}`" for flag in option.flags)
+    facts = [option.help]
+    if option.choices:
+        facts.append("one of " + ", ".join(f"`{choice}`" for choice in option.choices))
+    if option.default not in (None, False, ()):
+        facts.append(f"default: `{option.default}`")
+    return f"| {names} | {'; '.join(facts)} |".replace("|W|", "\\|W\\|")
+
+
+def without_meaning(option: Option) -> str:
+    """Return a row that says why an option is accepted without effect, or refused."""
+    flag = option.flags[0]
+    return f"| `{flag}` | {'accepted' if option.ignored else 'refused'}: {(option.ignored or option.refused).replace(flag, 'it', 1)} |"
+
+
+PARTS = {"guidance": guidance, "options": options}
+
+
+def filled(text: str) -> str:
+    """Return a page with its generated parts as they should be now."""
+    return PART.sub(lambda found: found[1] + PARTS[found[2]]().rstrip() + "\n" + found[3], text)
+
+
+def pages() -> list[Path]:
+    """Return the pages that have generated parts."""
+    return [page for page in sorted(DOCS.glob("*.md")) if PART.search(page.read_text(encoding="utf-8"))]
+
+
+if __name__ == "__main__":
+    for page in pages():
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
