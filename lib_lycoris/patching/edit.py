@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..algorithms import Algorithm, Bypass, Convolution, Layer
 from .activation import SamplingPosition, Strength, at
 from .base_state import BaseState
+from .layer_access import LiveParameter
 
 Rows = slice
 
@@ -18,17 +21,12 @@ Rows = slice
 class BaseRows:
     """Rows of a live parameter."""
 
-    module: nn.Module
-    leaf: str
+    parameter: LiveParameter
     rows: Rows
 
-    def __call__(self) -> Tensor:
+    def __call__(self, device: torch.device | None = None) -> Tensor:
         """Return them as they are now; zeros for a bias that the layer does not have."""
-        parameter: Tensor | None = getattr(self.module, self.leaf)
-        if parameter is None:
-            weight: Tensor = getattr(self.module, "in_proj_weight" if self.leaf == "in_proj_bias" else "weight")
-            parameter = torch.zeros(weight.shape[0], device=weight.device, dtype=weight.dtype)
-        return parameter[self.rows]
+        return self.parameter.filled(device)[self.rows]
 
 
 @dataclass(eq=False)
@@ -53,19 +51,19 @@ class Edit:
         """Return the strength at this point of the sampling."""
         return at(self.strength, progress)
 
-    def weight(self) -> Tensor:
-        """Return the base weight that the algorithm sees."""
-        parts = [source() for source in self.sources]
+    def weight(self, device: torch.device | None = None) -> Tensor:
+        """Return the base weight that the algorithm sees, on this device or its own."""
+        parts = [source(device) for source in self.sources]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def add_delta(self, total: Tensor, source: Tensor, strength: float, base: Tensor | None) -> None:
         """Write source + strength · ΔW into total, float tensors of the parameter's shape; base: the parameter, where it is there."""
         if self.whole:
-            self.algorithm.add_delta(total, source, self.weight() if base is None else base, strength)
+            self.algorithm.add_delta(total, source, self.weight(total.device) if base is None else base, strength)
             return
         if total is not source:
             total.copy_(source)
-        delta = self.algorithm.delta(self.weight())
+        delta = self.algorithm.delta(self.weight(total.device))
         for mine, its in self.pieces:
             total[mine].add_(delta[its].to(total.dtype), alpha=strength)
 
@@ -73,9 +71,9 @@ class Edit:
         """Return the activation-side form, prepared anew only when the device, the dtype or a base weight that it read has changed."""
         target = (device, dtype, convolution)
         reads = self.algorithm.binds_weight
-        parameters = [getattr(s.module, s.leaf) for s in self.sources] if reads else []
+        parameters = [source.parameter for source in self.sources] if reads else []
         if self._change is None or self._bound_to != target or (reads and not (self._bound_base and self._bound_base.holds(*parameters))):
-            layer = Layer(self.weight, self.weight().shape, device, dtype, convolution)
+            layer = Layer(partial(self.weight, device), torch.Size(shape_of(self.sources)), device, dtype, convolution)
             with torch.no_grad():
                 self._change = _of_parts(layer, self) if len(self.sources) > 1 else self.algorithm.bypass(layer)
             self._bound_to = target
@@ -85,6 +83,12 @@ class Edit:
     def adopt(self, other: Edit) -> None:
         """Take over what another edit of the same algorithm on the same rows has prepared."""
         self._change, self._bound_to, self._bound_base = other._change, other._bound_to, other._bound_base
+
+
+def shape_of(sources: Sequence[BaseRows]) -> tuple[int, ...]:
+    """Return the shape of the weight that rows of live parameters make together."""
+    rows = sum(source.rows.stop - source.rows.start for source in sources)
+    return (rows, *sources[0].parameter.shape[1:])
 
 
 def _of_parts(layer: Layer, edit: Edit) -> Bypass:

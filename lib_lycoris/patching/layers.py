@@ -7,6 +7,7 @@ as ``inner``, and never writes to a parameter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -18,11 +19,11 @@ from ..algorithms import Convolution, LowRank, Stacked
 from .attention import attend, bind_arguments
 from .cost import Way
 from .edit import Edit
-from .effective import COMPUTED_IN, Effective
+from .effective import Effective, Shift
+from .layer_access import COMPUTED_IN, LiveParameter
 from .workspace import Workspace
 
 Inner = Callable[..., Any]
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class PatchedLayer:
@@ -31,11 +32,13 @@ class PatchedLayer:
     A kind that has no form of its own for activations - norms and embeddings, whose parameters are vectors and tables - is merged always.
     """
 
+    main = "weight"  # the parameter whose dtype is the layer's
+
     def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> None:
-        self.module, self.workspace = module, workspace
+        self.module, self.workspace, self.access = module, workspace, workspace.access
         self.edits = {leaf: sorted(found, key=lambda edit: edit.order) for leaf, found in edits.items()}
-        self.effective = {leaf: Effective(found, workspace, slot) for slot, (leaf, found) in enumerate(edits.items())}
-        self.shifts = {leaf: Effective(found, workspace) for leaf, found in edits.items() if leaf.endswith("bias")}
+        self.effective = {leaf: Effective(self.live(leaf), found, workspace, slot) for slot, (leaf, found) in enumerate(edits.items())}
+        self.shifts = {leaf: Shift(self.live(leaf), found, workspace) for leaf, found in edits.items() if leaf.endswith("bias")}
         self._all = [edit for found in self.edits.values() for edit in found]
         self._ways: dict[int, Way] = {}
         self._stack: tuple[list[LowRank], Stacked] | None = None
@@ -59,15 +62,16 @@ class PatchedLayer:
         """Return how the changes are applied to this input."""
         return "merged"
 
-    def way_for(self, positions: int) -> Way:
+    def way_for(self, x: Tensor, positions: int) -> Way:
         """Return how the changes are applied to an input of so many positions."""
         found = self._ways.get(positions)
         if found is None:
-            shape = tuple(self.weight.shape)
+            shape, dtype = self.shape, self.effective_dtype("weight", x)
+            size = prod(shape) * dtype.itemsize
             works = [edit.algorithm.cost(shape) for edit in self.edits.get("weight", ())]
             kept = "merged" in self._ways.values()  # for an input of another size
             constant = all(isinstance(edit.strength, (int, float)) for edit in self._all)
-            found = self.workspace.way(works, positions, self.weight, constant, kept) if works else "functional"
+            found = self.workspace.way(works, positions, size, dtype, x.device, constant, kept) if works else "functional"
             self._ways[positions] = found
         return found
 
@@ -76,36 +80,43 @@ class PatchedLayer:
         return self.forward_effective(inner, True, *args, **kwargs)
 
     def forward_effective(self, inner: Inner, keep: bool, *args: Any, **kwargs: Any) -> Any:
-        """Return what the layer's own forward gives with effective parameters in its table of parameters for that long."""
-        tables = [(self.owner(leaf)[0]._parameters, self.owner(leaf)[1], self.parameter(leaf, keep)) for leaf in self.effective]
-        base = [table[leaf] for table, leaf, _ in tables]
-        try:
-            for table, leaf, value in tables:
-                table[leaf] = value  # type: ignore[assignment]
-            return inner(*args, **kwargs)
-        finally:
-            for (table, leaf, _), parameter in zip(tables, base):
-                table[leaf] = parameter
+        """Return what the layer's own forward gives with effective parameters in place of its own."""
+        x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        now = [(leaf, found) for leaf, found in self.effective.items() if found.acts]
+        values = {leaf: found(x.device, self.effective_dtype(leaf, x), keep or leaf.endswith("bias")) for leaf, found in now}
+        return self.call(inner, values, args, kwargs)
+
+    def call(self, inner: Inner, values: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the layer's forward gives with these parameters."""
+        return self.access.call(self.module, inner, values, args, kwargs)
 
     def parameter(self, leaf: str, keep: bool = True) -> Tensor | None:
-        """Return the effective parameter at this point of the sampling; the layer's own where nothing changes it."""
-        base = getattr(*self.owner(leaf))
-        if leaf not in self.effective:
-            return base
-        return self.effective[leaf](base, self.weight, keep or leaf.endswith("bias"))
+        """Return the effective parameter at this point of the sampling, in its own dtype; the layer's own where nothing changes it."""
+        live, effective = self.live(leaf), self.effective.get(leaf)
+        if effective is None or not effective.acts:
+            return live.value()
+        return effective(live.filled().device, live.dtype, keep or leaf.endswith("bias"))
 
-    def owner(self, leaf: str) -> tuple[nn.Module, str]:
-        """Return the module that holds a parameter, and its name there."""
-        return self.module, leaf
+    def live(self, leaf: str) -> LiveParameter:
+        """Return one of the layer's parameters."""
+        return LiveParameter(self.module, leaf, self.access)
 
     @property
-    def weight(self) -> Tensor:
-        """The layer's weight."""
-        return self.module.weight  # type: ignore[return-value]
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape."""
+        return self.live(self.main).shape
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
-        """Return what the layer computes in: its weight's dtype, or the input's for weights that are only stored, in fp8."""
-        return self.weight.dtype if self.weight.dtype in COMPUTED_IN else x.dtype
+        """Return what the layer computes in: its input's dtype, which hosts cast weights to; its weight's under autocast or for indices."""
+        if x.is_floating_point() and not torch.is_autocast_enabled(x.device.type):
+            return x.dtype
+        return self.live(self.main).dtype
+
+    def effective_dtype(self, leaf: str, x: Tensor) -> torch.dtype:
+        """Return the wider of what a parameter is stored in and what is computed in: nothing is rounded that the layer does not round."""
+        stored = self.access.stored(self.live(leaf).module, self.live(leaf).leaf)
+        dtype = self.compute_dtype(x)
+        return dtype if stored is None or stored.dtype not in COMPUTED_IN else torch.promote_types(stored.dtype, dtype)
 
     def changed(self, x: Tensor, y: Tensor, column: tuple[int, ...], convolution: Convolution | None = None) -> Tensor:
         """Return y with the changes of the weight added, in y's own memory if nothing else needs it; column: the bias's shape beside y."""
@@ -115,7 +126,7 @@ class PatchedLayer:
         reads = [edit for edit, _ in now if edit.algorithm.reads_output]
         recorded = torch.is_grad_enabled() and y.requires_grad
         total = y.clone() if recorded or (reads and len(now) > 1) else y
-        bias: Any = self.module.bias if reads else None
+        bias = self.live("bias").value(y.device) if reads else None
         bias = None if bias is None else bias.to(y.dtype).reshape(column)
         acts = [edit.bypass(x.device, self.compute_dtype(x), convolution) for edit, _ in now]
         thin = [i for i, (edit, _) in enumerate(now) if edit.whole and isinstance(acts[i], LowRank) and acts[i].core is None]  # type: ignore[attr-defined]
@@ -139,8 +150,8 @@ class PatchedLayer:
 
     def shift(self, leaf: str, y: Tensor) -> Tensor | None:
         """Return Σ s · Δbias as a vector; None where no edit changes the bias."""
-        found = self.shifts[leaf](None, self.weight, True) if leaf in self.shifts else None
-        return None if found is None else found.to(y.dtype)
+        found = self.shifts.get(leaf)
+        return found(y.device, y.dtype, True) if found is not None and found.acts else None
 
 
 def _rows_of(plain: Tensor, edit: Edit, axis: int) -> Tensor:
@@ -165,7 +176,7 @@ class PatchedLinear(PatchedLayer):
     def way(self, *args: Any, **kwargs: Any) -> Way:
         """Return how the changes are applied to this input."""
         x = args[0] if args else kwargs["input"]
-        return self.way_for(x.numel() // x.shape[-1])
+        return self.way_for(x, x.numel() // x.shape[-1])
 
     def forward_functional(self, inner: Inner, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return y + Σ s · (ΔW·x + Δbias)."""
@@ -181,7 +192,7 @@ class PatchedConvolution(PatchedLayer):
     def way(self, *args: Any, **kwargs: Any) -> Way:
         """Return how the changes are applied to this input."""
         x = args[0] if args else kwargs["input"]
-        return self.way_for(x.numel() // x.shape[1 - self.weight.dim()] // prod(self.module.stride))  # type: ignore[arg-type]
+        return self.way_for(x, x.numel() // x.shape[1 - len(self.shape)] // prod(self.module.stride))  # type: ignore[arg-type]
 
     def geometry(self) -> Convolution:
         """Return how the layer walks over its input, as it is set now (the webui's tiling changes it between images)."""
@@ -191,7 +202,7 @@ class PatchedConvolution(PatchedLayer):
     def forward_functional(self, inner: Inner, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return y + Σ s · (ΔW∗x + Δbias)."""
         y = inner(x, *args, **kwargs)
-        if x.dim() != self.weight.dim():  # one image without a batch axis
+        if x.dim() != len(self.shape):  # one image without a batch axis
             return self.forward_functional(lambda t: y[None], x[None])[0]
         column = (-1, *(1,) * (y.dim() - 2))
         out = self.changed(x, y, column, self.geometry())
@@ -202,6 +213,8 @@ class PatchedConvolution(PatchedLayer):
 class PatchedAttention(PatchedLayer):
     """nn.MultiheadAttention: in_proj_weight's q, k and v rows, in_proj_bias, and out_proj's parameters (as out_proj.weight)."""
 
+    main = "in_proj_weight"
+
     def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> None:
         super().__init__(module, edits, workspace)
         out = {k.removeprefix("out_proj."): v for k, v in edits.items() if k.startswith("out_proj.")}
@@ -211,16 +224,18 @@ class PatchedAttention(PatchedLayer):
         """Return how the changes are applied: of itself functional, an attention is only met with the few tokens of a prompt."""
         return "functional" if self.workspace.mode == "auto" else self.workspace.mode
 
-    def owner(self, leaf: str) -> tuple[nn.Module, str]:
-        """Return out_proj for its parameters: the attention reads them itself, their module is never called."""
+    def live(self, leaf: str) -> LiveParameter:
+        """Return one of its parameters, or of out_proj's: the attention reads them itself, their module is never called."""
         if leaf.startswith("out_proj."):
-            return self.module.out_proj, leaf.removeprefix("out_proj.")  # type: ignore[return-value]
-        return self.module, leaf
+            return LiveParameter(self.module.out_proj, leaf.removeprefix("out_proj."), self.access)  # type: ignore[arg-type]
+        return super().live(leaf)
 
-    @property
-    def weight(self) -> Tensor:
-        """The layer's fused weight."""
-        return self.module.in_proj_weight  # type: ignore[return-value]
+    def call(self, inner: Inner, values: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the attention's forward gives with these parameters, out_proj's among them."""
+        out = {leaf.removeprefix("out_proj."): value for leaf, value in values.items() if leaf.startswith("out_proj.")}
+        own = {leaf: value for leaf, value in values.items() if not leaf.startswith("out_proj.")}
+        changed = partial(self.access.call, self.module, inner, own)
+        return self.access.call(self.module.out_proj, lambda *a, **k: changed(a, k), out, args, kwargs)  # type: ignore[arg-type]
 
     def forward_functional(self, inner: Inner, *args: Any, **kwargs: Any) -> Any:
         """Return the attention over changed projections."""
@@ -257,17 +272,16 @@ class PatchedAttention(PatchedLayer):
         return y
 
 
+FORMS: dict[type[nn.Module], type[PatchedLayer]] = {
+    nn.MultiheadAttention: PatchedAttention,
+    nn.Linear: PatchedLinear,
+    nn.Conv1d: PatchedConvolution,
+    nn.Conv2d: PatchedConvolution,
+    nn.Conv3d: PatchedConvolution,
+}
+
+
 def patched(module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> PatchedLayer | None:
     """Return the changed form of a layer; None for a kind that cannot be changed."""
-    for kinds, form in KINDS:
-        if isinstance(module, kinds):
-            return form(module, edits, workspace)
-    return None
-
-
-KINDS: tuple[tuple[tuple[type[nn.Module], ...], type[PatchedLayer]], ...] = (
-    ((nn.MultiheadAttention,), PatchedAttention),
-    ((nn.Linear,), PatchedLinear),
-    (CONVOLUTIONS, PatchedConvolution),
-    ((nn.LayerNorm, nn.GroupNorm, nn.Embedding), PatchedLayer),
-)
+    kind = workspace.access.kind(module)
+    return None if kind is None else FORMS.get(kind, PatchedLayer)(module, edits, workspace)

@@ -15,8 +15,8 @@ from ..models import BaseModel, LayerInfo, Piece
 from ..networks import Skipped
 from .activation import Activation, SamplingPosition
 from .attention import unsupported
-from .edit import BaseRows, Edit
-from .effective import COMPUTED_IN
+from .edit import BaseRows, Edit, shape_of
+from .layer_access import COMPUTED_IN, LayerAccess, LiveParameter
 from .layers import PatchedLayer, patched
 from .report import NetworkReport, Report
 from .workspace import Mode, Workspace
@@ -39,14 +39,16 @@ class Patcher:
     """Puts networks on the layers of a live model and takes them off again; no parameter is ever written to.
 
     The model may be one module or several by name: ``{"unet": ..., "text_encoder": ...}``; its family ("sd1", "sdxl", ...) is told from its
-    layers when it is not given. Layers without a network keep their forward.
+    layers when it is not given. Layers without a network keep their forward. ``access`` reads the layers where they are not plain torch.
     """
 
-    def __init__(self, model: nn.Module | Mapping[str, nn.Module], family: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module | Mapping[str, nn.Module], family: str | None = None, access: LayerAccess | None = None
+    ) -> None:  # fmt: skip
         self.modules = live_modules(model)
-        layers = {name: info for name, module in self.modules.items() if (info := layer_info(module))}
+        self.workspace = Workspace(access=access or LayerAccess())
+        layers = {name: info for name, module in self.modules.items() if (info := layer_info(module, self.workspace.access))}
         self.names = models.from_live(layers, family)
-        self.workspace = Workspace()
         self._hooks: dict[nn.Module, Hook] = {}
         self._layers: Mapping[nn.Module, PatchedLayer] = {}  # of the last networks, also while a host has taken them off for a while
         self._edits: dict[tuple[object, ...], Edit] = {}
@@ -163,13 +165,14 @@ class Patcher:
         order: tuple[str, str, str],
     ) -> Iterable[tuple[nn.Module, str, Edit]]:
         ordered = sorted(pieces, key=lambda piece: piece.rows.start)
-        sources = tuple(BaseRows(self.modules[piece.module], piece.leaf, piece.live_rows) for piece in ordered)
-        if problem := algorithm.check_shape(_shape(sources)):
+        access = self.workspace.access
+        sources = tuple(BaseRows(LiveParameter(self.modules[p.module], p.leaf, access), p.live_rows) for p in ordered)
+        if problem := algorithm.check_shape(shape_of(sources)):
             raise ModelMismatchError(f"{network} does not fit the running model ({self.base.label}): {name}: {problem}")
         for module, leaf in dict.fromkeys((piece.module, piece.leaf) for piece in ordered):
             mine = tuple((piece.live_rows, piece.rows) for piece in ordered if (piece.module, piece.leaf) == (module, leaf))
             owner, key = self._owner(module, leaf)
-            whole = len(sources) == 1 and mine[0][0] == slice(0, _rows(self.modules[module]))
+            whole = len(sources) == 1 and mine[0][0] == slice(0, sources[0].parameter.shape[0])
             yield owner, key, Edit(algorithm, strength, sources, mine, order, whole)
 
     def _owner(self, module: str, leaf: str) -> tuple[nn.Module, str]:
@@ -218,25 +221,11 @@ def live_modules(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Mod
     return {f"{prefix}.{name}" if name else prefix: m for prefix, part in model.items() for name, m in part.named_modules()}
 
 
-def layer_info(module: nn.Module) -> LayerInfo | None:
+def layer_info(module: nn.Module, access: LayerAccess) -> LayerInfo | None:
     """Return what names are decided by; None for a module that holds no weight of its own."""
     if isinstance(module, nn.MultiheadAttention):
         return LayerInfo("MultiheadAttention", tuple(module.in_proj_weight.shape), module.in_proj_bias is not None)
-    weight = module._parameters.get("weight")
-    if weight is None:
+    if "weight" not in module._parameters or (shape := access.shape(module, "weight")) is None:
         return None
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, nn.Embedding)
-    kind = next((k.__name__ for k in kinds if isinstance(module, k)), type(module).__name__)
-    return LayerInfo(kind, tuple(weight.shape), module._parameters.get("bias") is not None)
-
-
-def _rows(module: nn.Module) -> int:
-    weight: Any = getattr(module, "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight")
-    return int(weight.shape[0])
-
-
-def _shape(sources: Sequence[BaseRows]) -> tuple[int, ...]:
-    """Return the shape of what the sources make together."""
-    rows = sum(source.rows.stop - source.rows.start for source in sources)
-    parameter = getattr(sources[0].module, sources[0].leaf)
-    return (rows,) if sources[0].leaf.endswith("bias") else (rows, *parameter.shape[1:])
+    kind = access.kind(module) or type(module)
+    return LayerInfo(kind.__name__, shape, module._parameters.get("bias") is not None)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..algorithms import Cost
 from .activation import SamplingPosition
 from .cost import Way, is_cheaper_beside
+from .layer_access import LayerAccess
 
 Mode = Literal["auto", "functional", "merged", "recompute"]
 MERGED_BYTES = 256 << 20  # of effective weights that "auto" may keep
@@ -26,6 +27,7 @@ class Workspace:
     progress: SamplingPosition = field(default_factory=SamplingPosition)
     mode: Mode = "auto"
     merged_bytes: int = MERGED_BYTES
+    access: LayerAccess = field(default_factory=LayerAccess)
     _kept: int = 0
     _lent_bytes: float = 0
     _scratch: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
@@ -38,23 +40,26 @@ class Workspace:
         """Let the shared memory go."""
         self._scratch.clear()
 
-    def way(self, works: Sequence[Cost], positions: int, weight: Tensor, constant: bool, kept: bool) -> Way:
+    def way(
+        self, works: Sequence[Cost], positions: int, size: int, dtype: torch.dtype, device: torch.device, constant: bool, kept: bool
+    ) -> Way:
         """Return how a layer's changes are applied.
 
-        constant: whether their strengths stay as they are from step to step; kept: whether its effective weight is kept already.
+        size: bytes of its effective weight, in this dtype; constant: whether their strengths stay as they are from step to step;
+        kept: whether its effective weight is kept already.
         """
         if self.mode in ("merged", "recompute"):
             return self.mode
-        if self.mode == "functional" and (weight.dtype != torch.float32 or weight.nbytes > self._lent_bytes):
+        if self.mode == "functional" and (dtype != torch.float32 or size > self._lent_bytes):
             return "functional"  # a sum in half precision would lose what is smaller than its steps
-        if is_cheaper_beside(works, positions, weight.device.type):
+        if is_cheaper_beside(works, positions, device.type):
             return "functional"
         if self.mode == "functional":
             return "recompute"
-        size = 0 if kept else weight.nbytes
-        if not constant or self._kept + size > self.merged_bytes:
+        more = 0 if kept else size
+        if not constant or self._kept + more > self.merged_bytes:
             return "recompute"
-        self._kept += size
+        self._kept += more
         return "merged"
 
     def scratch(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, slot: int) -> Tensor:

@@ -1,0 +1,98 @@
+"""How layers hold their parameters: as torch's own do; a host whose layers cast, dequantise or patch them has a way of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Inner = Callable[..., Any]
+COMPUTED_IN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+KINDS: tuple[type[nn.Module], ...] = (
+    nn.MultiheadAttention, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, nn.Embedding,
+)  # fmt: skip
+
+
+class LayerAccess:
+    """Reads the parameters of a model's layers and calls a layer with others in their place."""
+
+    def kind(self, module: nn.Module) -> type[nn.Module] | None:
+        """Return which of torch's layers a module computes as; None for one that is none of them."""
+        return next((kind for kind in KINDS if isinstance(module, kind)), None)
+
+    def shape(self, module: nn.Module, leaf: str) -> tuple[int, ...] | None:
+        """Return a parameter's shape; None where the layer has no such parameter."""
+        parameter = self.stored(module, leaf)
+        return None if parameter is None else tuple(parameter.shape)
+
+    def stored(self, module: nn.Module, leaf: str) -> Tensor | None:
+        """Return a parameter as it lies in memory."""
+        found: Tensor | None = getattr(module, leaf, None)
+        return found
+
+    def value(self, module: nn.Module, leaf: str, device: torch.device | None = None) -> Tensor | None:
+        """Return a parameter as the layer computes with it, on this device or its own; a dtype that is only stored may stay."""
+        found = self.stored(module, leaf)
+        return found if found is None or device is None else found.to(device)
+
+    def made_of(self, module: nn.Module, leaf: str) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
+        """Return the tensors, and what else, that a parameter's value follows from: while they are the same the value is too."""
+        found = self.stored(module, leaf)
+        return (() if found is None else (found,)), ()
+
+    def call(self, module: nn.Module, inner: Inner, values: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what the layer's own forward ``inner`` gives with these parameters in place of its own for that long."""
+        table = module._parameters
+        own = {leaf: table[leaf] for leaf in values}
+        try:
+            table.update(values)  # type: ignore[arg-type]
+            return inner(*args, **kwargs)
+        finally:
+            table.update(own)
+
+
+@dataclass(frozen=True)
+class LiveParameter:
+    """A parameter of a live layer, which the layer need not have: a bias of its weight's rows then."""
+
+    module: nn.Module
+    leaf: str
+    access: LayerAccess
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, also where the layer lacks it."""
+        found = self.access.shape(self.module, self.leaf)
+        return self.access.shape(self.module, self._weight)[:1] if found is None else found  # type: ignore[index]
+
+    @property
+    def _weight(self) -> str:
+        return "in_proj_weight" if self.leaf == "in_proj_bias" else "weight"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it is stored in, a missing one like its weight; float32 for a dtype that nothing is computed in."""
+        found = self.access.stored(self.module, self.leaf)
+        dtype = (self.access.stored(self.module, self._weight) if found is None else found).dtype  # type: ignore[union-attr]
+        return dtype if dtype in COMPUTED_IN else torch.float32
+
+    def value(self, device: torch.device | None = None) -> Tensor | None:
+        """Return it as the layer computes with it, in a dtype that can be computed in; None where the layer lacks it."""
+        found = self.access.value(self.module, self.leaf, device)
+        return found if found is None or found.dtype in COMPUTED_IN else found.float()
+
+    def filled(self, device: torch.device | None = None) -> Tensor:
+        """Return its value, zeros for one that the layer lacks."""
+        found = self.value(device)
+        if found is not None:
+            return found
+        weight: Tensor = self.access.stored(self.module, self._weight)  # type: ignore[assignment]
+        return torch.zeros(self.shape, device=device or weight.device, dtype=self.dtype)
+
+    def made_of(self) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
+        """Return what its value follows from; a missing one follows its weight."""
+        has = self.access.shape(self.module, self.leaf) is not None
+        return self.access.made_of(self.module, self.leaf if has else self._weight)
