@@ -16,6 +16,14 @@ KINDS: tuple[type[nn.Module], ...] = (
 )  # fmt: skip
 
 
+def autocasts(device: str) -> bool:
+    """Tell whether autocast is on for a kind of device; torch asks by the device's name since 2.4."""
+    try:
+        return torch.is_autocast_enabled(device)
+    except TypeError:
+        return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
+
+
 class LayerAccess:
     """Reads the parameters of a model's layers and calls a layer with others in their place."""
 

@@ -20,7 +20,7 @@ from .attention import attend, bind_arguments
 from .cost import Way
 from .edit import Edit
 from .effective import Effective, Shift
-from .layer_access import COMPUTED_IN, LiveParameter
+from .layer_access import COMPUTED_IN, LiveParameter, autocasts
 from .workspace import Workspace
 
 Inner = Callable[..., Any]
@@ -108,7 +108,7 @@ class PatchedLayer:
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """Return what the layer computes in: its input's dtype, which hosts cast weights to; its weight's under autocast or for indices."""
-        if x.is_floating_point() and not torch.is_autocast_enabled(x.device.type):
+        if x.is_floating_point() and not autocasts(x.device.type):
             return x.dtype
         return self.live(self.main).dtype
 
