@@ -12,7 +12,7 @@ from .activation import Bypass, Convolution, Cost, Layer, LowRank, Stacked
 from .base import Algorithm, Scaled
 from .boft import BOFT
 from .dora import DoRA
-from .full import Bias, Full
+from .full import Bias, Full, LoRABias
 from .glora import GLoRA
 from .ia3 import IA3, PeftIA3
 from .loha import LoHa
@@ -53,8 +53,8 @@ BIASES: tuple[type[Algorithm], ...] = (Bias, NormBias, BiasReplacement)
 # written beside an algorithm's own tensors and without a meaning for it: (IA)^3's and OFT's alpha, LyCORIS' folded scalar
 IGNORED = frozenset({"alpha", "scalar"})
 
-KINDS: tuple[type[Algorithm], ...] = (*ALGORITHMS, *BIASES, DoRA)
-SUFFIXES: frozenset[str] = IGNORED | {suffix for kind in KINDS for suffix in kind.suffixes().values()} | {"lora_B.bias"}
+KINDS: tuple[type[Algorithm], ...] = (*ALGORITHMS, *BIASES, LoRABias, DoRA)
+SUFFIXES: frozenset[str] = IGNORED | {suffix for kind in KINDS for suffix in kind.suffixes().values()}
 
 
 def parse(tensors: Mapping[str, Tensor], **settings: Any) -> tuple[dict[str, Algorithm], set[str]]:
@@ -75,13 +75,10 @@ def parse(tensors: Mapping[str, Tensor], **settings: Any) -> tuple[dict[str, Alg
         if bias.detects(tensors):
             found["bias"] = bias.from_state_dict(tensors)
             used |= bias.required()
-    weight = found.get("weight")
-    scaled = weight.inner if isinstance(weight, DoRA) else weight
-    if "lora_B.bias" in tensors and isinstance(scaled, Scaled):
-        found["bias"] = Bias(diff=tensors["lora_B.bias"].float() * scaled.scale)
-        used.add("lora_B.bias")
-    if kind is PeftIA3:
-        found["bias"] = PeftIA3(factor=tensors["ia3_l"])
+    direction = found["weight"].direction if "weight" in found else None
+    if isinstance(direction, Scaled) and LoRABias.detects(tensors):
+        found["bias"] = LoRABias.from_state_dict(tensors, scale=direction.scale)
+        used |= LoRABias.required()
     if not found:
         known = ", ".join(sorted(tensors))
         raise NetworkFormatError(f"no known algorithm stores exactly {known}")

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .activation import Bypass, Layer
 
 
+Factors = tuple[Tensor, Tensor]  # up (out, r), down (r, in·k)
+
+
 def stored(suffix: str, *, optional: bool = False, scalar: bool = False) -> Any:
     """Declare a field that a file keeps as ``<module>.<suffix>``; detection, reading and writing all come from it."""
     metadata = {"suffix": suffix, "optional": optional, "scalar": scalar}
@@ -38,6 +41,8 @@ class Algorithm(ABC):
     name: ClassVar[str]
     reads_output: ClassVar[bool] = False  # whether the activation-side form looks at y, or only at its shape
     binds_weight: ClassVar[bool] = False  # whether preparing that form reads values of W, and so must be done again for another W
+    additive: ClassVar[bool] = False  # whether ΔW is the same for every base weight
+    one_of_each_term: ClassVar[tuple[str, ...]] = ()  # fields that multiply ΔW when all of them are multiplied; (): there are none
 
     @classmethod
     @cache
@@ -70,18 +75,27 @@ class Algorithm(ABC):
 
     def to_state_dict(self) -> dict[str, Tensor]:
         """Return ``suffix -> tensor``, from which :meth:`from_state_dict` makes the same ΔW again."""
+        return {s: v if isinstance(v, Tensor) else torch.tensor(float(v)) for s, v in self.values().items()}
+
+    def values(self) -> dict[str, Tensor | float]:
+        """Return what is stored, by suffix: the tensors, and single numbers as such."""
         found = {suffix: getattr(self, name) for name, suffix in self.suffixes().items()}
-        return {s: v if isinstance(v, Tensor) else torch.tensor(float(v)) for s, v in found.items() if v is not None}
+        return {suffix: value for suffix, value in found.items() if value is not None}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the stored tensors alone, by suffix."""
-        return {s: v for name, s in self.suffixes().items() if isinstance(v := getattr(self, name), Tensor)}
+        return {suffix: value for suffix, value in self.values().items() if isinstance(value, Tensor)}
+
+    @property
+    def label(self) -> str:
+        """The name for people, with what it stands over."""
+        return self.name
 
     @property
     def bytes(self) -> int:
         """Memory of the tensors, an inner algorithm's too."""
-        values = [getattr(self, f.name) for f in fields(self)]
-        return sum(value.nbytes if isinstance(value, Tensor) else value.bytes for value in values if isinstance(value, (Tensor, Algorithm)))
+        found = [getattr(self, f.name) for f in fields(self)]
+        return sum(value.nbytes if isinstance(value, Tensor) else value.bytes for value in found if isinstance(value, (Tensor, Algorithm)))
 
     @property
     def rank(self) -> int | None:
@@ -93,9 +107,61 @@ class Algorithm(ABC):
         """Tell whether ΔW is zero for every base weight, as far as the stored tensors alone can show it."""
         return False
 
+    @property
+    def reads_weight(self) -> bool:
+        """Tell whether ΔW depends on the base weight's values."""
+        return not self.additive
+
+    @property
+    def is_lora(self) -> bool:
+        """Tell whether what is stored is what every program reads as a LoRA, a Tucker core at most between the factors."""
+        return False
+
+    @property
+    def direction(self) -> Algorithm:
+        """What is changed before a stored magnitude replaces the norms (DoRA); without one, this itself."""
+        return self
+
+    def magnitudes(self) -> dict[str, Tensor]:
+        """Return the magnitude that stands over the direction, by suffix; empty for all but DoRA."""
+        return {}
+
+    def output_magnitude(self, shape: Sequence[int]) -> Tensor | None:
+        """Return the magnitude as (out,) where each output has one of its own; None without one."""
+        return None
+
+    @property
+    def truncates(self) -> bool:
+        """Tell whether the first ranks alone are a change of their own (DyLoRA)."""
+        return False
+
     def truncated(self, ranks: int) -> Algorithm:
         """Return this with the first ``ranks`` ranks only; algorithms that cannot be cut are returned as they are."""
         return self
+
+    def scaled(self, strength: float) -> Algorithm | None:
+        """Return the algorithm whose ΔW is strength · ΔW, changed tensors in float64; None where no stored tensor says that."""
+        found = {name: value for name in self.one_of_each_term if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: value.double() * strength for name, value in found.items()}) if found else None
+
+    def rows(self, its: slice) -> Algorithm | None:
+        """Return the algorithm of these rows of ΔW alone; None where they cannot be had without all others or the base weight."""
+        return None
+
+    def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
+        """Return up (out, r) and down (r, in·k), float32, with up · down = ΔW exactly.
+
+        None where ΔW has no closed low-rank form, or depends on a base weight that is not given.
+        """
+        return None
+
+    def energy(self, shape: Sequence[int]) -> float | None:
+        """Return ‖ΔW‖² without forming ΔW; None where that is not possible, or would cost more."""
+        return None
+
+    def on_bias(self, shape: Sequence[int]) -> Algorithm | None:
+        """Return what this does to the layer's bias besides, for a weight of this shape; None for nothing."""
+        return None
 
     @abstractmethod
     def check_shape(self, shape: Sequence[int]) -> str | None:
@@ -119,10 +185,16 @@ class Algorithm(ABC):
 
     def prepared(self, dtype: torch.dtype) -> Algorithm:
         """Return the same change in the form to be kept by a program that applies it: in no less than this precision."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {name: value.to(dtype) for name, value in values.items() if _narrower(value, dtype)}
-        changed.update({name: value.prepared(dtype) for name, value in values.items() if isinstance(value, Algorithm)})
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: value.to(dtype) for name, value in found.items() if _narrower(value, dtype)}
+        changed.update({name: value.prepared(dtype) for name, value in found.items() if isinstance(value, Algorithm)})
         return replace(self, **changed) if changed else self
+
+    def moved(self, weight: Tensor) -> Algorithm:
+        """Return this with its tensors on the weight's device, in the precision that deltas are computed in."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {n: precise(v, weight) for n, v in found.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        return replace(self, **changed, **{n: v.moved(weight) for n, v in found.items() if isinstance(v, Algorithm)})
 
     @abstractmethod
     def bypass(self, layer: Layer) -> Bypass:

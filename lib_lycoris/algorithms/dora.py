@@ -33,9 +33,23 @@ class DoRA(Algorithm):
         """Return the inner algorithm's tensors and the magnitude."""
         return {**self.inner.to_state_dict(), **super().to_state_dict()}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the inner algorithm's tensors and the magnitude."""
-        return {**self.inner.tensors(), **super().tensors()}
+    def values(self) -> dict[str, Tensor | float]:
+        """Return what the inner algorithm stores, and the magnitude."""
+        return {**self.inner.values(), **super().values()}
+
+    @property
+    def label(self) -> str:
+        """The name, and the inner algorithm's."""
+        return f"{self.name} over {self.inner.label}"
+
+    @property
+    def direction(self) -> Algorithm:
+        """The inner algorithm."""
+        return self.inner
+
+    def magnitudes(self) -> dict[str, Tensor]:
+        """Return the magnitude."""
+        return {self.suffixes()["magnitude"]: self.magnitude}
 
     @property
     def rank(self) -> int | None:
@@ -52,6 +66,10 @@ class DoRA(Algorithm):
         if first == shape[0] and size == shape[0]:
             return 0
         return 1 if first == 1 and size == shape[1] else None
+
+    def output_magnitude(self, shape: Sequence[int]) -> Tensor | None:
+        """Return the magnitude of each output; None where inputs have them."""
+        return self.magnitude.flatten() if self.axis(shape) == 0 else None
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the inner algorithm does not fit, or that the magnitude indexes no axis."""

@@ -1,14 +1,13 @@
 """ΔW = diff; Δbias = diff_b.
 
 Full ("native" fine-tuning) by LyCORIS and extraction tools, on any layer, norms and embeddings too. A bias delta may come alone
-(control files), and other algorithms bring one too: PEFT's lora_B.bias, already scaled when it gets here. A layer without a bias
-gets one.
+(control files), and other algorithms bring one too, as PEFT's lora_B.bias. A layer without a bias gets one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
@@ -23,6 +22,8 @@ class Full(Algorithm):
     """The whole difference of a parameter, stored as it is."""
 
     name: ClassVar[str] = "full"
+    additive: ClassVar[bool] = True
+    one_of_each_term: ClassVar[tuple[str, ...]] = ("diff",)
 
     diff: Tensor = stored("diff")  # the parameter's shape
 
@@ -30,6 +31,10 @@ class Full(Algorithm):
     def is_zero(self) -> bool:
         """Tell whether the difference is all zero."""
         return not bool(self.diff.float().any())
+
+    def rows(self, its: slice) -> Algorithm | None:
+        """Return these rows of the difference."""
+        return replace(self, diff=self.diff[its])
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the difference has another shape."""
@@ -53,3 +58,21 @@ class Bias(Full):
     name: ClassVar[str] = "bias"
 
     diff: Tensor = stored("diff_b")  # (out,)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LoRABias(Full):
+    """What PEFT (``lora_bias``) adds to the bias beside a LoRA, and its scale."""
+
+    name: ClassVar[str] = "bias (peft)"
+
+    diff: Tensor = stored("lora_B.bias")  # (out,)
+    scale: float = 1.0  # of the LoRA that it comes with
+
+    def to_state_dict(self) -> dict[str, Tensor]:
+        """Return the scaled difference as any bias, which needs no LoRA beside it."""
+        return {"diff_b": self.diff.float() * self.scale}
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the scaled difference."""
+        return super().delta(weight) * self.scale

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .activation import Bypass, Layer, low_rank
-from .base import Scaled, columns, flat, precise, stored
+from .base import Factors, Scaled, columns, flat, precise, stored
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,6 +25,7 @@ class GLoRA(Scaled):
     """A low-rank change of W's input side and a low-rank change beside it."""
 
     name: ClassVar[str] = "glora"
+    one_of_each_term: ClassVar[tuple[str, ...]] = ("a1", "b1")
 
     a1: Tensor = stored("a1.weight")  # (in, r); old layout (r, in)
     a2: Tensor = stored("a2.weight")  # (r, in); old layout (in, r)
@@ -72,6 +73,13 @@ class GLoRA(Scaled):
         left, right, up, down = (precise(t, weight) for t in self._ordered(weight.shape))
         mixed = torch.einsum("oi...,ir,rj->oj...", precise(weight, weight), left, right)
         return self.scale * (mixed + (up @ down).reshape(weight.shape))
+
+    def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
+        """Return W · a1 beside b1, and a2 under b2; over kernels W · a1 · a2 is of a higher rank."""
+        if weight is None or columns(shape) != shape[1]:
+            return None
+        left, right, up, down = (precise(t, weight) for t in self._ordered(shape))
+        return torch.cat((precise(flat(weight), weight) @ left, up), 1).float() * self.scale, torch.cat((right, down)).float()
 
     def bypass(self, layer: Layer) -> Bypass:
         """Return W on a low-rank mix of the input - W itself is the second full-size product - and two thin products."""

@@ -10,7 +10,7 @@ patch for the bias).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -38,6 +38,7 @@ class IA3(Algorithm):
     """One number a channel, 0 for no change."""
 
     name: ClassVar[str] = "ia3"
+    one_of_each_term: ClassVar[tuple[str, ...]] = ("factor",)
     reads_output: ClassVar[bool] = True
 
     factor: Tensor = stored("weight")  # (channels,) or (1, channels, 1, 1)
@@ -98,6 +99,14 @@ class PeftIA3(Algorithm):
         if self.feedforward is not None:
             return 1 if self.feedforward else 0
         return 1 if self.factor.numel() == shape[1] and self.factor.numel() != shape[0] else 0
+
+    def scaled(self, strength: float) -> Algorithm | None:
+        """Return this with another distance from 1."""
+        return replace(self, factor=1 + strength * (self.factor.double() - 1))
+
+    def on_bias(self, shape: Sequence[int]) -> Algorithm | None:
+        """Return this for a scaled output, which has the bias in it; a scaled input leaves the bias alone."""
+        return self if self.axis(shape) == 0 else None
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the layer has another number of channels."""

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .activation import Bypass, Cost, Layer, dense, low_rank
-from .base import Scaled, columns, expect, flat, precise, stored
+from .base import Factors, Scaled, columns, expect, flat, precise, stored
+from .factored import energy_of, flattened, shaped
 from .products import row_blocks, tucker
 
 
@@ -27,6 +28,8 @@ class LoHa(Scaled):
     """The elementwise product of two low-rank matrices."""
 
     name: ClassVar[str] = "loha"
+    additive: ClassVar[bool] = True
+    one_of_each_term: ClassVar[tuple[str, ...]] = ("w1_a",)
 
     w1_a: Tensor = stored("hada_w1_a")  # (out, r); (r, out) with t1
     w1_b: Tensor = stored("hada_w1_b")  # (r, in·k); (r, in) with t1
@@ -76,6 +79,15 @@ class LoHa(Scaled):
             return up, down, None
         core = torch.einsum("pr...,qs...->pqrs...", t, u)
         return up, down, core.flatten(2, 3).flatten(0, 1)
+
+    def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
+        """Return the factors of rank r²; there are none where one half alone has a core."""
+        return flattened(*self.factors(shaped(shape))) if (self.t1 is None) == (self.t2 is None) else None
+
+    def energy(self, shape: Sequence[int]) -> float | None:
+        """Return ‖ΔW‖² from the factors' Gram matrices, where r² ranks are fewer than ΔW's."""
+        pair = self.low_rank(shape) if self.rank**2 <= min(shape[:2]) else None
+        return None if pair is None else energy_of(*pair)
 
     def bypass(self, layer: Layer) -> Bypass:
         """Return two thin products of rank r²; without cores their factors are made for each forward, from the smaller stored ones."""

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from .activation import Bypass, Cost, Layer, dense
-from .base import Scaled, expect, flat, precise, stored
+from .base import Factors, Scaled, expect, flat, precise, stored
+from .factored import decomposed, shaped
 from .products import tucker
 
 
@@ -26,6 +27,8 @@ class LoKr(Scaled):
     """The Kronecker product of two small matrices."""
 
     name: ClassVar[str] = "lokr"
+    additive: ClassVar[bool] = True
+    one_of_each_term: ClassVar[tuple[str, ...]] = ("w1", "w1_a")
 
     w1: Tensor | None = stored("lokr_w1", optional=True)  # (o1, i1)
     w1_a: Tensor | None = stored("lokr_w1_a", optional=True)  # (o1, r)
@@ -114,6 +117,15 @@ class LoKr(Scaled):
             base = out.copy_(base)
         torch.addcmul(base.reshape(blocks.shape), w1[:, None, :, None], w2[None, :, None, :], value=strength, out=blocks)
 
+    def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
+        """Return the Kronecker products of both factors' singular vectors, of rank r1 · r2."""
+        (a, b), (c, d) = (decomposed(flat(half)) for half in (self.first(shaped(shape)), self.second(shaped(shape))))
+        return kron(a, c).float(), kron(b, d).float()
+
+    def energy(self, shape: Sequence[int]) -> float | None:
+        """Return ‖w1‖² · ‖w2‖²."""
+        return float(self.first(shaped(shape)).square().sum() * self.second(shaped(shape)).square().sum())
+
     def cost(self, shape: Sequence[int]) -> Cost:
         """Return the cost of w2 on every group of inputs and of w1 between them, or of one pass over the weight."""
         size, (o1, i1), (o2, i2) = float(prod(shape)), self._outer(), self._inner()[:2]
@@ -136,6 +148,11 @@ class LoKr(Scaled):
     def _inner_input(self, layer: Layer) -> tuple[int, ...]:
         """Return (i2, *k)."""
         return layer.shape[1] // self._outer()[1], *layer.shape[2:]
+
+
+def kron(a: Tensor, b: Tensor) -> Tensor:
+    """Return the Kronecker product; torch's own refuses some strides."""
+    return torch.einsum("ac,bd->abcd", a, b).reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1])
 
 
 class Kronecker(Bypass):

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from .activation import Bypass, Cost, Layer, dense, low_rank
-from .base import Algorithm, Scaled, columns, expect, flat, precise, stored
+from .base import Algorithm, Factors, Scaled, columns, expect, flat, precise, stored
+from .factored import energy_of, flattened, shaped
 from .products import add_product, tucker
 
 
@@ -28,6 +29,8 @@ class LoRA(Scaled):
     """Two factors, a Tucker core between them if there is one, and the sparse rest that LyCORIS' extraction keeps."""
 
     name: ClassVar[str] = "lora"
+    additive: ClassVar[bool] = True
+    one_of_each_term: ClassVar[tuple[str, ...]] = ("up", "sparse_values")
 
     up: Tensor = stored("lora_up.weight")  # (out, r) or (out, r, 1, 1)
     down: Tensor = stored("lora_down.weight")  # (r, in, *k), (r, in·k); (r, in, 1, 1) with a core
@@ -46,11 +49,25 @@ class LoRA(Scaled):
         """Tell whether a factor is all zero and nothing sparse is added."""
         return self.sparse_values is None and not all(bool(t.float().any()) for t in (self.up, self.down))
 
+    @property
+    def is_lora(self) -> bool:
+        """Tell whether nothing sparse is added."""
+        return self.sparse_values is None
+
+    @property
+    def truncates(self) -> bool:
+        """Tell whether there are but two factors."""
+        return self.core is None and self.sparse_values is None
+
     def truncated(self, ranks: int) -> Algorithm:
         """Return this with the first ranks only (DyLoRA's ``dyn``), the scale still α over all of them."""
         if self.core is not None or not 0 < ranks < self.rank:
             return self
-        return replace(self, up=flat(self.up)[:, :ranks], down=self.down[:ranks], fixed_scale=self.scale)
+        return replace(self, up=self.up[:, :ranks], down=self.down[:ranks], fixed_scale=self.scale)
+
+    def rows(self, its: slice) -> Algorithm | None:
+        """Return the rows of up with all of down."""
+        return replace(self, up=self.up[its]) if self.sparse_values is None else None
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the factors do not multiply to this shape."""
@@ -74,6 +91,15 @@ class LoRA(Scaled):
         product = up @ down if core is None else tucker(core, up, down)
         product = product.reshape(weight.shape)
         return product if self.sparse_values is None else product + self.sparse(weight).reshape(weight.shape)
+
+    def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
+        """Return the factors; what is stored sparse has none."""
+        return flattened(*self.factors(shaped(shape).float())) if self.sparse_values is None else None
+
+    def energy(self, shape: Sequence[int]) -> float | None:
+        """Return ‖ΔW‖² from the factors' Gram matrices."""
+        pair = self.low_rank(shape) if self.rank <= min(shape[:2]) else None
+        return None if pair is None else energy_of(*pair)
 
     def sparse(self, weight: Tensor) -> Tensor:
         """Return the sparse rest as a dense matrix (out, in·k), scaled."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .activation import Bypass, Layer
-from .base import Algorithm, precise
+from .base import Algorithm, Factors, precise
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,9 +33,19 @@ class Padded(Algorithm):
         """Return the inner algorithm's tensors."""
         return self.inner.to_state_dict()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the inner algorithm's tensors."""
-        return self.inner.tensors()
+    def values(self) -> dict[str, Tensor | float]:
+        """Return what the inner algorithm stores."""
+        return self.inner.values()
+
+    @property
+    def label(self) -> str:
+        """The name, and the inner algorithm's."""
+        return f"{self.name} over {self.inner.label}"
+
+    @property
+    def reads_weight(self) -> bool:
+        """Tell whether the inner ΔW depends on the base weight."""
+        return self.inner.reads_weight
 
     @property
     def rank(self) -> int | None:
@@ -50,9 +61,31 @@ class Padded(Algorithm):
         """Return this with the inner algorithm cut."""
         return replace(self, inner=self.inner.truncated(ranks))
 
+    def scaled(self, strength: float) -> Algorithm | None:
+        """Return this with the inner algorithm scaled."""
+        inner = self.inner.scaled(strength)
+        return None if inner is None else replace(self, inner=inner)
+
+    def _leading(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return shape[0], self.channels, *shape[2:]
+
+    def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
+        """Return the inner factors with zeros in down for the other channels."""
+        found = self.inner.low_rank(self._leading(shape), None if weight is None else weight[:, : self.channels])
+        if found is None:
+            return None
+        up, down = found
+        wide = down.new_zeros(len(down), shape[1], prod(shape[2:]))
+        wide[:, : self.channels] = down.reshape(len(down), self.channels, -1)
+        return up, wide.flatten(1)
+
+    def energy(self, shape: Sequence[int]) -> float | None:
+        """Return the inner ‖ΔW‖²."""
+        return self.inner.energy(self._leading(shape))
+
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the inner algorithm does not fit the leading channels."""
-        return self.inner.check_shape((shape[0], self.channels, *shape[2:]))
+        return self.inner.check_shape(self._leading(shape))
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the inner ΔW with zeros behind it."""
@@ -63,8 +96,7 @@ class Padded(Algorithm):
     def bypass(self, layer: Layer) -> Bypass:
         """Return the inner change on the leading channels; W's other channels take no part in what the inner one makes of W."""
         count = self.channels
-        shape = torch.Size((layer.shape[0], count, *layer.shape[2:]))
-        leading = replace(layer, source=lambda: layer.weight[:, :count], shape=shape)
+        leading = replace(layer, source=lambda: layer.weight[:, :count], shape=torch.Size(self._leading(layer.shape)))
         inner = self.inner.bypass(leading)
 
         def act(x: Tensor, y: Tensor) -> Tensor:

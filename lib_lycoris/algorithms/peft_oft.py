@@ -71,10 +71,10 @@ def repeated(rotations: Tensor, total: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InputRotation(Algorithm):
-    """W' = rows ⊙ (W · blockdiag(R)ᵀ): what the layouts on the input side share."""
+    """W' = gain ⊙ (W · blockdiag(R)ᵀ): what the layouts on the input side share."""
 
     @property
-    def rows(self) -> Tensor | None:
+    def gain(self) -> Tensor | None:
         """The scale of each output row; None for none."""
         return None
 
@@ -86,14 +86,14 @@ class InputRotation(Algorithm):
         """Return the turned columns, rows scaled, minus the weight."""
         base = precise(weight, weight)
         turned = turn_columns(precise(self.rotations(weight.shape), weight), flat(base))
-        if self.rows is not None:
-            turned = turned * precise(self.rows, weight).reshape(-1, 1)
+        if self.gain is not None:
+            turned = turned * precise(self.gain, weight).reshape(-1, 1)
         return turned.reshape(weight.shape) - base
 
     def bypass(self, layer: Layer) -> Bypass:
         """Return the output of the turned input, rows scaled, minus the output."""
         back = layer.to_compute(self.rotations(layer.shape).transpose(1, 2))
-        return on_inputs(layer, lambda x: turn_columns(back, x), None if self.rows is None else self.rows.flatten())
+        return on_inputs(layer, lambda x: turn_columns(back, x), None if self.gain is None else self.gain.flatten())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,7 +104,7 @@ class PackedOFT(InputRotation):
     reads_output: ClassVar[bool] = True
 
     packed: Tensor = stored("oft_R.weight")  # (n, b(b-1)/2), n·b = in·k; n = 1 when one block is shared
-    scaled: Tensor | None = stored("oft_R.scaled_oft", optional=True)  # OneTrainer: there or not
+    divided: Tensor | None = stored("oft_R.scaled_oft", optional=True)  # OneTrainer: there or not
     terms: int | None = 5  # of the Neumann series; None: the exact inverse
     largest: float | None = None  # COFT: the norm that a block of Q may have
     transposed_convolutions: bool = False  # OneTrainer
@@ -134,7 +134,7 @@ class PackedOFT(InputRotation):
         row, col = torch.triu_indices(size, size, 1, device=packed.device)
         upper = packed.new_zeros(packed.shape[0], size, size).index_put((torch.arange(len(packed))[:, None], row, col), packed)
         skew = upper - upper.transpose(1, 2)
-        if self.scaled is not None:
+        if self.divided is not None:
             skew = skew / (2 * (size - 1) ** 0.5)
         if self.largest is not None:
             skew = projected(skew, self.largest)
@@ -161,7 +161,7 @@ class InputOFT(InputRotation):
         return self.blocks.shape[-1]
 
     @property
-    def rows(self) -> Tensor | None:
+    def gain(self) -> Tensor | None:
         """oft_s."""
         return self.row_scale
 

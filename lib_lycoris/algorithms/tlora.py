@@ -8,18 +8,21 @@ in ΔW. At inference every rank is on at every timestep, as in the trainer. 3x3 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .activation import Bypass, Layer, low_rank
-from .base import Scaled, expect, flat, precise, stored
+from .activation import Cost
+from .base import Algorithm, Scaled, columns, expect, flat, precise, stored
+from .factored import Factored
+
+SVD = 20.0  # multiply-adds for short² · long numbers of a matrix
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TLoRA(Scaled):
+class TLoRA(Factored, Scaled):
     """Singular factors, trained."""
 
     name: ClassVar[str] = "t-lora"
@@ -27,7 +30,7 @@ class TLoRA(Scaled):
 
     q: Tensor = stored("q_layer.weight")  # (r, in)
     p: Tensor = stored("p_layer.weight")  # (out, r)
-    values: Tensor = stored("lambda_layer")  # (1, r)
+    lambdas: Tensor = stored("lambda_layer")  # (1, r)
 
     @property
     def rank(self) -> int:
@@ -37,8 +40,8 @@ class TLoRA(Scaled):
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the factors do not multiply to this shape."""
         p, q = flat(self.p).shape, flat(self.q).shape
-        if p[1] != q[0] or self.values.numel() != q[0]:
-            return f"p_layer {tuple(p)}, lambda_layer {tuple(self.values.shape)} and q_layer {tuple(q)} have different ranks"
+        if p[1] != q[0] or self.lambdas.numel() != q[0]:
+            return f"p_layer {tuple(p)}, lambda_layer {tuple(self.lambdas.shape)} and q_layer {tuple(q)} have different ranks"
         return expect(f"p_layer {tuple(p)} x q_layer {tuple(q)}", (p[0], q[1]), shape)
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,19 +49,24 @@ class TLoRA(Scaled):
         # float64 on the CPU: the two principal parts are nearly equal, what counts is their small difference
         u, s, v = torch.linalg.svd(flat(weight).to("cpu", torch.float64), full_matrices=False)
         r = self.rank
-        up = torch.cat((flat(self.p).cpu().double() * self.values.cpu().double().flatten(), -u[:, :r] * s[:r]), 1) * self.scale
+        up = torch.cat((flat(self.p).cpu().double() * self.lambdas.cpu().double().flatten(), -u[:, :r] * s[:r]), 1) * self.scale
         down = torch.cat((flat(self.q).cpu().double(), v[:r]), 0)
         up, down = _without_cancellation(up, down)
         return precise(up, weight), precise(down, weight)
 
-    def delta(self, weight: Tensor) -> Tensor:
-        """Return the trained product minus the one training began with."""
-        up, down = self.factors(weight)
-        return (up @ down).reshape(weight.shape)
+    def scaled(self, strength: float) -> Algorithm | None:
+        """Return this with another α, which alone multiplies both products."""
+        return replace(self, alpha=strength * (self.rank if self.alpha is None else self.alpha))
 
-    def bypass(self, layer: Layer) -> Bypass:
-        """Return two thin products of rank 2r."""
-        return low_rank(layer, *self.factors(layer.weight))
+    def factor_rank(self, shape: Sequence[int]) -> int:
+        """Return twice the rank."""
+        return 2 * self.rank
+
+    def cost(self, shape: Sequence[int]) -> Cost:
+        """Return the cost of two thin products; every rebuilt weight takes a decomposition of W."""
+        short, long = sorted((shape[0], columns(shape)))
+        beside = super().cost(shape)
+        return replace(beside, rebuild_products=beside.rebuild_products + SVD * short * short * long)
 
 
 def _without_cancellation(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .. import models
 from ..algorithms import Algorithm, parse
-from ..algorithms.ia3 import PeftIA3
 from ..algorithms.padded import Padded
 from ..errors import NetworkFormatError
 from .keys import Keys
@@ -84,9 +83,8 @@ def _add_module(
         return
     found.skipped.extend(Skipped(keys[s], "no part of the algorithm that the layer's other tensors make") for s in sorted(left))
     shape = slice_shape(base, target)
-    weight = patches.get("weight")
-    if isinstance(weight, PeftIA3) and weight.axis(shape) == 1:
-        del patches["bias"]  # a scaled input leaves the bias alone
+    if "weight" in patches and (bias := patches["weight"].on_bias(shape)):
+        patches.setdefault("bias", bias)
     for leaf, algorithm in patches.items():
         _add_patch(found, models.parameter(target, leaf), algorithm, shape if leaf == "weight" else shape[:1], module, keys)
 

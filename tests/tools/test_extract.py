@@ -26,7 +26,6 @@ from lib_lycoris.tools.files.compose import placed
 from lib_lycoris.tools.files.network_file import patches
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.workers import one_thread_each
-from lib_lycoris.tools.linalg.expand import exact_factors, reads_weight
 from lib_lycoris.tools.linalg.factorise import loha, nearest_kronecker, rotation, scaling
 from lib_lycoris.tools.linalg.low_rank import gram_svd, qr_svd, randomized_svd, residual
 from lib_lycoris.tools.linalg.ranks import Rule, Share, share_out, truncated_svd
@@ -226,7 +225,7 @@ def test_closed_forms_are_exact(kind: str) -> None:
     """LoHa is a LoRA of rank r², LoKr one of rank r1 · r2, to 1e-6."""
     shape = (24, 16, 3, 3)
     algorithm = parse(getattr(samples, kind)(torch.Generator().manual_seed(2), shape))[0]["weight"]
-    pair = exact_factors(algorithm, shape)
+    pair = algorithm.low_rank(shape)
     assert pair is not None
     wanted = algorithm.delta(torch.zeros(shape, dtype=torch.float64)).flatten(1)
     assert float((pair[0].double() @ pair[1].double() - wanted).norm() / wanted.norm()) < 1e-6
@@ -557,8 +556,10 @@ def test_a_base_is_asked_for_only_where_it_is_needed(tmp_path: Path, base: Path)
     tensors = load_file(path)
     tensors[f"{KOHYA['attn1.to_q']}.dora_scale"] = torch.ones(48, 1)
     save_file(tensors, path)
-    assert reads_weight(
-        load(path, open_checkpoint(base).base).patches["diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"]
+    assert (
+        load(path, open_checkpoint(base).base)
+        .patches["diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"]
+        .reads_weight
     )
     with pytest.raises(LycorisError):
         networks_merge.run(models=[path], save_to=tmp_path / "o.safetensors")

@@ -9,12 +9,10 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from ...algorithms import Algorithm, LoHa, LoKr, LoRA
-from ...algorithms.padded import Padded
 from ...models import BaseModel, block_of
 from ...networks import Network
 from ..files.network_file import Patch, patches
-from ..linalg.expand import exact_factors, plain_delta, reads_weight
+from ..linalg.expand import plain_delta
 from ..linalg.low_rank import energy
 
 REST = "-"  # what no block holds: time embeddings and the UNet's head
@@ -91,7 +89,7 @@ def _made(sums: Mapping[str, _Sums]) -> dict[str, BlockNorm]:
 def _add(sums: _Sums, patch: Patch, weights: BaseWeights | None) -> None:
     weight = weights.read(patch.name) if weights is not None else None
     sums.changes += 1
-    if weight is None and reads_weight(patch.algorithm):
+    if weight is None and patch.algorithm.reads_weight:
         return
     sums.measured += 1
     sums.energy += delta_energy(patch, weight)
@@ -105,26 +103,9 @@ def delta_energy(patch: Patch, weight: Tensor | None = None) -> float:
     """Return ‖ΔW‖² at strength 1; the base weight is needed by algorithms that read it."""
     with torch.inference_mode():
         if patch.leaf == "weight" and len(patch.shape) > 1:
-            found = _of_factors(patch.algorithm, patch.shape)
+            found = patch.algorithm.energy(patch.shape)
             if found is not None:
                 return found
-        if weight is None or not reads_weight(patch.algorithm):
+        if weight is None or not patch.algorithm.reads_weight:
             return energy(plain_delta(patch.algorithm, patch.shape))
         return energy(patch.algorithm.delta(weight.detach().float()))  # a host may store fp8, which nothing can be computed with
-
-
-def _of_factors(algorithm: Algorithm, shape: tuple[int, ...]) -> float | None:
-    """Return ‖ΔW‖² without forming ΔW; None where that is not possible or would cost more."""
-    if isinstance(algorithm, Padded):
-        return _of_factors(algorithm.inner, (shape[0], algorithm.channels, *shape[2:]))
-    if isinstance(algorithm, LoKr):
-        empty = torch.empty(0, 0, *shape[2:])
-        return energy(algorithm.first(empty)) * energy(algorithm.second(empty))  # ‖A ⊗ B‖ = ‖A‖ · ‖B‖
-    wide = algorithm.rank**2 if isinstance(algorithm, LoHa) else algorithm.rank or 0
-    if not isinstance(algorithm, (LoRA, LoHa)) or wide > min(shape[:2]):
-        return None
-    pair = exact_factors(algorithm, shape)
-    if pair is None:
-        return None
-    up, down = pair[0].double(), pair[1].double()
-    return max(0.0, float(((up.T @ up) * (down @ down.T)).sum()))

@@ -140,10 +140,9 @@ def _others(keys: Keys, tensors: Mapping[str, Tensor], found: Match) -> Iterator
 
 
 def _module(name: str, parameter: str | None, component: str | None, algorithm: Algorithm) -> Module:
-    inner = getattr(algorithm, "inner", None)
-    alpha = getattr(algorithm if inner is None else inner, "alpha", None)
-    label = f"{algorithm.name} over {inner.name}" if inner is not None else algorithm.name
-    return Module(name, parameter, component, label, algorithm.rank, alpha, algorithm.is_zero)
+    alpha = algorithm.values().get("alpha")
+    alpha = alpha if isinstance(alpha, float) else None
+    return Module(name, parameter, component, algorithm.label, algorithm.rank, alpha, algorithm.is_zero)
 
 
 def _problems(

@@ -10,7 +10,6 @@ from pathlib import Path
 from ... import models
 from ...networks import load
 from ..files.network_file import patches
-from ..linalg.expand import reads_weight
 from .block_norms import delta_energy
 from .spectra import spectrum
 
@@ -45,7 +44,7 @@ def measure_modules(path: Path, base: models.BaseModel | None = None) -> Iterato
     unmeasured: list[str] = []
     for done, patch in enumerate(work):
         yield done, Sizes(network.family, len(work))
-        if reads_weight(patch.algorithm):
+        if patch.algorithm.reads_weight:
             unmeasured.append(patch.name)
         else:
             energies[patch.name] = delta_energy(patch)

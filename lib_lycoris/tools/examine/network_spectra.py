@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ... import models
-from ...algorithms import DoRA
 from ...models import BaseModel
 from ...networks import Network, load
 from ..files.checkpoint import open_checkpoint
@@ -59,6 +58,6 @@ def _layer(network: Network, base: BaseModel, patch: Patch) -> Layer:
     if svd is None:
         numbers = sum(tensor.numel() for tensor in algorithm.to_state_dict().values())
         return Layer(**facts, energy=0.0, whole=numbers, reserved=numbers)
-    values, more = svd.s.clone(), algorithm.magnitude.numel() if isinstance(algorithm, DoRA) else 0
+    values, more = svd.s.clone(), sum(magnitude.numel() for magnitude in algorithm.magnitudes().values())
     parts = (Part(patch.shape[0], svd.total, values),)
     return Layer(**facts, energy=svd.total, whole=more, values=values, parts=parts)

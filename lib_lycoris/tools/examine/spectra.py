@@ -11,7 +11,7 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ..extract.difference import Reader
 from ..files.network_file import Patch
-from ..linalg.expand import exact_factors, plain_delta, reads_weight
+from ..linalg.expand import plain_delta
 from ..linalg.low_rank import energy, gram_svd, qr_svd
 from ..linalg.ranks import effective_rank
 
@@ -50,11 +50,11 @@ def spectrum(patch: Patch, weights: Reader | None = None) -> Spectrum | None:
     weight = weights.read(patch.name, patch.shape) if weights is not None and weights.checkpoint.places(patch.name) else None
     base = None if weight is None else energy(weight)
     if patch.leaf == "weight" and len(patch.shape) > 1:
-        pair = exact_factors(patch.algorithm, patch.shape, weight)
+        pair = patch.algorithm.low_rank(patch.shape, weight)
         if pair is not None:
             svd = qr_svd(*pair)
             return Spectrum(patch, svd.s, svd.total, base, pair)
-    if weight is None and reads_weight(patch.algorithm):
+    if weight is None and patch.algorithm.reads_weight:
         return None
     delta = plain_delta(patch.algorithm, patch.shape) if weight is None else patch.algorithm.delta(weight)
     if delta.dim() < 2:

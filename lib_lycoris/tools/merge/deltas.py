@@ -7,15 +7,13 @@ the merged path on a live model does it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
 from torch import Tensor
 
 from ...algorithms import Algorithm
-from ...algorithms.base import flat, precise
-from ...algorithms.lora import LoRA
 from ...errors import ModelMismatchError, ToolError
 from ...networks import Network, Skipped, load
 from ...prompt import StrengthMap
@@ -79,9 +77,9 @@ class Changes:
     def _rows_of(self, change: TensorChange, key: str, base: Tensor) -> Rows:
         """Return what gives rows of a change's delta: by themselves where the algorithm can, out of the whole delta elsewhere."""
         algorithm = change.algorithm
-        if isinstance(algorithm, LoRA) and by_rows(algorithm):
-            exact = replace(algorithm, up=precise(flat(algorithm.up), base), down=precise(algorithm.down, base))
-            return lambda its: replace(exact, up=exact.up[its]).delta(_like(base, its))
+        if by_rows(algorithm):
+            exact = algorithm.moved(base)
+            return lambda its: exact.rows(its).delta(_like(base, its))  # type: ignore[union-attr]
         parts = [(base if place.key == key else self._read(place.key))[place.rows] for place in change.sources]
         delta = algorithm.delta(parts[0] if len(parts) == 1 else torch.cat(parts))
         return lambda its: delta[its]
@@ -89,7 +87,7 @@ class Changes:
 
 def by_rows(algorithm: Algorithm) -> bool:
     """Tell whether rows of the delta can be had alone, without the base weight: no tensor of full size is then made."""
-    return isinstance(algorithm, LoRA) and algorithm.sparse_values is None
+    return not algorithm.reads_weight and algorithm.rows(slice(0, 1)) is not None
 
 
 def _like(base: Tensor, rows: slice) -> Tensor:

@@ -29,7 +29,7 @@ from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.combine import combined
-from ..linalg.expand import exact_factors, plain_delta, reads_weight, shortened
+from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
 from .networks_options import MIB, OPTIONS, Item, NetworksMergeOptions, understand
@@ -96,7 +96,7 @@ def _keys(request: NetworksMergeOptions, key: tuple[str, str]) -> int:
 
 
 def _weight(request: NetworksMergeOptions, patch: Patch) -> Tensor | None:
-    if request.weights is None or not reads_weight(patch.algorithm):
+    if request.weights is None or not patch.algorithm.reads_weight:
         return None
     if not request.weights.checkpoint.places(patch.name):
         raise ToolError(
@@ -110,7 +110,7 @@ def _changes_nothing(request: NetworksMergeOptions, patch: Patch) -> bool:
     return (
         patch.leaf == "bias"
         and request.weights is not None
-        and reads_weight(patch.algorithm)
+        and patch.algorithm.reads_weight
         and not request.weights.checkpoint.places(patch.name)
     )
 
@@ -124,7 +124,7 @@ def _sum(request: NetworksMergeOptions, key: tuple[str, str]) -> tuple[dict[str,
             continue
         patch, weight = item.patch, _weight(request, item.patch)
         low = patch.leaf == "weight" and len(patch.shape) > 1 and request.method == "sum"
-        pair = exact_factors(patch.algorithm, patch.shape, weight) if low else None
+        pair = patch.algorithm.low_rank(patch.shape, weight) if low else None
         if pair is not None:
             pairs.setdefault(patch.part, []).append((pair[0] * item.strength, pair[1]))
         else:

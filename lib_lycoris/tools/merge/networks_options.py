@@ -22,7 +22,6 @@ from ..files.naming import STYLES
 from ..files.network_file import Patch, patches, stored_dtype, style_of
 from ..jobs.progress import Progress
 from ..linalg.combine import METHODS
-from ..linalg.expand import reads_weight
 from ..linalg.ranks import RULES, Rule
 from .strengths import NetworkOptions, asked
 
@@ -155,7 +154,7 @@ def _refuse_without_base(request: NetworksMergeOptions) -> None:
         return
     for items in request.work.values():
         for item in items:
-            if reads_weight(item.patch.algorithm):
+            if item.patch.algorithm.reads_weight:
                 raise ToolError(
                     f"{item.patch.name} is changed by {item.patch.algorithm.name}, whose change depends on the base weight; "
                     "give the checkpoint with --base_model"

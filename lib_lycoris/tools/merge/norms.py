@@ -13,7 +13,6 @@ from ..examine.block_norms import delta_energy
 from ..extract.difference import Reader
 from ..files.checkpoint import open_checkpoint
 from ..files.network_file import Patch, patches
-from ..linalg.expand import reads_weight
 from .strengths import asked
 
 STRENGTHS = ("ratios", "te", "te2", "unet", "lbw", "lbwe")
@@ -60,4 +59,4 @@ def shares_of(options: Mapping[str, Any]) -> list[Share]:
 
 
 def _needs_weight(patch: Patch) -> bool:
-    return reads_weight(patch.algorithm)
+    return patch.algorithm.reads_weight

@@ -14,16 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...algorithms import Algorithm, Bias, NormBias
-from ...algorithms.full import Full
-from ...algorithms.glora import GLoRA
-from ...algorithms.ia3 import IA3, PeftIA3
-from ...algorithms.loha import LoHa
-from ...algorithms.lokr import LoKr
-from ...algorithms.lora import LoRA
-from ...algorithms.norm import Norm
-from ...algorithms.padded import Padded
-from ...algorithms.tlora import TLoRA
+from ...algorithms import Algorithm
 from ...errors import ToolError
 from ...models import split_parameter
 from ...networks import Network, load
@@ -34,19 +25,6 @@ from ..files.metadata import cast, describe, make_recipe
 from ..files.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
 from ..merge.strengths import NetworkOptions, asked
-
-# One factor of each term of ΔW; the first of several spellings that a module has.
-FACTORS: tuple[tuple[type[Algorithm], tuple[tuple[str, ...], ...]], ...] = (
-    (LoRA, (("lora_up.weight",), ("bias_values",))),
-    (LoHa, (("hada_w1_a",),)),
-    (LoKr, (("lokr_w1", "lokr_w1_a"),)),
-    (GLoRA, (("a1.weight",), ("b1.weight",))),
-    (NormBias, (("b_norm",),)),
-    (Bias, (("diff_b", "lora_B.bias"),)),
-    (Norm, (("w_norm",),)),
-    (Full, (("diff",),)),
-    (IA3, (("weight",),)),
-)
 
 
 def run(
@@ -102,7 +80,7 @@ def _strengths(network: Network, item: NetworkOptions, seed: int) -> dict[str, f
 
 def _refuse(opened: NetworkFile, network: Network, by_module: dict[str, float], checkpoint: Checkpoint | None) -> None:
     """Raise ToolError for modules that no factor scales, when there is no base model to make differences with."""
-    names = [n for n, m in network.modules.items() if by_module[m] not in (0.0, 1.0) and not _has_factor(network.patches[n])]
+    names = [n for n, m in network.modules.items() if by_module[m] not in (0.0, 1.0) and network.patches[n].scaled(1.0) is None]
     if names and checkpoint is None:
         kinds = ", ".join(sorted({network.patches[name].name for name in names}))
         raise ToolError(
@@ -111,11 +89,6 @@ def _refuse(opened: NetworkFile, network: Network, by_module: dict[str, float], 
         )
     if parts := [name for name in names if network.modules[name].endswith("]")]:
         raise ToolError(f"{opened.file.path.name}: {parts[0]} is one of several rotations of a layer and cannot be baked; merge instead")
-
-
-def _has_factor(algorithm: Algorithm) -> bool:
-    inner = algorithm.inner if isinstance(algorithm, Padded) else algorithm
-    return isinstance(inner, (TLoRA, PeftIA3)) or any(isinstance(inner, kind) for kind, _ in FACTORS)
 
 
 def _bake(
@@ -129,32 +102,34 @@ def _bake(
     if strength == 0:
         return {}
     patches = {name: network.patches[name] for name, owner in network.modules.items() if owner == module}
-    if not all(map(_has_factor, patches.values())):
+    scaled = {name: algorithm.scaled(strength) for name, algorithm in patches.items()}
+    if not all(scaled.values()):
         assert checkpoint is not None
         stored = (t.dtype for t in found.values() if t.is_floating_point() and t.element_size() > 1 and t.numel() > 1)
         dtype = dtype or next(stored, torch.float16)
         return {key: tensor.to(dtype) for key, tensor in _differences(module, patches, strength, checkpoint).items()}
-    for algorithm in patches.values():
-        inner = algorithm.inner if isinstance(algorithm, Padded) else algorithm
-        if isinstance(inner, TLoRA):  # a difference of two products; only the scale multiplies both
-            found[keys.get("alpha", f"{module}.alpha")] = torch.tensor(strength * (inner.rank if inner.alpha is None else inner.alpha))
-        elif isinstance(inner, PeftIA3):
-            found[keys["ia3_l"]] = (1 + strength * (inner.factor.float() - 1)).to(inner.factor.dtype)
-        else:
-            _scale_factors(found, keys, inner, strength, dtype)
+    for name, algorithm in patches.items():
+        found.update(_changed(module, keys, algorithm.values(), scaled[name].values(), dtype))  # type: ignore[union-attr]
     return found
 
 
-def _scale_factors(
-    found: dict[str, Tensor], keys: Mapping[str, str], algorithm: Algorithm, strength: float, dtype: torch.dtype | None
-) -> None:
-    factors = next(names for kind, names in FACTORS if isinstance(algorithm, kind))
-    for spellings in factors:
-        suffix = next((one for one in spellings if one in keys), None)
-        if suffix is not None:
-            old = found[keys[suffix]]
-            kept = old.dtype if old.element_size() > 1 else torch.float16  # fp8 has no digits to spare for another rounding
-            found[keys[suffix]] = (old.double() * strength).to(dtype or kept)
+def _changed(
+    module: str, keys: Mapping[str, str], old: Mapping[str, Tensor | float], new: Mapping[str, Tensor | float], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Return what is to be stored anew, by key, in its own precision unless another is asked for."""
+    found = {}
+    for suffix, value in new.items():
+        before = old.get(suffix)
+        if value is before:
+            continue
+        if isinstance(value, Tensor):
+            assert isinstance(before, Tensor)
+            kept = before.dtype if before.element_size() > 1 else torch.float16  # fp8 has no digits to spare for another rounding
+            value = value.to(dtype or kept)
+        else:
+            value = torch.tensor(value)
+        found[keys.get(suffix, f"{module}.{suffix}")] = value
+    return found
 
 
 def _differences(module: str, patches: dict[str, Algorithm], strength: float, checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ... import models
-from ...algorithms import DoRA, LoRA
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import BaseModel, with_part
@@ -33,7 +32,7 @@ from ..files.network_file import Patch, bundled, carried, patches, stored_dtype,
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
-from ..linalg.expand import exact_factors, plain_delta, reads_weight, shortened
+from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, relative, residual
 from ..linalg.ranks import RULES, Rule, truncated_svd
 
@@ -155,11 +154,11 @@ def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
 def _stays(request: ConvertOptions, patch: Patch, direct: bool) -> bool:
     """Tell whether a module keeps its tensors and only gets another name."""
     algorithm = patch.algorithm
-    if isinstance(algorithm, LoRA) and algorithm.sparse_values is None:
-        return direct and request.style in KEEPS_CORES and not (request.to_lora and algorithm.core is not None)
+    if algorithm.is_lora:
+        return direct and request.style in KEEPS_CORES and not (request.to_lora and "lora_mid.weight" in algorithm.tensors())
     if request.to_lora:
         return False
-    if not direct and exact_factors(algorithm, patch.shape) is not None:
+    if not direct and algorithm.low_rank(patch.shape) is not None:
         return False
     if not direct:
         raise ToolError(
@@ -178,31 +177,36 @@ def _own_name(request: ConvertOptions, patch: Patch) -> str:
 
 def _kept(request: ConvertOptions, patch: Patch) -> dict[str, Tensor]:
     algorithm = patch.algorithm
-    if request.style in KEEPS_CORES or not isinstance(algorithm, DoRA) or algorithm.axis(patch.shape) != 0:
+    magnitude = algorithm.output_magnitude(patch.shape)
+    pair = algorithm.direction.low_rank(patch.shape)
+    if request.style in KEEPS_CORES or magnitude is None or pair is None:
         return algorithm.to_state_dict()
-    pair = exact_factors(algorithm.inner, patch.shape)
-    if pair is None:
-        return algorithm.to_state_dict()
-    return {**lora(request.style, *pair, patch.shape[2:]), "lora_magnitude_vector": algorithm.magnitude.flatten().float()}
+    return {**lora(request.style, *pair, patch.shape[2:]), "lora_magnitude_vector": magnitude.float()}
 
 
 def _delta(request: ConvertOptions, patch: Patch) -> Tensor:
-    if not reads_weight(patch.algorithm):
+    if not patch.algorithm.reads_weight:
         return plain_delta(patch.algorithm, patch.shape)
+    return patch.algorithm.delta(_weight(request, patch))
+
+
+def _weight(request: ConvertOptions, patch: Patch) -> Tensor:
+    """Return the base weight that a change reads. Raises ToolError when it is not given."""
     if request.weights is None or not request.weights.checkpoint.places(patch.name):
         raise ToolError(
             f"{patch.name} is changed by {patch.algorithm.name}, whose change depends on the base weight; "
             "give the checkpoint with --base_model"
         )
-    return patch.algorithm.delta(request.weights.read(patch.name, patch.shape))
+    return request.weights.read(patch.name, patch.shape)
 
 
 def _factors(request: ConvertOptions, patch: Patch) -> tuple[Tensor, Tensor, float, float]:
     """Return up, down, the energy of the change and what of it is lost."""
-    pair = exact_factors(patch.algorithm, patch.shape)
+    weight = _weight(request, patch) if patch.algorithm.reads_weight else None
+    pair = patch.algorithm.low_rank(patch.shape, weight)
     if pair is not None:
         return *pair, 0.0, 0.0
-    delta = flat(_delta(request, patch))
+    delta = flat(plain_delta(patch.algorithm, patch.shape) if weight is None else patch.algorithm.delta(weight))
     size = energy(delta)
     rule = request.rule or Rule("fixed", largest=min(delta.shape))
     if not size:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ... import models
-from ...algorithms import DoRA
 from ...errors import ToolError
 from ...networks import Network, load
 from ..declaration import IGNORED_KOHYA, SAVE_TO, Option, Plan, Result, Tool
@@ -31,7 +30,6 @@ from ..files.network_file import Patch, bundled, carried, patches, stored_dtype,
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
-from ..linalg.expand import exact_factors
 from ..linalg.low_rank import Svd, qr_svd, relative
 from ..linalg.ranks import Rule, Share, share_out
 
@@ -142,10 +140,10 @@ def _patterns(path: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
 
 def _most_ranks(patch: Patch) -> int:
     """Return how many ranks a module can keep; 0 where it has none."""
-    inner = patch.algorithm.inner if isinstance(patch.algorithm, DoRA) else patch.algorithm
+    inner = patch.algorithm.direction
     if patch.leaf != "weight" or len(patch.shape) < 2 or inner.rank is None:
         return 0
-    pair = exact_factors(inner, patch.shape)
+    pair = inner.low_rank(patch.shape)
     return 0 if pair is None else min(pair[0].shape[1], patch.shape[0], prod(patch.shape[1:]))
 
 
@@ -165,8 +163,7 @@ def decomposed(patch: Patch) -> Svd | None:
     """Return the decomposition of a module's change, of what a DoRA scales; None where it has no ranks."""
     if patch.leaf != "weight" or len(patch.shape) < 2:
         return None
-    inner = patch.algorithm.inner if isinstance(patch.algorithm, DoRA) else patch.algorithm
-    pair = exact_factors(inner, patch.shape)
+    pair = patch.algorithm.direction.low_rank(patch.shape)
     return None if pair is None else qr_svd(*pair)
 
 
@@ -196,8 +193,7 @@ def _resize(request: ResizeOptions, patch: Patch, ranks: Mapping[str, int]) -> t
         return row, {}
     up, down = svd.factors(rank)
     tensors = lora(request.style, up.contiguous(), down.contiguous(), patch.shape[2:])
-    if isinstance(patch.algorithm, DoRA):
-        tensors["dora_scale"] = patch.algorithm.magnitude.float()
+    tensors.update({suffix: magnitude.float() for suffix, magnitude in patch.algorithm.magnitudes().items()})
     return row, to_dtype(tensors, request.dtype)
 
 
@@ -213,7 +209,7 @@ def _shared(request: ResizeOptions, header: int, progress: Progress) -> dict[str
                 room -= sum(t.numel() for t in patch.algorithm.to_state_dict().values()) * width
             else:
                 limit = _rule(request, patch).largest or svd.rank
-                extra = patch.algorithm.magnitude.numel() if isinstance(patch.algorithm, DoRA) else 0
+                extra = sum(magnitude.numel() for magnitude in patch.algorithm.magnitudes().values())
                 shares.append(Share(svd.s[:limit].clone(), (patch.shape[0] + prod(patch.shape[1:])) * width, (1 + extra) * width))
                 names.append(patch.name)
             progress.advance(1, patch.name)
@@ -244,7 +240,7 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Resized], before:
         "error": relative(left, total),
         "bytes_before": before, "bytes": after, "seconds": round(seconds, 2),
     }  # fmt: skip
-    dora = any(isinstance(patch.algorithm, DoRA) for patch in request.work)
+    dora = any(patch.algorithm.magnitudes() for patch in request.work)
     lines = [
         f"{save_to.name}: {len(changed)} modules resized, {len(report['kept'])} kept as they were; "
         f"{before / MIB:.1f} -> {after / MIB:.1f} MiB",

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...algorithms.base import flat
-from ...algorithms.lora import LoRA
+from ...algorithms import Algorithm
 from ...errors import ToolError
 from ...networks.hashes import sha256
 from ..declaration import SAVE_PRECISION, SAVE_TO, Option, Plan, Result, Tool
@@ -44,12 +43,12 @@ def target(save_to: Path | str, rank: int) -> Path:
     return Path(save_to).with_name(f"{Path(save_to).stem}-{rank:04d}{Path(save_to).suffix}")
 
 
-def modules_to_cut(opened: NetworkFile) -> dict[str, LoRA]:
+def modules_to_cut(opened: NetworkFile) -> dict[str, Algorithm]:
     """Return the modules whose ranks can be cut."""
     found = {}
     for module in opened.keys.modules:
         weight = opened.algorithms(module).get("weight")
-        if isinstance(weight, LoRA) and weight.core is None and weight.sparse_values is None:
+        if weight is not None and weight.truncates:
             found[module] = weight
     return found
 
@@ -59,7 +58,7 @@ def which_ranks(opened: NetworkFile, unit: int | None, ranks: Sequence[int]) -> 
     cuts = modules_to_cut(opened)
     if not cuts:
         raise ToolError(f"{opened.file.path.name} has no module whose ranks can be cut: only LoRA without a Tucker core (DyLoRA) has such")
-    most = max(weight.rank for weight in cuts.values())
+    most = max(weight.rank or 0 for weight in cuts.values())
     if not ranks and not unit:
         raise ToolError("split needs the ranks: give --ranks 4 8 16, or --unit 4 for every multiple of 4")
     wanted = sorted(set(ranks)) if ranks else list(range(int(unit or 0), most + 1, int(unit or 1)))
@@ -76,12 +75,11 @@ def first_ranks(opened: NetworkFile, rank: int, keep_alpha: bool) -> tuple[dict[
     made, alphas = dict(opened.tensors), []
     for module, weight in modules_to_cut(opened).items():
         keys = opened.keys.modules[module]
-        count = min(rank, weight.rank)
-        made[keys["lora_down.weight"]] = weight.down[:count].contiguous()
-        made[keys["lora_up.weight"]] = weight.up[:, :count].contiguous() if weight.up.dim() > 2 else flat(weight.up)[:, :count].contiguous()
-        old = weight.scale * weight.rank
-        alphas.append(old if keep_alpha else old * count / weight.rank)
-        made[keys.get("alpha", f"{module}.alpha")] = torch.tensor(alphas[-1])
+        whole, cut = weight.to_state_dict(), weight.truncated(rank).to_state_dict()
+        said = whole if keep_alpha else cut
+        alphas.append(float(said.get("alpha", said["lora_down.weight"].shape[0])))
+        cut["alpha"] = torch.tensor(alphas[-1])
+        made.update({keys.get(suffix, f"{module}.{suffix}"): tensor.contiguous() for suffix, tensor in cut.items()})
     return made, alphas
 
 
