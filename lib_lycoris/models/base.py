@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from . import architectures as build
-from .families import FAMILIES, FILE_PREFIXES, FILE_WRAPPERS, Component
+from .families import FAMILIES
+from .family import Component
 from .parameters import LayerInfo, split_part, with_part
-from .renames import TABLES, unet_to_diffusers
-
-# Spellings of old diffusers versions; tried only after the name as it stands was not found.
-_OLD = (
-    (re.compile(r"(^|_)processor_"), r"\1"),
-    (re.compile(r"_lora(_linear_layer)?$"), ""),
-    (re.compile(r"self_attn_to_out(_0)?$"), "self_attn_out_proj"),
-    (re.compile(r"self_attn_to_([qkv])$"), r"self_attn_\1_proj"),
-    (re.compile(r"_to_out$"), "_to_out_0"),
-    (re.compile(r"^(encoder_layers|embeddings|final_layer_norm)"), r"text_model_\1"),
-)
+from .rows import expand
+from .spellings import PREFIXES, flat, modern, unwrap
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ class BaseModel:
         if component is None or module not in self.layers:
             return ()
         path = module[len(component.prefix) :]
-        found = _other_paths(component, path, self.layers[module])
+        found = FAMILIES[self.family].naming(component).to_other(path, self.layers[module].shape)
         return tuple(Alias(component.pipeline, other, part) for other, part in found)
 
     def name_in(self, style: str, target: str) -> str | None:
@@ -73,7 +63,7 @@ class BaseModel:
             path = None if part else module[len(component.prefix) :]
         else:
             path = alias.path if alias else None
-        return f"{component.kohya}_{_flat(path)}" if path else None
+        return f"{component.kohya}_{flat(path)}" if path else None
 
     def find(self, file_module: str) -> str | None:
         """Find the target that a file's module name means, in any known key style; None if this model lacks it.
@@ -90,15 +80,15 @@ class BaseModel:
         """
         if file_module in self.layers:
             return (file_module,)
-        name = _unwrap(file_module)
-        found = self._canonical.get(_flat(name))
+        name = unwrap(file_module)
+        found = self._canonical.get(flat(name))
         if found is not None:
             return (found,)
-        for prefix, slot in FILE_PREFIXES:
+        for prefix, slot in PREFIXES:
             if name.startswith(prefix):
                 key = slot if slot == "unet" else FAMILIES[self.family].slots.get(slot)
-                return self._in_components((key,) if key else (), _flat(name[len(prefix) :]))
-        return self._in_components(self._index, _flat(name))
+                return self._in_components((key,) if key else (), flat(name[len(prefix) :]))
+        return self._in_components(self._index, flat(name))
 
     def _in_components(self, keys: Iterable[str], path: str) -> tuple[str, ...]:
         """Look a flattened path up in components; an old spelling only if no component knows it as it stands."""
@@ -106,15 +96,15 @@ class BaseModel:
         found = tuple(index[path] for index in indexes if path in index)
         if found:
             return found
-        path = _modern(path)
+        path = modern(path)
         return tuple(index[path] for index in indexes if path in index)
 
     @cached_property
     def _canonical(self) -> dict[str, str]:
-        names = {_flat(module): module for module in self.layers}
+        names = {flat(module): module for module in self.layers}
         for module, info in self.layers.items():
             if info.kind == "MultiheadAttention":
-                names.update(_fused_names(_flat(module), module))
+                names.update(_fused_names(flat(module), module))
         return names
 
     @cached_property
@@ -124,15 +114,16 @@ class BaseModel:
     def _component_index(self, component: Component) -> dict[str, str]:
         index: dict[str, str] = {}
         own: dict[str, str] = {}
+        naming = FAMILIES[self.family].naming(component)
         for module, info in self.layers.items():
             if not module.startswith(component.prefix):
                 continue
             path = module[len(component.prefix) :]
-            for other, part in _other_paths(component, path, info):
-                index[_flat(other)] = with_part(module, part)
-            own[_flat(path)] = module
+            for other, part in naming.to_other(path, info.shape):
+                index[flat(other)] = with_part(module, part)
+            own[flat(path)] = module
             if info.kind == "MultiheadAttention":
-                own.update(_fused_names(_flat(path), module))
+                own.update(_fused_names(flat(path), module))
             if path.startswith("output_blocks.") and path.endswith(".conv"):
                 # Converters that know one family only write the upsampler's place of that family into all files.
                 block = path.split(".")[1]
@@ -141,47 +132,9 @@ class BaseModel:
         return {**own, **index}
 
 
-def _flat(name: str) -> str:
-    return name.replace(".", "_")
-
-
-def _fused_names(flat: str, module: str) -> dict[str, str]:
-    whole = {f"{flat}_in_proj": module, f"{flat}_in_proj_weight": module}
-    return whole | {f"{flat}_{letter}_proj": f"{module}[{letter}]" for letter in "qkv"}
-
-
-def _other_paths(component: Component, path: str, info: LayerInfo) -> list[tuple[str, str | None]]:
-    if component.style == "unet":
-        other = unet_to_diffusers(path)
-        return [(other, None)] if other else []
-    if component.style not in TABLES:
-        return [(path, None)]
-    found = TABLES[component.style].to_other(path)
-    if is_swapped(component.style, path, info.shape):
-        return [(other, "swap") for other, _ in found]
-    return found
-
-
-def is_swapped(style: str, path: str, shape: tuple[int, ...]) -> bool:
-    """Tell whether diffusers holds the two halves of SD3's last context modulation the other way round."""
-    return style == "mmdit" and path.endswith("context_block.adaLN_modulation.1") and shape[0] == 2 * shape[1]
-
-
-def _unwrap(name: str) -> str:
-    name = name.replace("_orig_mod.", "")
-    while True:
-        for wrapper in FILE_WRAPPERS:
-            if name.startswith(wrapper):
-                name = name[len(wrapper) :]
-                break
-        else:
-            return name
-
-
-def _modern(path: str) -> str:
-    for pattern, replacement in _OLD:
-        path = pattern.sub(replacement, path)
-    return path
+def _fused_names(name: str, module: str) -> dict[str, str]:
+    whole = {f"{name}_in_proj": module, f"{name}_in_proj_weight": module}
+    return whole | {f"{name}_{letter}_proj": f"{module}[{letter}]" for letter in "qkv"}
 
 
 def base_model(family: str, layers: Mapping[str, LayerInfo]) -> BaseModel:
@@ -193,21 +146,8 @@ def base_model(family: str, layers: Mapping[str, LayerInfo]) -> BaseModel:
 def reference(family: str, variant: str | None = None) -> BaseModel:
     """Give the full-size model of a family.
 
-    Variants: sd3 "medium" (default), "3.5-medium", "3.5-large"; flux "dev" (default), "schnell". Raises KeyError.
+    A family's variants stand in its file; the first is the default. Raises KeyError.
     """
-    plans = _components(family, variant)
-    layers = {component.prefix + path: info for component in FAMILIES[family].components for path, info in plans[component.key]}
+    told = FAMILIES[family]
+    layers = {item.prefix + path: info for item in told.components for path, info in expand(told.rows(item, variant))}
     return BaseModel(family, layers)
-
-
-def _components(family: str, variant: str | None) -> dict[str, build.Layers]:
-    if family == "sd3":
-        plan = build.SD3_VARIANTS[variant or "medium"]
-        texts = {"te1": build.clip(768, 12, 768), "te2": build.clip(1280, 32, 1280), "te3": build.t5()}
-        return {"unet": build.mmdit(plan), **texts}
-    if family == "flux":
-        guidance = build.FLUX_VARIANTS[variant or "dev"]
-        return {"unet": build.flux(guidance), "te1": build.clip(768, 12, 768), "te3": build.t5()}
-    bigger = build.open_clip(1024, 24) if family == "sd2" else build.open_clip(1280, 32)
-    te1 = bigger if family == "sd2" else build.clip(768, 12)
-    return {"unet": build.unet(build.UNETS[family]), "te1": te1, "te2": bigger}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+
+from .families import FAMILIES, UNET_PREFIX
 
 
 def _ids(prefix: str, numbers: range | tuple[int, ...]) -> tuple[str, ...]:
@@ -17,15 +20,6 @@ LAYOUTS: Mapping[int, tuple[str, ...]] = {
     26: ("BASE", *_ids("IN", range(12)), "M00", *_ids("OUT", range(12))),
     61: ("CLIP", "T5", "IN", *_ids("D", range(19)), *_ids("S", range(38)), "OUT"),
 }
-_FULL = {"sd1": 26, "sd2": 26, "sdxl": 20, "sdxl-refiner": 26, "flux": 61}
-_UNET = {"input_blocks": "IN", "output_blocks": "OUT"}
-_TEXT = {
-    "flux": {"clip_l": "CLIP", "t5xxl": "T5"},
-    "sd3": {"clip_l": "CLIPL", "clip_g": "CLIPG", "t5xxl": "T5"},
-}
-_TRANSFORMER = {"double_blocks": "D", "single_blocks": "S", "joint_blocks": "J"}
-_FLUX_FIRST = ("img_in", "txt_in", "time_in", "vector_in", "guidance_in")
-_SD3_FIRST = ("context_embedder", "x_embedder", "t_embedder", "y_embedder", "pos_embed")
 
 
 def sd3_layout(blocks: int = 24) -> tuple[str, ...]:
@@ -33,29 +27,31 @@ def sd3_layout(blocks: int = 24) -> tuple[str, ...]:
     return ("CLIPL", "CLIPG", "T5", "IN", *_ids("J", range(blocks)), "OUT")
 
 
-def layout(family: str) -> tuple[str, ...]:
+@cache
+def layout(family: str, variant: str | None = None) -> tuple[str, ...]:
     """Give all block ids of a family, in order."""
-    return sd3_layout() if family == "sd3" else LAYOUTS[_FULL[family]]
+    told = FAMILIES[family]
+    if told.blocks.counts:
+        return LAYOUTS[told.blocks.counts[0]]
+    unet = next(component for component in told.components if component.key == "unet")
+    lengths: dict[str, int] = {}
+    for row in told.rows(unet, variant):
+        section = row.section.removesuffix(".")
+        lengths[section] = max(lengths.get(section, 0), *(number + 1 for number in row.numbers), 0)
+    texts = [component.block for component in told.components if component.key != "unet"]
+    numbered = [name for section, letter in told.blocks.sections.items() for name in _ids(letter, range(lengths.get(section, 0)))]
+    return (*dict.fromkeys(texts), told.blocks.first or "IN", *numbered, "OUT")
 
 
 def block_of(name: str, family: str) -> str | None:
-    """Give the block id of a canonical module or parameter; None for time and label embeddings and the UNet's head."""
-    head, *rest = name.split(".", 3)
-    text = _TEXT.get(family)
-    if head != "diffusion_model":
-        return text.get(head) if text else "BASE"
-    section = rest[0].partition("[")[0] if rest else ""
-    number = rest[1] if len(rest) > 1 else ""
-    if text:
-        return _transformer_block(section, number)
-    if section == "middle_block":
-        return "M00"
-    return f"{_UNET[section]}{int(number):02d}" if section in _UNET else None
-
-
-def _transformer_block(section: str, number: str) -> str | None:
-    if section in _TRANSFORMER:
-        return f"{_TRANSFORMER[section]}{int(number):02d}"
-    if section in _FLUX_FIRST or section in _SD3_FIRST:
-        return "IN"
-    return "OUT" if section == "final_layer" else None
+    """Give the block id of a canonical module or parameter; None for what no block weight reaches, as the time embedding of a UNet."""
+    told = FAMILIES[family]
+    if not name.startswith(UNET_PREFIX):
+        head = name.partition(".")[0]
+        return next((item.block for item in told.components if item.key != "unet" and item.prefix.partition(".")[0] == head), None)
+    section, number, *_ = (*name[len(UNET_PREFIX) :].split(".", 2), "", "")
+    section = section.partition("[")[0]
+    letter = told.blocks.sections.get(section)
+    if letter is None:
+        return "OUT" if section in told.blocks.last else told.blocks.first
+    return letter if letter[-1].isdigit() else f"{letter}{int(number):02d}"

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import ModelMismatchError
-from .base import BaseModel, is_swapped
+from .base import BaseModel
 from .detect import detect_family
-from .families import FAMILIES, Component, Family
+from .families import FAMILIES
+from .family import Component, Family
 from .parameters import LayerInfo, parameter, rows, split_parameter, split_part
-from .renames import OPEN_CLIP, TABLES, unet_to_ldm
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def from_live(names: Mapping[str, LayerInfo], family: str | None = None) -> Live
     unknown = [live for live in names if live not in cleaned]
     matches: dict[str, list[_Match]] = {}
     for key, paths in located.items():
-        unknown += _match_component(components[key], paths, names, matches) if key else [live for live, _ in paths]
+        unknown += _match_component(FAMILIES[family], components[key], paths, names, matches) if key else [live for live, _ in paths]
     layers = {module: _canonical_info(module, found) for module, found in matches.items()}
     places: dict[str, tuple[Piece, ...]] = {}
     for module, found in matches.items():
@@ -164,56 +164,16 @@ def _locate(family: Family, name: str, bare_text: str) -> tuple[str, str]:
 
 
 def _match_component(
-    component: Component, paths: list[tuple[str, str]], names: Mapping[str, LayerInfo], matches: dict[str, list[_Match]]
+    family: Family, component: Component, paths: list[tuple[str, str]], names: Mapping[str, LayerInfo], matches: dict[str, list[_Match]]
 ) -> list[str]:
     """Add the matches of one component; return the live names that it does not know."""
-    unknown = []
-    attention = {int(match[1]) for _, path in paths if (match := _UP_ATTENTION.match(path))}
-    foreign = any(_OTHER_UNET.match(path) for _, path in paths) if component.key == "unet" else None
+    found = family.naming(component).read_live({path: names[live] for live, path in paths})
     for live, path in paths:
-        info = names[live]
-        found = list(_canonical_paths(component, path, info, foreign, attention))
-        for canonical, part, live_part in found:
-            module = component.prefix + canonical
-            matches.setdefault(module, []).append(_Match(module, part, live, live_part, info))
-        if not found:
-            unknown.append(live)
-    return unknown
-
-
-def _canonical_paths(
-    component: Component, path: str, info: LayerInfo, foreign: bool | None, attention: set[int]
-) -> Iterator[tuple[str, str | None, str | None]]:
-    """Yield (canonical path, part of it, part of the live module) for a live path of a component."""
-    if component.key == "unet":
-        if not foreign:
-            if _OWN_UNET.match(path):
-                yield path, None, None
-        elif component.style == "unet":
-            other = unet_to_ldm(path, attention)
-            if other:
-                yield other, None, None
-        else:
-            yield from _from_table(component.style, path, info)
-        return
-    open_clip = path.startswith("transformer.resblocks.") or _BARE_OPEN_CLIP.match(path) is not None
-    if path == "text_projection":
-        open_clip = info.kind == "Parameter"
-    if _SHORT_CLIP.match(path) and component.style != "t5":
-        path = f"text_model.{path}"
-    if component.style == "open_clip" and not open_clip:
-        yield from _from_table(component.style, path, info)
-    elif component.style == "clip" and open_clip:
-        yield from ((other, "T" if part == "T" else None, part) for other, part in OPEN_CLIP.to_other(path))
-    else:
-        yield path, None, None
-
-
-def _from_table(style: str, path: str, info: LayerInfo) -> Iterator[tuple[str, str | None, str | None]]:
-    found = TABLES[style].to_canonical(path)
-    if found:
-        part = "swap" if is_swapped(style, found[0], info.shape) else found[1]
-        yield found[0], part, None
+        for canonical, part, live_part in found.get(path, ()):
+            matches.setdefault(component.prefix + canonical, []).append(
+                _Match(component.prefix + canonical, part, live, live_part, names[live])
+            )
+    return [live for live, path in paths if path not in found]
 
 
 def _canonical_info(module: str, found: list[_Match]) -> LayerInfo:

@@ -7,12 +7,15 @@ are their own module (`1.model.text_projection`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 BARE = ("model.text_projection", "model.positional_embedding", "diffusion_model.pos_embed")
 SCALED = (".query_norm", ".key_norm")
 FUSED = ".attn"
-PARTS = ("q", "k", "v", "mlp", "swap", "T")
+PARTS = ("q", "k", "v", "mlp", "swap", "T", "qkv", "grouped_k", "grouped_v")  # and fractions of the rows: 0/2, 1/2
+
+_FRACTION = re.compile(r"(\d+)/([1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,25 @@ def split_parameter(name: str) -> tuple[str, str, str | None]:
 def rows(part: str | None, weight_shape: tuple[int, ...]) -> tuple[slice, ...]:
     """Give the row ranges of a part, in its own order, inside the fused weight of this shape.
 
-    `T` (the transposed tensor) and None are all rows. The same ranges hold for the fused bias.
-    Raises ValueError for a part that is not in `PARTS`.
+    `T` (the transposed tensor) and None are all rows; `q`, `k`, `v` are as high as the layer has inputs and `mlp` is the rest;
+    `grouped_k` and `grouped_v` are the halves of what `q` leaves; `1/3` is the second third. The same ranges hold for the fused bias.
+    Raises ValueError for any other part.
     """
     count = weight_shape[0]
     if part is None or part == "T":
         return (slice(0, count),)
     if part == "swap":
         return slice(count // 2, count), slice(0, count // 2)
+    if match := _FRACTION.fullmatch(part):
+        index, number = int(match[1]), int(match[2])
+        return (slice(index * count // number, (index + 1) * count // number),)
     if part not in PARTS:
-        raise ValueError(f"{part!r} is not a part of a fused weight; the parts are {', '.join(PARTS)}")
+        raise ValueError(f"{part!r} is not a part of a fused weight; the parts are {', '.join(PARTS)} and fractions as 0/2")
     width = weight_shape[1]
+    if part.startswith("grouped_"):
+        middle = (count + width) // 2
+        return (slice(width, middle) if part == "grouped_k" else slice(middle, count),)
+    if part == "qkv":
+        return (slice(0, 3 * width),)
     start = PARTS.index(part) * width
     return (slice(start, count if part == "mlp" else start + width),)

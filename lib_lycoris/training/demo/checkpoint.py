@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...hosts.embedded.shapes import TOWERS, UNET, VAE
-from ...models.renames import unet_to_ldm
+from ...models.unet import to_ldm
 from .base import Model
 
 UP_WITH_ATTENTION = (1, 2, 3)  # numbers of the UNet's up blocks
@@ -34,7 +34,7 @@ def write(model: Model, path: Path, metadata: dict[str, str]) -> None:
 
 def _unet_key(key: str) -> str:
     module, _, leaf = key.rpartition(".")
-    return f"{unet_to_ldm(module, UP_WITH_ATTENTION)}.{leaf}"
+    return f"{to_ldm(module, UP_WITH_ATTENTION)}.{leaf}"
 
 
 def _vae_key(key: str, levels: int) -> str:

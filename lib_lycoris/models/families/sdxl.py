@@ -1,0 +1,20 @@
+"""Stable Diffusion XL (Pony, Illustrious, NoobAI, Playground too): the LDM UNet with CLIP-L and OpenCLIP bigG."""
+
+from ..family import Family
+from ..text_encoders import clip, open_clip
+from ..unet import SDXL_BLOCKS, UNetPlan, unet
+
+FAMILY = Family(
+    id="sdxl",
+    label="Stable Diffusion XL",
+    short="SDXL",
+    components=(
+        unet(UNetPlan(320, (1, 2, 4), (0, 2, 10), 10, 2048, True, 2816)),
+        clip("0.transformer.", "lora_te1", "te", "te1", "clip_l"),
+        open_clip("1.model.", "lora_te2", "te2", "clip_g", d=1280, layers=32, key="te2", pipeline="text_encoder_2"),
+    ),
+    blocks=SDXL_BLOCKS,
+    spellings=("stablediffusionxl", "sdxl", "ponyv6", "illustrious", "noobai"),
+    written={"ss_base_model_version": "sdxl_base_v1-0", "modelspec.architecture": "stable-diffusion-xl-v1-base"},
+    wider=("input_blocks.0.0",),
+)

@@ -1,0 +1,86 @@
+"""What a base model family declares of itself: its components, their layers and names, its blocks, what metadata calls it.
+
+A family is data: one file of ``families/``. A layer is declared once, by its name in the original model (the canonical one, which webuis
+and ComfyUI use), its shape, and the name or names that it has in diffusers; ``#`` stands for the number of the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .naming import Naming, TableNames
+from .rows import Row
+
+UNET_PREFIX = "diffusion_model."
+
+
+@dataclass(frozen=True)
+class Component:
+    """Describe one network of a pipeline and its names in every style."""
+
+    key: str  # unet, te1, te2, te3
+    prefix: str  # of canonical names
+    pipeline: str  # attribute of a diffusers pipeline
+    kohya: str  # prefix of flattened names, without the last underscore
+    rows: Callable[..., Iterable[Row]]  # called with a variant's sizes for the component "unet", with nothing for a text encoder
+    naming: Callable[[Iterable[Row]], Naming]
+    slots: tuple[str, ...] = ()  # what a file's prefix may call a text encoder: te, te1, clip_l, ...
+    block: str = "BASE"  # block id of a text encoder
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Say which block weight a layer of the UNet or transformer falls under, by the first part of its name."""
+
+    sections: Mapping[str, str]  # list of blocks -> letter of their ids; an id that ends in a digit is the whole list's
+    last: tuple[str, ...] = ("final_layer",)  # -> OUT
+    first: str | None = "IN"  # all others; None: no block weight reaches them
+    counts: tuple[int, ...] = ()  # the numbers of values in a tag that are made for this family, the full set first
+
+
+@dataclass(frozen=True)
+class Family:
+    """Declare a family of base models, all of the same layers in the same widths; what differs between them is a variant."""
+
+    id: str
+    label: str
+    short: str  # on a card
+    components: tuple[Component, ...]
+    blocks: Blocks
+    kohya_native: bool = True  # kohya's own names for the UNet are the original ones, not those of diffusers
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})  # name -> sizes; the first is the default
+    size: int = 1024  # side of an image by default
+    spellings: tuple[str, ...] = ()  # beginnings of what metadata calls it: small letters and digits only
+    written: Mapping[str, str] = field(default_factory=dict)  # what our own files say of it: metadata key -> value
+    wider: tuple[str, ...] = ()  # layers whose inputs a model for more kinds of pictures (Fill, Control, inpainting) has more of
+
+    @property
+    def slots(self) -> dict[str, str]:
+        """Which component a text encoder prefix of a file means."""
+        return {slot: component.key for component in self.components for slot in component.slots}
+
+    def rows(self, component: Component, variant: str | None = None) -> list[Row]:
+        """List the layers of a component of a variant (default: the first). Raises KeyError."""
+        if component.key != "unet":
+            return list(component.rows())
+        return list(component.rows(**self.variants[variant if variant is not None else next(iter(self.variants))]))
+
+    def naming(self, component: Component) -> Naming:
+        """Give the names of a component, over all variants."""
+        return self._naming[component.key]
+
+    @cached_property
+    def _naming(self) -> dict[str, Naming]:
+        found = {}
+        for item in self.components:
+            variants = self.variants if item.key == "unet" else (None,)
+            found[item.key] = item.naming(row for variant in variants for row in self.rows(item, variant))
+        return found
+
+
+def transformer(rows: Callable[..., Iterable[Row]]) -> Component:
+    """Declare the transformer of a family by the function that yields its layers."""
+    return Component("unet", UNET_PREFIX, "transformer", "lora_unet", rows, TableNames)

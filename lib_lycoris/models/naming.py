@@ -1,0 +1,82 @@
+"""Paths inside one component, the canonical spelling and that of diffusers, both ways from the rows of a family's declaration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
+
+from .parameters import LayerInfo
+from .rows import Row
+
+Live = dict[str, list[tuple[str, str | None, str | None]]]  # path -> (canonical path, part of it, part of the live module)
+T = TypeVar("T")
+_NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
+
+
+class Naming(Protocol):
+    """The names of one component's layers in diffusers and transformers, both ways."""
+
+    def to_other(self, path: str, shape: tuple[int, ...]) -> list[tuple[str, str | None]]:
+        """Give the other names of a canonical path, each with the part of the weight that it names."""
+
+    def read_live(self, infos: Mapping[str, LayerInfo]) -> dict[str, list[tuple[str, str | None, str | None]]]:
+        """Give (canonical path, part of it, part of the live module) of a live component's modules; the unknown ones are left out."""
+
+
+class TableNames:
+    """The names of a component whose blocks are numbered alike in both spellings."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._own: dict[str, list[Row]] = {}
+        self._other: dict[str, list[tuple[Row, str | None]]] = {}
+        for row in rows:
+            self._own.setdefault(row.path, []).append(row)
+            for name, part in row.names:
+                self._other.setdefault(name, []).append((row, part))
+
+    def knows(self, path: str) -> bool:
+        """Tell whether a path is one of a layer here, in either spelling."""
+        return self._look_up(self._own, path) is not None or self._look_up(self._other, path) is not None
+
+    def to_other(self, path: str, shape: tuple[int, ...]) -> list[tuple[str, str | None]]:
+        """Give the other spellings of a canonical path, each with the part of the weight that it names."""
+        found = self._look_up(self._own, path)
+        if found is None:
+            return []
+        rows, number = found
+        row = min(rows, key=lambda row: _unlike(row.shape, shape))
+        return [(name.replace("#", number), part) for name, part in row.names]
+
+    def to_canonical(self, path: str, shape: tuple[int, ...]) -> tuple[str, str | None] | None:
+        """Give the canonical path and the part of it that another path names, or None."""
+        found = self._look_up(self._other, path)
+        if found is None:
+            return None
+        rows, number = found
+        row, part = min(rows, key=lambda item: 0.0 if item[1] not in (None, "swap") else _unlike(item[0].shape, shape))
+        return row.path.replace("#", number), part
+
+    def read_live(self, infos: Mapping[str, LayerInfo]) -> Live:
+        """Give the canonical places of a live component's modules, which are all in one spelling."""
+        own = sum(self._look_up(self._own, path) is not None for path in infos)
+        other = {path: found for path, info in infos.items() if (found := self.to_canonical(path, info.shape))}
+        if own >= len(other):
+            return {path: [(path, None, None)] for path in infos}
+        return {path: [(canonical, part, None)] for path, (canonical, part) in other.items()}
+
+    @staticmethod
+    def _look_up(table: Mapping[str, T], path: str) -> tuple[T, str] | None:
+        found = table.get(path)
+        if found is not None:
+            return found, ""
+        match = _NUMBER.search(path)
+        found = table.get(f"{path[: match.start()]}.#{path[match.end() :]}") if match else None
+        return None if found is None or match is None else (found, match[1])
+
+
+def _unlike(declared: tuple[int, ...], shape: tuple[int, ...]) -> float:
+    """Tell how far two shapes are from being the same layer's in models of different width."""
+    if len(shape) < 2 or len(declared) < 2:
+        return 0.0
+    return abs(declared[0] / declared[1] - shape[0] / shape[1])
