@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_app(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="the port, or the next free one (default: %(default)s)")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="a name under which the app may be asked too, such as that of a reverse proxy on this machine (default: loopback only)",
+    )  # fmt: skip
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser, only print the address")
     parser.set_defaults(run=_app)
 
@@ -119,7 +124,8 @@ def _app(arguments: argparse.Namespace) -> int:
     host = _open(arguments)
     from .hosts.embedded.files import open_shelf, use_checkpoint
     from .hosts.infotext import save_png
-    from .hosts.jobs_api import add_job_routes, local_only, same_site
+    from .hosts.jobs_api import add_docs, add_job_routes
+    from .hosts.site import LOOPBACK, SiteGuard
     from .tools.jobs.queue import shared
     from .tools.jobs.service import JobService
     from .ui.app import launch
@@ -134,9 +140,11 @@ def _app(arguments: argparse.Namespace) -> int:
     service = JobService(jobs, store)
 
     def routes(app: Any) -> None:
-        add_job_routes(app, service, [local_only, same_site()])
+        add_job_routes(app, service, [])  # the guard is before all routes
+        add_docs(app, service)
 
-    launch(host, save_png, context, routes, port=arguments.port, browser=not arguments.no_browser)
+    guard = partial(SiteGuard, names=(*LOOPBACK, *arguments.allow_host))
+    launch(host, save_png, context, routes, guard, port=arguments.port, browser=not arguments.no_browser)
     return 0
 
 

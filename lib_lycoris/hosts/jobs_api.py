@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse
 
 from ..errors import LycorisError
+from . import jobs_docs
+from .site import LOOPBACK, is_own_page, name_of
 
 ADDRESS = "/lycoris/v1/jobs"
 LARGEST = 1 << 20  # bytes of a request
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Guard = Callable[..., None]
 STATE = {
     "type": "object",
@@ -66,7 +67,7 @@ def same_site(allowed: Callable[[str], bool] = lambda _: False) -> Guard:
         origin = request.headers.get("origin")
         foreign = request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
         if origin is not None:
-            foreign = urlsplit(origin).netloc != request.headers.get("host") and not allowed(origin)
+            foreign = not is_own_page(origin, request.headers.get("host", "")) and not allowed(origin)
         if foreign:
             raise HTTPException(403, f"a page of another site ({(origin or 'unknown')[:80]}) may not use the tools here")
 
@@ -75,8 +76,7 @@ def same_site(allowed: Callable[[str], bool] = lambda _: False) -> Guard:
 
 def local_only(request: Request) -> None:
     """Refuse what was sent to another name than this machine's own: a foreign name may be made to lead here."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    if host not in LOOPBACK:
+    if name_of(request.headers.get("host", "")) not in LOOPBACK:
         raise HTTPException(403, "the tools here can be used under this machine's loopback address only")
 
 
@@ -107,6 +107,11 @@ def add_job_routes(app: FastAPI, service: Service, guards: Sequence[Guard]) -> N
         responses=_answers(200, "Its report and its files.", RESULT, (403, 404, 409)), **shared,
     )  # fmt: skip
     app.openapi_schema = None  # made anew, with these
+
+
+def add_docs(app: FastAPI, service: Service) -> None:
+    """Add a page at /docs that says what the routes take."""
+    app.add_api_route("/docs", lambda: HTMLResponse(jobs_docs.page(ADDRESS, service.schemas())), methods=["GET"], include_in_schema=False)
 
 
 def _answers(code: int, text: str, schema: dict[str, Any], refusals: Sequence[int]) -> dict[int | str, dict[str, Any]]:
@@ -148,16 +153,23 @@ def _told(service: Service, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]
     try:
         return ask()
     except LycorisError as error:
-        raise HTTPException(service.code(error), str(error)) from error
+        raise HTTPException(service.code(error), _clean(str(error))) from error
+
+
+def _clean(text: str) -> str:
+    """Return a sentence that every encoder takes: what was sent may hold half a character."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 async def _body(request: Request) -> dict[str, Any]:
     """Return the table that was sent. It must be sent as JSON, which a form of another site cannot do."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send the options as JSON, with the header Content-Type: application/json")
-    text = await request.body()
-    if len(text) > LARGEST:
-        raise HTTPException(413, f"the request has {len(text)} bytes; a list of options has less than {LARGEST}")
+    text = b""
+    async for piece in request.stream():  # as it comes: what is too large is never held
+        text += piece
+        if len(text) > LARGEST:
+            raise HTTPException(413, f"the request has more than {LARGEST} bytes; a list of options has less", {"Connection": "close"})
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when it is imported, and asks its makers' server otherwise
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ..errors import HostError
 from ..hosts.protocol import GeneratedImage, Generator
@@ -30,6 +31,7 @@ PRIMARY = {  # the theme's own is pale on a white page
 }  # fmt: skip
 AT_ONCE = 16  # events that are worked on side by side: each page that follows a job takes one
 Routes = Callable[[Any], None]  # adds our HTTP API to the web application
+Guard = Callable[[Any], Any]  # wraps an ASGI application: who may talk to it
 
 
 def build(host: Generator, save: Callable[[GeneratedImage, Path], None], context: PageContext) -> tuple[gr.Blocks, GeneratePage]:
@@ -57,8 +59,9 @@ def run_in_browser(blocks: gr.Blocks, code: str) -> None:
 
 
 def launch(
-    host: Generator, save: Callable[[GeneratedImage, Path], None], context: PageContext, routes: Routes, port: int, browser: bool
-) -> None:
+    host: Generator, save: Callable[[GeneratedImage, Path], None], context: PageContext, routes: Routes, guard: Guard, port: int,
+    browser: bool,
+) -> None:  # fmt: skip
     """Open the app on this machine's loopback address and stay until Ctrl-C; raise HostError if no port is free."""
     blocks, page = build(host, save, context)
     chosen = free_port(port)
@@ -66,14 +69,22 @@ def launch(
     try:
         app, *_ = queued(blocks).launch(
             server_name=LOOPBACK, server_port=chosen, share=False, inbrowser=browser, quiet=True, show_api=False,
-            allowed_paths=[page.folder.name], prevent_thread_lock=True, app_kwargs={"docs_url": "/docs"},
+            allowed_paths=[page.folder.name], prevent_thread_lock=True,
+            app_kwargs={"docs_url": None, "redoc_url": None, "middleware": [Middleware(guard)]},
         )  # fmt: skip
+        outermost(app, guard)
         routes(app)
         blocks.block_thread()
     finally:
         page.cancel.set()
         context.jobs.close()
         page.folder.cleanup()
+
+
+def outermost(app: Any, guard: Guard) -> None:
+    """Put the guard before what Gradio adds around it at its start: a middleware that lets in pages of other sites."""
+    app.user_middleware.sort(key=lambda one: one.cls is not guard)
+    app.middleware_stack = app.build_middleware_stack()
 
 
 def queued(blocks: gr.Blocks) -> gr.Blocks:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import gradio as gr
 import pytest
@@ -258,6 +260,53 @@ def wait_until_says(tab: Any, place: str, text: str) -> None:
         tab.wait_for_function(f"document.querySelector({json.dumps(place)}).innerText.includes({json.dumps(text)})")
     except TimedOut:
         raise AssertionError(f"{place} says {tab.inner_text(place)!r}, not {text!r}") from None
+
+
+@pytest.mark.new_set
+def test_the_running_app_lets_in_its_own_pages_only(address: str) -> None:
+    def status(path: str = "/", **headers: str) -> int:
+        request = Request(address + path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        try:
+            with urlopen(request, timeout=60) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            return error.code
+
+    for path in ("/", "/config", "/docs", "/openapi.json"):
+        assert status(path) == status(path, Origin=address) == 200
+        assert status(path, Origin="null") == status(path, Host="evil.example") == status(path, Origin="http://127.0.0.1:1") == 403
+    assert status("/file=https://evil.example/x") == status("/proxy=https://evil.hf.space/x") == 404
+    assert status("/upload", Content_Type="multipart/form-data; boundary=x", Origin="http://evil.example") == 403
+    assert status(Content_Length=str(600 << 20)) == 413
+    with urlopen(f"{address}/docs", timeout=60) as answer:
+        page = answer.read().decode()
+    assert "POST /lycoris/v1/jobs/merge" in page and "http" not in page.replace("over HTTP", "")
+
+
+@pytest.mark.browser
+@pytest.mark.new_set
+def test_nothing_is_asked_of_another_host(address: str, browser_path: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    asked: list[str] = []
+    refused: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, headless=True, args=FLAGS)
+        tab = browser.new_page()
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("console", lambda message: refused.append(message.text) if "Content Security Policy" in message.text else None)
+        tab.goto(address, wait_until="domcontentloaded")
+        tab.wait_for_selector("#lyco_prompt textarea")
+        for name in ("Merge", "Extract", "Inspect", "Generate"):
+            tab.click(f'#lyco_tabs .tab-nav button:has-text("{name}")')
+        tab.click("#lyco_generate")
+        wait_until_says(tab, "#lyco_progress", "Done")
+        assert tab.locator("link[rel=preconnect]").count() == 0
+        tab.goto(f"{address}/docs")
+        browser.close()
+    own = (address, address.replace("http:", "ws:"), "data:", "blob:")
+    assert asked and [url for url in asked if not url.startswith(own)] == []
+    assert refused == []
 
 
 @pytest.mark.browser
