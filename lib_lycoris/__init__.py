@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from .networks import Network, load
     from .patching import Activation, Patcher
     from .patching.context import apply
+    from .tools.examine.inspect import inspect
 
 __version__ = "0.1.0"
-__all__ = ["Activation", "Network", "Patcher", "apply", "load"]
+__all__ = ["Activation", "Network", "Patcher", "apply", "inspect", "load"]
 
 _HOMES = {
     "Network": "networks",
     "load": "networks",
+    "inspect": "tools.examine.inspect",
     "Activation": "patching",
     "Patcher": "patching",
     "apply": "patching.context",

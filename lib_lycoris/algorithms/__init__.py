@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -40,6 +40,7 @@ __all__ = [
     "NormBias",
     "Scaled",
     "Stacked",
+    "is_algorithm",
     "parse",
 ]
 
@@ -55,6 +56,11 @@ IGNORED = frozenset({"alpha", "scalar"})
 
 KINDS: tuple[type[Algorithm], ...] = (*ALGORITHMS, *BIASES, LoRABias, DoRA)
 SUFFIXES: frozenset[str] = IGNORED | {suffix for kind in KINDS for suffix in kind.suffixes().values()}
+
+
+def is_algorithm(suffixes: Collection[str]) -> bool:
+    """Tell whether a module with these suffixes has all that some algorithm needs."""
+    return any(kind.required() <= set(suffixes) for kind in (*ALGORITHMS, *BIASES)) or "scale" in suffixes
 
 
 def parse(tensors: Mapping[str, Tensor], **settings: Any) -> tuple[dict[str, Algorithm], set[str]]:

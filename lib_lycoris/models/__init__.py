@@ -6,6 +6,7 @@ from .detect import detect_family
 from .families import FAMILIES
 from .live import LiveNames, Piece, from_live
 from .parameters import LayerInfo, parameter, rows, split_parameter, split_part, with_part
+from .spellings import without_spelling
 
 __all__ = [
     "FAMILIES",
@@ -27,4 +28,5 @@ __all__ = [
     "split_parameter",
     "split_part",
     "with_part",
+    "without_spelling",
 ]

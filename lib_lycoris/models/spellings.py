@@ -56,3 +56,12 @@ def modern(path: str) -> str:
     for pattern, replacement in _OLD:
         path = pattern.sub(replacement, path)
     return path
+
+
+def without_spelling(name: str) -> str:
+    """Return a module's name without what programs spell differently - wrappers, the prefix's style, dots - before any model is asked."""
+    name = unwrap(name)
+    for prefix, slot in PREFIXES:
+        if name.startswith(prefix):
+            return f"{slot}:{flat(name[len(prefix) :])}"
+    return flat(name)

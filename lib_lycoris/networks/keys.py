@@ -1,27 +1,20 @@
-"""Key of a file -> (module, suffix): the longest known suffix, after the spellings of other programs are made one.
+"""A file's keys -> modules with their suffixes, bundled embeddings, and what is neither.
 
-Modules keep the name that the file gives them; finding the layer that is meant is `models`' part.
+Keys are put together by the layer that they mean, not by how they spell it: a magnitude with dots belongs to factors with underscores.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..algorithms import SUFFIXES
+from .. import models
+from ..errors import readable
+from . import numbered
+from .header import TensorInfo
+from .spellings import WHOLE, adapter_of, split
 
-ALIASES = {
-    "lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight",
-    "lora_A": "lora_down.weight", "lora_B": "lora_up.weight",
-    "lora.down.weight": "lora_down.weight", "lora.up.weight": "lora_up.weight", "lora.alpha": "alpha",
-    "lora_linear_layer.down.weight": "lora_down.weight", "lora_linear_layer.up.weight": "lora_up.weight",
-    "lora_magnitude_vector.weight": "magnitude", "lora_magnitude_vector": "magnitude",
-    "oft_R": "oft_R.weight", "scale": "scale", "magnitude": "magnitude",
-}  # fmt: skip
-
-# diffusers' first format names the projection inside the suffix: ...attn1.processor.to_q_lora.down.weight
-PROCESSOR = re.compile(r"^(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|out)_lora\.(?P<suffix>down\.weight|up\.weight|alpha)$")
 SLICES = re.compile(r"^(?P<module>.+)\.oft_blocks\.(?P<slice>\d+)$")  # kohya's Flux OFT: one rotation for each of q, k, v, mlp
 EMBEDDING_PARTS = (
     "string_to_param.*",
@@ -35,9 +28,8 @@ EMBEDDING_PARTS = (
     "qwen",
     "*",
 )
-
-_KNOWN = SUFFIXES | set(ALIASES)
-_BY_LENGTH = sorted(_KNOWN, key=len, reverse=True)
+LONGEST_SUFFIX = 3  # parts of an unknown suffix that still belong to the module before them
+NO_SUFFIX = "no known algorithm has a tensor of this name"
 
 
 @dataclass
@@ -47,56 +39,97 @@ class Keys:
     modules: dict[str, dict[str, str]] = field(default_factory=dict)  # module -> suffix -> key
     embeddings: dict[str, dict[str, str]] = field(default_factory=dict)  # embedding -> part -> key
     unknown: list[tuple[str, str]] = field(default_factory=list)  # (key, reason)
+    doubtful: dict[str, str] = field(default_factory=dict)  # module that is not understood whole -> why
 
 
-def split(key: str) -> tuple[str, str] | None:
-    """Return (module, canonical suffix) of a key; None when no known suffix ends it."""
-    head, _, tail = key.partition(".")
-    if tail in _KNOWN:  # a module without dots, as most files have: nothing longer can be its suffix
-        return head, ALIASES.get(tail, tail)
-    plain = key.replace(".default.", ".").removesuffix(".default")
-    if match := PROCESSOR.match(plain):
-        return f"{match['module']}.{_projection(match['module'], match['which'])}", _processor_suffix(match["suffix"])
-    for suffix in _BY_LENGTH:
-        if plain.endswith("." + suffix):
-            return plain[: -len(suffix) - 1], ALIASES.get(suffix, suffix)
-    return None
-
-
-def _projection(module: str, which: str) -> str:
-    if "self_attn" in module:  # a text encoder
-        return "out_proj" if which == "out" else f"{which}_proj"
-    return "to_out.0" if which == "out" else f"to_{which}"
-
-
-def _processor_suffix(suffix: str) -> str:
-    return suffix if suffix == "alpha" else f"lora_{suffix}"
-
-
-def sort_out(keys: Iterable[str]) -> Keys:
-    """Sort a file's keys into modules, bundled embeddings and what is neither."""
+def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Keys:
+    """Sort a file's keys. saved: ends of the names of modules whose parameters a config says to be whole, "*.bias" for all biases."""
     found = Keys()
-    for key in keys:
+    listed = _numbered(tensors)
+    for key in tensors:
         if key.startswith("bundle_emb."):
             _add_embedding(found, key)
         elif key.startswith("_aux."):
             found.unknown.append((key, "side data of the program that wrote the file, not a weight"))
         elif ".oft_blocks." in key and (match := SLICES.match(key)):
             _add(found, f"{match['module']}[{match['slice']}]", "oft_blocks", key)
-        elif parts := split(key):
+        elif parts := listed.get(key) or _saved_whole(key, saved) or split(key):
             _add(found, *parts, key)
         else:
-            found.unknown.append((key, "no known algorithm has a tensor of this name"))
+            found.unknown.append((key, NO_SUFFIX))
     _share_alpha(found)
+    _put_aside_weights(found)
+    found.modules = joined(found, ((models.without_spelling(module), module) for module in found.modules))
+    _doubt(found)
     return found
+
+
+def joined(found: Keys, meanings: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """Return the modules with those of one meaning made one, under the name of the first; meanings: (meaning, module).
+
+    Two whole spellings of one layer say the same twice: the first is taken. Where each has tensors that the other lacks and some that
+    both have, nobody can tell which belong together.
+    """
+    groups: dict[str, list[str]] = {}
+    for meaning, module in meanings:
+        groups.setdefault(meaning, []).append(module)
+    result: dict[str, dict[str, str]] = {}
+    for first, *others in groups.values():
+        whole = dict(found.modules[first])
+        for other in others:
+            suffixes = found.modules[other]
+            if other in found.doubtful:
+                found.doubtful.setdefault(first, found.doubtful[other])
+            if suffixes.keys() & whole.keys():
+                found.unknown.extend((key, f"{first} says the same in another spelling") for key in suffixes.values())
+                if not suffixes.keys() <= whole.keys():
+                    found.doubtful[first] = f"{readable(other)} means the same layer and has other tensors"
+            else:
+                whole.update(suffixes)
+        result[first] = whole
+    return result
+
+
+def _numbered(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[str, str]]:
+    first = next(iter(tensors), "")
+    return numbered.names({key: info.shape for key, info in tensors.items()}) if numbered.KEY.fullmatch(first) else {}
+
+
+def _saved_whole(key: str, saved: Sequence[str]) -> tuple[str, str] | None:
+    """Split a key of a parameter that PEFT saved as it is because its config says so."""
+    module, _, leaf = key.rpartition(".")
+    if leaf not in WHOLE or not saved:
+        return None
+    named = any(module == name or module.endswith(f".{name}") for name in saved)
+    return (
+        (module, WHOLE[leaf]) if named or (leaf == "bias" and "*.bias" in saved and not module.endswith(("lora_B", "base_layer"))) else None
+    )
 
 
 def _add(found: Keys, module: str, suffix: str, key: str) -> None:
     taken = found.modules.setdefault(module, {})
     if suffix in taken:
         found.unknown.append((key, f"{taken[suffix]} says the same in another spelling"))
+        if adapter_of(key) != adapter_of(taken[suffix]):
+            found.doubtful[module] = "the file holds several adapters for it, and which of them is meant cannot be told"
     else:
         taken[suffix] = key
+
+
+def _doubt(found: Keys) -> None:
+    """Mark the modules beside whose known tensors an unknown one stands: what it does to the others cannot be told."""
+    if not found.unknown:
+        return
+    known = {models.without_spelling(module): module for module in found.modules}
+    for key, reason in found.unknown:
+        if reason != NO_SUFFIX:
+            continue
+        parts = key.split(".")
+        for cut in range(1, min(LONGEST_SUFFIX, len(parts) - 1) + 1):
+            module = known.get(models.without_spelling(".".join(parts[:-cut])))
+            if module is not None:
+                found.doubtful.setdefault(module, f"{readable(key)} beside it is unknown, and a layer is never applied in part")
+                break
 
 
 def _add_embedding(found: Keys, key: str) -> None:
@@ -106,6 +139,15 @@ def _add_embedding(found: Keys, key: str) -> None:
         found.unknown.append((key, "a bundled embedding of an unknown layout"))
     else:
         found.embeddings.setdefault(name[: -len(part) - 1], {})[part] = key
+
+
+def _put_aside_weights(found: Keys) -> None:
+    """Count a plain ``weight`` as unknown where it is not one of (IA)^3: it is a parameter, or a tensor of an unknown name."""
+    for module in [name for name, suffixes in found.modules.items() if "weight" in suffixes and "on_input" not in suffixes]:
+        suffixes = found.modules[module]
+        found.unknown.append((suffixes.pop("weight"), NO_SUFFIX))
+        if not suffixes:
+            del found.modules[module]
 
 
 def _share_alpha(found: Keys) -> None:

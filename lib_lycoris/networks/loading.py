@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from sys import float_info
 
 import torch
 from torch import Tensor
 
 from .. import models
-from ..errors import ModelMismatchError, NetworkFormatError
-from .keys import Keys, sort_out
+from ..algorithms import is_algorithm
+from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
+from .foreign import tensors_name
+from .keys import NO_SUFFIX, Keys, sort_out
+from .limits import LARGEST_FACTOR, arithmetic, sound
 from .matching import Match, match, reference_model
 from .network import Network
 from .reader import TensorFile, open_file
+from .settings import SettingsSource, read_source
 
-PIECE = 1 << 17  # values that are looked at together
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a value
 
 
@@ -28,13 +33,18 @@ def load(path: str | Path, base: models.BaseModel | None = None, prepared: torch
     Raises NetworkFormatError for a file that cannot be understood, ModelMismatchError for one that is for another model; both name the
     file and say what to do.
     """
-    file = open_file(path)
-    keys = sort_out(file.tensors)
+    with naming(path):
+        network = _load(Path(path), base, prepared)
+        return replace(network, name=Path(path).name) if Path(path).is_dir() else network
+
+
+def _load(path: Path, base: models.BaseModel | None, prepared: torch.dtype | None) -> Network:
+    file, source, keys = open_network(path)
     family = models.detect_family(module_shapes(file, keys), file.metadata)
     usual = base is None
     base = base or reference_model(file, keys, family)
     tensors, digest = _read_finite(file, prepared)
-    found = match(file, keys, tensors, base)
+    found = match(file, keys, source, tensors, base)
     embeddings = {name: {part: tensors[key] for part, key in parts.items()} for name, parts in keys.embeddings.items()}
     try:
         _refuse_if_foreign(file, keys, found, base, family, bool(embeddings))
@@ -47,8 +57,35 @@ def load(path: str | Path, base: models.BaseModel | None = None, prepared: torch
     patches = found.patches if prepared is None else {name: patch.prepared(prepared) for name, patch in found.patches.items()}
     return Network(
         name=file.path.stem, path=file.path, patches=patches, skipped=tuple(found.skipped), metadata=file.metadata,
-        embeddings=embeddings, family=base.family, digest=digest, modules=found.modules,
+        embeddings=embeddings, family=base.family, digest=digest, modules=found.modules, layers=len(keys.modules),
     )  # fmt: skip
+
+
+def open_network(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
+    """Open a network file: its header, what it says outside its tensors, and its keys. Raises NetworkFormatError for one that is none."""
+    file, source, keys = open_keys(path)
+    if reason := no_network(file, keys):
+        raise NetworkFormatError(f"{file.path.name} {reason}")
+    return file, source, keys
+
+
+def open_keys(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
+    """Open any file of tensors as if it were a network."""
+    file = open_file(path)
+    with naming(file.path):
+        source = read_source(file.path, file.metadata, list(file.tensors))
+        return file, source, sort_out(file.tensors, source.saved)
+
+
+def no_network(file: TensorFile, keys: Keys) -> str | None:
+    """Say what a file is that holds no network, in words that follow its name; None for a network."""
+    if any(is_algorithm(suffixes) for suffixes in keys.modules.values()) or keys.embeddings:
+        return None
+    if kind := tensors_name(file.tensors) or file.kind:
+        return f"is {kind}, not a network"
+    if not file.tensors:
+        return "holds no tensors at all"
+    return "holds no network: no key of it is a tensor of a known algorithm"
 
 
 def module_shapes(file: TensorFile, keys: Keys) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -62,12 +99,10 @@ def _read_finite(file: TensorFile, wide: torch.dtype | None) -> tuple[dict[str, 
     stored: dict[str, Tensor] = {}
     for block in file.blocks(file.tensors):
         stored.update(block.tensors())
-        if block.values.is_floating_point():
-            if not _finite(block.values):
-                key = next(key for key, tensor in block.tensors().items() if not _finite(tensor))
-                raise NetworkFormatError(f"{file.path.name} is broken: {key} holds NaN or infinity; train or download it again")
-            if wide is not None and torch.promote_types(_arithmetic(block.values.dtype), wide) == wide:
-                block = block.to(wide)
+        if not sound(block.values):
+            _refuse_unsound(file.path.name, block.tensors())
+        if block.values.is_floating_point() and wide is not None and torch.promote_types(arithmetic(block.values.dtype), wide) == wide:
+            block = block.to(wide)
         tensors.update(block.tensors())
     return tensors, _digest(stored)
 
@@ -81,26 +116,24 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-def _finite(values: Tensor) -> bool:
-    """Tell whether there is neither NaN nor infinity, in pieces whose intermediates stay in the cache."""
-    return all(bool(torch.isfinite(part.to(_arithmetic(part.dtype))).all()) for part in values.flatten().split(PIECE))
-
-
-def _arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype, or one that holds its values where torch does not compute in it: fp8."""
-    return torch.float16 if dtype.is_floating_point and torch.finfo(dtype).bits == 8 else dtype
+def _refuse_unsound(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise for the tensor that is broken; single numbers have a limit of their own, see :mod:`.limits`."""
+    for key, tensor in tensors.items():
+        if not sound(tensor, float_info.max):
+            raise NetworkFormatError(f"{name} is broken: {readable(key)} holds NaN or infinity; train or download it again")
+        if tensor.numel() > 1 and not sound(tensor):
+            raise NetworkFormatError(
+                f"{name} is broken: {readable(key)} holds numbers beyond {LARGEST_FACTOR:.0e}, which no weight is; download it again"
+            )
 
 
 def _refuse_if_foreign(file: TensorFile, keys: Keys, found: Match, base: models.BaseModel, family: str | None, embeddings: bool) -> None:
     """Raise when a file is for another model: one whose layers do not all fit is never applied in part across model families."""
     foreign = models.reference(family).label if family is not None and family != base.family else None
-    if not found.patches and not embeddings:
-        if not keys.modules:
-            raise NetworkFormatError(f"{file.path.name} holds no network: no key of it is a tensor of a known algorithm")
-        if not foreign:
-            first = found.skipped[0]
-            reason = found.misfits[0][1] if found.misfits else f"{first.key}: {first.reason}"
-            raise ModelMismatchError(f"{file.path.name} fits no layer of {base.label}: {reason}")
+    if not found.patches and not embeddings and not foreign:
+        first = next((item for item in found.skipped if item.reason != NO_SUFFIX), found.skipped[0])
+        reason = found.misfits[0][1] if found.misfits else f"{readable(first.key)}: {first.reason}"
+        raise ModelMismatchError(f"{file.path.name} fits no layer of {base.label}: {reason}")
     unmatched = len(keys.modules) - len(set(found.modules.values()))
     if foreign and (found.misfits or 2 * unmatched > len(keys.modules)):
         detail = ": ".join(found.misfits[0]) if found.misfits else f"{unmatched} of its {len(keys.modules)} layers are not there"

@@ -10,11 +10,13 @@ from torch import Tensor
 from .. import models
 from ..algorithms import Algorithm, parse
 from ..algorithms.padded import Padded
-from ..errors import NetworkFormatError
-from .keys import Keys
+from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
+from .header import MOST_AXES
+from .keys import Keys, joined
+from .limits import check_settings, check_tensors, single
 from .network import Skipped
 from .reader import TensorFile
-from .settings import SettingsSource, read_source
+from .settings import SettingsSource
 
 SLICES = ("q", "k", "v", "mlp")
 PLAIN_CHANNELS = 4  # what a latent has; inpainting and edit models add a mask or another latent behind it
@@ -31,12 +33,26 @@ class Match:
     misfits: list[tuple[str, str]] = field(default_factory=list)
 
 
-def match(file: TensorFile, keys: Keys, tensors: Mapping[str, Tensor], base: models.BaseModel) -> Match:
+def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping[str, Tensor], base: models.BaseModel) -> Match:
     """Find the layer that each module of a file is for; refuses nothing, the rest is in ``skipped`` and ``misfits``."""
-    source = read_source(file.path, file.metadata, list(file.tensors))
+    targets = {module: _target(base, module) for module in keys.modules}
+    grouped = joined(keys, ((targets[module] or f"?{module}", module) for module in keys.modules))
     found = Match(skipped=[Skipped(*item) for item in keys.unknown])
-    for module, suffixes in keys.modules.items():
-        _add_module(found, base, source, module, {suffix: tensors[key] for suffix, key in suffixes.items()}, suffixes)
+    for module, suffixes in grouped.items():
+        target = targets[module]
+        try:
+            if target is None:
+                raise NetworkFormatError(f"{base.label} has no layer of this name")
+            if doubt := keys.doubtful.get(module):
+                raise NetworkFormatError(doubt)
+            with naming(module):
+                patches = _patches(source, base, module, target, {suffix: tensors[key] for suffix, key in suffixes.items()})
+            _add(found, patches, module)
+        except ModelMismatchError as error:
+            found.misfits.append((module, str(error)))
+            found.skipped.extend(Skipped(key, str(error)) for key in suffixes.values())
+        except NetworkFormatError as error:
+            found.skipped.extend(Skipped(key, str(error)) for key in suffixes.values())
     return found
 
 
@@ -60,72 +76,78 @@ def _whole(module: str) -> tuple[str, int | None]:
     return layer, int(number)
 
 
-def _add_module(
-    found: Match,
-    base: models.BaseModel,
-    source: SettingsSource,
-    module: str,
-    tensors: Mapping[str, Tensor],
-    keys: Mapping[str, str],
-) -> None:
+def _target(base: models.BaseModel, module: str) -> str | None:
     layer, number = _whole(module)
     target = base.find(layer)
-    if target is None:
-        reason = f"{base.label} has no layer of this name"
-        found.skipped.extend(Skipped(key, reason) for key in keys.values())
-        return
-    if number is not None:
-        target = f"{target}[{SLICES[number]}]" if number < len(SLICES) else target
-    try:
-        patches, left = parse_module(source, module, tensors)
-    except NetworkFormatError as error:
-        found.skipped.extend(Skipped(key, str(error)) for key in keys.values())
-        return
-    found.skipped.extend(Skipped(keys[s], "no part of the algorithm that the layer's other tensors make") for s in sorted(left))
+    return f"{target}[{SLICES[number]}]" if target is not None and number is not None and number < len(SLICES) else target
+
+
+def _patches(
+    source: SettingsSource, base: models.BaseModel, module: str, target: str, tensors: Mapping[str, Tensor]
+) -> dict[str, Algorithm]:
+    """Return parameter name -> change of one module. Raises NetworkFormatError, ModelMismatchError where one of them does not fit."""
     shape = slice_shape(base, target)
+    patches = parse_module(source, module, tensors, shape)
     if "weight" in patches and (bias := patches["weight"].on_bias(shape)):
         patches.setdefault("bias", bias)
+    found = {}
     for leaf, algorithm in patches.items():
-        _add_patch(found, models.parameter(target, leaf), algorithm, shape if leaf == "weight" else shape[:1], module, keys)
+        name, wanted = models.parameter(target, leaf), shape if leaf == "weight" else shape[:1]
+        problem = algorithm.check_shape(wanted)
+        if problem and name == FIRST_CONVOLUTION + ".weight" and wanted[1] > PLAIN_CHANNELS:
+            padded = Padded(inner=algorithm, channels=PLAIN_CHANNELS)
+            if not padded.check_shape(wanted):
+                algorithm, problem = padded, None
+        if problem:
+            raise ModelMismatchError(problem)
+        found[name] = algorithm
+    return found
 
 
-def parse_module(source: SettingsSource, module: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Algorithm], set[str]]:
-    """Turn one module's ``suffix -> tensor`` into ``leaf -> algorithm`` and the suffixes left over, with what its file says besides."""
+def _add(found: Match, patches: Mapping[str, Algorithm], module: str) -> None:
+    """Add all changes of a module, or none."""
+    if taken := next((name for name in patches if name in found.patches), None):
+        raise NetworkFormatError(f"{readable(found.modules[taken])} changes the same parameter, {taken}")
+    found.patches.update(patches)
+    found.modules.update(dict.fromkeys(patches, module))
+
+
+def parse_module(
+    source: SettingsSource, module: str, tensors: Mapping[str, Tensor], shape: Sequence[int] | None = None
+) -> dict[str, Algorithm]:
+    """Turn one module's ``suffix -> tensor`` into ``leaf -> algorithm``, with what its file says besides; shape: of its layer, if known.
+
+    Raises NetworkFormatError where a tensor is no part of what the others make: a module is understood whole or not at all.
+    """
+    check_tensors(tensors)
     settings = source.settings(module, {suffix: tuple(t.shape) for suffix, t in tensors.items()})
     named = dict(tensors)
     if "magnitude" in named:
         named["dora_scale"] = named.pop("magnitude")
-    if "scale" in named:
-        settings["fixed_scale"] = float(named.pop("scale").float())
+    if "reshape_weight" in named:
+        _check_widened(named.pop("reshape_weight"), shape)
+    if "scale" in named and set(named) == {"scale"} and named["scale"].dim() == 1:
+        named = {"set_weight": named["scale"]}  # Flux' norms call their parameter so; BFL's control networks bring it whole
+    elif "scale" in named:
+        settings["fixed_scale"] = single(named.pop("scale"), "scale")
     if split_rank := settings.pop("split_rank", None):
-        settings["fixed_scale"] = float(named["alpha"].float()) / split_rank
+        settings["fixed_scale"] = single(named["alpha"], "alpha") / split_rank
     if settings.pop("alpha_is_cubed_scale", False):
-        settings["fixed_scale"] = float(named["alpha"].float()) ** (1 / 3)
-    return parse(named, **settings)
+        settings["fixed_scale"] = single(named["alpha"], "alpha") ** (1 / 3)
+    check_settings(settings)
+    patches, left = parse(named, **settings)
+    if left:
+        raise NetworkFormatError(f"{', '.join(sorted(left))} is no part of the algorithm that the layer's other tensors make")
+    return patches
 
 
-def _add_patch(
-    found: Match,
-    name: str,
-    algorithm: Algorithm,
-    shape: Sequence[int],
-    module: str,
-    keys: Mapping[str, str],
-) -> None:
-    if name in found.patches:
-        found.skipped.extend(Skipped(key, f"{found.modules[name]} changes the same parameter, {name}") for key in keys.values())
-        return
-    problem = algorithm.check_shape(shape)
-    if problem and name == FIRST_CONVOLUTION + ".weight" and shape[1] > PLAIN_CHANNELS:
-        padded = Padded(inner=algorithm, channels=PLAIN_CHANNELS)
-        if not padded.check_shape(shape):
-            algorithm, problem = padded, None
-    if problem:
-        found.misfits.append((module, problem))
-        found.skipped.extend(Skipped(key, problem) for key in keys.values())
-        return
-    found.patches[name] = algorithm
-    found.modules[name] = module
+def _check_widened(stored: Tensor, shape: Sequence[int] | None) -> None:
+    """Raise where a network is for a layer that the trainer made wider than the model's."""
+    wanted = tuple(int(number) for number in stored.flatten()[:MOST_AXES])
+    if shape is not None and wanted != tuple(shape):
+        raise ModelMismatchError(
+            f"reshape_weight says that the layer is {wanted}, but it is {tuple(shape)} - is this file for another model?"
+        )
 
 
 def slice_shape(base: models.BaseModel, target: str) -> tuple[int, ...]:

@@ -32,6 +32,13 @@ class Network:
     family: str  # of the base model whose names the patches have
     digest: str  # of the content: the fixed order of several networks, and the key of caches
     modules: Mapping[str, str]  # canonical parameter name -> the file's name of the module
+    layers: int = 0  # modules of the file, those that change nothing too
+
+    @property
+    def coverage(self) -> str | None:
+        """Say how many of the file's layers are applied; None when all are."""
+        used = len(set(self.modules.values()))
+        return None if used >= self.layers else f"{used} of {self.layers} layers"
 
     @property
     def bytes(self) -> int:

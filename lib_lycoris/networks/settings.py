@@ -26,6 +26,16 @@ class SettingsSource:
     dim: int | None  # ss_network_dim
     peft: bool
 
+    @property
+    def saved(self) -> list[str]:
+        """Ends of the names of modules whose parameters PEFT saved whole; "*.bias" where it saved every bias."""
+        found: list[str] = []
+        for config in self.configs.values():
+            names = config.get("modules_to_save") or ()
+            found.extend(str(name) for name in (names if isinstance(names, (list, tuple)) else [names]))
+            found.extend(["*.bias"] if config.get("bias") in ("all", "lora_only") else [])
+        return found
+
     def settings(self, module: str, suffixes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Return what the algorithm of a module must know besides its tensors; suffixes: suffix -> shape."""
         found: dict[str, Any] = {}

@@ -130,14 +130,15 @@ def test_an_unknown_algorithm_is_skipped_with_its_reason(tmp_path: Path) -> None
         {
             **{f"{MODULE}.{k}": v for k, v in lora().items()},
             f"{other}.hada_w1_a": torch.ones(320, 2),
-            f"{other}.zeta.weight": torch.ones(3),
+            f"{other.replace('attn2', 'attn1')}.zeta.weight": torch.ones(3),
         },
     )
     network = load(path)
     assert set(network.patches) == {PARAMETER}
     reasons = dict(network.skipped)
     assert reasons[f"{other}.hada_w1_a"] == "no known algorithm stores exactly hada_w1_a"
-    assert f"{other}.zeta.weight" in reasons
+    assert f"{other.replace('attn2', 'attn1')}.zeta.weight" in reasons
+    assert network.coverage == "1 of 2 layers"
     alone = written(tmp_path / "alone.safetensors", hada_w1_a=torch.ones(320, 2))
     with pytest.raises(ModelMismatchError, match=r"alone\.safetensors fits no layer.*hada_w1_a"):
         load(alone)

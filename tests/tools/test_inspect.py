@@ -110,7 +110,7 @@ def test_a_file_without_a_network_is_described(tmp_path: Path) -> None:
     save_file({"model.layer.weight_of_something": torch.ones(2)}, tmp_path / "other.safetensors")
     found = inspect(tmp_path / "other.safetensors")
     assert found.algorithms == {} and found.matched_keys == 0
-    assert "not a network file" in found.problems[0]
+    assert "the file holds no network" in found.problems[0]
 
 
 def test_dora_says_what_it_stands_over(tmp_path: Path) -> None:

@@ -132,12 +132,9 @@ def _read_table(path: str | Path) -> tuple[Mapping[str, Any], object]:
 
 def _kinds(path: Path) -> tuple[str, dict[str, int]]:
     from ...models import detect_family  # with torch: names alone do not need it
-    from ...networks.keys import sort_out
-    from ...networks.loading import module_shapes
-    from ...networks.reader import open_file
+    from ...networks.loading import module_shapes, open_network
 
-    file = open_file(path)
-    keys = sort_out(file.tensors)
+    file, _, keys = open_network(path)
     shapes = module_shapes(file, keys)
     return VERSIONS.get(detect_family(shapes, file.metadata) or "", UNKNOWN), _algorithms(shapes)
 

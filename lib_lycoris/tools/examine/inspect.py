@@ -10,18 +10,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ... import models
 from ...algorithms import parse
 from ...algorithms.base import Algorithm
-from ...errors import NetworkFormatError
+from ...errors import NetworkFormatError, naming, readable
 from ...networks.hashes import model_hash, sha256, short
-from ...networks.keys import Keys, sort_out
-from ...networks.loading import module_shapes
+from ...networks.keys import Keys
+from ...networks.limits import sound
+from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.matching import Match, match, reference_model
-from ...networks.reader import TensorFile, open_file
+from ...networks.reader import TensorFile
 
 TOP_TAGS = 20
 
@@ -81,13 +81,17 @@ def inspect(path: str | Path, base: models.BaseModel | None = None) -> Inspectio
 
     Raises NetworkFormatError only for a file that holds no readable tensors.
     """
-    file = open_file(path)
-    keys = sort_out(file.tensors)
+    with naming(path):
+        return _inspect(path, base)
+
+
+def _inspect(path: str | Path, base: models.BaseModel | None) -> Inspection:
+    file, source, keys = open_keys(path)
     tensors = file.read(file.tensors)
     family, reason = _family(file, keys)
     compared = base or _compared_with(file, keys, family)
-    found = match(file, keys, tensors, compared)
-    not_finite = tuple(key for key, tensor in tensors.items() if not _finite(tensor))
+    found = match(file, keys, source, tensors, compared)
+    not_finite = tuple(key for key, tensor in tensors.items() if not sound(tensor))
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))
     unmatched = tuple((item.key, item.reason) for item in found.skipped)
     return Inspection(
@@ -149,11 +153,12 @@ def _problems(
     file: TensorFile, family: str | None, base: models.BaseModel, found: Match, keys: Keys, not_finite: tuple[str, ...]
 ) -> list[str]:
     told = []
+    if reason := no_network(file, keys):
+        told.append(f"the file {reason}")
     if not_finite:
-        told.append(f"{len(not_finite)} tensors hold NaN or infinity, first {not_finite[0]}: the file is broken and will not be applied")
-    if not keys.modules and not keys.embeddings:
-        told.append("no key of the file is a tensor of a known algorithm: this is not a network file")
-    elif keys.modules and not found.patches:
+        many = f"{len(not_finite)} tensors hold NaN or infinity (or numbers as large), first {readable(not_finite[0])}"
+        told.append(f"{many}: the file is broken and will not be applied")
+    if keys.modules and not found.patches:
         told.append(f"nothing of the file fits {base.label}: {found.skipped[0].reason if found.skipped else 'no layer has its names'}")
     elif found.skipped:
         told.append(f"{len(found.skipped)} keys change nothing on {base.label}")
@@ -171,12 +176,6 @@ def _hashes(file: TensorFile) -> dict[str, str]:
     found["short"] = short(file.metadata.get("sshs_model_hash") or found["model_hash"])
     stored = file.metadata.get("sshs_model_hash")
     return {**found, **({"stored": stored} if stored else {})}
-
-
-def _finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return True
-    return bool(torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all())
 
 
 def _counts(values: Any) -> dict[str, int]:

@@ -14,11 +14,12 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ...algorithms import Algorithm
-from ...errors import NetworkFormatError, ToolError
-from ...networks.keys import Keys, sort_out
+from ...errors import NetworkFormatError, ToolError, naming
+from ...networks import loading
+from ...networks.keys import Keys
 from ...networks.matching import parse_module
-from ...networks.reader import TensorFile, open_file
-from ...networks.settings import SettingsSource, read_source
+from ...networks.reader import TensorFile
+from ...networks.settings import SettingsSource
 from .metadata import network_metadata
 from .output import Output, refuse_inputs, require_space
 
@@ -36,8 +37,11 @@ class NetworkFile:
 
     def algorithms(self, module: str) -> dict[str, Algorithm]:
         """Return leaf -> algorithm of a module; empty when it cannot be understood."""
+        if module in self.keys.doubtful:
+            return {}
         try:
-            return parse_module(self.source, module, {suffix: self.tensors[key] for suffix, key in self.keys.modules[module].items()})[0]
+            with naming(module):
+                return parse_module(self.source, module, {suffix: self.tensors[key] for suffix, key in self.keys.modules[module].items()})
         except NetworkFormatError:
             return {}
 
@@ -53,11 +57,9 @@ class NetworkFile:
 
 def open_network(path: Path | str) -> NetworkFile:
     """Read a network file. Raises NetworkFormatError naming it."""
-    file = open_file(path)
-    keys = sort_out(file.tensors)
-    if not keys.modules:
-        raise NetworkFormatError(f"{file.path.name} holds no network: no key of it is a tensor of a known algorithm")
-    return NetworkFile(file, keys, read_source(file.path, file.metadata, list(file.tensors)), file.read(file.tensors))
+    with naming(path):
+        file, source, keys = loading.open_network(path)
+        return NetworkFile(file, keys, source, file.read(file.tensors))
 
 
 def precision(name: str | None) -> torch.dtype | None:

@@ -1,0 +1,62 @@
+"""Which tensors and numbers of a module can mean anything: what is empty, has no axes or is larger than any weight is said by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import NetworkFormatError, readable
+
+LARGEST_FACTOR = 1e9  # a product of several such still is a number in float32; trained factors are below 100
+LARGEST_NUMBER = 1e12  # alpha and scales: LyCORIS writes 1e10 where alpha is not used
+PIECE = 1 << 17  # values that are looked at together
+# One number, which files keep with or without an axis of its own.
+NUMBERS = frozenset({"alpha", "scale", "scalar", "on_input", "oft_R.scaled_oft", "delora_lambda"})
+
+
+def check_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Raise NetworkFormatError naming a tensor, suffix -> tensor of a module, that is empty or has no axis where it needs one."""
+    for suffix, tensor in tensors.items():
+        if tensor.numel() == 0:
+            raise NetworkFormatError(f"{suffix} is empty: its shape {tuple(tensor.shape)} holds no values")
+        if tensor.dim() == 0 and suffix not in NUMBERS:
+            raise NetworkFormatError(f"{suffix} is a single number without a shape, where a tensor is expected")
+        if suffix in NUMBERS and tensor.numel() == 1 and not abs(single(tensor, suffix)) <= LARGEST_NUMBER:
+            raise NetworkFormatError(f"{suffix} is {single(tensor, suffix):.3g}, which is no strength of a network")
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise NetworkFormatError naming what a config says that is no number of a usual size."""
+    for name, value in settings.items():
+        if isinstance(value, (int, float)) and not (isfinite(value) and abs(value) <= LARGEST_NUMBER):
+            raise NetworkFormatError(f"{name} from the file's settings is {readable(value, 30)}, which is no usable number")
+
+
+def single(tensor: Tensor, suffix: str) -> float:
+    """Return a tensor's one number. Raises NetworkFormatError for one with more."""
+    if tensor.numel() != 1:
+        raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, but one number is expected")
+    return float(tensor.reshape(()).double())
+
+
+def sound(values: Tensor, largest: float = LARGEST_FACTOR) -> bool:
+    """Tell whether all values are numbers of a usual size: no NaN, no infinity; in pieces that stay in the processor's cache."""
+    if not values.is_floating_point():
+        return values.dtype in (torch.bool, torch.uint8, torch.int8, torch.int16) or _within(values.flatten(), largest)
+    return all(_within(part.to(arithmetic(part.dtype)), largest) for part in values.flatten().split(PIECE))
+
+
+def _within(values: Tensor, largest: float) -> bool:
+    if not values.numel():
+        return True
+    low, high = torch.aminmax(values)
+    return float(low) >= -largest and float(high) <= largest  # a NaN is neither
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype, or one that holds its values where torch does not compute in it: fp8."""
+    return torch.float16 if dtype.is_floating_point and torch.finfo(dtype).bits == 8 else dtype
