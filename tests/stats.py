@@ -1,0 +1,114 @@
+"""Prints what can be counted about the house: `python -m tests.stats [DIR]`, for this checkout or another one.
+
+Files a folder, lines, repeated code, errors of `mypy --strict`, public functions without a docstring, and words that are not the field's.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WINDOW = 4  # lines in a row that are the same in two places
+PRIVATE_WORDS = (  # ours instead of the field's; see the list of words that the project keeps
+    "misfit", "desk", "shelf", "shelves", "paint", "painter", "paints", "painted", "picture", "pictures", "told", "asked", "wanted", "given",
+    "board", "sitting", "beside", "a person", "people", "so many", "for the sake of", "lent", "understand",
+)  # fmt: skip
+
+
+def main(root: Path) -> None:
+    sources = sorted((root / "lib_lycoris").rglob("*.py"))
+    texts = {path: path.read_text(encoding="utf-8") for path in sources}
+    folders = Counter(path.parent.relative_to(root) for path in sources)
+    print(f"Python files in lib_lycoris: {len(sources)}, lines: {sum(len(text.splitlines()) for text in texts.values())}")
+    print(f"lines of tests: {lines(root, 'tests', '*.py')}, of pages of text: {lines(root, 'docs', '*.md') + lines(root, '', '*.md')}")
+    print("files a folder: " + ", ".join(f"{folder} {count}" for folder, count in folders.most_common()))
+    repeated, places = duplicates(texts)
+    print(f"repeated code ({WINDOW} lines or more that stand in two places): {repeated} lines in {places} places")
+    print(f"public functions and classes without a docstring: {sum(len(list(bare(text))) for text in texts.values())}")
+    print("functions over 40 lines: " + str(sum(len(list(long_functions(text))) for text in texts.values())))
+    found = words([*texts.values(), *(path.read_text(encoding="utf-8") for path in [root / "README.md", *sorted(root.glob("docs/*.md"))])])
+    print(f"private words: {sum(found.values())} (" + ", ".join(f"{word} {count}" for word, count in found.most_common()) + ")")
+    print(f"errors of mypy --strict: {strict_errors(root)}")
+
+
+def lines(root: Path, folder: str, pattern: str) -> int:
+    found = (root / folder).glob(pattern) if not folder else (root / folder).rglob(pattern)
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in found)
+
+
+def code_lines(text: str) -> list[tuple[int, str]]:
+    """Return (number, text) of the lines that hold code, without comments, docstrings, imports and brackets alone."""
+    comments = {t.start[0]: t.start[1] for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+    skipped: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            skipped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        plain = line[: comments.get(number, len(line))].strip()
+        if number not in skipped and re.search(r"\w", plain):
+            found.append((number, plain))
+    return found
+
+
+def duplicates(texts: Mapping[Path, str]) -> tuple[int, int]:
+    """Return the number of lines that stand in a repeated run of lines, and of the runs' places."""
+    windows: dict[tuple[str, ...], list[tuple[Path, int]]] = defaultdict(list)
+    numbered = {path: code_lines(text) for path, text in texts.items()}
+    for path, code in numbered.items():
+        for at in range(len(code) - WINDOW + 1):
+            windows[tuple(line for _, line in code[at : at + WINDOW])].append((path, at))
+    covered: dict[Path, set[int]] = defaultdict(set)
+    for places in windows.values():
+        for path, at in places if len(places) > 1 else ():
+            covered[path].update(range(at, at + WINDOW))
+    runs = sum(1 for found in covered.values() for at in found if at - 1 not in found)
+    return sum(map(len, covered.values())), runs
+
+
+def bare(text: str) -> Iterator[str]:
+    """Yield public functions, methods and classes without a docstring; what is nested in a function is not public."""
+    todo = [ast.parse(text).body]
+    while todo:
+        for node in todo.pop():
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if ast.get_docstring(node) is None:
+                yield node.name
+            if isinstance(node, ast.ClassDef):
+                todo.append(node.body)
+
+
+def long_functions(text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 40:
+            yield node.name
+
+
+def words(texts: list[str]) -> Counter[str]:
+    """Count the private words, as words and in compound names."""
+    found: Counter[str] = Counter()
+    for text in texts:
+        plain = re.sub(r"([a-z])([A-Z])", r"\1 \2", text).replace("_", " ").lower()
+        found.update({word: len(re.findall(rf"\b{word}\b", plain)) for word in PRIVATE_WORDS})
+    return Counter({word: count for word, count in found.items() if count})
+
+
+def strict_errors(root: Path) -> str:
+    """Return how many errors mypy finds with --strict."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "/dev/null", "lib_lycoris"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    count = re.search(r"Found (\d+) errors?", done.stdout)
+    return count[1] if count else "0" if done.returncode == 0 else f"mypy did not run: {(done.stdout + done.stderr)[-200:]}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve() if sys.argv[1:] else ROOT)
