@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import import_circles
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lib_lycoris"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -102,6 +104,12 @@ def test_inside_the_package_imports_are_relative_and_foreign_ones_stay_where_the
         assert name not in HOST_ONLY or part in ("hosts", "training"), f"{label(path)}: only hosts and training import {name}"
         foreign = FOREIGN[part]
         assert foreign is None or name in foreign, f"{label(path)}: {part} does not need {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_every_module_can_be_the_first_that_is_imported(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    assert import_circles.first(".".join(parts[:-1] if parts[-1] == "__init__" else parts)) is None
 
 
 def test_no_top_level_name_collides_with_a_host() -> None:

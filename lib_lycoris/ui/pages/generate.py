@@ -14,7 +14,8 @@ from typing import Any, Union
 import gradio as gr
 
 from ...errors import LycorisError
-from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest, Generator
+from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, Generator
+from ..parts.request import read_request
 from ..style import bar, idle, notes, small_picture
 
 KEPT = 24  # images in the gallery
@@ -153,18 +154,6 @@ def add_tag(prompt: str, name: str | None, strength: float | None) -> tuple[str,
         return prompt, gr.update()
     tag = f"<lyco:{name}:{1 if strength is None else strength:g}>"
     return f"{prompt.rstrip()} {tag}".lstrip(), gr.update(value=None)
-
-
-def read_request(
-    prompt: str, negative: str, seed: float | None, steps: float, width: float, height: float, cfg: float, sampler: str
-) -> GenerationRequest:
-    """Make a request of what the controls hold; raise LycorisError for a field left empty."""
-    fields = {"Steps": steps, "Width": width, "Height": height, "Guidance": cfg}
-    empty = [name for name, value in fields.items() if value is None]
-    if empty:
-        raise LycorisError(f"{' and '.join(empty)}: a number is missing")
-    side = [8 * round(value / 8) for value in (width, height)]
-    return GenerationRequest(prompt, negative, -1 if seed is None else int(seed), int(steps), side[0], side[1], float(cfg), sampler)
 
 
 def _latest(messages: queue.Queue[Message]) -> Message:

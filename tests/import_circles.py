@@ -1,0 +1,84 @@
+"""Follows the imports of our modules as Python does, from their sources: a circle shows only when the wrong one of its modules comes first."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Partial(Exception):
+    """A name is asked of a module that has not come so far."""
+
+
+@cache
+def source(name: str) -> tuple[ast.stmt, ...] | None:
+    """Return the statements of one of our modules that run when it is imported; None for what is no module of ours."""
+    path = ROOT / name.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return tuple(running(ast.parse(file.read_text(encoding="utf-8")).body)) if file.is_file() else None
+
+
+def running(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        for inner in ("body", "orelse", "handlers", "finalbody"):
+            if isinstance(node, ast.If | ast.Try | ast.With):
+                yield from running([n for n in getattr(node, inner, []) if isinstance(n, ast.stmt)])
+
+
+def first(name: str) -> str | None:
+    """Return why a module cannot be the first of ours that is imported, or None."""
+    try:
+        Run().load(name)
+    except Partial as error:
+        return str(error)
+    return None
+
+
+class Run:
+    """One process: the modules that were begun, with the names that they have so far; None once all are there."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, set[str] | None] = {}
+
+    def load(self, name: str) -> None:
+        """Import a module after its packages."""
+        parts = name.split(".")
+        for whole in (".".join(parts[: n + 1]) for n in range(len(parts))):
+            statements = source(whole)
+            if statements is None or whole in self.names:
+                continue
+            known: set[str] = set()
+            self.names[whole] = known
+            for node in statements:
+                self.run(whole, node)
+                known |= bound(node)
+            self.names[whole] = None
+
+    def run(self, module: str, node: ast.stmt) -> None:
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            return  # inside the package imports are relative
+        package = module if (ROOT / module.replace(".", "/")).is_dir() else module.rpartition(".")[0]
+        target = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], *(node.module or "").split(".")]).strip(".")
+        self.load(target)
+        for alias in node.names:
+            known = self.names.get(target)
+            if known is not None and alias.name not in known and source(f"{target}.{alias.name}") is None:
+                raise Partial(f"{module} wants {alias.name} of {target}, which is not done")
+            if source(f"{target}.{alias.name}") is not None and (known is None or alias.name not in known):
+                self.load(f"{target}.{alias.name}")
+
+
+def bound(node: ast.stmt) -> set[str]:
+    """Return the names that a statement binds."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name.split(".")[0] for alias in node.names}
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    return {found.id for found in ast.walk(node) if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store)}
