@@ -1,4 +1,4 @@
-"""Follows the imports of our modules as Python does, from their sources: a circle shows only when the wrong one of its modules comes first."""
+"""Follows the imports of our modules as Python does, from their sources: a circle shows only when one certain module comes first."""
 
 from __future__ import annotations
 

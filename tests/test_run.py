@@ -328,6 +328,7 @@ def documented_command(start: str) -> list[str]:
     return found[0].split("#")[0].split()[2:]
 
 
+@pytest.mark.slow
 def test_the_documented_command_for_a_webui_collects_its_tests(tmp_path: Path) -> None:
     """pytest once took the folder behind --webui for tests to run, and never saw our options."""
     webui = tmp_path / "web ui"

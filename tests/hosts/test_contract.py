@@ -267,6 +267,7 @@ class EmbeddedRig:
         return {f"{part}.{name}": tensor.detach().clone() for part, module in parts for name, tensor in module.state_dict().items()}
 
 
+@pytest.mark.slow
 class TestEmbedded(HostContract):
     @pytest.fixture
     def rig(self, tmp_path: Path) -> EmbeddedRig:

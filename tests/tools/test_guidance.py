@@ -73,6 +73,7 @@ CASES = [("sd1", "lora", 8, -1), ("sdxl", "lora", 4, -1), ("sd1", "loha", 2, -1)
          ("sdxl", "ia3", None, -1), ("sd1", "oft", 16, -1)]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family, key, dim, factor", CASES)
 def test_a_size_that_is_named_is_that_of_the_file_that_is_written(
     family: str, key: str, dim: int | None, factor: int, tmp_path: Path

@@ -397,6 +397,7 @@ def test_a_cancelled_run_leaves_nothing(files: Path) -> None:
     assert snapshot(files) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
 def test_a_full_disk_leaves_nothing_and_says_so(files: Path) -> None:
     before = snapshot(files)
@@ -443,6 +444,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 @pytest.mark.parametrize("number,code", [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_a_killed_run_leaves_the_inputs_and_no_output(files: Path, number: int, code: int) -> None:

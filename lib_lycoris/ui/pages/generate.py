@@ -14,7 +14,7 @@ from typing import Any, Union
 import gradio as gr
 
 from ...errors import LycorisError
-from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, Generator
+from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest, Generator
 from ..parts.request import read_request
 from ..style import bar, idle, notes, small_picture
 
