@@ -15,24 +15,30 @@ from ..patching import Activation, Mode, Patcher, Report
 
 
 def apply_fitting(patcher: Patcher, activations: Sequence[Activation], mode: Mode = "auto") -> Report:
-    """Put these networks on; one that does not fit is left out with a sentence in the report's notes."""
+    """Put these networks on; one that cannot be applied is left out with a sentence in the report's notes."""
     try:
         return patcher.apply(activations, mode)
-    except LycorisError as error:
+    except Exception as error:  # noqa: BLE001 - found out below whose it is
         if len(activations) == 1:
             report = patcher.apply([], mode)
-            report.notes.append(str(error))
+            report.notes.append(_sentence(activations[0], error))
             return report
     fitting, notes = [], []
     for activation in activations:
         try:
             patcher.apply([activation], mode)
             fitting.append(activation)
-        except LycorisError as error:
-            notes.append(str(error))
+        except Exception as error:  # noqa: BLE001 - one bad network never costs the others their effect
+            notes.append(_sentence(activation, error))
     report = patcher.apply(fitting, mode)
     report.notes.extend(notes)
     return report
+
+
+def _sentence(activation: Activation, error: Exception) -> str:
+    if isinstance(error, LycorisError):
+        return str(error)
+    return f"{activation.network.name} cannot be applied: {str(error) or type(error).__name__}"
 
 
 def base_weight(patcher: Patcher, parameter: str, model: str) -> Tensor:

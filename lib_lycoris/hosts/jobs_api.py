@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
 
 from ..errors import LycorisError
+from ..tools.jobs.service import JobService
 from . import jobs_docs
 from .site import LOOPBACK, is_own_page, name_of
 
@@ -44,22 +45,6 @@ RESULT = {
 }  # fmt: skip
 
 
-class Service(Protocol):
-    """What starts and shows jobs, with plain JSON values."""
-
-    def schemas(self) -> Mapping[str, tuple[str, dict[str, Any]]]: ...
-
-    def start(self, tool_name: str, given: Mapping[str, Any], replace: bool = False) -> dict[str, Any]: ...
-
-    def state(self, job_id: str) -> dict[str, Any]: ...
-
-    def cancel(self, job_id: str) -> dict[str, Any]: ...
-
-    def result(self, job_id: str) -> dict[str, Any]: ...
-
-    def code(self, error: LycorisError) -> int: ...
-
-
 def same_site(allowed: Callable[[str], bool] = lambda _: False) -> Guard:
     """Return a guard that refuses what a page of another site sends through somebody's browser, unless its origin is allowed."""
 
@@ -80,7 +65,7 @@ def local_only(request: Request) -> None:
         raise HTTPException(403, "the tools here can be used under this machine's loopback address only")
 
 
-def add_job_routes(app: FastAPI, service: Service, guards: Sequence[Guard]) -> None:
+def add_job_routes(app: FastAPI, service: JobService, guards: Sequence[Guard]) -> None:
     """Add the routes to a web application; each guard, called in its turn, raises HTTPException for whom it does not let in."""
     shared: dict[str, Any] = {"dependencies": [Depends(guard) for guard in guards], "tags": ["LyCORIS tools"]}
     one = {"path": f"{ADDRESS}/{{job_id}}", **shared}
@@ -109,7 +94,7 @@ def add_job_routes(app: FastAPI, service: Service, guards: Sequence[Guard]) -> N
     app.openapi_schema = None  # made anew, with these
 
 
-def add_docs(app: FastAPI, service: Service) -> None:
+def add_docs(app: FastAPI, service: JobService) -> None:
     """Add a page at /docs that says what the routes take."""
     app.add_api_route("/docs", lambda: HTMLResponse(jobs_docs.page(ADDRESS, service.schemas())), methods=["GET"], include_in_schema=False)
 
@@ -125,7 +110,7 @@ def _answers(code: int, text: str, schema: dict[str, Any], refusals: Sequence[in
     }
 
 
-def _starter(service: Service, tool: str) -> Callable[..., Any]:
+def _starter(service: JobService, tool: str) -> Callable[..., Any]:
     async def start(
         request: Request, replace: bool = Query(False, description="write over a file that is there already")
     ) -> dict[str, Any]:
@@ -135,21 +120,21 @@ def _starter(service: Service, tool: str) -> Callable[..., Any]:
     return start
 
 
-def _unknown(service: Service) -> Callable[..., Any]:
+def _unknown(service: JobService) -> Callable[..., Any]:
     def unknown(tool: str) -> dict[str, Any]:
         return _told(service, lambda: service.start(tool, {}))
 
     return unknown
 
 
-def _asker(service: Service, ask: Callable[[str], dict[str, Any]]) -> Callable[..., Any]:
+def _asker(service: JobService, ask: Callable[[str], dict[str, Any]]) -> Callable[..., Any]:
     def answer(job_id: str) -> dict[str, Any]:
         return _told(service, lambda: ask(job_id))
 
     return answer
 
 
-def _told(service: Service, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _told(service: JobService, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return ask()
     except LycorisError as error:

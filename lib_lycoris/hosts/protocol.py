@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from ..models import BaseModel
     from ..patching import Activation, Report
-    from ..prompt import Presets
 
 
 class Host(Protocol):
@@ -94,39 +93,6 @@ class GeneratedImage:
     seed: int
     applied: tuple[str, ...]  # one sentence a network
     problems: tuple[str, ...]  # one sentence each
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A file that a page offers: the name that people see (a network's is what a tag takes), and where it lies."""
-
-    name: str
-    path: Path
-
-
-class FileStore(Protocol):
-    """Where a host keeps files: what the pages offer, and where their results go."""
-
-    def networks(self) -> Sequence[ModelFile]:
-        """Return the network files, sorted by name, as of the last :meth:`refresh`."""
-
-    def checkpoints(self) -> Sequence[ModelFile]:
-        """Return the base models' checkpoint files, sorted by name."""
-
-    def network_folder(self) -> Path:
-        """Return the folder where new networks go."""
-
-    def checkpoint_folder(self) -> Path:
-        """Return the folder where new checkpoints go."""
-
-    def data_folder(self) -> Path:
-        """Return the folder for what can be made again: indexes, kept settings."""
-
-    def presets(self) -> Presets:
-        """Return the block weight presets as they are now; raise PromptError for a file that cannot be read."""
-
-    def refresh(self) -> None:
-        """Look at the folders again."""
 
 
 class GenerationCancelled(Exception):

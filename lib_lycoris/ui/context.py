@@ -10,7 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..hosts.protocol import FileStore, Generator
+from ..hosts.protocol import Generator
+from ..tools.files.store import FileStore
 from ..tools.jobs.places import SUFFIX, new_file
 from ..tools.jobs.queue import Jobs
 from .settings import Settings

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib_lycoris.hosts.webui import activation as a1111_activation
+from lib_lycoris.hosts.webui import activation as webui_activation
 from lib_lycoris.hosts.webui import host as a1111
-from lib_lycoris.hosts.webui import register as a1111_register
+from lib_lycoris.hosts.webui import register as webui_register
 from lib_lycoris.networks.writer import save
 from lib_lycoris.patching import layers
 from tests.hosts.contract import HostContract, make_networks, same
@@ -35,16 +35,16 @@ class WebuiRig:
         self.folder = program.folder / "LyCORIS"
         self.folder.mkdir(parents=True, exist_ok=True)
         a1111.host.cache_clear()
-        a1111_activation.network.cache_clear()
+        webui_activation.network.cache_clear()
         self.read_script()
         program.before_ui()
-        self.network = a1111_activation.network()
+        self.network = webui_activation.network()
         self.host = self.network.host
         make_networks(self.folder, self.host, self.layers)
 
     def read_script(self) -> None:
-        a1111_register.register()
-        self.program.script = a1111_register.script()()
+        webui_register.register()
+        self.program.script = webui_register.script()()
 
     def picture(self, tags: str, **fields: Any) -> Tensor:
         Processing.cached_c[0] = None
@@ -251,7 +251,7 @@ class EmbeddedRig:
         from lib_lycoris.hosts.library.library import Library
 
         self.host, self.folder = EmbeddedHost.tiny(), folder
-        self.host.library = Library([folder])
+        self.host.session.library = Library([folder])
         self.problems = ""
         make_networks(folder, self.host, self.layers)
 

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from safetensors.torch import load_file, save_file
 
 from lib_lycoris.hosts.jobs_api import ADDRESS, LARGEST, add_job_routes, local_only, same_site
-from lib_lycoris.hosts.protocol import ModelFile
+from lib_lycoris.tools.files.store import ModelFile
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.tools.jobs.service import JobService, plain
 

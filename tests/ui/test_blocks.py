@@ -262,12 +262,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def context(host: EmbeddedHost, checkpoints: Path, tmp_path: Path) -> Iterator[PageContext]:
     """A context whose new files and presets are of one test alone."""
     library, jobs = host.library, Jobs()
-    host.library = Library([*library.folders, tmp_path / "networks"])
+    host.session.library = Library([*library.folders, tmp_path / "networks"])
     store = FolderStore(host.library, checkpoints, tmp_path)
-    host.presets = store.presets
+    host.session.presets = store.presets
     yield PageContext(store, jobs, host, send="Generate")
     jobs.close()
-    host.library, host.presets = library, Presets.default
+    host.session.library, host.session.presets = library, Presets.default
 
 
 @pytest.fixture
@@ -393,7 +393,7 @@ def test_own_presets_keep_what_else_is_in_the_file(tmp_path: Path) -> None:
 
 def test_the_app_opens_with_own_presets_in_its_prompts(tmp_path: Path) -> None:
     tiny = EmbeddedHost.tiny()
-    tiny.library = Library([tmp_path])
+    tiny.session.library = Library([tmp_path])
     store = open_shelf(tiny, tmp_path / "model.safetensors", tmp_path, tmp_path / "data")
     weights = parse_weights(",".join(["0.5"] * 12))
     OwnPresets(store.data_folder()).save("mine", weights)

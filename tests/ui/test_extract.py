@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris import load
 from lib_lycoris.errors import LycorisError, ToolError
-from lib_lycoris.hosts.protocol import ModelFile
 from lib_lycoris.prompt import Presets
 from lib_lycoris.tools.examine.network_spectra import network_spectra
 from lib_lycoris.tools.extract import extract, measure
 from lib_lycoris.tools.extract.options import MIB
 from lib_lycoris.tools.files.checkpoint import open_checkpoint
+from lib_lycoris.tools.files.store import ModelFile
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.tools.linalg.ranks import RULES

@@ -12,11 +12,11 @@ import torch
 
 from lib_lycoris.errors import ToolError
 from lib_lycoris.hosts.library.library import Library
-from lib_lycoris.hosts.protocol import ModelFile
 from lib_lycoris.networks.writer import save
 from lib_lycoris.prompt import Presets
 from lib_lycoris.tools.examine.inspect import Module, inspect
 from lib_lycoris.tools.examine.module_sizes import measure_modules, singular_values
+from lib_lycoris.tools.files.store import ModelFile
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.inspect import LARGEST, InspectPage

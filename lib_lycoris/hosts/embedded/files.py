@@ -9,8 +9,8 @@ from pathlib import Path
 from ...demo import CHECKPOINT
 from ...errors import HostError
 from ...prompt import OwnPresets, Presets
+from ...tools.files.store import ModelFile
 from ..library.library import Library
-from ..protocol import ModelFile
 from .demo import data_folder, own_networks
 from .host import EmbeddedHost
 from .models import load_model
@@ -71,13 +71,13 @@ def open_shelf(host: EmbeddedHost, ckpt: Path | None, networks: Path | None, dat
     data = data or data_folder()
     try:
         own = _made(own_networks(data)) if networks is None else networks
-        host.library = Library([*(folder for folder in host.library.folders if folder != own), own], data)
+        host.session.library = Library([*(folder for folder in host.library.folders if folder != own), own], data)
         host.library.scan(describe=False)  # nothing here lists more than names
         folder = demo_checkpoint(data).parent if ckpt is None else ckpt.absolute().parent
     except OSError as error:
         raise HostError(f"the folder {data} cannot be written to: {error}; choose another with --data-dir") from error
     store = FolderStore(host.library, folder, data)
-    host.presets = store.presets
+    host.session.presets = store.presets
     return store
 
 

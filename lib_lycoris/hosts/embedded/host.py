@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from threading import Event, Lock
@@ -16,17 +15,18 @@ import torch
 from torch import Tensor
 
 from ...demo import NETWORKS
-from ...errors import HostError, LycorisError
+from ...errors import HostError
 from ...models import BaseModel
 from ...networks import Network
 from ...networks.hashes import model_hash, short
 from ...patching import Activation, Patcher, Report
-from ...prompt import Presets, Tag, find_tags, resolve, unread_tags
+from ...prompt import Presets, Tag, find_tags, unread_tags
 from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
-from ..library.cache import KEPT_MIB, NetworkCache
+from ..library.cache import KEPT_MIB
 from ..library.library import Library
 from ..protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest
+from ..session import Plan, Session
 from .demo import ABOUT, data_folder, demo_model, own_networks
 from .demo import NAME as DEMO
 from .models import LoadedModel, load_model
@@ -40,23 +40,13 @@ LARGEST_SEED = 2**32 - 1
 MOST_STEPS = 999  # the schedules have 1000 training steps, and begin one in
 
 
-@dataclass
-class _Chosen:
-    """What the tags of one prompt come to."""
-
-    text: str
-    activations: list[Activation] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
 class EmbeddedHost:
     """A Stable Diffusion pipeline with networks from folders."""
 
     name = "embedded"
 
     def __init__(self, model: LoadedModel, folders: Sequence[Path]) -> None:
-        self.library = Library(folders)
-        self.presets: Callable[[], Presets] = Presets.default  # asked for each image
+        self.session = Session(Library(folders), Presets.default)
         self._hashes: dict[tuple[Path, int], str] = {}
         self._busy = Lock()
         self.use(model)
@@ -65,7 +55,7 @@ class EmbeddedHost:
         """Make images with this model from now on."""
         with self._busy:
             self.model, self.patcher = model, Patcher(model.parts())
-            self._loaded = NetworkCache()
+            self.session = Session(self.session.library, self.session.presets)
 
     @classmethod
     def open(
@@ -121,6 +111,11 @@ class EmbeddedHost:
         about = f"{self.model.name} ({self.base.label}) on {where}, {len(self.library.files)} networks"
         return f"{about}. {ABOUT}" if self.model.name == DEMO else about
 
+    @property
+    def library(self) -> Library:
+        """The network files that tags can name."""
+        return self.session.library
+
     def samplers(self) -> Sequence[str]:
         """Return the names of the samplers."""
         return list(SAMPLERS)
@@ -149,7 +144,7 @@ class EmbeddedHost:
     def clear(self) -> None:
         """Take all networks off, and forget them."""
         self.patcher.restore()
-        self._loaded.forget()
+        self.session.cache.forget()
 
     def report(self, sentences: Sequence[str]) -> None:
         """Do nothing: what there is to tell comes back with the image."""
@@ -161,44 +156,31 @@ class EmbeddedHost:
         _check(request)
         seed = request.seed if request.seed >= 0 else random.SystemRandom().randint(0, LARGEST_SEED)
         with self._busy, torch.inference_mode():
-            chosen = self._choose(request.prompt, seed)
+            text, plan = self._plan(request.prompt, seed)
             negative, misplaced = find_tags(request.negative, TAGS)
             if misplaced:
-                chosen.problems.append("a tag in the negative prompt does nothing; write it in the prompt, its strength may be negative")
-            with self._applied(chosen) as report:
-                image = self._draw(request, chosen, negative.strip(), seed, progress or (lambda _: None), cancel or Event())
+                plan.problems.append("a tag in the negative prompt does nothing; write it in the prompt, its strength may be negative")
+            with self._applied(plan) as report:
+                image = self._draw(request, text, plan, negative.strip(), seed, progress or (lambda _: None), cancel or Event())
         applied = tuple(f"{item.name}: {item.matched} parameters changed" for item in report.networks)
-        hashes = {a.network.name: self._hash(a.network) for a in chosen.activations}
-        text = infotext(request, seed, self.model.name, hashes)
-        return GeneratedImage(image, text, seed, applied, tuple(dict.fromkeys(chosen.problems + report.problems)))
+        hashes = {a.network.name: self._hash(a.network) for a in plan.activations}
+        written = infotext(request, seed, self.model.name, hashes)
+        return GeneratedImage(image, written, seed, applied, tuple(dict.fromkeys(plan.problems + report.problems)))
 
     @contextmanager
-    def _applied(self, chosen: _Chosen) -> Iterator[Report]:
+    def _applied(self, plan: Plan) -> Iterator[Report]:
         try:
-            yield self.apply(chosen.activations)
+            yield self.apply(plan.activations)
         finally:
             self.patcher.pause()  # the next image mostly asks for the same
-            self._loaded.end_run(KEPT_MIB)
+            self.session.cache.end_run(KEPT_MIB)
 
-    def _choose(self, prompt: str, seed: int) -> _Chosen:
-        """Turn the tags of a prompt into activations; whatever is wrong with one leaves that one out, with a sentence."""
+    def _plan(self, prompt: str, seed: int) -> tuple[str, Plan]:
+        """Return a prompt's words, and what its tags come to; whatever is wrong with one leaves that one out, with a sentence."""
         text, tags = find_tags(prompt, TAGS)
-        chosen = _Chosen(text.strip())
-        chosen.problems.extend(unread_tags(text, TAGS))
-        for tag in tags:
-            if not isinstance(tag, Tag):
-                chosen.problems.append(str(tag))
-                continue
-            try:
-                strength = resolve(tag, self.base.family, seed, self.presets())
-                chosen.activations.append(Activation(self._network(tag.name), strength, tag.dyn))
-                chosen.problems.extend(strength.notes)
-            except LycorisError as error:
-                chosen.problems.append(str(error))
-        return chosen
-
-    def _network(self, name: str) -> Network:
-        return self._loaded.get(self.library.find(name).path, self.base, None, self.patcher.dtype)[0]
+        plan = self.session.plan([tag for tag in tags if isinstance(tag, Tag)], lambda: (self.patcher, None), seed)
+        plan.problems[:0] = [*unread_tags(text, TAGS), *(str(tag) for tag in tags if not isinstance(tag, Tag))]
+        return text.strip(), plan
 
     def _hash(self, network: Network) -> str:
         stored = network.metadata.get("sshs_model_hash")
@@ -209,21 +191,22 @@ class EmbeddedHost:
             self._hashes[key] = short(model_hash(network.path))
         return self._hashes[key]
 
-    def _embeddings(self, chosen: _Chosen) -> dict[str, Any]:
+    def _embeddings(self, plan: Plan) -> dict[str, Any]:
         """Return the words that the active networks bring; one for a text encoder of another width is reported."""
         embeddings: dict[str, Any] = {}
-        for activation in chosen.activations:
+        for activation in plan.activations:
             for word, parts in activation.network.embeddings.items():
                 if usable(self.model, parts):
                     embeddings[word] = parts
                 else:
-                    chosen.problems.append(f'{activation.network.name}: its word "{word}" is for a text encoder of another width')
+                    plan.problems.append(f'{activation.network.name}: its word "{word}" is for a text encoder of another width')
         return embeddings
 
     def _draw(
         self,
         request: GenerationRequest,
-        chosen: _Chosen,
+        text: str,
+        plan: Plan,
         negative: str,
         seed: int,
         progress: Callable[[GenerationProgress], None],
@@ -233,7 +216,7 @@ class EmbeddedHost:
         pipe.scheduler = scheduler_for(pipe.scheduler, request.sampler)
         pipe.set_progress_bar_config(disable=True)
         self.step(0, request.steps)
-        embeddings = self._embeddings(chosen)
+        embeddings = self._embeddings(plan)
         preview, started = Preview(pipe), time.monotonic()
         progress(GenerationProgress(0, request.steps))
 
@@ -247,14 +230,14 @@ class EmbeddedHost:
             progress(GenerationProgress(done, request.steps, rate, max(request.steps - done, 0) / rate, small))
             return state
 
-        words = encode(self.model, chosen.text, negative, embeddings)
+        words = encode(self.model, text, negative, embeddings)
         noise = torch.Generator("cpu").manual_seed(seed)  # on the CPU, so that a seed means the same on every device
         pixels = pipe(
             **words.arguments(), num_inference_steps=request.steps, guidance_scale=request.cfg, width=request.width,
             height=request.height, generator=noise, callback_on_step_end=after, output_type="pt",
         ).images  # fmt: skip
         if not bool(torch.isfinite(pixels).all()):
-            chosen.problems.append("the model's numbers ran over: what is black in the image is NaN; try smaller strengths")
+            plan.problems.append("the model's numbers ran over: what is black in the image is NaN; try smaller strengths")
         return pipe.image_processor.postprocess(torch.nan_to_num(pixels) * 2 - 1, output_type="pil")[0]
 
 

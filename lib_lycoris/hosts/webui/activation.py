@@ -8,10 +8,11 @@ from functools import cache
 from typing import Any
 
 from ...prompt import Tag, TagError, parse_tag
+from ..session import Plan
 from . import comments
 from .conds import Conds
 from .hooks import Steps, start_hooks
-from .host import PassRequest, PassResult, WebuiHost, host
+from .host import PassRequest, WebuiHost, host
 
 
 class LycoNetwork:
@@ -44,7 +45,7 @@ class LycoNetwork:
             self.conds.check(p, hires, texts, "")
             return
         self._run = weakref.ref(p)
-        start_hooks(self)
+        start_hooks(self.steps, self.host.silent, self.replan)
         tags, problems = _read(params_list)
         done = self.host.put_on(PassRequest(tags, _seed(p), int(getattr(p, "steps", 1) or 1), hires))
         self.conds.check(p, hires, texts, done.digest)
@@ -65,9 +66,19 @@ class LycoNetwork:
             self._tell(p, [], self.host.put_on(self.host.wanted))
         except Exception as error:  # noqa: BLE001 - the webui is between two steps, and would lose the image
             self.host.clear()
-            self._tell(p, [f"the networks were not applied to the model that the webui changed to: {error!r}"], PassResult())
+            self._tell(p, [f"the networks were not applied to the model that the webui changed to: {error!r}"], Plan())
 
-    def _tell(self, p: Any, problems: list[str], done: PassResult) -> None:
+    def before_call(self, params: Any) -> None:
+        """Take notice of a model call that comes next; the webui's callback ``on_cfg_denoiser``."""
+        if self.host.wanted is None:
+            return
+        self.replan()  # a model that was changed in a way that no hook of ours saw
+        denoiser = params.denoiser
+        steps = int(getattr(denoiser, "steps", 0) or params.total_sampling_steps or 1)
+        calls = int(getattr(denoiser, "total_steps", 0) or steps)  # the webui says it so: twice the steps for samplers of the second order
+        self.host.step(self.steps.begin(int(denoiser.step), calls // steps), steps)
+
+    def _tell(self, p: Any, problems: list[str], done: Plan) -> None:
         sentences = list(dict.fromkeys(problems + done.problems))
         self.host.report(sentences)
         if p is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...errors import HostError
 from ...prompt import Presets
-from ..protocol import ModelFile
+from ...tools.files.store import ModelFile
 from .folders import data_folder
 from .interface.card_files import library
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .activation import LycoNetwork
+from contextlib import AbstractContextManager
+from typing import Any
 
 KEY = "lib_lycoris"  # who we are to modules.patches
 
@@ -28,13 +26,16 @@ class Steps:
         return call // multiplier if multiplier > 1 else self.done
 
 
-def start_hooks(network: LycoNetwork) -> None:
-    """Put the hooks in that only matter while networks are active; at the first tag, and once a process."""
+def start_hooks(steps: Steps, silent: Callable[[], AbstractContextManager[None]], replan: Callable[[], None]) -> None:
+    """Install the hooks that only matter while networks are active; at the first tag, and once a process.
+
+    steps: is kept up to date; silent: a context in which no network acts; replan: called after a change of the model.
+    """
     from modules import sd_models, sd_samplers_common
 
     def empty_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_empty_cond(*args: Any, **kwargs: Any) -> Any:
-            with network.host.silent():
+            with silent():
                 return original(*args, **kwargs)
 
         return get_empty_cond
@@ -42,14 +43,14 @@ def start_hooks(network: LycoNetwork) -> None:
     def model_change(original: Callable[..., Any]) -> Callable[..., Any]:
         def reload_model_weights(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            network.replan()
+            replan()
             return result
 
         return reload_model_weights
 
     def step_done(original: Callable[..., Any]) -> Callable[..., Any]:
         def callback_state(sampler: Any, state: Any) -> Any:
-            network.steps.done = int(state["i"]) + 1
+            steps.done = int(state["i"]) + 1
             return original(sampler, state)
 
         return callback_state
@@ -65,14 +66,3 @@ def _wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable
 
     if patches.original(KEY, owner, name) is None:
         patches.patch(KEY, owner, name, around(getattr(owner, name)))
-
-
-def before_call(network: LycoNetwork, params: Any) -> None:
-    """Take notice of a model call that comes next; the webui's callback ``on_cfg_denoiser``."""
-    if network.host.wanted is None:
-        return
-    network.replan()  # a model that was changed in a way that no hook of ours saw
-    denoiser = params.denoiser
-    steps = int(getattr(denoiser, "steps", 0) or params.total_sampling_steps or 1)
-    calls = int(getattr(denoiser, "total_steps", 0) or steps)  # the webui says it so: twice the steps for samplers of the second order
-    network.host.step(network.steps.begin(int(denoiser.step), calls // steps), steps)

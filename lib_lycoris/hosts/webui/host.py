@@ -6,21 +6,21 @@ import hashlib
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 from torch import Tensor
 
-from ...errors import HostError, LycorisError
+from ...errors import HostError
 from ...models import BaseModel
-from ...networks import Network
 from ...patching import MERGED_BYTES, Activation, Mode, Report
-from ...prompt import Presets, Tag, resolve
+from ...prompt import Presets, Tag
 from ..fitting import apply_fitting, base_weight
-from ..library.cache import KEPT_MIB, MIB, NetworkCache
+from ..library.cache import KEPT_MIB, MIB
 from ..library.library import Library
+from ..session import Plan, Session
 from .adapters import a1111 as live
 from .dispatch import DispatchedPatcher, Dispatcher
 from .embeddings import Words
@@ -37,16 +37,6 @@ class PassRequest:
     hires: bool
 
 
-@dataclass
-class PassResult:
-    """What became of it on one model."""
-
-    networks: dict[str, Network] = field(default_factory=dict)  # by the name in the tag
-    problems: list[str] = field(default_factory=list)
-    effects: list[tuple[object, ...]] = field(default_factory=list)
-    digest: str = ""  # of all that the text encoders' output depends on beside the text of the tags
-
-
 class WebuiHost:
     """The webui that we run in."""
 
@@ -54,9 +44,7 @@ class WebuiHost:
 
     def __init__(self) -> None:
         self.dispatcher = Dispatcher()
-        self.library = Library([])  # filled when the command line is known to be read
-        self.presets_of = PresetFiles()
-        self.loaded = NetworkCache()
+        self.session = Session(Library([]), PresetFiles())  # the library is filled when the command line is known to be read
         self.words = Words()
         self.wanted: PassRequest | None = None
         self.suspended = False
@@ -64,7 +52,6 @@ class WebuiHost:
         self._model: weakref.ref[Any] | None = None
         self._identity = ""
         self._shapes: object = None
-        self._stamps: dict[Path, tuple[int, int]] = {}
 
     @classmethod
     def detect(cls) -> bool:
@@ -115,12 +102,17 @@ class WebuiHost:
 
     def presets(self) -> Presets:
         """Return the presets of block weights and element filters as they are now; raise PromptError."""
-        return self.presets_of()
+        return self.session.presets()
 
     def find_files(self) -> None:
         """Look at the folders again, which the command line names; files that came since are found without this too."""
-        self.library = Library(folders(), data_folder())
-        self.library.scan()
+        self.session.library = Library(folders(), data_folder())
+        self.session.library.scan()
+
+    @property
+    def library(self) -> Library:
+        """The network files that tags can name."""
+        return self.session.library
 
     def folders(self) -> Sequence[Path]:
         """Return the folders that hold network files."""
@@ -143,7 +135,7 @@ class WebuiHost:
         self.words.remove()
         if self._patcher is not None:
             self._patcher.restore()
-        self.loaded.forget(*_kept())
+        self.session.cache.forget(*_kept())
 
     def pause(self) -> None:
         """Take all networks off at the end of a run; what was prepared stays, for the next run asks for the same most often."""
@@ -151,7 +143,7 @@ class WebuiHost:
         self.words.remove()
         if self._patcher is not None:
             self._patcher.pause()
-        self.loaded.end_run(*_kept())
+        self.session.cache.end_run(*_kept())
 
     @contextmanager
     def silent(self) -> Iterator[None]:
@@ -168,39 +160,20 @@ class WebuiHost:
             if patcher is not None and patcher is self._patcher:
                 patcher.install(layers)
 
-    def put_on(self, wanted: PassRequest) -> PassResult:
-        """Put on what a pass asks for; whatever cannot be done is told, the rest works."""
+    def put_on(self, wanted: PassRequest) -> Plan:
+        """Put on what a pass asks for; whatever cannot be done is reported, the rest works."""
         self.wanted = wanted
-        done = PassResult()
-        activations = [found for tag in wanted.tags if (found := self._activation(tag, wanted, done)) is not None]
-        report = self.apply(activations)
+        plan = self.session.plan(wanted.tags, lambda: (self.patcher, self._shapes), wanted.seed, wanted.hires)
+        report = self.apply(plan.activations)
         self.step(0, wanted.steps)
-        done.problems += report.problems
-        done.problems += self.words.put(done.networks.values())
-        done.problems = list(dict.fromkeys(done.problems))
-        done.digest = hashlib.sha256(repr(sorted(done.effects, key=repr)).encode()).hexdigest()
-        return done
+        plan.problems += report.problems
+        plan.problems += self.words.put(plan.networks.values())
+        plan.problems = list(dict.fromkeys(plan.problems))
+        return plan
 
     def model_changed(self) -> bool:
         """Tell whether the plan is for another model than the one that the webui computes with."""
         return self.wanted is not None and not self.suspended and not self._holds(live.current())
-
-    def _activation(self, tag: Tag, wanted: PassRequest, done: PassResult) -> Activation | None:
-        try:
-            base = self.patcher.base
-            strength = resolve(tag, base.family, wanted.seed, self.presets(), wanted.hires)
-            path = self.library.find(tag.name).path
-            network, stamp = self.loaded.get(path, base, self._shapes, self.patcher.dtype)
-        except (LycorisError, OSError, RuntimeError, ValueError) as error:
-            done.problems.append(str(error) if isinstance(error, LycorisError) else f"{tag.name} cannot be used: {error}")
-            return None
-        if self._stamps.get(path, stamp) != stamp:
-            self.patcher.restore()  # what was prepared of the file's old content goes with it
-        self._stamps[path] = stamp
-        done.networks[tag.name] = network
-        done.effects.append((network.digest, stamp, tag.dyn, strength.digest))
-        done.problems += strength.notes
-        return Activation(network, strength, tag.dyn)
 
     def report(self, sentences: Sequence[str]) -> None:
         """Write sentences to the console; those about an image go below it, by its activation."""

@@ -7,7 +7,6 @@ from typing import Any
 from .activation import network
 from .comments import merge_hashes
 from .folders import summary
-from .hooks import before_call
 
 
 def register() -> None:
@@ -15,7 +14,7 @@ def register() -> None:
     from modules import script_callbacks
 
     script_callbacks.on_before_ui(_before_ui)
-    script_callbacks.on_cfg_denoiser(lambda params: before_call(network(), params))
+    script_callbacks.on_cfg_denoiser(lambda params: network().before_call(params))
     script_callbacks.on_model_loaded(_model_loaded)
     script_callbacks.on_script_unloaded(_unload)
 

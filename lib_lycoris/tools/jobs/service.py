@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ...errors import LycorisError, ToolError
 from ..declaration import Option, Tool
+from ..files.store import FileStore
 from .places import SUFFIX, Taken, free_for_several, known_file, new_file
 from .queue import Job, Jobs, NoSuchThing
 from .validation import typed
@@ -21,22 +22,10 @@ class NotReady(ToolError):
     """A result was asked for that is not there."""
 
 
-class Offered(Protocol):
-    """Where files lie that are offered by name; a host's store is one."""
-
-    def networks(self) -> Sequence[Any]: ...  # each with a name and a path
-
-    def checkpoints(self) -> Sequence[Any]: ...
-
-    def network_folder(self) -> Path: ...
-
-    def checkpoint_folder(self) -> Path: ...
-
-
 class JobService:
     """Starts, shows and stops jobs for callers who are not trusted with paths."""
 
-    def __init__(self, jobs: Jobs, store: Offered) -> None:
+    def __init__(self, jobs: Jobs, store: FileStore) -> None:
         self.jobs = jobs
         self.store = store
 

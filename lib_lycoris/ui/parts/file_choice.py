@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import ToolError
-from ...hosts.protocol import FileStore, ModelFile
+from ...tools.files.store import FileStore, ModelFile
 
 NEAR = 3  # names offered for one that is not there
 Update = dict[str, Any]

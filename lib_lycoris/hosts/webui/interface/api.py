@@ -12,21 +12,22 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from ....errors import LycorisError
-from ...jobs_api import Service, add_job_routes, same_site
+from ....tools.jobs.service import JobService
+from ...jobs_api import add_job_routes, same_site
 from . import card_files as files
 
 Inspect = Callable[[Path], dict[str, Any]]
 ADDRESS = "/sdapi/v1"
 
 
-def register(inspect: Inspect | None, service: Service | None = None) -> None:
+def register(inspect: Inspect | None, service: JobService | None = None) -> None:
     """Add the routes when the web application starts; without `inspect` there is no route for it, without `service` none for tools."""
     from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
 
     script_callbacks.on_app_started(lambda _, app: add_routes(app, inspect, service))
 
 
-def add_routes(app: FastAPI, inspect: Inspect | None, service: Service | None = None) -> None:
+def add_routes(app: FastAPI, inspect: Inspect | None, service: JobService | None = None) -> None:
     """Add the routes to the host's web application; those of the tools, which write files, where --api asks for an API."""
     guard = _guard()
     options: dict[str, Any] = {"dependencies": [Depends(guard)] if guard else [], "tags": ["LyCORIS"]}

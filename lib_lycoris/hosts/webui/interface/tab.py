@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...jobs_api import Service
-from . import api as a1111_api
-from . import paste as a1111_paste
-from . import settings as a1111_settings
-from . import xyz as a1111_xyz
+from ....tools.jobs.service import JobService
+from . import api, paste, settings, xyz
 
 Tab = Callable[[], Any]  # builds the tab's gr.Blocks
 
 
-def register(inspect: a1111_api.Inspect | None = None, tab: Tab | None = None, service: Service | None = None) -> None:
+def register(inspect: api.Inspect | None = None, tab: Tab | None = None, service: JobService | None = None) -> None:
     """Register all of it with the running webui.
 
     `inspect` describes one file and is what the API's inspect answers with; `tab` builds our tab; `service` runs the tools for the API.
     """
     from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
 
-    a1111_settings.register()
-    a1111_paste.register()
-    a1111_xyz.register()
-    a1111_api.register(inspect, service)
+    settings.register()
+    paste.register()
+    xyz.register()
+    api.register(inspect, service)
     script_callbacks.on_before_ui(_add_page)
     if tab is not None:
         script_callbacks.on_ui_tabs(lambda: [(tab(), "LyCORIS", "lycoris")])

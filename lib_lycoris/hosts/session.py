@@ -1,0 +1,68 @@
+"""Tags -> activations and problems: each network is found by name, read and resolved; what is wrong with one costs that one only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import LycorisError
+from ..networks import Network
+from ..patching import Activation, Patcher
+from ..prompt import Presets, Tag, resolve
+from .library.cache import NetworkCache
+from .library.library import Library
+
+
+@dataclass
+class Plan:
+    """What the tags of one prompt come to on one model."""
+
+    activations: list[Activation] = field(default_factory=list)
+    networks: dict[str, Network] = field(default_factory=dict)  # by the name in the tag
+    problems: list[str] = field(default_factory=list)  # one sentence each
+    effects: list[tuple[object, ...]] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that the text encoders' output depends on besides the text of the tags."""
+        return hashlib.sha256(repr(sorted(self.effects, key=repr)).encode()).hexdigest()
+
+
+class Session:
+    """The files and presets that tags name, and the networks that are in memory."""
+
+    def __init__(self, library: Library, presets: Callable[[], Presets]) -> None:
+        self.library = library
+        self.presets = presets  # asked for each image: their file may have changed
+        self.cache = NetworkCache()
+        self._stamps: dict[Path, tuple[int, int]] = {}
+
+    def plan(self, tags: Sequence[Tag], model: Callable[[], tuple[Patcher, object]], seed: int, hires: bool = False) -> Plan:
+        """Return the activations of tags for a model.
+
+        model: returns its patcher and what tells models apart for which a file may mean different things, or raises HostError while there
+        is none; seed: the image's, for random block weights; hires: whether the strengths of the hires pass are meant.
+        """
+        plan = Plan()
+        for tag in tags:
+            try:
+                self._add(plan, tag, *model(), seed, hires)
+            except LycorisError as error:
+                plan.problems.append(str(error))
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one file, the other tags keep their effect
+                plan.problems.append(f"{tag.name} cannot be used: {str(error) or type(error).__name__}")
+        return plan
+
+    def _add(self, plan: Plan, tag: Tag, patcher: Patcher, model: object, seed: int, hires: bool) -> None:
+        strength = resolve(tag, patcher.base.family, seed, self.presets(), hires)
+        path = self.library.find(tag.name).path
+        network, stamp = self.cache.get(path, patcher.base, model, patcher.dtype)
+        if self._stamps.get(path, stamp) != stamp:
+            patcher.restore()  # what was prepared of the file's old content goes with it
+        self._stamps[path] = stamp
+        plan.activations.append(Activation(network, strength, tag.dyn))
+        plan.networks[tag.name] = network
+        plan.effects.append((network.digest, stamp, tag.dyn, strength.digest))
+        plan.problems += strength.notes
