@@ -24,12 +24,23 @@ def autocasts(device: str) -> bool:
         return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
 
 
+def main_leaf(module: nn.Module) -> str | None:
+    """Return what a layer calls its main parameter: weight, or scale as Flux' own norms do; None for a module without one."""
+    return next((leaf for leaf in ("weight", "scale") if leaf in module._parameters), None)
+
+
 class LayerAccess:
     """Reads the parameters of a model's layers and calls a layer with others in their place."""
 
     def kind(self, module: nn.Module) -> type[nn.Module] | None:
-        """Return which of torch's layers a module computes as; None for one that is none of them."""
-        return next((kind for kind in KINDS if isinstance(module, kind)), None)
+        """Return which of torch's layers a module computes as; None for one that is none of them.
+
+        A norm of somebody's own - RMSNorm, of which there are many - is one that has a vector as its weight or scale and calls no other.
+        """
+        found = next((kind for kind in KINDS if isinstance(module, kind)), None)
+        if found is None and not module._modules and (leaf := main_leaf(module)) and len(self.shape(module, leaf) or ()) == 1:
+            return nn.LayerNorm
+        return found
 
     def shape(self, module: nn.Module, leaf: str) -> tuple[int, ...] | None:
         """Return a parameter's shape; None where the layer has no such parameter."""
@@ -78,7 +89,7 @@ class LiveParameter:
 
     @property
     def _weight(self) -> str:
-        return "in_proj_weight" if self.leaf == "in_proj_bias" else "weight"
+        return "in_proj_weight" if self.leaf == "in_proj_bias" else main_leaf(self.module) or "weight"
 
     @property
     def dtype(self) -> torch.dtype:

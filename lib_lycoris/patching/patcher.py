@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from .. import models
-from ..errors import ModelMismatchError
+from ..errors import ModelMismatchError, naming
 from ..models import BaseModel, LayerInfo, Piece
 from ..networks import Skipped
 from .activation import Activation, SamplingPosition
 from .attention import unsupported
 from .edit import BaseRows, Edit, shape_of
-from .layer_access import COMPUTED_IN, LayerAccess, LiveParameter
+from .layer_access import COMPUTED_IN, LayerAccess, LiveParameter, main_leaf
 from .layers import PatchedLayer, patched
 from .report import NetworkReport, Report
 from .workspace import Mode, Workspace
@@ -75,7 +75,8 @@ class Patcher:
         plan: dict[nn.Module, dict[str, list[Edit]]] = {}
         edits: dict[tuple[object, ...], Edit] = {}
         for index, activation in enumerate(activations):
-            self._plan(activation, index, plan, edits, report)
+            with naming(activation.network.path):
+                self._plan(activation, index, plan, edits, report)
         layers = {module: self._layer(module, found) for module, found in plan.items()}
         self._refuse_a_second_patcher(layers)
         for module, layer in layers.items():
@@ -125,8 +126,10 @@ class Patcher:
         for name, algorithm in network.patches.items():
             strength = activation.strength(name)
             pieces = self.names.pieces(name) or self._missing_bias(name)
-            if not pieces:
-                unmatched.append(Skipped(name, f"the running model ({self.base.label}) has no such layer"))
+            pieces = tuple(replace(piece, leaf=self._leaf(piece)) for piece in pieces)
+            problem = self._unchangeable(pieces) if pieces else f"the running model ({self.base.label}) has no such layer"
+            if problem:
+                unmatched.append(Skipped(name, problem))
                 continue
             matched += 1
             if isinstance(strength, (int, float)) and strength == 0:
@@ -145,7 +148,7 @@ class Patcher:
             raise ModelMismatchError(f"{network.name} fits no layer of the running model ({self.base.label})")
         if activation.ranks and not cut:
             report.notes.append(f"{network.name}: dyn={activation.ranks} changes nothing, none of its modules can be cut or has more ranks")
-        report.networks.append(NetworkReport(network.name, matched, tuple(unmatched)))
+        report.networks.append(NetworkReport(network.name, matched, tuple(unmatched), network.coverage))
 
     def _missing_bias(self, name: str) -> tuple[Piece, ...]:
         """Return where the bias of a layer without one would be: with its weight."""
@@ -153,7 +156,8 @@ class Patcher:
         if role != "bias":
             return ()
         weight = models.with_part(models.parameter(module, "weight"), part)
-        return tuple(replace(piece, leaf=piece.leaf.replace("weight", "bias")) for piece in self.names.pieces(weight))
+        names = {"weight": "bias", "scale": "bias", "in_proj_weight": "in_proj_bias"}  # a bare parameter has none
+        return tuple(replace(piece, leaf=names[piece.leaf]) for piece in self.names.pieces(weight) if piece.leaf in names)
 
     def _edits_of(
         self,
@@ -184,10 +188,25 @@ class Patcher:
 
     def _layer(self, module: nn.Module, edits: dict[str, list[Edit]]) -> PatchedLayer:
         layer = patched(module, edits, self.workspace)
-        problem = unsupported(module) if isinstance(module, nn.MultiheadAttention) else None
-        if layer is None or problem:
-            raise ModelMismatchError(f"a layer of the kind {type(module).__name__} cannot be changed" + (f": {problem}" if problem else ""))
+        assert layer is not None  # what cannot be changed was left out of the plan
         return layer
+
+    def _leaf(self, piece: Piece) -> str:
+        """Return what the live layer calls a parameter: Flux' norms are ``scale`` in one program and ``weight`` in another."""
+        known = main_leaf(self.modules[piece.module])
+        return known if known and piece.leaf in ("weight", "scale") else piece.leaf
+
+    def _unchangeable(self, pieces: Sequence[Piece]) -> str | None:
+        """Say why one of the live layers that hold a parameter cannot be changed."""
+        for module, leaf in (self._owner(piece.module, piece.leaf) for piece in pieces):
+            kind = type(module).__name__
+            if self.workspace.access.kind(module) is None:
+                return f"a layer of the kind {kind} cannot be changed"
+            if isinstance(module, nn.MultiheadAttention) and (problem := unsupported(module)):
+                return f"a layer of the kind {kind} cannot be changed: {problem}"
+            if "." not in leaf and leaf not in module._parameters:
+                return f"a layer of the kind {kind} has no {leaf} and cannot be given one"
+        return None
 
     def _refuse_a_second_patcher(self, layers: Iterable[nn.Module]) -> None:
         """Raise where another Patcher's networks are on: deltas of both could not be computed from the same base weight."""
@@ -223,9 +242,10 @@ def live_modules(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Mod
 
 def layer_info(module: nn.Module, access: LayerAccess) -> LayerInfo | None:
     """Return what names are decided by; None for a module that holds no weight of its own."""
-    if isinstance(module, nn.MultiheadAttention):
+    if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
         return LayerInfo("MultiheadAttention", tuple(module.in_proj_weight.shape), module.in_proj_bias is not None)
-    if "weight" not in module._parameters or (shape := access.shape(module, "weight")) is None:
+    leaf = main_leaf(module)
+    if leaf is None or (shape := access.shape(module, leaf)) is None:
         return None
     kind = access.kind(module) or type(module)
     return LayerInfo(kind.__name__, shape, module._parameters.get("bias") is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..errors import readable
 from ..networks import Skipped
 
 
@@ -14,6 +15,7 @@ class NetworkReport:
     name: str
     matched: int
     unmatched: tuple[Skipped, ...]
+    coverage: str | None = None  # "n of m layers" where some of the file's are left out
 
     @property
     def sentence(self) -> str | None:
@@ -21,8 +23,10 @@ class NetworkReport:
         if not self.unmatched:
             return None
         first = self.unmatched[0]
+        part = f"{self.coverage} applied, " if self.coverage else ""
         more = f" and {len(self.unmatched) - 1} more" if len(self.unmatched) > 1 else ""
-        return f"{self.name}: {self.matched} parameters changed, {len(self.unmatched)} keys not used: {first.key}{more} ({first.reason})"
+        keys = f"{len(self.unmatched)} keys not used: {readable(first.key)}{more} ({first.reason})"
+        return f"{self.name}: {part}{self.matched} parameters changed, {keys}"
 
 
 @dataclass
