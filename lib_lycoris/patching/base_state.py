@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -18,27 +18,39 @@ class BaseState:
     or dtype and back frees what it should. Writes through ``parameter.data`` are the one kind that torch does not count.
     """
 
-    def __init__(self, *parameters: LiveParameter) -> None:
-        tensors, self._others = _made_of(parameters)
+    def __init__(self, parameters: Iterable[LiveParameter]) -> None:
+        self._seen = [_Seen(parameter) for parameter in dict.fromkeys(parameters)]
+
+    def holds(self) -> bool:
+        """Tell whether all have the same values as at the beginning."""
+        for seen in self._seen:  # noqa: SIM110 - no generator: this is asked at every call of a layer
+            if not seen.holds():
+                return False
+        return True
+
+
+class _Seen:
+    """One parameter as it was."""
+
+    __slots__ = ("_facts", "_others", "_parameter", "_references")
+
+    def __init__(self, parameter: LiveParameter) -> None:
+        self._parameter = parameter
+        tensors, self._others = parameter.made_of()
         self._references = [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]
         self._facts = [_facts(tensor) for tensor in tensors]
 
-    def holds(self, *parameters: LiveParameter) -> bool:
-        """Tell whether these have the same values as at the beginning."""
-        tensors, others = _made_of(parameters)
+    def holds(self) -> bool:
+        tensors, others = self._parameter.made_of()
         if len(tensors) != len(self._facts) or len(others) != len(self._others):
             return False
-        return all(one is other for one, other in zip(others, self._others)) and all(
-            reference.cdata == tensor.untyped_storage()._cdata and facts == _facts(tensor)
-            for reference, facts, tensor in zip(self._references, self._facts, tensors)
-        )
-
-
-def _made_of(parameters: Sequence[LiveParameter]) -> tuple[list[Tensor], list[object]]:
-    found = [parameter.made_of() for parameter in parameters]
-    return [tensor for tensors, _ in found for tensor in tensors], [other for _, others in found for other in others]
+        for tensor, facts in zip(tensors, self._facts):
+            if facts != _facts(tensor):
+                return False
+        return not others or all(one is other for one, other in zip(others, self._others))
 
 
 def _facts(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what differs where the values may; the storage's address is its own as long as a weak reference to it is held."""
     version = 0 if tensor.is_inference() else tensor._version  # tensors made in inference mode do not count writes
-    return version, tensor.storage_offset(), tensor.shape, tensor.dtype, tensor.device
+    return tensor.untyped_storage()._cdata, version, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype

@@ -43,9 +43,7 @@ class Edit:
     pieces: tuple[tuple[Rows, Rows], ...]  # (rows of this parameter, rows of the algorithm's weight)
     order: tuple[str, str, str]  # the fixed order of several edits of a parameter: digest, parameter, strength
     whole: bool  # the one piece is all of the parameter
-    _change: Bypass | None = field(default=None, repr=False)
-    _bound_to: tuple[object, ...] | None = field(default=None, repr=False)
-    _bound_base: BaseState | None = field(default=None, repr=False)
+    _prepared: tuple[tuple[object, ...], BaseState, Bypass] | None = field(default=None, repr=False)  # for what, of which base
 
     def now(self, progress: SamplingPosition) -> float:
         """Return the strength at this point of the sampling."""
@@ -70,19 +68,24 @@ class Edit:
     def bypass(self, device: torch.device, dtype: torch.dtype, convolution: Convolution | None) -> Bypass:
         """Return the activation-side form, prepared anew only when the device, the dtype or a base weight that it read has changed."""
         target = (device, dtype, convolution)
-        reads = self.algorithm.binds_weight
-        parameters = [source.parameter for source in self.sources] if reads else []
-        if self._change is None or self._bound_to != target or (reads and not (self._bound_base and self._bound_base.holds(*parameters))):
-            layer = Layer(partial(self.weight, device), torch.Size(shape_of(self.sources)), device, dtype, convolution)
-            with torch.no_grad():
-                self._change = _of_parts(layer, self) if len(self.sources) > 1 else self.algorithm.bypass(layer)
-            self._bound_to = target
-            self._bound_base = BaseState(*parameters) if reads else None
-        return self._change
+        known = self._prepared
+        if known is not None and known[0] == target and known[1].holds():
+            return known[2]
+        layer = Layer(partial(self.weight, device), torch.Size(shape_of(self.sources)), device, dtype, convolution)
+        state = BaseState(self.binds)
+        with torch.inference_mode(False), torch.no_grad():
+            change = _of_parts(layer, self) if len(self.sources) > 1 else self.algorithm.bypass(layer)
+        self._prepared = (target, state, change)
+        return change
+
+    @property
+    def binds(self) -> list[LiveParameter]:
+        """The live parameters whose values the activation-side form is made of."""
+        return [source.parameter for source in self.sources] if self.algorithm.binds_weight else []
 
     def adopt(self, other: Edit) -> None:
         """Take over what another edit of the same algorithm on the same rows has prepared."""
-        self._change, self._bound_to, self._bound_base = other._change, other._bound_to, other._bound_base
+        self._prepared = other._prepared
 
 
 def shape_of(sources: Sequence[BaseRows]) -> tuple[int, ...]:

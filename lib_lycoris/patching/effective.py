@@ -26,6 +26,11 @@ class Effective:
         self._made_of: tuple[object, ...] = ()
 
     @property
+    def reads(self) -> list[LiveParameter]:
+        """The live parameters that the value is made of."""
+        return [self.live, *(source.parameter for edit in self.edits for source in edit.sources)]
+
+    @property
     def acts(self) -> bool:
         """Whether any strength is not 0 now."""
         return any(edit.now(self.workspace.progress) for edit in self.edits)
@@ -40,11 +45,10 @@ class Effective:
             self._value = None
             lent = None if torch.is_grad_enabled() else self.workspace.scratch(self.live.shape, dtype, device, self.slot)
             return self._parameter(strengths, device, dtype, lent)
-        read = [self.live, *(source.parameter for edit in self.edits for source in edit.sources)]
-        made_of = (device, dtype, *((edit.algorithm, strength) for edit, strength in zip(self.edits, strengths)))
-        if self._value is None or made_of != self._made_of or not (self._state and self._state.holds(*read)):
+        made_of = (device, dtype, *self.reads, *((edit.algorithm, strength) for edit, strength in zip(self.edits, strengths)))
+        if self._value is None or made_of != self._made_of or not (self._state and self._state.holds()):
             self._value = self._parameter(strengths, device, dtype, self._memory(device, dtype))
-            self._state, self._made_of = BaseState(*read), made_of
+            self._state, self._made_of = BaseState(self.reads), made_of
         return self._value
 
     def start(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -59,13 +63,13 @@ class Effective:
     def _memory(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Return the memory of the value before, if it can hold this parameter and no graph may need the old value."""
         value = self._value
-        if value is None or torch.is_grad_enabled() or value.is_inference() != torch.is_inference_mode_enabled():
+        if value is None or torch.is_grad_enabled():
             return None
         same = tuple(value.shape) == self.live.shape and value.dtype == dtype and value.device == device and value.is_contiguous()
         return value.detach() if same else None
 
     def _parameter(self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None) -> nn.Parameter:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # what is made in that mode could be used in it alone
             return nn.Parameter(self._sum(strengths, device, dtype, memory), requires_grad=False)
 
     def _sum(self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .forwards import exchanged, is_method_of, plain_forward, stand_in
+
 Inner = Callable[..., Any]
 COMPUTED_IN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 KINDS: tuple[type[nn.Module], ...] = (
@@ -16,12 +18,15 @@ KINDS: tuple[type[nn.Module], ...] = (
 )  # fmt: skip
 
 
-def autocasts(device: str) -> bool:
-    """Tell whether autocast is on for a kind of device; torch asks by the device's name since 2.4."""
-    try:
-        return torch.is_autocast_enabled(device)
-    except TypeError:
-        return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
+def _autocasts_cpu_or_cuda(device: str) -> bool:
+    return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
+
+
+try:
+    torch.is_autocast_enabled("cpu")
+    autocasts: Callable[[str], bool] = torch.is_autocast_enabled  # whether autocast is on for a kind of device
+except TypeError:  # torch before 2.4
+    autocasts = _autocasts_cpu_or_cuda
 
 
 def main_leaf(module: nn.Module) -> str | None:
@@ -49,7 +54,8 @@ class LayerAccess:
 
     def stored(self, module: nn.Module, leaf: str) -> Tensor | None:
         """Return a parameter as it lies in memory."""
-        found: Tensor | None = getattr(module, leaf, None)
+        table = module._parameters
+        found: Tensor | None = table[leaf] if leaf in table else getattr(module, leaf, None)
         return found
 
     def value(self, module: nn.Module, leaf: str, device: torch.device | None = None) -> Tensor | None:
@@ -64,13 +70,24 @@ class LayerAccess:
 
     def call(self, module: nn.Module, inner: Inner, values: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the layer's own forward ``inner`` gives with these parameters in place of its own for that long."""
-        table = module._parameters
-        own = {leaf: table[leaf] for leaf in values}
-        try:
-            table.update(values)  # type: ignore[arg-type]
+        if is_method_of(inner, module):
+            return inner.__func__(stand_in(module, values), *args, **kwargs)  # type: ignore[attr-defined]
+        with exchanged(module, values):
             return inner(*args, **kwargs)
-        finally:
-            table.update(own)
+
+    def caller(self, module: nn.Module, inner: Inner, values: Mapping[str, Tensor]) -> Inner:
+        """Return a function (inner, *args, **kwargs) that does so with the same parameters each time."""
+        plain = plain_forward(module, inner, values) if self._exchanges_alone else None
+        return plain or (lambda inner, *args, **kwargs: self.call(module, inner, values, args, kwargs))
+
+    def leaves_alone(self, module: nn.Module, inner: Inner) -> bool:
+        """Tell whether such calls leave the module as it is, so that other threads may use it meanwhile."""
+        return self._exchanges_alone and is_method_of(inner, module)
+
+    @property
+    def _exchanges_alone(self) -> bool:
+        """Whether a call with other parameters is nothing but that: not so for a host with a way of its own."""
+        return type(self).call is LayerAccess.call
 
 
 @dataclass(frozen=True)
@@ -113,5 +130,5 @@ class LiveParameter:
 
     def made_of(self) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
         """Return what its value follows from; a missing one follows its weight."""
-        has = self.access.shape(self.module, self.leaf) is not None
+        has = self.access.stored(self.module, self.leaf) is not None
         return self.access.made_of(self.module, self.leaf if has else self._weight)

@@ -16,8 +16,9 @@ from ..networks import Skipped
 from .activation import Activation, SamplingPosition
 from .attention import unsupported
 from .edit import BaseRows, Edit, shape_of
+from .kinds import patched
 from .layer_access import COMPUTED_IN, LayerAccess, LiveParameter, main_leaf
-from .layers import PatchedLayer, patched
+from .layers import PatchedLayer
 from .report import NetworkReport, Report
 from .workspace import Mode, Workspace
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from threading import RLock
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Workspace:
     access: LayerAccess = field(default_factory=LayerAccess)
     _kept: int = 0
     _lent_bytes: float = 0
+    lock: Any = field(default_factory=RLock, repr=False)  # held while a layer is prepared, or used as one thread at a time may
     _scratch: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def begin(self, mode: Mode, network_bytes: int) -> None:
@@ -65,8 +67,9 @@ class Workspace:
     def scratch(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, slot: int) -> Tensor:
         """Return uninitialised memory that the next layer will use again; slot: 0, 1, ... for several parameters of one layer."""
         count = prod(shape)
-        place = (dtype, device, slot, torch.is_inference_mode_enabled())  # what is made in that mode may only be written to in it
+        place = (dtype, device, slot)
         known = self._scratch.get(place)
         if known is None or known.numel() < count:
-            known = self._scratch[place] = torch.empty(count, dtype=dtype, device=device)
+            with torch.inference_mode(False):  # what is made in that mode may only be written to in it
+                known = self._scratch[place] = torch.empty(count, dtype=dtype, device=device)
         return known[:count].view(tuple(shape))

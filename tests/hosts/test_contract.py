@@ -199,7 +199,7 @@ def test_an_error_in_a_layer_is_told_and_the_picture_comes(webui: WebuiRig, monk
     def fails(self: Any, inner: Any, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("mul_cpu_reduced_float not implemented")
 
-    monkeypatch.setattr(layers.PatchedLinear, "forward_functional", fails)
+    monkeypatch.setattr(layers.PatchedLinear, "prepare_bypass", fails)
     assert same(webui.picture("<lyco:one>"), base)
     assert "could not be changed" in webui.problems and "mul_cpu" in webui.problems
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Dispatcher:
             layer = self.layers.get(module)
             if layer is None:
                 return inner(module, *args, **kwargs)
-            return self._changed(layer, partial(inner, module), args, kwargs)
+            return self._changed(layer, MethodType(inner, module), args, kwargs)
 
         return forward
 

@@ -1,0 +1,24 @@
+"""Which changed form each kind of layer has."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .attention_layer import PatchedAttention
+from .edit import Edit
+from .layers import PatchedConvolution, PatchedLayer, PatchedLinear
+from .workspace import Workspace
+
+FORMS: dict[type[nn.Module], type[PatchedLayer]] = {
+    nn.MultiheadAttention: PatchedAttention,
+    nn.Linear: PatchedLinear,
+    nn.Conv1d: PatchedConvolution,
+    nn.Conv2d: PatchedConvolution,
+    nn.Conv3d: PatchedConvolution,
+}
+
+
+def patched(module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> PatchedLayer | None:
+    """Return the changed form of a layer; None for a kind that cannot be changed."""
+    kind = workspace.access.kind(module)
+    return None if kind is None else FORMS.get(kind, PatchedLayer)(module, edits, workspace)
