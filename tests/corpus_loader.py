@@ -106,7 +106,7 @@ def apply_functional(path: str, layers: Layers, arch: str, strength: float) -> d
 def _projected(attention: Any, names: list[str]) -> Tensor:
     """Return the rows of the matrix that an attention's projections act as."""
     eye, zero = torch.eye(attention.module.embed_dim), torch.zeros(1, attention.module.embed_dim)
-    return torch.cat([(attention._project(name, eye) - attention._project(name, zero)).T for name in names])
+    return torch.cat([(attention.project(name, eye) - attention.project(name, zero)).T for name in names])
 
 
 def probe(module: nn.Module, layer: Any) -> tuple[Tensor, Tensor | None]:

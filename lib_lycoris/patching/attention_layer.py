@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..algorithms import Bypass
-from .attention import attend, bind_arguments
+from .attention import Project, attend, bind_arguments
 from .calls import Add, Run
 from .cost import Way
 from .edit import Edit
@@ -40,7 +40,19 @@ class PatchedAttention(PatchedLayer):
 
     def prepare_bypass(self, inner: Run, *args: Any, **kwargs: Any) -> Prepared:
         """Prepare the attention over changed projections."""
-        x: Tensor = args[0] if args else kwargs["query"]
+        project, reads = self._projections(args[0] if args else kwargs["query"])
+
+        def run(inner: Run, *args: Any, **kwargs: Any) -> Any:
+            return attend(self.module, project, **bind_arguments(args, kwargs))  # type: ignore[arg-type]
+
+        return run, reads
+
+    def project(self, name: str, x: Tensor) -> Tensor:
+        """Return a projection of an input: "q", "k", "v" or "out"."""
+        return self._projections(x)[0](name, x)
+
+    def _projections(self, x: Tensor) -> tuple[Project, list[LiveParameter]]:
+        """Prepare the changed projections for inputs of this dtype and device."""
         edits = self.edits.get("in_proj_weight", ())
         now = [(edit, strength) for edit in edits if (strength := edit.now(self.workspace.progress))]
         acts = [(edit, edit.bypass(x.device, self.compute_dtype(x), None), strength) for edit, strength in now]
@@ -48,14 +60,7 @@ class PatchedAttention(PatchedLayer):
         add, out_reads = self.out.prepare_adding(x, (-1,))
         out_shift, out_shift_reads = self.out.prepare_shift("bias", x)
         reads = [*reads, *out_reads, *out_shift_reads, *(parameter for edit, _ in now for parameter in edit.binds)]
-
-        def project(name: str, x: Tensor) -> Tensor:
-            return self._out(add, out_shift, x) if name == "out" else self._in(name, acts, shift, x)
-
-        def run(inner: Run, *args: Any, **kwargs: Any) -> Any:
-            return attend(self.module, project, **bind_arguments(args, kwargs))  # type: ignore[arg-type]
-
-        return run, reads
+        return lambda name, x: self._out(add, out_shift, x) if name == "out" else self._in(name, acts, shift, x), reads
 
     def _out(self, add: Add, shift: Tensor | None, x: Tensor) -> Tensor:
         own: Any = self.module.out_proj
