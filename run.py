@@ -385,10 +385,13 @@ def run_tests(arguments: list[str]) -> int:
         if not python:
             raise Trouble(f"--webui-python wants the Python that the webui runs with, and {options.webui_python} is no program.")
         chosen.append(f"--webui-python={os.path.abspath(python)}")
+    if options.quick and not {"-n", "--pdb", "-s"} & set(rest):
+        chosen += ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]  # quick tests share nothing: one process a core
     ensure(environment, environment.test_extras)
     core = ["-m", "not browser"] if environment is not NEW and "-m" not in rest else []
     pytest = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
-    return run_through([*pytest, *core, *chosen, *map(from_here, rest)], ROOT, LYCORIS_TEST_SET=environment.name)
+    variables = {"LYCORIS_TEST_SET": environment.name, **({"OMP_NUM_THREADS": "1"} if "-n" in chosen else {})}
+    return run_through([*pytest, *core, *chosen, *map(from_here, rest)], ROOT, **variables)
 
 
 def from_here(argument: str) -> str:

@@ -349,6 +349,8 @@ def test_options_of_pytest_pass_and_ours_are_checked(started: list[tuple], tmp_p
     (tmp_path / "webui.py").touch()
     assert run.main(["test", "--webui", str(tmp_path), "--webui-python", sys.executable, "-x", "-k", "a or b"]) == 7
     assert started[-1][-5:] == (f"--webui={tmp_path}", f"--webui-python={sys.executable}", "-x", "-k", "a or b")
+    assert run.main(["test", "--quick"]) == 7
+    assert started[-1][4:7] == ("--quick", "-n", str(min(run.os.cpu_count() or 1, 4)))
     started.clear()
     assert run.main(["test", "--webui", str(tmp_path / "nowhere")]) == 1
     assert run.main(["test", "--webui", str(tmp_path), "--webui-python", "no-such-program"]) == 1
