@@ -21,7 +21,7 @@ from .tools.cli import add_tool_commands
 if TYPE_CHECKING:
     from .models import BaseModel
 
-FAILED, STOPPED = 2, 130  # exit codes; 130 is what shells expect after Ctrl-C
+REFUSED, FAILED, STOPPED = 1, 2, 130  # exit codes; 130 is what shells expect after Ctrl-C
 DEFAULT_PORT = 7870
 TAG_HELP = 'A prompt may hold tags: "a castle <lyco:style:0.7>" puts the network "style" on at strength 0.7'
 
@@ -99,6 +99,10 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", default="DDIM", help='DDIM, Euler, "Euler a", "DPM++ 2M" or "DPM++ 2M Karras" (default: %(default)s)')
     parser.add_argument("--out", type=Path, default=Path("image.png"), metavar="FILE", help="the image, a PNG (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON on stdout")
+    parser.add_argument(
+        "--lenient", action="store_true",
+        help="leave out networks that have no file or do not fit, as the webui does (default: end before anything is computed)",
+    )  # fmt: skip
     _add_model(parser)
     parser.set_defaults(run=_generate)
 
@@ -157,15 +161,21 @@ def _generate(arguments: argparse.Namespace) -> int:
         return FAILED
     host = _open(arguments)
     from .hosts.infotext import save_png
-    from .hosts.protocol import GenerationRequest
+    from .hosts.protocol import GenerationRequest, TagsRefused
 
     width, height = arguments.size or (host.size, host.size)
     cfg = host.cfg if arguments.cfg is None else arguments.cfg
     request = GenerationRequest(
-        arguments.prompt, arguments.negative, arguments.seed, arguments.steps, width, height, cfg, arguments.sampler
+        arguments.prompt, arguments.negative, arguments.seed, arguments.steps, width, height, cfg, arguments.sampler, not arguments.lenient
     )
     started = time.monotonic()
-    picture = _with_bar(host, request)
+    try:
+        picture = _with_bar(host, request)
+    except TagsRefused as error:
+        for sentence in error.sentences:
+            print(f"error: {sentence}", file=sys.stderr)
+        print("No image was made; --lenient makes it without these networks.", file=sys.stderr)
+        return REFUSED
     save_png(picture, arguments.out)
     seconds = time.monotonic() - started
     for sentence in picture.problems:
@@ -192,8 +202,18 @@ def _with_bar(host: Any, request: Any) -> Any:
     from tqdm import tqdm
 
     live = sys.stderr.isatty()  # elsewhere a line now and then, and one at the end: a log is not redrawn
-    with tqdm(total=request.steps, unit="step", desc="sampling", leave=not live, mininterval=0.1 if live else 10) as bar:
-        return host.generate(request, lambda at: bar.update(at.step - bar.n))
+    bars: list[Any] = []  # the bar, from the moment when there is something to show
+
+    def tell(at: Any) -> None:
+        if not bars:
+            bars.append(tqdm(total=request.steps, unit="step", desc="sampling", leave=not live, mininterval=0.1 if live else 10))
+        bars[0].update(at.step - bars[0].n)
+
+    try:
+        return host.generate(request, tell)
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

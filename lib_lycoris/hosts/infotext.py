@@ -10,15 +10,18 @@ from pathlib import Path
 from ..errors import HostError
 from .protocol import GeneratedImage, GenerationRequest
 
+_UNWANTED = str.maketrans("", "", ":,")  # what would break a list of hashes
 
-def infotext(request: GenerationRequest, seed: int, model: str, hashes: Mapping[str, str]) -> str:
-    """Return the text from which the webui and its readers make the same image again."""
+
+def infotext(request: GenerationRequest, seed: int, model: str, hashes: Mapping[str, str], model_hash: str = "") -> str:
+    """Return the text from which the webui and its readers make the same image again, and model sites find what it was made with."""
     facts = {
         "Steps": str(request.steps), "Sampler": request.sampler, "CFG scale": f"{request.cfg:g}", "Seed": str(seed),
-        "Size": f"{request.width}x{request.height}", "Model": _quoted(model),
+        "Size": f"{request.width}x{request.height}", **({"Model hash": model_hash} if model_hash else {}), "Model": _quoted(model),
     }  # fmt: skip
     if hashes:
-        facts["Lyco hashes"] = json.dumps(", ".join(f"{name}: {digest}" for name, digest in hashes.items()), ensure_ascii=False)
+        listed = ", ".join(f"{name.translate(_UNWANTED)}: {digest}" for name, digest in hashes.items())
+        facts["Lora hashes"] = facts["Lyco hashes"] = json.dumps(listed, ensure_ascii=False)
     lines = [request.prompt]
     if request.negative:
         lines.append(f"Negative prompt: {request.negative}")

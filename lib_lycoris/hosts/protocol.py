@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import HostError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -63,6 +65,7 @@ class GenerationRequest:
     height: int = 512
     cfg: float = 7.0
     sampler: str = "DDIM"
+    strict: bool = False  # make no image where a tag cannot be applied, instead of one without it
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,14 @@ class GeneratedImage:
     seed: int
     applied: tuple[str, ...]  # one sentence a network
     problems: tuple[str, ...]  # one sentence each
+
+
+class TagsRefused(HostError):
+    """A strict request has tags that cannot be applied; nothing was computed. ``sentences`` say why, one a tag."""
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        super().__init__("; ".join(sentences))
+        self.sentences = tuple(sentences)
 
 
 class GenerationCancelled(Exception):

@@ -9,10 +9,19 @@ from pathlib import Path
 
 from ..errors import LycorisError
 from ..networks import Network
-from ..patching import Activation, Patcher
-from ..prompt import Presets, Tag, resolve
+from ..patching import Activation, Patcher, Report
+from ..prompt import Presets, StrengthMap, Tag, TagError, resolve
 from .library.cache import NetworkCache
 from .library.library import Library
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One tag that was understood, and its network with the strengths that it asks for."""
+
+    tag: Tag
+    network: Network
+    strength: StrengthMap
 
 
 @dataclass
@@ -21,13 +30,35 @@ class Plan:
 
     activations: list[Activation] = field(default_factory=list)
     networks: dict[str, Network] = field(default_factory=dict)  # by the name in the tag
-    problems: list[str] = field(default_factory=list)  # one sentence each
+    chosen: list[Chosen] = field(default_factory=list)  # of each activation, in their order
+    refused: list[str] = field(default_factory=list)  # why a tag is left out, one sentence each
+    problems: list[str] = field(default_factory=list)  # these and what else there is to tell, one sentence each
     effects: list[tuple[object, ...]] = field(default_factory=list)
 
     @property
     def digest(self) -> str:
         """A hash of all that the text encoders' output depends on besides the text of the tags."""
         return hashlib.sha256(repr(sorted(self.effects, key=repr)).encode()).hexdigest()
+
+    def refuse(self, sentence: str) -> None:
+        """Take notice of a tag that is left out."""
+        self.refused.append(sentence)
+        self.problems.append(sentence)
+
+    def take(self, report: Report, steps: int) -> tuple[str, ...]:
+        """Keep what the model took, and return a sentence on each network; those that it did not take are refused."""
+        matched = {item.name: item.matched for item in report.networks}
+        if any(one.network.name not in matched for one in self.chosen):
+            self.refused += [note for note in report.notes if not note.startswith(tuple(f"{name}: " for name in matched))]
+        self.chosen = [one for one in self.chosen if one.network.name in matched]
+        told = []
+        for one in self.chosen:
+            name, parameters = one.network.name, one.network.patches
+            on = min(sum(not one.strength.is_off([parameter], steps) for parameter in parameters), matched[name])
+            told.append(f"{name}: {on} parameters changed")
+            if not on and not one.network.embeddings and not one.tag.notes:
+                self.problems.append(f"{name}: its strength is 0 on all that it has, so it changes nothing")
+        return tuple(told)
 
 
 class Session:
@@ -39,7 +70,7 @@ class Session:
         self.cache = NetworkCache()
         self._stamps: dict[Path, tuple[int, int]] = {}
 
-    def plan(self, tags: Sequence[Tag], model: Callable[[], tuple[Patcher, object]], seed: int, hires: bool = False) -> Plan:
+    def plan(self, tags: Sequence[Tag | TagError], model: Callable[[], tuple[Patcher, object]], seed: int, hires: bool = False) -> Plan:
         """Return the activations of tags for a model.
 
         model: returns its patcher and what tells models apart for which a file may mean different things, or raises HostError while there
@@ -47,12 +78,15 @@ class Session:
         """
         plan = Plan()
         for tag in tags:
+            if isinstance(tag, TagError):
+                plan.refuse(str(tag))
+                continue
             try:
                 self._add(plan, tag, *model(), seed, hires)
             except LycorisError as error:
-                plan.problems.append(str(error))
+                plan.refuse(str(error))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one file, the other tags keep their effect
-                plan.problems.append(f"{tag.name} cannot be used: {str(error) or type(error).__name__}")
+                plan.refuse(f"{tag.name} cannot be used: {str(error) or type(error).__name__}")
         return plan
 
     def _add(self, plan: Plan, tag: Tag, patcher: Patcher, model: object, seed: int, hires: bool) -> None:
@@ -64,5 +98,6 @@ class Session:
         self._stamps[path] = stamp
         plan.activations.append(Activation(network, strength, tag.dyn))
         plan.networks[tag.name] = network
+        plan.chosen.append(Chosen(tag, network, strength))
         plan.effects.append((network.digest, stamp, tag.dyn, strength.digest))
         plan.problems += strength.notes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -20,19 +20,21 @@ from ...models import BaseModel
 from ...networks import Network
 from ...networks.hashes import model_hash, short
 from ...patching import Activation, Patcher, Report
-from ...prompt import Presets, Tag, find_tags, unread_tags
+from ...prompt import Presets, PromptPlan, find_tags, plan_negative, plan_prompt, unread_tags
 from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
 from ..library.cache import KEPT_MIB
 from ..library.library import Library
-from ..protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest
+from ..protocol import GeneratedImage, GenerationProgress, GenerationRequest, TagsRefused
 from ..session import Plan, Session
+from .conditioning import TextNetwork, conditionings
 from .demo import ABOUT, data_folder, demo_model, own_networks
 from .demo import NAME as DEMO
+from .model_hash import model_file_hash
 from .models import LoadedModel, load_model
-from .preview import Preview
-from .samplers import SAMPLERS, scheduler_for
-from .text import encode, usable
+from .samplers import SAMPLERS
+from .sampling import sample
+from .text import usable
 from .tiny import tiny_model
 
 TAGS = ("lyco", "lora")  # nothing else here understands <lora:...>
@@ -45,7 +47,8 @@ class EmbeddedHost:
 
     name = "embedded"
 
-    def __init__(self, model: LoadedModel, folders: Sequence[Path]) -> None:
+    def __init__(self, model: LoadedModel, folders: Sequence[Path], data: Path | None = None) -> None:
+        self.data = data  # for what can be made again; None: nothing is kept
         self.session = Session(Library(folders), Presets.default)
         self._hashes: dict[tuple[Path, int], str] = {}
         self._busy = Lock()
@@ -72,8 +75,8 @@ class EmbeddedHost:
         own = own_networks(data or data_folder())
         folders = [networks] if networks is not None else [own] if own.is_dir() else []
         if ckpt is not None:
-            return cls(load_model(ckpt, place, torch.float16 if place.type == "cuda" else torch.float32), folders)
-        return cls(demo_model(place), [NETWORKS, *folders])
+            return cls(load_model(ckpt, place, torch.float16 if place.type == "cuda" else torch.float32), folders, data or data_folder())
+        return cls(demo_model(place), [NETWORKS, *folders], data or data_folder())
 
     @classmethod
     def tiny(cls) -> EmbeddedHost:
@@ -155,17 +158,18 @@ class EmbeddedHost:
         """Make one image; raise HostError with a sentence if it cannot be made, GenerationCancelled if ``cancel`` was set."""
         _check(request)
         seed = request.seed if request.seed >= 0 else random.SystemRandom().randint(0, LARGEST_SEED)
-        with self._busy, torch.inference_mode():
-            text, plan = self._plan(request.prompt, seed)
-            negative, misplaced = find_tags(request.negative, TAGS)
-            if misplaced:
-                plan.problems.append("a tag in the negative prompt does nothing; write it in the prompt, its strength may be negative")
+        with self._busy, ThreadPoolExecutor(1) as beside, torch.inference_mode():
+            prompt = plan_prompt(request.prompt, TAGS, request.steps)
+            plan = self._plan(request, prompt, seed)
             with self._applied(plan) as report:
-                image = self._draw(request, text, plan, negative.strip(), seed, progress or (lambda _: None), cancel or Event())
-        applied = tuple(f"{item.name}: {item.matched} parameters changed" for item in report.networks)
-        hashes = {a.network.name: self._hash(a.network) for a in plan.activations}
-        written = infotext(request, seed, self.model.name, hashes)
-        return GeneratedImage(image, written, seed, applied, tuple(dict.fromkeys(plan.problems + report.problems)))
+                applied = plan.take(report, request.steps)
+                if request.strict and plan.refused:
+                    raise TagsRefused(plan.refused)
+                model_hash = beside.submit(self._model_hash)  # seconds, where the file is large
+                image, problems = self._draw(request, prompt, plan, seed, progress or (lambda _: None), cancel or Event())
+        hashes = {one.network.name: self._hash(one.network) for one in plan.chosen}
+        text = infotext(request, seed, self.model.name, hashes, model_hash.result())
+        return GeneratedImage(image, text, seed, applied, tuple(dict.fromkeys(plan.problems + report.problems + problems)))
 
     @contextmanager
     def _applied(self, plan: Plan) -> Iterator[Report]:
@@ -175,12 +179,13 @@ class EmbeddedHost:
             self.patcher.pause()  # the next image mostly asks for the same
             self.session.cache.end_run(KEPT_MIB)
 
-    def _plan(self, prompt: str, seed: int) -> tuple[str, Plan]:
-        """Return a prompt's words, and what its tags come to; whatever is wrong with one leaves that one out, with a sentence."""
-        text, tags = find_tags(prompt, TAGS)
-        plan = self.session.plan([tag for tag in tags if isinstance(tag, Tag)], lambda: (self.patcher, None), seed)
-        plan.problems[:0] = [*unread_tags(text, TAGS), *(str(tag) for tag in tags if not isinstance(tag, Tag))]
-        return text.strip(), plan
+    def _plan(self, request: GenerationRequest, prompt: PromptPlan, seed: int) -> Plan:
+        """Return what a prompt's tags come to; whatever is wrong with one leaves that one out, with a sentence."""
+        plan = self.session.plan(prompt.tags, lambda: (self.patcher, None), seed)
+        plan.problems[:0] = unread_tags(find_tags(request.prompt, TAGS)[0], TAGS)
+        if find_tags(request.negative, TAGS)[1]:
+            plan.problems.append("a tag in the negative prompt does nothing; write it in the prompt, its strength may be negative")
+        return plan
 
     def _hash(self, network: Network) -> str:
         stored = network.metadata.get("sshs_model_hash")
@@ -191,54 +196,33 @@ class EmbeddedHost:
             self._hashes[key] = short(model_hash(network.path))
         return self._hashes[key]
 
-    def _embeddings(self, plan: Plan) -> dict[str, Any]:
-        """Return the words that the active networks bring; one for a text encoder of another width is reported."""
-        embeddings: dict[str, Any] = {}
-        for activation in plan.activations:
-            for word, parts in activation.network.embeddings.items():
-                if usable(self.model, parts):
-                    embeddings[word] = parts
-                else:
-                    plan.problems.append(f'{activation.network.name}: its word "{word}" is for a text encoder of another width')
-        return embeddings
+    def _model_hash(self) -> str:
+        return model_file_hash(self.model.file, self.data) if self.model.file is not None else ""
+
+    def _words(self, network: Network, problems: list[str]) -> dict[str, Any]:
+        """Return the words that a network brings; one for a text encoder of another width is reported."""
+        fitting = {word: parts for word, parts in network.embeddings.items() if usable(self.model, parts)}
+        others = [word for word in network.embeddings if word not in fitting]
+        problems += [f'{network.name}: its word "{word}" is for a text encoder of another width' for word in others]
+        return fitting
 
     def _draw(
         self,
         request: GenerationRequest,
-        text: str,
+        prompt: PromptPlan,
         plan: Plan,
-        negative: str,
         seed: int,
         progress: Callable[[GenerationProgress], None],
         cancel: Event,
-    ) -> Any:
-        pipe = self.model.pipe
-        pipe.scheduler = scheduler_for(pipe.scheduler, request.sampler)
-        pipe.set_progress_bar_config(disable=True)
-        self.step(0, request.steps)
-        embeddings = self._embeddings(plan)
-        preview, started = Preview(pipe), time.monotonic()
+    ) -> tuple[Any, list[str]]:
+        def go_to(step: int) -> None:
+            self.step(step, request.steps)
+
+        networks = [TextNetwork(one.tag, one.strength, self._words(one.network, plan.problems)) for one in plan.chosen]
+        negative = plan_negative(find_tags(request.negative, TAGS)[0], request.steps)
         progress(GenerationProgress(0, request.steps))
-
-        def after(_pipe: Any, done: int, _timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
-            if cancel.is_set():
-                raise GenerationCancelled
-            done += 1
-            self.step(done, request.steps)
-            rate = done / max(time.monotonic() - started, 1e-6)
-            small = preview.picture() if done < request.steps else None
-            progress(GenerationProgress(done, request.steps, rate, max(request.steps - done, 0) / rate, small))
-            return state
-
-        words = encode(self.model, text, negative, embeddings)
-        noise = torch.Generator("cpu").manual_seed(seed)  # on the CPU, so that a seed means the same on every device
-        pixels = pipe(
-            **words.arguments(), num_inference_steps=request.steps, guidance_scale=request.cfg, width=request.width,
-            height=request.height, generator=noise, callback_on_step_end=after, output_type="pt",
-        ).images  # fmt: skip
-        if not bool(torch.isfinite(pixels).all()):
-            plan.problems.append("the model's numbers ran over: what is black in the image is NaN; try smaller strengths")
-        return pipe.image_processor.postprocess(torch.nan_to_num(pixels) * 2 - 1, output_type="pil")[0]
+        steps = conditionings(self.model, prompt, negative, networks, go_to)
+        return sample(self.model.pipe, request, seed, steps, go_to, progress, cancel)
 
 
 def _check(request: GenerationRequest) -> None:

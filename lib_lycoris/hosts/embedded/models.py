@@ -29,6 +29,7 @@ class LoadedModel:
     penultimate: bool  # the text is read off the last layer but one
     size: int  # side of a square image that suits it, pixels
     cfg: float = 7.0  # guidance that suits it
+    file: Path | None = None  # of a checkpoint that is one file
 
     def towers(self) -> list[tuple[Any, Any]]:
         """Return (tokenizer, text encoder) pairs."""
@@ -93,8 +94,8 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="v_prediction")
     size = {"sd1": 512, "sd2": 768 if v else 512, "sdxl": 1024}[family]
     if shapes[f"{UNET}input_blocks.0.0.weight"][0] < 320:
-        return LoadedModel(pipe, family, path.stem, family != "sd1", NARROW, GENTLE)
-    return LoadedModel(pipe, family, path.stem, family != "sd1", size)
+        return LoadedModel(pipe, family, path.stem, family != "sd1", NARROW, GENTLE, file=path)
+    return LoadedModel(pipe, family, path.stem, family != "sd1", size, file=path)
 
 
 def _needed(key: str, family: str) -> bool:

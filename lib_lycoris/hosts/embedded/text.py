@@ -1,4 +1,4 @@
-"""Prompts -> what the UNet reads: pieces of 75 tokens, and the embeddings that active networks bring with them."""
+"""Prompts -> what the UNet reads: pieces of 75 tokens with the webui's emphasis, and the embeddings that active networks bring."""
 
 from __future__ import annotations
 
@@ -11,46 +11,40 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from ...prompt.attention import BREAK, read_attention
 from .models import LoadedModel
 
 PIECE = 75  # tokens between the marks of beginning and end
+BACK = 20  # tokens after the last comma of a full piece that move to the next one with what follows; the webui's default
+COMMA = ","
 PARTS = (("clip_l", "string_to_param.*", "emb_params", "*"), ("clip_g",))  # of an embedding, for each text encoder, best first
 Token = Union[int, Tensor]  # a word of the vocabulary, or a vector in the place of one
+Weighted = tuple[Token, float]
 Embeddings = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Two prompts, encoded to the same length; the pooled vectors are SDXL's."""
+    """One text as the UNet reads it; the pooled vector is SDXL's."""
 
-    prompt: Tensor  # (1, tokens, width)
-    negative: Tensor
+    state: Tensor  # (1, tokens, width)
     pooled: Tensor | None  # (1, width)
-    pooled_negative: Tensor | None
-
-    def arguments(self) -> dict[str, Tensor]:
-        """Return them as a diffusers pipeline takes them."""
-        found = {"prompt_embeds": self.prompt, "negative_prompt_embeds": self.negative}
-        if self.pooled is not None and self.pooled_negative is not None:
-            found.update(pooled_prompt_embeds=self.pooled, negative_pooled_prompt_embeds=self.pooled_negative)
-        return found
 
 
 @torch.no_grad()
-def encode(model: LoadedModel, prompt: str, negative: str, embeddings: Embeddings) -> Encoded:
-    """Run the text encoders as they are now, networks and all; parameters and vocabularies stay untouched."""
-    states: list[tuple[Tensor, Tensor]] = []
-    pooled: tuple[Tensor, Tensor] | None = None
+def encode(model: LoadedModel, text: str, embeddings: Embeddings) -> Encoded:
+    """Run the text encoders as they are now, networks and all; parameters and vocabularies stay untouched.
+
+    Raises PromptError for an emphasis that cannot be read.
+    """
+    weighted = read_attention(text)
+    results = []
     for number, (tokenizer, encoder) in enumerate(model.towers()):
-        lines = [_tokens(text, tokenizer, _vectors(embeddings, number, encoder)) for text in (prompt, negative)]
-        pieces = max(1, *(-(-len(line) // PIECE) for line in lines))
-        results = [_run(model, tokenizer, encoder, line, pieces) for line in lines]
-        states.append((results[0][0], results[1][0]))
-        pooled = (results[0][1], results[1][1])
-    length = max(first.shape[1] for first, _ in states)
-    both = [torch.cat([_padded(state[side], length) for state in states], dim=-1) for side in (0, 1)]
-    wide = model.family == "sdxl" and pooled is not None
-    return Encoded(both[0], both[1], pooled[0] if wide and pooled else None, pooled[1] if wide and pooled else None)
+        pieces = _pieces(weighted, tokenizer, _vectors(embeddings, number, encoder))
+        results.append(_run(model, tokenizer, encoder, pieces))
+    length = max(state.shape[1] for state, _ in results)
+    state = torch.cat([_padded(state, length) for state, _ in results], dim=-1)
+    return Encoded(state, results[-1][1] if model.family == "sdxl" else None)
 
 
 def _vectors(embeddings: Embeddings, number: int, encoder: Any) -> dict[str, Tensor]:
@@ -69,37 +63,69 @@ def usable(model: LoadedModel, parts: Mapping[str, Tensor]) -> bool:
     return all(_vectors({"": parts}, number, encoder) for number, (_, encoder) in enumerate(model.towers()))
 
 
-def _tokens(text: str, tokenizer: Any, vectors: Mapping[str, Tensor]) -> list[Token]:
-    if not vectors:
-        return _words(text, tokenizer)
+def _pieces(weighted: Sequence[tuple[str, float]], tokenizer: Any, vectors: Mapping[str, Tensor]) -> list[list[Weighted]]:
+    """Return the tokens of a text in pieces of up to 75, cut as the webui cuts: at BREAK, or after a comma that is near the end."""
+    comma = tokenizer.convert_tokens_to_ids(f"{COMMA}</w>")
+    done: list[list[Weighted]] = []
+    piece: list[Weighted] = []
+    last_comma = -1
+    for text, weight in weighted:
+        if (text, weight) == BREAK:
+            done.append(piece)
+            piece, last_comma = [], -1
+            continue
+        for tokens in _tokens(text, tokenizer, vectors):
+            if tokens == [comma]:
+                last_comma = len(piece)
+            elif len(piece) == PIECE and last_comma >= 0 and len(piece) - last_comma <= BACK:
+                done.append(piece[: last_comma + 1])
+                piece, last_comma = piece[last_comma + 1 :], -1
+            if len(piece) + min(len(tokens), PIECE) > PIECE:
+                done.append(piece)
+                piece, last_comma = [], -1
+            piece += [(token, weight) for token in tokens]
+    if piece or not done:
+        done.append(piece)
+    return [part[start : start + PIECE] for part in done for start in range(0, max(len(part), 1), PIECE)]
+
+
+def _tokens(text: str, tokenizer: Any, vectors: Mapping[str, Tensor]) -> Iterator[list[Token]]:
+    """Give the tokens of a text one by one, and an embedding's vectors together."""
     longest = sorted(vectors, key=len, reverse=True)
     names = {name.lower(): name for name in longest}
-    found: list[Token] = []
-    for piece in re.split(rf"(?<!\w)({'|'.join(map(re.escape, longest))})(?!\w)", text, flags=re.IGNORECASE):
-        name = names.get(piece.lower())
-        found.extend(_words(piece, tokenizer) if name is None else vectors[name])
-    return found
+    pattern = rf"(?<!\w)({'|'.join(map(re.escape, longest))})(?!\w)"
+    for part in re.split(pattern, text, flags=re.IGNORECASE) if longest else [text]:
+        name = names.get(part.lower())
+        if name is not None:
+            yield list(vectors[name])
+        elif part.strip():
+            yield from ([token] for token in tokenizer(part, add_special_tokens=False, truncation=False, verbose=False).input_ids)
 
 
-def _words(text: str, tokenizer: Any) -> list[Token]:
-    return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids) if text.strip() else []
-
-
-def _run(model: LoadedModel, tokenizer: Any, encoder: Any, line: Sequence[Token], pieces: int) -> tuple[Tensor, Tensor]:
+def _run(model: LoadedModel, tokenizer: Any, encoder: Any, pieces: Sequence[Sequence[Weighted]]) -> tuple[Tensor, Tensor]:
     """Return (1, pieces * 77, width) and the pooled vector of the first piece."""
     begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     states, pooled = [], None
-    for number in range(pieces):
-        inner = list(line[number * PIECE : (number + 1) * PIECE])
-        tokens = [begin, *inner, end, *[pad] * (PIECE - len(inner))]
+    for piece in pieces:
+        left = PIECE - len(piece)
+        tokens = [begin, *(token for token, _ in piece), end, *[pad] * left]
         with _replaced_inputs(encoder, tokens):
             ids = torch.tensor([[token if isinstance(token, int) else 0 for token in tokens]], device=encoder.device)
             result = encoder(ids, output_hidden_states=True)
-        states.append(_state(model, encoder, result))
+        state = _state(model, encoder, result)
         if pooled is None:
-            pooled = result[0] if model.family == "sdxl" else states[0][:, -1]
+            pooled = result[0] if model.family == "sdxl" else state[:, -1]
+        states.append(_emphasised(state, [1.0, *(weight for _, weight in piece), *[1.0] * (left + 1)]))
     assert pooled is not None
     return torch.cat(states, dim=1), pooled
+
+
+def _emphasised(state: Tensor, weights: Sequence[float]) -> Tensor:
+    """Multiply each token's vector, and bring the mean of all back to what it was, as the webui does."""
+    if all(weight == 1 for weight in weights):
+        return state
+    changed = state * torch.tensor(weights, device=state.device, dtype=state.dtype)[None, :, None]
+    return changed * (state.mean() / changed.mean())
 
 
 def _state(model: LoadedModel, encoder: Any, result: Any) -> Tensor:
