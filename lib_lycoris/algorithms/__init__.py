@@ -11,6 +11,7 @@ from ..errors import NetworkFormatError
 from .activation import Bypass, Convolution, Cost, Layer, LowRank, Stacked
 from .base import Algorithm, Scaled
 from .boft import BOFT
+from .config import NO_CONFIG, Config
 from .dora import DoRA
 from .full import Bias, Full, LoRABias
 from .glora import GLoRA
@@ -31,6 +32,7 @@ __all__ = [
     "Algorithm",
     "Bias",
     "Bypass",
+    "Config",
     "Convolution",
     "Cost",
     "DoRA",
@@ -63,15 +65,18 @@ def is_algorithm(suffixes: Collection[str]) -> bool:
     return any(kind.required() <= set(suffixes) for kind in (*ALGORITHMS, *BIASES)) or "scale" in suffixes
 
 
-def parse(tensors: Mapping[str, Tensor], **settings: Any) -> tuple[dict[str, Algorithm], set[str]]:
+def parse(tensors: Mapping[str, Tensor], config: Config = NO_CONFIG, **settings: Any) -> tuple[dict[str, Algorithm], set[str]]:
     """Turn one module's ``suffix -> tensor`` into ``leaf -> algorithm`` (leaf "weight" or "bias") and the suffixes left over.
 
+    config: PEFT's, if there is one; settings: fields of the algorithm that the file says elsewhere.
     Raises NetworkFormatError when no algorithm has these suffixes.
     """
-    kind = next((a for a in ALGORITHMS if a.detects(tensors)), None)
+    kind = next((a for a in ALGORITHMS if a.detects(tensors, config)), None)
     found: dict[str, Algorithm] = {}
     used: set[str] = set()
     if kind is not None:
+        if config:
+            settings.update(kind.from_config(config, tensors))
         found["weight"] = kind.from_state_dict(tensors, **settings)
         used |= set(kind.suffixes().values())
         if "dora_scale" in tensors:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import NetworkFormatError
 from .activation import Cost
+from .config import NO_CONFIG, Config
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,9 +58,14 @@ class Algorithm(ABC):
         return frozenset(f.metadata["suffix"] for f in fields(cls) if f.metadata.get("optional") is False)
 
     @classmethod
-    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Tell whether a module with these suffixes is of this algorithm."""
+    def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
+        """Tell whether a module with these suffixes, and PEFT's config beside it, is of this algorithm."""
         return cls.required() <= tensors.keys()
+
+    @classmethod
+    def from_config(cls, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the fields that PEFT's config says; tensors: those of the module, by suffix."""
+        return {}
 
     @classmethod
     def from_state_dict(cls, tensors: Mapping[str, Tensor], **settings: Any) -> Self:

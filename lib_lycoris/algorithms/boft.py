@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .activation import Bypass, Layer
 from .base import precise
+from .config import NO_CONFIG, Config
 from .oft import OutputRotation, cayley, rows_fit
 
 
@@ -38,7 +39,7 @@ class BOFT(OutputRotation):
     name: ClassVar[str] = "boft"
 
     @classmethod
-    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
         """Tell whether the blocks have stages."""
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 4
 

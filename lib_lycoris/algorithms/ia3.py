@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .activation import Bypass, Layer
 from .base import Algorithm, precise, stored
+from .config import NO_CONFIG, Config
 
 
 def _scaled(weight: Tensor, factor: Tensor, axis: int) -> Tensor:
@@ -81,7 +82,7 @@ class PeftIA3(Algorithm):
     feedforward: bool | None = None  # from adapter_config.json: True scales the input
 
     @classmethod
-    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
         """Tell whether the factor is there."""
         return "ia3_l" in tensors
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .activation import Bypass, Cost, Layer, dense
 from .base import Factors, Scaled, expect, flat, precise, stored
+from .config import NO_CONFIG, Config
 from .factored import decomposed, shaped
 from .products import tucker
 
@@ -39,7 +40,7 @@ class LoKr(Scaled):
     t2: Tensor | None = stored("lokr_t2", optional=True)  # (r, r, *k)
 
     @classmethod
-    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
         """Tell whether both factors are there, whole or in two parts."""
         return all(f"lokr_{w}" in tensors or {f"lokr_{w}_a", f"lokr_{w}_b"} <= tensors.keys() for w in ("w1", "w2"))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .activation import Bypass, Cost, Layer, block_rows
 from .base import Algorithm, precise, stored
+from .config import NO_CONFIG, Config
 
 
 def constrained(skew: Tensor, limit: float) -> Tensor:
@@ -162,7 +163,7 @@ class OFT(OutputRotation, Rotated):
     zero_constraint_freezes: bool = False  # kohya's files
 
     @classmethod
-    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
         """Tell whether the blocks are one layer of rotations; four axes are BOFT's."""
         return "oft_blocks" in tensors and tensors["oft_blocks"].dim() == 3
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from math import sqrt
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,10 @@ from torch import Tensor
 
 from .activation import Bypass, Layer, block_rows, on_inputs
 from .base import Algorithm, columns, flat, precise, stored
+from .config import NO_CONFIG, Config
 from .oft import cayley, change_of_rows, exact
+
+MOST_TERMS = 100  # of a series that ends as soon as the next term is nothing
 
 
 def neumann(skew: Tensor, terms: int) -> Tensor:
@@ -109,6 +113,13 @@ class PackedOFT(InputRotation):
     largest: float | None = None  # COFT: the norm that a block of Q may have
     transposed_convolutions: bool = False  # OneTrainer
 
+    @classmethod
+    def from_config(cls, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return how R is made of Q, and COFT's limit. Raises NetworkFormatError for a series that no training can have had."""
+        terms = config.integer("num_cayley_neumann_terms", 5, least=1, most=MOST_TERMS)
+        limit = config.number("eps", 6e-5) / sqrt(tensors["oft_R.weight"].shape[0]) if config.flag("coft") else None
+        return {"terms": terms if config.flag("use_cayley_neumann", True) else None, "largest": limit}
+
     @property
     def block_size(self) -> int:
         """b from the b(b-1)/2 numbers of a triangle."""
@@ -155,6 +166,11 @@ class InputOFT(InputRotation):
     row_scale: Tensor = stored("oft_s")  # (out, 1)
     largest: float | None = None  # COFT: the norm that a block may have
 
+    @classmethod
+    def from_config(cls, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return COFT's limit."""
+        return half_limit(config, tensors)
+
     @property
     def rank(self) -> int:
         """The block size."""
@@ -185,9 +201,14 @@ class OutputOFT(Algorithm):
     largest: float | None = None  # COFT: the norm that a block may have
 
     @classmethod
-    def detects(cls, tensors: Mapping[str, Tensor]) -> bool:
+    def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
         """Tell whether there are blocks and no row scales."""
         return "oft_r" in tensors and "oft_s" not in tensors
+
+    @classmethod
+    def from_config(cls, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return COFT's limit."""
+        return half_limit(config, tensors)
 
     @property
     def rank(self) -> int:
@@ -227,6 +248,12 @@ class OutputOFT(Algorithm):
         axis = -1 if layer.convolution is None else 1
         edge = (0, beyond) if layer.convolution is None else (0, 0) * (len(layer.shape) - 2) + (0, beyond)
         return Bypass(lambda x, y: turn(x, F.pad(y, edge)).narrow(axis, 0, rows))
+
+
+def half_limit(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return COFT's limit of PEFT <= 0.15, which grew with the blocks."""
+    count, size = tensors["oft_r"].shape[:2]
+    return {"largest": config.number("eps", 6e-5) * size**2 / sqrt(count) if config.flag("coft") else None}
 
 
 def half_cayley(blocks: Tensor, largest: float | None = None) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from ..errors import NetworkFormatError
+from .peft import peft_settings
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_encoder_2", "text_encoder_2": "text_encoder_2",
@@ -51,7 +50,7 @@ class SettingsSource:
             found["alpha_is_cubed_scale"] = True  # LyCORIS multiplies by √dim and saves dim · √dim
         config = self.config(module)
         if config is not None:
-            found.update(_peft(config, module, suffixes))
+            found.update(peft_settings(config, module))
         elif "oft_R.weight" in suffixes and not self.peft:
             found["transposed_convolutions"] = True  # OneTrainer
         return found
@@ -112,47 +111,3 @@ def _json(text: str | None, beside: Path | None = None) -> dict[str, Any]:
 
 def _true(value: str | None) -> bool:
     return str(value).lower() in ("true", "1")
-
-
-def _pattern(config: Mapping[str, Any], name: str, module: str) -> Any:
-    """Return what PEFT's rank_pattern or alpha_pattern says of a module: keys are names' ends or regular expressions."""
-    for pattern, value in (config.get(name) or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        except re.error:
-            continue
-    return None
-
-
-def _peft(config: Mapping[str, Any], module: str, suffixes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    kind = str(config.get("peft_type", "LORA")).upper()
-    module = module.removeprefix("base_model.model.")
-    if kind in ("LORA", "LOHA", "LOKR"):
-        return _peft_scale(config, module)
-    if kind == "IA3" and config.get("feedforward_modules") is not None:
-        names = config["feedforward_modules"]
-        return {"feedforward": bool(re.fullmatch(names, module)) if isinstance(names, str) else any(module.endswith(n) for n in names)}
-    return _peft_oft(config, suffixes) if kind == "OFT" else {}
-
-
-def _peft_scale(config: Mapping[str, Any], module: str) -> dict[str, Any]:
-    alpha, rank = _pattern(config, "alpha_pattern", module), _pattern(config, "rank_pattern", module)
-    alpha = config.get("lora_alpha", config.get("alpha")) if alpha is None else alpha
-    rank = config.get("r") if rank is None else rank
-    if alpha is None or not rank:
-        return {}
-    return {"fixed_scale": alpha / (sqrt(rank) if config.get("use_rslora") else rank)}
-
-
-def _peft_oft(config: Mapping[str, Any], suffixes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "oft_R.weight" in suffixes:
-        neumann = config.get("use_cayley_neumann", True)
-        found["terms"] = int(config.get("num_cayley_neumann_terms", 5)) if neumann else None
-        if config.get("coft"):
-            found["largest"] = float(config.get("eps", 6e-5)) / sqrt(suffixes["oft_R.weight"][0])
-    elif "oft_r" in suffixes and config.get("coft"):
-        count, size = suffixes["oft_r"][:2]
-        found["largest"] = float(config.get("eps", 6e-5)) * size**2 / sqrt(count)
-    return found

@@ -1,0 +1,59 @@
+"""PEFT's adapter_config.json as an algorithm reads it: a value's type and size are checked when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from ..errors import NetworkFormatError, readable
+
+LARGEST = 1e12  # of any number in a config: products with it still are numbers in float32
+
+
+class Config:
+    """What a trainer wrote beside the tensors; empty where it wrote nothing. What is null there is as if it were not there."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values = {key: value for key, value in (values or {}).items() if value is not None}
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """Return a switch. Raises NetworkFormatError for what is none."""
+        return bool(self._checked(key, default, (bool,), "true or false"))
+
+    def number(self, key: str, default: float) -> float:
+        """Return a number. Raises NetworkFormatError for what is none, or of no usual size."""
+        value = self._checked(key, default, (int, float), "a number")
+        if isinstance(value, bool) or not isfinite(value) or abs(value) > LARGEST:
+            raise self._refused(key, "a number of a usual size")
+        return float(value)
+
+    def integer(self, key: str, default: int, least: int = 0, most: int = 1 << 31) -> int:
+        """Return a whole number within bounds. Raises NetworkFormatError for what is none."""
+        value = self._checked(key, default, (int,), "a whole number")
+        if isinstance(value, bool) or not least <= value <= most:
+            raise self._refused(key, f"a whole number from {least} to {most}")
+        return int(value)
+
+    def text(self, key: str, default: str = "") -> str:
+        """Return a word; the empty one for what is true, false or a number, as PEFT's inits may be."""
+        value = self._values.get(key, default)
+        return value if isinstance(value, str) else ""
+
+    def _checked(self, key: str, default: Any, kinds: tuple[type, ...], wanted: str) -> Any:
+        value = self._values.get(key, default)
+        if not isinstance(value, kinds):
+            raise self._refused(key, wanted)
+        return value
+
+    def _refused(self, key: str, wanted: str) -> NetworkFormatError:
+        return NetworkFormatError(f"adapter_config.json says {key} = {readable(repr(self._values.get(key)), 40)}, but {wanted} is expected")
+
+
+NO_CONFIG = Config()

@@ -1,0 +1,68 @@
+"""Patterns out of PEFT's configs mean what PEFT's regular expressions mean, and cost no more than their length times the name's."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib_lycoris.errors import NetworkFormatError
+from lib_lycoris.networks.name_patterns import covers, ends_with
+
+NAMES = [
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+    "down_blocks.0.resnets.0.conv1",
+    "mid_block.attentions.0.proj_in",
+    "to_q",
+    "text_model.encoder.layers.11.self_attn.q_proj",
+    "xto_q",
+]
+PATTERNS = [
+    "to_q", "attn1.to_q", r"down_blocks\.0\.resnets.*", r".*attn\d\.to_k", r"^down_blocks\.0\.resnets\.0\.conv1", r"^down_blocks.*to_q",
+    r"layers\.(1|11)\.self_attn\.(q|k|v)_proj", r"(?:down|mid)_block.*", "attn[12].to_[a-r]", r"\w+\.\d+\.conv1", "conv1$",
+    "to_.", "a*to_q",
+    "[^x]to_q", "", "proj_in|to_q", r"layers.1+.*proj", "layers.?1+?.*q_proj",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_means_what_it_means_in_peft(pattern: str) -> None:
+    for name in NAMES:
+        assert ends_with(pattern, name) == bool(re.match(rf"(.*\.)?({pattern})$", name)), name
+        if pattern:
+            assert covers(pattern, name) == bool(re.fullmatch(pattern, name)), name
+
+
+PARTS = st.sampled_from(["a", "b", ".", r"\.", r"\d", r"\w", "[ab]", "1", "_"])
+ATOMS = st.recursive(
+    PARTS,
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda two: f"({two[0]}|{two[1]})"),
+        st.tuples(inner, st.sampled_from("*+?")).map(lambda two: f"({two[0]}){two[1]}"),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ATOMS, st.text("ab.1_", max_size=8))
+def test_patterns_agree_with_regular_expressions(pattern: str, name: str) -> None:
+    assert ends_with(pattern, name) == bool(re.match(rf"(.*\.)?({pattern})$", name))
+    assert covers(pattern, name) == bool(re.fullmatch(pattern, name))
+
+
+@pytest.mark.parametrize("pattern", [r"(a)\1", "(?=a)", "a{2}", "(", "a)", "**", "[", r"\b", "^a|b", "a" * 501 + "*", "(" * 30 + ")" * 30])
+def test_what_is_not_read_is_refused_by_name(pattern: str) -> None:
+    with pytest.raises(NetworkFormatError, match=r"adapter_config\.json"):
+        ends_with(pattern, "down_blocks.0.to_q")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+b", "(a|a)*b", "(.*)*b", "(a*)*(a*)*(a*)*b"])
+def test_no_pattern_takes_long(pattern: str) -> None:
+    began = time.perf_counter()
+    assert not covers(pattern, "a" * 400 + "c")
+    assert time.perf_counter() - began < 1
