@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command_parser() -> tuple[argparse.ArgumentParser, Any]:
     parser = argparse.ArgumentParser(
-        prog="run.py", description="Networks of the LoRA/LyCORIS family on Stable Diffusion: make images, look into files.",
+        prog=_program(), description="Networks of the LoRA/LyCORIS family on Stable Diffusion: make images, look into files.",
         epilog=f"Without a verb the app opens in the browser. Every verb has its own --help. {TAG_HELP}.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"sd-webui-lycoris {__version__}")
@@ -65,6 +65,12 @@ def command_parser() -> tuple[argparse.ArgumentParser, Any]:
     _add_inspect(verbs.add_parser("inspect", help="tell what a network file is", description="Tell everything about a network file."))
     add_tool_commands(verbs)
     return parser, verbs.choices
+
+
+def _program() -> str:
+    """Return what the user typed to start this: `run.py`, `lycoris` or `python -m lib_lycoris`."""
+    name = Path(sys.argv[0]).name
+    return {"__main__.py": "python -m lib_lycoris", "": "lycoris"}.get(name, name)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -246,5 +252,7 @@ def _open(arguments: argparse.Namespace) -> Any:
     try:
         from .hosts.embedded.host import EmbeddedHost
     except ImportError as error:
-        raise LycorisError(f"the package {error.name} is missing; `python3 run.py` installs what images need") from error
+        raise LycorisError(
+            f"the package {error.name} is missing; `python3 run.py` installs what images need, or: pip install 'sd-webui-lycoris[app]'"
+        ) from error
     return EmbeddedHost.open(arguments.ckpt, arguments.networks, arguments.device, arguments.data_dir)

@@ -29,9 +29,10 @@ MAY_IMPORT = {  # part of the package -> parts it may import; `errors` and itsel
     "hosts": FILES | {"prompt", "patching", "tools.jobs", "tools.files", "demo"},
     "ui": FILES | {"tools", "prompt", "hosts.protocol"},
     "cli": FILES | {"tools", "hosts", "ui", "demo"},
+    "__main__": {"cli"},
     "demo": set(),
     "training": FILES | {"patching", "tools", "hosts.embedded", "hosts.protocol", "demo"},
-    "__init__": FILES | {"patching", "tools"},
+    "__init__": FILES | {"prompt", "patching", "tools"},
 }
 CORE_NEEDS = {"torch", "safetensors", "typing_extensions"}  # the last one comes with torch
 FOREIGN = {  # part -> packages beside the standard library; None: whatever is in no other part's care
@@ -43,6 +44,7 @@ FOREIGN = {  # part -> packages beside the standard library; None: whatever is i
     "patching": CORE_NEEDS,
     "tools": CORE_NEEDS | {"tqdm"},  # the bar of the command line that is built from the declarations
     "cli": CORE_NEEDS | {"tqdm"},
+    "__main__": set(),
     "__init__": CORE_NEEDS,
     "demo": set(),
     "training": None,

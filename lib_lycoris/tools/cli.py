@@ -14,10 +14,10 @@ from types import FrameType
 from typing import Any
 
 from ..errors import ToolError
-from . import VERBS, tools_of
 from .declaration import Option, Tool
-from .jobs.progress import Progress, State
-from .jobs.validation import missing, options_for
+from .jobs.progress import Progress, ProgressState
+from .registry import VERBS, tools_of
+from .validation import missing, typed, validated
 
 FAILED_CHECK = 1  # exit code of a verification that found a difference
 OWN = ("run", "verb", "json", "dry_run", "recipe", "quiet")  # what every verb has beside its tool's options
@@ -25,7 +25,7 @@ OWN = ("run", "verb", "json", "dry_run", "recipe", "quiet")  # what every verb h
 
 def add_tool_commands(subparsers: Any) -> None:
     """Add a verb for every tool to argparse's subparsers; each sets ``run`` to what runs it."""
-    for verb, (summary, _) in VERBS.items():
+    for verb, summary in VERBS.items():
         parser = subparsers.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
         parser.parse_known_args = _filled_first(parser, verb)
 
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = [given] if arguments.recipe is None else read_jobs(arguments.recipe, given, tools)
     chosen = [(choose(tools, job), job) for job in jobs]
     # all of them are looked at before the first one runs
-    ready = [(tool, options_for(tool, job, _note, "; see --help")) for tool, job in chosen]
+    ready = [(tool, validated(tool, job, _note, "; see --help")) for tool, job in chosen]
     reports, code = [], 0
     with _terminable():
         for tool, options in ready:
@@ -153,16 +153,17 @@ def _read_value(recipe: Path, option: Option | None, value: Any) -> Any:
     """Return a value of a recipe as the option has it: paths from the recipe's folder on."""
     if option is None or value is None:
         return value
-    if isinstance(value, list):
-        return [_read_value(recipe, option, item) for item in value]
-    wanted = (int, float) if option.type is float else (str,) if option.type is Path else (option.type,)
-    if not isinstance(value, wanted):
-        raise ToolError(f"{recipe.name}: {option.name} is {value!r}, but a value of the kind {option.type.__name__} is expected")
-    return recipe.parent / str(value) if option.type is Path else value
+    try:
+        found = typed(option, value)
+    except ToolError as error:
+        raise ToolError(f"{recipe.name}: {error}") from error
+    if option.type is not Path:
+        return found
+    return [recipe.parent / path for path in found] if isinstance(found, list) else recipe.parent / found
 
 
 @contextmanager
-def _bar(hidden: bool) -> Iterator[Callable[[State], None] | None]:
+def _bar(hidden: bool) -> Iterator[Callable[[ProgressState], None] | None]:
     """Give a progress callback that draws a bar with the rate and the time left."""
     try:
         from tqdm import tqdm
@@ -173,7 +174,7 @@ def _bar(hidden: bool) -> Iterator[Callable[[State], None] | None]:
         return
     bars: list[Any] = []
 
-    def show(state: State) -> None:
+    def show(state: ProgressState) -> None:
         if not bars or bars[-1].total != state.total or state.step < bars[-1].n:
             for bar in bars:
                 bar.close()

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
+from .jobs.progress import Progress
+from .validation import validated
+
+FilePath = Union[str, Path]
+Files = Union[FilePath, Sequence[FilePath]]
+Numbers = Union[float, Sequence[float]]  # one for each network
+Counts = Union[int, Sequence[int]]
+Texts = Union[str, Sequence[str]]
 Kind = Literal["value", "network", "networks", "checkpoint", "output", "file", "folder"]
 Makes = Literal["network", "networks", "checkpoint", "file"]  # networks: several, with a number behind the name
 
@@ -63,19 +71,32 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool. ``run(progress=..., **options)`` and ``plan(**options)`` take the options by their names and hold no state."""
+    """A tool: a pure function, what it would do, and the declaration of its options, which whoever calls is held to."""
 
     name: str  # merge
     pretty: str  # Merge
     summary: str  # one line
-    run: Callable[..., Result]
-    plan: Callable[..., Plan]
+    function: Callable[..., Result]  # takes the options by their names, and progress
+    planner: Callable[..., Plan]  # takes the options by their names
     options: tuple[Option, ...] = field(default=())
     verb: str = ""  # on the command line, where two tools share one; the name when empty
+
+    def run(self, progress: Progress | None = None, **options: Any) -> Result:
+        """Do it. Raises ToolError for an option that is unknown or wrong before anything is read, LycorisError for what cannot be done."""
+        return self.function(progress=progress or Progress(), **validated(self, options))
+
+    def plan(self, **options: Any) -> Plan:
+        """Tell what :meth:`run` would do with these options, without doing it; raises what it would raise."""
+        return self.planner(**validated(self, options))
 
     def defaults(self) -> dict[str, Any]:
         """Return the default of every option that means something here."""
         return {o.name: o.default for o in self.options if not (o.ignored or o.refused)}
+
+
+def options_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options among the arguments that a tool's function was called with."""
+    return {name: value for name, value in arguments.items() if name != "progress"}
 
 
 MODELS = Option("models", "network files", Path, nargs="+", required=True, kind="networks")

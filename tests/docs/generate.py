@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lib_lycoris.tools import VERBS, tools_of
 from lib_lycoris.tools.declaration import Option
 from lib_lycoris.tools.guidance.tables import as_markdown
+from lib_lycoris.tools.registry import VERBS, tools_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -23,7 +23,7 @@ def guidance() -> str:
 
 def options() -> str:
     """Return a table of options for each verb that is a tool."""
-    return "\n".join(verb_options(verb, summary) for verb, (summary, _) in VERBS.items())
+    return "\n".join(verb_options(verb, summary) for verb, summary in VERBS.items())
 
 
 def verb_options(verb: str, summary: str) -> str:

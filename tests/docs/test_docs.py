@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib_lycoris.cli import command_parser
-from lib_lycoris.tools import VERBS
+from lib_lycoris.tools.registry import VERBS
 from run import suite_options
 from tests.docs.generate import DOCS, filled, pages
 

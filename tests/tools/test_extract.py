@@ -360,7 +360,7 @@ def test_nothing_is_left_behind_by_a_run_that_ends_early(base: Path, tmp_path: P
         extract.run(model_org=base, model_tuned=base, save_to=out)
     progress = Progress(lambda state: progress.cancel() if state.step else None)
     with pytest.raises(Cancelled):
-        extract.run(progress, model_org=base, model_tuned=tuned, save_to=out)
+        extract.run(progress=progress, model_org=base, model_tuned=tuned, save_to=out)
     with pytest.raises(ToolError, match="is an input"):
         extract.run(model_org=base, model_tuned=tuned, save_to=tuned)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base.safetensors", "tuned.safetensors"]

@@ -23,13 +23,13 @@ from lib_lycoris.cli import main
 from lib_lycoris.errors import LycorisError, ModelMismatchError, ToolError
 from lib_lycoris.networks import load
 from lib_lycoris.prompt import Presets, parse_tag, resolve
-from lib_lycoris.tools import VERBS, tools_of
 from lib_lycoris.tools.files import output
 from lib_lycoris.tools.files.checkpoint import open_checkpoint
 from lib_lycoris.tools.files.metadata import kohya_hashes
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.merge import undo, verify
+from lib_lycoris.tools.registry import VERBS, tools_of
 from lib_lycoris.tools.reshape import bake, prune, split
 from tests.corpus_loader import apply as live
 

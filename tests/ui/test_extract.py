@@ -231,7 +231,7 @@ def test_a_stopped_measurement_leaves_nothing(context: PageContext, tmp_path: Pa
     progress = Progress()
     progress.cancel()
     with pytest.raises(Cancelled):
-        measure.run(progress, **files_of(context), save_to=tmp_path / "s.safetensors")
+        measure.run(progress=progress, **files_of(context), save_to=tmp_path / "s.safetensors")
     assert not list(tmp_path.glob("*.safetensors*")) and not list(tmp_path.glob(".*part"))
 
 

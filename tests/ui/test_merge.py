@@ -19,7 +19,7 @@ from lib_lycoris.hosts.embedded.files import FolderStore, open_shelf, use_checkp
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.models import load_model
 from lib_lycoris.hosts.protocol import GenerationRequest
-from lib_lycoris.tools.jobs.progress import State
+from lib_lycoris.tools.jobs.progress import ProgressState
 from lib_lycoris.tools.jobs.queue import Job, Jobs
 from lib_lycoris.tools.merge.norms import shares
 from lib_lycoris.ui.context import PageContext, fits
@@ -349,9 +349,9 @@ def test_options_have_fields_of_their_kind(context: PageContext) -> None:
 
 
 def test_progress_is_told_in_words() -> None:
-    assert words(State(2_000_000, 8_000_000, "merging", "B", 2.0)) == "merging - 2 of 8 MB - 1 MB/s - 6 s left"
-    assert words(State(3, 12, "style", "modules", 1.5)) == "style - 3 of 12 modules - 2.0 modules/s - 4 s left"
-    assert words(State(0, 0, "reading", "steps", 1.0)) == "reading"
+    assert words(ProgressState(2_000_000, 8_000_000, "merging", "B", 2.0)) == "merging - 2 of 8 MB - 1 MB/s - 6 s left"
+    assert words(ProgressState(3, 12, "style", "modules", 1.5)) == "style - 3 of 12 modules - 2.0 modules/s - 4 s left"
+    assert words(ProgressState(0, 0, "reading", "steps", 1.0)) == "reading"
     assert [duration(s) for s in (4.4, 89, 600, 7200)] == ["4 s", "89 s", "10 min", "2.0 h"]
 
 

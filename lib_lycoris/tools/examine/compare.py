@@ -12,7 +12,7 @@ from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ...models import block_of
 from ...networks import Network, load
-from ..declaration import MODELS, Option, Plan, Result, Tool, as_list
+from ..declaration import MODELS, FilePath, Files, Option, Plan, Result, Tool, as_list, options_of
 from ..extract.difference import Reader
 from ..files.checkpoint import open_checkpoint
 from ..files.network_file import patches
@@ -24,9 +24,17 @@ CLASH = 0.3  # |cosine| from which two networks are said to reinforce or to weak
 REST = "-"  # what no block holds
 
 
-def run(progress: Progress | None = None, **options: Any) -> Result:
-    """Compare networks (or describe one). Raises ToolError, ModelMismatchError; see TOOL for the options."""
-    progress = progress or Progress()
+def run(models: Files, base_model: FilePath | None = None, *, progress: Progress | None = None) -> Result:
+    """Compare networks, or describe one: norms by block, singular values of every layer, and cosine and overlap of every pair.
+
+    Raises:
+        ModelMismatchError: the networks are for different base models.
+        NetworkFormatError: a file cannot be read.
+    """
+    return _run(progress or Progress(), options_of(locals()))
+
+
+def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     networks, weights, base = _understand(options)
     spectra: list[dict[str, Spectrum]] = []
     missing: list[list[str]] = []
@@ -159,6 +167,6 @@ def _text(report: Mapping[str, Any]) -> str:
 
 
 TOOL = Tool(
-    "compare", "Compare", "spectra, sizes by block and overlap of networks", run, plan,
+    "compare", "Compare", "compare networks: sizes by block, spectra, overlap", run, plan,
     (MODELS, Option("base_model", "the checkpoint, for sizes relative to its weights", Path, kind="checkpoint")),
 )  # fmt: skip

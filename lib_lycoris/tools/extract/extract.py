@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ..declaration import Plan, Result, Tool
+from ..declaration import FilePath, Plan, Result, Tool, options_of
 from ..files.growing import GrowingFile, header_room
 from ..files.naming import Named, select, to_dtype
 from ..files.output import refuse_inputs, require_space
@@ -33,9 +33,25 @@ BUDGET_RANKS = 128  # per module at most, where a file size decides
 SECONDS = 1.2e-8  # for a number of the models, on one core
 
 
-def run(progress: Progress | None = None, **options: Any) -> Result:
-    """Extract a network. Raises ToolError, ModelMismatchError; see TOOL for the options."""
-    progress = progress or Progress()
+def run(
+    model_org: FilePath, model_tuned: FilePath, save_to: FilePath, *, algorithm: str = "locon", dim: int | None = None,
+    conv_dim: int | None = None, rule: str = "fixed", value: float = 0.0, conv_value: float | None = None, size: float | None = None,
+    factor: int = -1, lokr_rank: int | None = None, block: int = 32, style: str = "kohya", save_precision: str = "fp16",
+    embeddings: bool = False, text_encoder: bool = True, device: str = "cpu", progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Extract the difference of two checkpoints as a network: ΔW = W_tuned - W_org, layer by layer, in the algorithm asked for.
+
+    The report holds rank and relative error ‖ΔW - kept‖ / ‖ΔW‖ of every layer and of the whole, and what was left out with the reason.
+
+    Raises:
+        ToolError: an option is wrong, the checkpoints are equal, or the disk is full.
+        ModelMismatchError: the checkpoints are of different base models.
+        NetworkFormatError: a file cannot be read.
+    """
+    return _extract(progress or Progress(), options_of(locals()))
+
+
+def _extract(progress: Progress, options: Mapping[str, Any]) -> Result:
     started = time.monotonic()
     request = understand(options)
     save_to = Path(options["save_to"])
@@ -186,4 +202,4 @@ def _bytes(request: ExtractOptions, targets: Sequence[Target]) -> int:
     return numbers * width + 500 * len(targets)
 
 
-TOOL = Tool("extract", "Extract", "two checkpoints -> the network that makes one of the other", run, plan, OPTIONS)
+TOOL = Tool("extract", "Extract", "extract the difference of two checkpoints as a network", run, plan, OPTIONS)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ...networks.reader import open_file
-from ..declaration import DEVICE, Option, Plan, Result, Tool
+from ..declaration import DEVICE, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.naming import select
 from ..files.output import Output, refuse_inputs, require_space
 from ..jobs.progress import Progress
@@ -39,9 +39,22 @@ PLAIN = ("name", "shape", "factorised", "text", "longest", "keys", "energy", "wh
 KEPT = 24  # files that a cache folder keeps
 
 
-def run(progress: Progress | None = None, **options: Any) -> Result:
-    """Measure a difference. Raises ToolError, ModelMismatchError; see TOOL for the options."""
-    progress, started = progress or Progress(), time.monotonic()
+def run(
+    model_org: FilePath, model_tuned: FilePath, save_to: FilePath | None = None, *, style: str = "kohya", whole: bool = False,
+    device: str = "cpu", progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Measure the difference of two checkpoints: the report's `curve` has size in bytes and relative error of an extraction by rank.
+
+    Raises:
+        ToolError: an option is wrong.
+        ModelMismatchError: the checkpoints are of different base models.
+        NetworkFormatError: a file cannot be read.
+    """
+    return _run(progress or Progress(), options_of(locals()))
+
+
+def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
+    started = time.monotonic()
     request = _understand(options)
     save_to = None if options.get("save_to") is None else Path(options["save_to"])
     if save_to is not None:
@@ -95,7 +108,8 @@ def measure(request: ExtractOptions, whole: bool = False, progress: Progress | N
     finally:
         base.close()
         tuned.close()
-    notes = len(json.dumps(metadata(request.base, request.tuned, {}, ())))
+    recorded = {option.name: option.default for option in OPTIONS}
+    notes = len(json.dumps(metadata(request.base, request.tuned, recorded, ())))
     return Spectra(tuple(layers), request.tuned.base.family, notes, whole)
 
 
@@ -187,7 +201,7 @@ def tidy(folder: Path) -> None:
 
 _SHARED = tuple(o for o in OPTIONS if o.name in ("model_org", "model_tuned", "style"))
 TOOL = Tool(
-    "measure", "Measure a difference", "two checkpoints -> how large a network of their difference is, and how exact", run, plan,
+    "measure", "Measure a difference", "measure how large and how exact an extraction would be, rank by rank", run, plan,
     (
         *_SHARED,
         Option("save_to", "keep the singular values in this file", Path, kind="output", makes="file"),

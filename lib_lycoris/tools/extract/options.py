@@ -22,6 +22,7 @@ from ..linalg.ranks import RULES, Rule
 NORMS = ("LayerNorm", "GroupNorm")
 LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "MultiheadAttention")
 MIB = 1 << 20
+DIM = 32  # of an extraction that says nothing else
 
 OPTIONS = (
     Option("model_org", "the checkpoint that the tuned one was made from", Path, required=True, kind="checkpoint"),
@@ -31,7 +32,7 @@ OPTIONS = (
         "algorithm", "what the network is made of; auto: for each module what keeps most in the room of the LoRA",
         default="locon", choices=ALGORITHMS,
     ),
-    Option("dim", "rank of linear and 1x1 layers, or the largest that the rule may choose", int, default=32),
+    Option("dim", "rank of linear and 1x1 layers, or the largest that the rule may choose (default: 32, or as the size allows)", int),
     Option("conv_dim", "rank of convolutions (default: dim; with lora: convolutions are left out)", int),
     Option("rule", "how the rank is chosen up to dim", default="fixed", choices=RULES),
     Option("value", "the rule's value", float, default=0.0),
@@ -90,14 +91,15 @@ def understand(options: Mapping[str, Any]) -> ExtractOptions:
     algorithm = given["algorithm"]
     if algorithm not in ALGORITHMS:
         raise ToolError(f'"{algorithm}" is no algorithm to extract to; there are {", ".join(ALGORITHMS)}')
-    conv_dim = given["conv_dim"] if given["conv_dim"] is not None or algorithm == "lora" else given["dim"]
+    dim = DIM if given["dim"] is None and given["size"] is None else given["dim"]
+    conv_dim = given["conv_dim"] if given["conv_dim"] is not None or algorithm == "lora" else dim
     size = None if given["size"] is None else int(given["size"] * MIB)
     if size is not None and algorithm not in ("lora", "locon"):
         raise ToolError(f"--size shares out the ranks of a LoRA; {algorithm} has none, use --algorithm lora or locon")
     more = {"factor": given["factor"], "lokr_rank": given["lokr_rank"], "block": given["block"]}
     value = given["value"]
     conv_value = value if given["conv_value"] is None else given["conv_value"]
-    linear = Wanted(algorithm, Rule(given["rule"], value, _positive(given["dim"])), **more)
+    linear = Wanted(algorithm, Rule(given["rule"], value, _positive(dim)), **more)
     conv = Wanted(algorithm, Rule(given["rule"], conv_value, _positive(conv_dim)), **more) if conv_dim else None
     base, tuned = open_checkpoint(given["model_org"]), open_checkpoint(given["model_tuned"])
     if base.base.family != tuned.base.family:

@@ -15,7 +15,7 @@ class Cancelled(ToolError):
 
 
 @dataclass(frozen=True)
-class State:
+class ProgressState:
     """One moment of a run."""
 
     step: int
@@ -38,7 +38,7 @@ class State:
 class Progress:
     """Reports a run's stages to a callback, and raises Cancelled in the run when :meth:`cancel` was called by any thread."""
 
-    def __init__(self, callback: Callable[[State], None] | None = None) -> None:
+    def __init__(self, callback: Callable[[ProgressState], None] | None = None) -> None:
         self._callback = callback
         self._stop = threading.Event()
         self._began = time.monotonic()
@@ -71,9 +71,9 @@ class Progress:
             raise Cancelled("stopped; nothing was written")
 
     @property
-    def state(self) -> State:
+    def state(self) -> ProgressState:
         """The run as it is now."""
-        return State(self.step, self.total, self.text, self.unit, time.monotonic() - self._began)
+        return ProgressState(self.step, self.total, self.text, self.unit, time.monotonic() - self._began)
 
     def _tell(self) -> None:
         self.check()

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from ...errors import LycorisError, ToolError
 from ..declaration import Result, Tool
-from .progress import Cancelled, Progress, State
-from .validation import checked
+from ..validation import validated
+from .progress import Cancelled, Progress, ProgressState
 
 Status = Literal["waiting", "running", "done", "failed", "cancelled"]
 KEPT = 50  # finished jobs whose results can still be asked for
@@ -32,7 +32,7 @@ class Job:
         self.owner = owner  # the page that started it
         self.notes = notes  # sentences on options that have no meaning here
         self.status: Status = "waiting"
-        self.progress: State | None = None
+        self.progress: ProgressState | None = None
         self.result: Result | None = None
         self.error = ""  # a sentence
         self.created = time.time()
@@ -80,7 +80,7 @@ class Job:
         else:
             self._end("done")
 
-    def _tell(self, state: State) -> None:
+    def _tell(self, state: ProgressState) -> None:
         self.progress = state
 
     def _end(self, status: Status, error: str = "") -> None:
@@ -122,7 +122,7 @@ class Jobs:
         """Put a run of a tool in the queue. Raises ToolError for options that its declaration does not allow."""
         tool = self.tool(tool_name)
         notes: list[str] = []
-        job = Job(tool, checked(tool, options, notes.append), owner, tuple(notes))
+        job = Job(tool, validated(tool, options, notes.append), owner, tuple(notes))
         with self._lock:
             self._jobs[job.id] = job
             self._forget_old()

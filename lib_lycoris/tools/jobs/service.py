@@ -10,9 +10,9 @@ from typing import Any
 from ...errors import LycorisError, ToolError
 from ..declaration import Option, Tool
 from ..files.store import FileStore
+from ..validation import typed
 from .places import SUFFIX, Taken, free_for_several, known_file, new_file
 from .queue import Job, Jobs, NoSuchThing
-from .validation import typed
 
 FILES = (".undo", ".json")  # what a file that is neither network nor checkpoint may be called
 TYPES = {int: "integer", float: "number", bool: "boolean"}

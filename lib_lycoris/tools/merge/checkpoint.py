@@ -19,10 +19,16 @@ from ..declaration import (
     PER_NETWORK,
     SAVE_PRECISION,
     SAVE_TO,
+    Counts,
+    FilePath,
+    Files,
+    Numbers,
     Option,
     Plan,
     Result,
+    Texts,
     Tool,
+    options_of,
 )  # fmt: skip
 from ..files.ahead import workers
 from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
@@ -142,9 +148,26 @@ def _layout(
     return lay_out(source, mine, made, metadata)
 
 
-def run(progress: Progress | None = None, **options: Any) -> Result:
-    """Merge networks into a checkpoint and write it; options as declared in TOOL."""
-    progress = progress or Progress()
+def run(
+    sd_model: FilePath, models: Files, save_to: FilePath, *, ratios: Numbers | None = None, te: Numbers | None = None,
+    te2: Numbers | None = None, unet: Numbers | None = None, lbw: Texts | None = None, lbwe: Texts | None = None,
+    dyn: Counts | None = None, save_precision: str | None = None, device: str = "cpu", undo_file: FilePath | None = None,
+    no_hash: bool = False, no_metadata: bool = False, seed: int = 0, progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Merge networks into a checkpoint: W' = round(W + Σ s · ΔW(W)), all from the same W, summed in float32, rounded once.
+
+    Options of each network take one value for each of `models`, in their order. The report lists the keys that no tensor of the checkpoint
+    takes (`unmatched`), and what changed (`changed_tensors`, `bytes`, `seconds`).
+
+    Raises:
+        ToolError: an option is wrong, nothing would change, a value does not fit into the dtype, or the disk is full.
+        ModelMismatchError: a network fits no tensor of the checkpoint.
+        NetworkFormatError: a file cannot be read.
+    """
+    return _merge(progress or Progress(), options_of(locals()))
+
+
+def _merge(progress: Progress, options: Mapping[str, Any]) -> Result:
     began = time.monotonic()
     digest = None
     with one_thread_each():
@@ -230,7 +253,7 @@ def as_options(item: NetworkOptions) -> dict[str, Any]:
 
 
 TOOL = Tool(
-    "merge", "Merge into a checkpoint", "put networks into a checkpoint for good", run, plan,
+    "merge", "Merge into a checkpoint", "merge networks into a checkpoint", run, plan,
     (
         Option("sd_model", "the checkpoint: .safetensors, .ckpt or a diffusers folder", Path, required=True, kind="checkpoint"),
         MODELS, *PER_NETWORK,

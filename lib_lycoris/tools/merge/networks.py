@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ...errors import ToolError
-from ..declaration import Plan, Result, Tool
+from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
 from ..files.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
 from ..files.growing import GrowingFile, header_room
 from ..files.metadata import base_entry, make_recipe, network_entry, triggers
@@ -48,9 +48,28 @@ class Merged:
     modules: Modules
 
 
-def run(progress: Progress | None = None, **options: Any) -> Result:
-    """Merge networks into one. Raises ToolError, ModelMismatchError; see TOOL for the options."""
-    progress, started = progress or Progress(), time.monotonic()
+def run(
+    models: Files, save_to: FilePath, *, ratios: Numbers | None = None, te: Numbers | None = None, te2: Numbers | None = None,
+    unet: Numbers | None = None, lbw: Texts | None = None, lbwe: Texts | None = None, base_model: FilePath | None = None,
+    dim: int | None = None, conv_dim: int | None = None, rule: str = "fixed", value: float = 0.0, size: float | None = None,
+    method: str = "sum", density: float = 0.5, seed: int = 0, style: str | None = None, save_precision: str | None = None,
+    device: str = "cpu", progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Merge networks into one, ΔW = Σ s · ΔW_i: exactly, or the nearest of a rank (`dim`), an energy (`rule`) or a file size.
+
+    Options of each network take one value for each of `models`, in their order. The report holds rank and relative error of every layer
+    (`modules`), of the whole (`error`), and the keys that were left out (`skipped`).
+
+    Raises:
+        ToolError: an option is wrong, nothing is left, or a change depends on base weights and `base_model` is not given.
+        ModelMismatchError: the networks are for different base models.
+        NetworkFormatError: a file cannot be read.
+    """
+    return _run(progress or Progress(), options_of(locals()))
+
+
+def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
+    started = time.monotonic()
     request = understand(options, progress)
     save_to = Path(options["save_to"])
     refuse_inputs(save_to, [item.path for item in request.asked])
@@ -263,5 +282,5 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
 
 
 TOOL = Tool(
-    "networks_merge", "Merge networks", "networks -> one network that does what all of them do together", run, plan, OPTIONS, verb="merge"
+    "networks_merge", "Merge networks", "merge several networks into one", run, plan, OPTIONS, verb="merge"
 )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import NetworkFormatError, ToolError
 from ...networks.dtypes import BYTES
 from ...networks.header import TensorInfo, parse
-from ..declaration import SAVE_TO, Option, Plan, Result, Tool
+from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
 from ..files.folder import OutputFolder, copy_other_files
 from ..files.output import Output, refuse_inputs, require_space
@@ -33,8 +33,13 @@ def prepare(merged: Path | str, undo_file: Path | str, save_to: Path | str) -> t
     return checkpoint, undo
 
 
-def run(merged: Path | str, undo_file: Path | str, save_to: Path | str, progress: Progress | None = None) -> Result:
-    """Restore the checkpoint that a merge started from. Raises ToolError, and writes nothing, when it does not come out to the byte."""
+def run(merged: FilePath, undo_file: FilePath, save_to: FilePath, *, progress: Progress | None = None) -> Result:
+    """Restore the checkpoint that a merge started from, to the byte.
+
+    Raises:
+        ToolError: the files do not belong together, or the result would not be the original; nothing is written then.
+        NetworkFormatError: a file cannot be read.
+    """
     progress, began, target = progress or Progress(), time.monotonic(), Path(save_to)
     checkpoint, undo = prepare(merged, undo_file, save_to)
     size = sum(source.path.stat().st_size for source in checkpoint.sources)

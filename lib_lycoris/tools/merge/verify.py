@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks.hashes import CHUNK, sha256
-from ..declaration import DEVICE, Option, Plan, Result, Tool
+from ..declaration import DEVICE, FilePath, Files, Option, Plan, Result, Tool, options_of
 from ..files.ahead import Ahead, workers
 from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
 from ..files.metadata import header_hash, read_recipe
@@ -81,9 +81,21 @@ def _is(path: Path, entry: Mapping[str, Any]) -> bool:
     return sha256(path) == entry["sha256"] if "sha256" in entry else header_hash(path) == entry["header_sha256"]
 
 
-def run(progress: Progress | None = None, **options: Any) -> Result:
-    """Compute a merge again and compare; the report's "identical" says whether every byte is what it should be."""
-    progress, began = progress or Progress(), time.monotonic()
+def run(
+    merged: FilePath, sd_model: FilePath | None = None, models: Files = (), folders: Files = (), *, device: str = "cpu",
+    progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Recompute a merged checkpoint from its recipe and compare it bit by bit; the report's `identical` is the answer.
+
+    Raises:
+        ToolError: the file holds no recipe, or an input that the recipe names is not found or is another file.
+        NetworkFormatError: a file cannot be read.
+    """
+    return _run(progress or Progress(), options_of(locals()))
+
+
+def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
+    began = time.monotonic()
     check = prepare(progress=progress, **options)
     written = _as_written(check, progress)
     differing, largest = _compare(check, progress)
@@ -183,7 +195,7 @@ def plan(**options: Any) -> Plan:
 
 
 TOOL = Tool(
-    "verify", "Verify a merge", "compute a merged checkpoint again from its recipe and compare it bit by bit", run, plan,
+    "verify", "Verify a merge", "recompute a merged checkpoint from its recipe and compare it bit by bit", run, plan,
     (
         Option("merged", "the merged checkpoint", Path, flag="merged", required=True, kind="checkpoint"),
         Option("sd_model", "the checkpoint that was merged into (default: beside the merged one)", Path, kind="checkpoint"),

@@ -19,7 +19,7 @@ from ...errors import ToolError
 from ...models import split_parameter
 from ...networks import Network, load
 from ...networks.hashes import sha256
-from ..declaration import PER_NETWORK, SAVE_PRECISION, SAVE_TO, Option, Plan, Result, Tool
+from ..declaration import PER_NETWORK, SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
 from ..files.network_output import NetworkFile, open_network, precision, save_network
@@ -28,12 +28,18 @@ from ..merge.strengths import NetworkOptions, asked
 
 
 def run(
-    model: Path | str, save_to: Path | str, ratio: float | None = None, sd_model: Path | str | None = None,
-    save_precision: str | None = None, seed: int = 0, progress: Progress | None = None, **strengths: Any,
+    model: FilePath, save_to: FilePath, *, ratio: float | None = None, te: float | None = None, te2: float | None = None,
+    unet: float | None = None, lbw: str | None = None, lbwe: str | None = None, sd_model: FilePath | None = None,
+    save_precision: str | None = None, seed: int = 0, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
-    """Write a network with its strengths in it; strengths: te, te2, unet, lbw, lbwe. Raises ToolError when that has no exact form."""
+    """Write strengths and block weights into a network file: at strength 1 it then does what the old one did with them.
+
+    Raises:
+        ToolError: an option is wrong, or a change has no exact form without the base model (`sd_model`).
+        NetworkFormatError: a file cannot be read.
+    """
     progress, began = progress or Progress(), time.monotonic()
-    item, opened, network, checkpoint = _open(model, ratio, sd_model, strengths)
+    item, opened, network, checkpoint = _open(model, ratio, sd_model, {"te": te, "te2": te2, "unet": unet, "lbw": lbw, "lbwe": lbwe})
     by_module = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
     dtype = precision(save_precision)

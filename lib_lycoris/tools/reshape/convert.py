@@ -21,7 +21,7 @@ from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import BaseModel, with_part
 from ...networks import Network, load
-from ..declaration import SAVE_TO, Option, Plan, Result, Tool
+from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..extract.difference import Reader
 from ..files.checkpoint import open_checkpoint
 from ..files.compose import WHOLE, Modules, dense_modules, is_direct, join, lora_modules, names_of
@@ -65,9 +65,23 @@ class Converted:
     modules: Modules
 
 
-def run(progress: Progress | None = None, **options: Any) -> Result:
-    """Convert a network. Raises ToolError; see TOOL for the options."""
-    progress, started = progress or Progress(), time.monotonic()
+def run(
+    model: FilePath, save_to: FilePath, *, style: str | None = None, algorithm: str = "keep", base_model: FilePath | None = None,
+    dim: int | None = None, rule: str = "fixed", value: float = 0.0, save_precision: str | None = None, progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Rename a network's keys, change its precision, or turn it into a plain LoRA; what it does stays the same.
+
+    The report lists what had to be cut to a rank with its relative error (`lossy`), and the keys that were left out (`skipped`).
+
+    Raises:
+        ToolError: an option is wrong, or a change depends on base weights and `base_model` is not given.
+        NetworkFormatError: the file cannot be read.
+    """
+    return _run(progress or Progress(), options_of(locals()))
+
+
+def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
+    started = time.monotonic()
     request = _understand(options)
     path, save_to = Path(options["model"]), Path(options["save_to"])
     refuse_inputs(save_to, [path])
@@ -270,7 +284,7 @@ def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted]
 
 
 TOOL = Tool(
-    "convert", "Convert", "a network under other names, in another dtype or as a plain LoRA", run, plan,
+    "convert", "Convert", "rename keys, change precision, or turn any network into a plain LoRA", run, plan,
     (
         Option("model", "the network file", Path, required=True, kind="network"),
         SAVE_TO,

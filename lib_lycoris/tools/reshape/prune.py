@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...networks.hashes import sha256
-from ..declaration import SAVE_PRECISION, SAVE_TO, Option, Plan, Result, Tool
+from ..declaration import SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.metadata import cast, describe, make_recipe
 from ..files.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
@@ -21,8 +21,13 @@ def dead_modules(opened: NetworkFile) -> list[str]:
     return found
 
 
-def run(model: Path | str, save_to: Path | str, save_precision: str | None = None, progress: Progress | None = None) -> Result:
-    """Write a network without its dead modules; everything else stays as it is."""
+def run(model: FilePath, save_to: FilePath, *, save_precision: str | None = None, progress: Progress | None = None) -> Result:
+    """Leave out the modules of a network that change nothing; everything else stays as it is.
+
+    Raises:
+        ToolError: an option is wrong, or the disk is full.
+        NetworkFormatError: the file cannot be read.
+    """
     progress, dtype = progress or Progress(), precision(save_precision)
     opened = open_network(model)
     progress.start(2, "pruning")

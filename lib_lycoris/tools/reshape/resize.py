@@ -21,7 +21,7 @@ from torch import Tensor
 from ... import models
 from ...errors import ToolError
 from ...networks import Network, load
-from ..declaration import IGNORED_KOHYA, SAVE_TO, Option, Plan, Result, Tool
+from ..declaration import IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.checkpoint import open_checkpoint
 from ..files.growing import GrowingFile, dtype_of, header_room
 from ..files.metadata import describe, make_recipe
@@ -64,9 +64,25 @@ class ResizeOptions:
     dtype: torch.dtype
 
 
-def run(progress: Progress | None = None, **options: Any) -> Result:
-    """Resize a network. Raises ToolError; see TOOL for the options."""
-    progress, started = progress or Progress(), time.monotonic()
+def run(
+    model: FilePath, save_to: FilePath, *, new_rank: int | None = None, new_conv_rank: int | None = None,
+    dynamic_method: str | None = None, dynamic_param: float | None = None, size: float | None = None,
+    module_ranks: FilePath | None = None, base_model: FilePath | None = None, save_precision: str | None = None,
+    progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Make a network smaller by lowering its rank, to a rank, a share of the singular values (`dynamic_method`) or a file size.
+
+    The report holds old and new rank and relative error of every layer, and what has no ranks and stays as it is (`kept`).
+
+    Raises:
+        ToolError: an option is wrong, or nothing says how large the network shall be.
+        NetworkFormatError: the file cannot be read.
+    """
+    return _run(progress or Progress(), options_of(locals()))
+
+
+def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
+    started = time.monotonic()
     request = _understand(options)
     path, save_to = Path(options["model"]), Path(options["save_to"])
     refuse_inputs(save_to, [path])
@@ -252,7 +268,7 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Resized], before:
 
 
 TOOL = Tool(
-    "resize", "Resize", "a network with fewer ranks", run, plan,
+    "resize", "Resize", "make a network smaller by lowering its rank", run, plan,
     (
         Option("model", "the network file", Path, required=True, kind="network"),
         SAVE_TO,

@@ -12,20 +12,25 @@ from torch import Tensor
 from ...algorithms import Algorithm
 from ...errors import ToolError
 from ...networks.hashes import sha256
-from ..declaration import SAVE_PRECISION, SAVE_TO, Option, Plan, Result, Tool
+from ..declaration import SAVE_PRECISION, SAVE_TO, Counts, FilePath, Option, Plan, Result, Tool, as_list
 from ..files.metadata import cast, describe, make_recipe, rank_facts
 from ..files.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
 
 
 def run(
-    model: Path | str, save_to: Path | str, unit: int | None = None, ranks: Sequence[int] = (), alpha: str = "scale",
+    model: FilePath, save_to: FilePath, *, unit: int | None = None, ranks: Counts = (), alpha: str = "scale",
     save_precision: str | None = None, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
-    """Write a network for every rank; save_to's name gets the rank, as in style-0004.safetensors. Raises ToolError."""
+    """Cut a DyLoRA into a network for every rank; the rank is added to `save_to`'s name, as in style-0004.safetensors.
+
+    Raises:
+        ToolError: an option is wrong, or the network does not have these ranks.
+        NetworkFormatError: the file cannot be read.
+    """
     progress, dtype = progress or Progress(), precision(save_precision)
     opened = open_network(model)
-    wanted = which_ranks(opened, unit, ranks)
+    wanted = which_ranks(opened, unit, as_list(ranks))
     progress.start(len(wanted), "splitting", "files")
     paths = []
     for rank in wanted:

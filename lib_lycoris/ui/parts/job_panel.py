@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError
-from ...tools.jobs.progress import State
+from ...tools.jobs.progress import ProgressState
 from ...tools.jobs.queue import Job
 from ..context import PageContext
 from ..style import bar, idle, notes, report
@@ -151,12 +151,12 @@ class JobPanel:
         return (gr.update(value=state), gr.update(interactive=busy), told, *buttons, *shown)
 
 
-def share(state: State) -> float:
+def share(state: ProgressState) -> float:
     """Return how much of the stage is done, from 0 to 1."""
     return state.step / state.total if state.total else 0.0
 
 
-def words(state: State) -> str:
+def words(state: ProgressState) -> str:
     """Return a state as the user reads it: what is done, step, rate and time left."""
     parts = [state.text[:90]]
     if state.unit == "B":

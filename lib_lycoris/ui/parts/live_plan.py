@@ -12,7 +12,6 @@ import gradio as gr
 
 from ...errors import LycorisError
 from ...tools.declaration import Plan
-from ...tools.jobs.validation import checked
 from ..context import PageContext, by_hand
 from ..style import idle, in_page_words, notes
 from .job_panel import Make, duration
@@ -76,7 +75,7 @@ class LivePlan:
             try:
                 tool_name, options = make(*values)
                 tool = self.context.jobs.tool(tool_name)
-                return gr.update(value=as_html(tool.plan(**checked(tool, options))))
+                return gr.update(value=as_html(tool.plan(**options)))
             except LycorisError as error:
                 return gr.update(value=notes(problems=[str(error)]))
             except (OSError, RuntimeError, ValueError) as error:

@@ -1,36 +1,50 @@
-"""What the user or a program gave -> the keywords of a tool, checked by the tool's declaration: one way for command line, API and pages."""
+"""Validates options against a tool's declaration: the one place for command line, API, pages and Python."""
 
 from __future__ import annotations
 
+import difflib
+import warnings
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...errors import ToolError
-from ..declaration import Option, Tool
+from ..errors import ToolError
+
+if TYPE_CHECKING:
+    from .declaration import Option, Tool
 
 KINDS: dict[type, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Path: "the name of a file"}
 EMPTY: tuple[Any, ...] = (None, "", [], ())
+Note = Callable[[str], None]
 
 
-def options_for(tool: Tool, given: Mapping[str, Any], note: Callable[[str], None], hint: str = "") -> dict[str, Any]:
-    """Return the keywords of a tool for what was given; ``note`` is told of options that have no meaning here.
+def validated(tool: Tool, given: Mapping[str, Any], note: Note = warnings.warn, hint: str = "") -> dict[str, Any]:
+    """Return every option of a tool, each of its declared type; what was not given, or is None, has its default.
 
-    Raises ToolError for an option that the tool does not know or cannot obey.
+    Args:
+        note: called with a sentence for each option that is known and has no meaning here.
+        hint: the end of a sentence on an unknown or missing option.
+
+    Raises:
+        ToolError: an option is unknown, missing, of another type, none of the choices, or cannot be obeyed.
     """
     declared = {option.name: option for option in tool.options}
     options = tool.defaults()
     for name, value in given.items():
         option = declared.get(name)
         if option is None:
-            raise ToolError(f'"{name}" is no option of: {tool.summary}{hint}')
+            raise ToolError(_unknown(tool, name, hint))
+        if value is None or (option.ignored and value is False):
+            continue
         if option.refused:
             raise ToolError(option.refused)
         if option.ignored:
             note(option.ignored)
         else:
-            options[name] = value
+            options[name] = typed(option, value)
+    if lacking := missing(tool, options):
+        raise ToolError(f"{tool.pretty} needs {', '.join(option.name for option in lacking)}{hint}")
     return options
 
 
@@ -39,21 +53,8 @@ def missing(tool: Tool, given: Mapping[str, Any]) -> list[Option]:
     return [option for option in tool.options if option.required and given.get(option.name) in EMPTY]
 
 
-def checked(tool: Tool, given: Mapping[str, Any], note: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Return the keywords of a tool for values of JSON, each of the declared kind. Raises ToolError naming the option."""
-    options = options_for(tool, given, note)
-    declared = {option.name: option for option in tool.options}
-    found = {name: value if name not in given else typed(declared[name], value) for name, value in options.items()}
-    lacking = ", ".join(option.name for option in missing(tool, found))
-    if lacking:
-        raise ToolError(f"{tool.pretty} needs {lacking}")
-    return found
-
-
 def typed(option: Option, value: Any) -> Any:
     """Return one value, or a list of them, as the option has it. Raises ToolError naming the option and what it takes."""
-    if value is None:
-        return None
     several = option.nargs in ("+", "*") or isinstance(option.nargs, int)
     if isinstance(value, (list, tuple)):
         if not several:
@@ -73,6 +74,14 @@ def _one(option: Option, value: Any) -> Any:
     return option.type(value)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _unknown(tool: Tool, name: str, hint: str) -> str:
+    """Return a sentence on an option that a tool does not have, with the nearest that it has."""
+    known = list(tool.defaults())
+    near = difflib.get_close_matches(str(name), known, 1) or [other for other in known if other.startswith(str(name))][:1]
+    meant = f'; did you mean "{near[0]}"?' if near else f"; its options are {', '.join(known)}"
+    return f'"{_shown(name, bare=True)}" is no option of: {tool.summary}{meant}{hint}'
+
+
+def _shown(value: Any, bare: bool = False) -> str:
+    text = str(value) if bare else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
