@@ -32,22 +32,23 @@ class BaseState:
 class _Seen:
     """One parameter as it was."""
 
-    __slots__ = ("_facts", "_others", "_parameter", "_references")
+    __slots__ = ("_facts", "_leaf", "_others", "_parameter", "_references", "_table")
 
     def __init__(self, parameter: LiveParameter) -> None:
-        self._parameter = parameter
+        self._parameter, self._leaf = parameter, parameter.leaf
+        # where a parameter is all that its value follows from, it is looked up without asking who knows that
+        self._table = parameter.module._parameters if parameter.is_plain else None
         tensors, self._others = parameter.made_of()
         self._references = [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]
         self._facts = [_facts(tensor) for tensor in tensors]
 
     def holds(self) -> bool:
+        if self._table is not None and (tensor := self._table.get(self._leaf)) is not None:
+            return _facts(tensor) == self._facts[0]
         tensors, others = self._parameter.made_of()
-        if len(tensors) != len(self._facts) or len(others) != len(self._others):
+        if len(others) != len(self._others) or [_facts(tensor) for tensor in tensors] != self._facts:
             return False
-        for tensor, facts in zip(tensors, self._facts):
-            if facts != _facts(tensor):
-                return False
-        return not others or all(one is other for one, other in zip(others, self._others))
+        return all(one is other for one, other in zip(others, self._others))
 
 
 def _facts(tensor: Tensor) -> tuple[Any, ...]:

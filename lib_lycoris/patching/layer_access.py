@@ -115,6 +115,12 @@ class LiveParameter:
         dtype = (self.access.stored(self.module, self._weight) if found is None else found).dtype  # type: ignore[union-attr]
         return dtype if dtype in COMPUTED_IN else torch.float32
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the layer holds it, and computes with it as it is."""
+        as_torch = type(self.access).made_of is LayerAccess.made_of and type(self.access).stored is LayerAccess.stored
+        return as_torch and self.module._parameters.get(self.leaf) is not None
+
     def value(self, device: torch.device | None = None) -> Tensor | None:
         """Return it as the layer computes with it, in a dtype that can be computed in; None where the layer lacks it."""
         found = self.access.value(self.module, self.leaf, device)

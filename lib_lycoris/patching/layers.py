@@ -96,8 +96,10 @@ class PatchedLayer:
             size = prod(shape) * dtype.itemsize
             works = [edit.algorithm.cost(shape) for edit in self.edits.get("weight", ())]
             kept = "merged" in self._ways.values()  # for an input of another size
-            constant = all(isinstance(edit.strength, (int, float)) for edit in self._all)
-            found = self.workspace.way(works, positions, size, dtype, x.device, constant, kept) if works else "functional"
+            if works:
+                found = self.workspace.way(works, positions, size, dtype, x.device, not self.varies, kept)
+            else:  # a vector beside the bias's takes no room to speak of
+                found = "functional" if self.varies or self.workspace.mode == "functional" else "merged"
             self._ways[positions] = found
         return found
 

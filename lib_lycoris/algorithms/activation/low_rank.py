@@ -64,7 +64,9 @@ def add_mapped(layer: Layer, total: Tensor, inner: Tensor, matrix: Tensor, stren
     if not (total.dtype == inner.dtype == matrix.dtype):  # autocast, or a layer that gives another dtype than its weight's
         total.add_(layer.pointwise(inner, matrix).to(total.dtype), alpha=strength)
     elif layer.convolution is None and total.is_contiguous():
-        total.view(-1, total.shape[-1]).addmm_(inner.reshape(-1, inner.shape[-1]), matrix.T, alpha=strength)
+        if total.dim() != 2:
+            total, inner = total.view(-1, total.shape[-1]), inner.reshape(-1, inner.shape[-1])
+        total.addmm_(inner, matrix.T, alpha=strength)
     elif layer.convolution is not None and total.is_contiguous():
         batch, (rows, ranks) = total.shape[0], matrix.shape
         total.view(batch, rows, -1).baddbmm_(matrix.expand(batch, rows, ranks), inner.reshape(batch, ranks, -1), alpha=strength)

@@ -38,7 +38,7 @@ class Dispatcher:
         elif self._hooked is not originals:
             for kind in KINDS:
                 name = f"{kind.__name__}_forward"
-                setattr(originals, name, self._around(getattr(originals, name)))
+                setattr(originals, name, self._around(getattr(originals, name), kind is nn.MultiheadAttention))
             self._hooked = originals
 
     def _patch_classes(self) -> None:
@@ -46,16 +46,20 @@ class Dispatcher:
 
         for kind in KINDS:
             if patches.original(KEY, kind, "forward") is None:
-                patches.patch(KEY, kind, "forward", self._around(kind.forward))
+                patches.patch(KEY, kind, "forward", self._around(kind.forward, kind is nn.MultiheadAttention))
 
-    def _around(self, inner: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def _around(self, inner: Callable[..., Any], several: bool = False) -> Callable[..., Any]:
+        """Return a forward that looks for a plan; several: of more arguments than one, whose passing on every layer would pay for."""
+
+        def forward(module: nn.Module, input: Any) -> Any:  # torch's name for it
             layer = self.layers.get(module)
-            if layer is None:
-                return inner(module, *args, **kwargs)
-            return self._changed(layer, MethodType(inner, module), args, kwargs)
+            return inner(module, input) if layer is None else self._changed(layer, MethodType(inner, module), (input,), {})
 
-        return forward
+        def forward_several(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            layer = self.layers.get(module)
+            return inner(module, *args, **kwargs) if layer is None else self._changed(layer, MethodType(inner, module), args, kwargs)
+
+        return forward_several if several else forward
 
     def _changed(self, layer: PatchedLayer, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
