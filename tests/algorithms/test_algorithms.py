@@ -12,20 +12,6 @@ from lib_lycoris.errors import NetworkFormatError
 from tests.samples import LAYERS, builders, full, ia3_in, loha, lokr, lora, oft
 
 CASES = [(kind, name) for kind in LAYERS for name in builders(kind)]
-ADDITIVE = {
-    "lora",
-    "lora_sparse",
-    "lora_tucker",
-    "loha",
-    "loha_tucker",
-    "lokr",
-    "lokr_whole",
-    "lokr_both",
-    "lokr_tucker",
-    "full",
-    "bias_only",
-    "norm",
-}
 
 
 def made(kind: str, name: str, seed: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -81,7 +67,7 @@ def test_additive_ones_ignore_the_weight_and_the_others_do_not(kind: str, name: 
     for leaf, algorithm in parse(tensors)[0].items():
         base = weight if leaf == "weight" else weight.reshape(weight.shape[0], -1)[:, 0].clone()
         same = torch.equal(algorithm.delta(base), algorithm.delta(base * 2 + 1))
-        assert same == (name in ADDITIVE)
+        assert same == algorithm.additive == (not algorithm.reads_weight)
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[0] not in ("norm", "group")])

@@ -14,20 +14,21 @@ from ...tools.linalg.size_curve import CurveRequest, Spectra
 from ..context import PageContext
 from ..parts.curve import CurveView
 from ..parts.rank_choice import RankChoice
-from ..parts.tool_form import ToolForm, UndoForm
+from ..parts.tool_form import ToolForm, UndoForm, can_have_a_form, value_options
 
 RESIZE_RULES = {
     "a share of each layer's norm": "sv_fro",
     "a share of the singular values' sum": "sv_cumulative",
     "how many times smaller the last value may be": "sv_ratio",
 }
+PLACED = ("merge", "networks_merge", "extract", "measure", "compare")  # tools with a page of their own
 NONE = "no block weights"
 HIGHEST = 256  # rank of a slider
 Update = dict[str, Any]
 
 
 class ChangePage:
-    """Builds the page: one tab for each tool."""
+    """Builds the page: one tab for each tool that has no page of its own; a new one comes in by its declaration."""
 
     def __init__(self, context: PageContext) -> None:
         convert = ToolForm(context, "convert", ("style", "algorithm", "save_precision"), ("dim", "rule", "value"), "converted")
@@ -40,6 +41,9 @@ class ChangePage:
             "Verify a merge": ToolForm(context, "verify", (), ("device",)),
             "Undo a merge": UndoForm(context, "undo", suffix="restored"),
         }
+        placed = {*PLACED, *(form.page for form in self.forms.values())}
+        others = [tool for name, tool in context.jobs.tools.items() if name not in placed and can_have_a_form(tool)]
+        self.forms |= {tool.pretty: ToolForm(context, tool.name, rest=value_options(tool)) for tool in others}
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""

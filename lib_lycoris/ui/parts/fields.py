@@ -51,6 +51,12 @@ def _component(option: Option, elem_id: str) -> Any:
 
 
 def _value(option: Option, value: Any) -> Any:
+    if isinstance(value, str) and (option.nargs in ("+", "*") or isinstance(option.nargs, int)):
+        return [_value_of_one(option, item) for item in value.split()]
+    return _value_of_one(option, value)
+
+
+def _value_of_one(option: Option, value: Any) -> Any:
     if option.choices and isinstance(value, str):
         return next((choice for choice in option.choices if str(choice) == value), value)
     if option.type not in (int, float):

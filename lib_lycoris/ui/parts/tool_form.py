@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import ToolError
-from ...tools.declaration import Option
+from ...tools.declaration import Option, Tool
 from ...tools.jobs.queue import Job
 from ..context import PageContext
 from ..style import tag_box
@@ -136,6 +136,17 @@ class UndoForm(ToolForm):
         if not path.is_file():
             raise ToolError(f"there is no {path.name} beside {merged.name}; a merge writes it if it is asked for an undo file")
         return {"undo_file": path}
+
+
+def can_have_a_form(tool: Tool) -> bool:
+    """Tell whether a form made of the declaration alone can give all that a tool requires, and begins with a file."""
+    offered = (*PICKED, "value", "output")
+    return any(o.kind in PICKED for o in tool.options) and all(o.kind in offered for o in tool.options if o.required)
+
+
+def value_options(tool: Tool) -> tuple[str, ...]:
+    """Return the names of the options that are neither files nor without a meaning here."""
+    return tuple(option.name for option in tool.options if option.kind == "value" and not (option.ignored or option.refused))
 
 
 def label_of(option: Option) -> str:
