@@ -379,6 +379,7 @@ def run_tests(arguments: list[str]) -> int:
         folder = Path(options.webui).absolute()
         if not (folder / "webui.py").is_file():
             raise Trouble(f"--webui wants the folder of a webui, and {folder} has no webui.py.")
+        print(f"The webui of {folder} is {kind_of(folder)}.")
         chosen.append(f"--webui={folder}")  # as one word: of two, pytest would take the folder for the tests to run
     if options.webui_python:
         python = shutil.which(options.webui_python)
@@ -392,6 +393,17 @@ def run_tests(arguments: list[str]) -> int:
     pytest = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
     variables = {"LYCORIS_TEST_SET": environment.name, **({"OMP_NUM_THREADS": "1"} if "-n" in chosen else {})}
     return run_through([*pytest, *core, *chosen, *map(from_here, rest)], ROOT, **variables)
+
+
+def kind_of(folder: Path) -> str:
+    """Return which webui a folder holds, as the tests know them."""
+    sys.path[:0] = [str(ROOT)]
+    from tests.webui.kinds import recognise
+
+    try:
+        return recognise(folder).name
+    except ValueError as error:
+        raise Trouble(f"--webui: {error}.") from error
 
 
 def from_here(argument: str) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from run import Trouble
 from tests.browser import chromium
+from tests.webui.kinds import recognise
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK_SECONDS = 60
@@ -80,6 +81,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     unwanted |= {"slow", "browser"} if config.getoption("--quick") else set()
     unwanted |= set() if config.getoption("--webui") else {"webui"}
     left_out = [item for item in items if any(mark.name in unwanted for mark in item.iter_markers())]
+    if folder := config.getoption("--webui"):
+        kind = recognise(Path(folder)).name
+        left_out += [item for item in items if (mark := item.get_closest_marker("only_in")) and kind not in mark.args]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
 

@@ -12,6 +12,7 @@ from ..models import parameter as name_of
 from ..models import rows as part_rows
 from ..models import split_parameter
 from ..patching import Activation, Mode, Patcher, Report
+from ..patching.layer_access import LiveParameter
 
 
 def apply_fitting(patcher: Patcher, activations: Sequence[Activation], mode: Mode = "auto") -> Report:
@@ -47,7 +48,8 @@ def base_weight(patcher: Patcher, parameter: str, model: str) -> Tensor:
     places = patcher.names.places.get(name_of(module, leaf), ())
     if not places:
         raise HostError(f"{model} has no parameter {parameter}")
-    tensors = [getattr(patcher.modules[place.module], place.leaf).detach() for place in places]
+    access = patcher.workspace.access
+    tensors = [LiveParameter(patcher.modules[place.module], place.leaf, access).filled().detach() for place in places]
     pieces = [t.T if place.transposed else t[place.live_rows] for place, t in zip(places, tensors)]
     whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return whole if part is None else torch.cat([whole[rows] for rows in part_rows(part, tuple(whole.shape))])

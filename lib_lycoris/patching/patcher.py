@@ -50,6 +50,7 @@ class Patcher:
         self.workspace = Workspace(access=access or LayerAccess())
         layers = {name: info for name, module in self.modules.items() if (info := layer_info(module, self.workspace.access))}
         self.names = models.from_live(layers, family)
+        self.active = False  # whether the networks of the last apply are on
         self._hooks: dict[nn.Module, Hook] = {}
         self._layers: Mapping[nn.Module, PatchedLayer] = {}  # of the last networks, also while a host has taken them off for a while
         self._edits: dict[tuple[object, ...], Edit] = {}
@@ -87,18 +88,25 @@ class Patcher:
         self._layers, self._edits = layers, edits
         if not layers:
             self.workspace.free()
+        self.active = True
         self.install(layers)
         return report
 
     def restore(self) -> None:
         """Take every network off: the model computes as if there had never been one."""
-        self.install({})
+        self.pause()
         self._layers, self._edits = {}, {}
         self.workspace.free()
 
     def pause(self) -> None:
-        """Take every network off for a while: what was prepared for them stays, for the next :meth:`apply` to take over."""
+        """Take every network off for a while: what was prepared for them stays, for :meth:`resume` or the next :meth:`apply`."""
+        self.active = False
         self.install({})
+
+    def resume(self) -> None:
+        """Put on again what a pause took off."""
+        self.active = True
+        self.install(self._layers)
 
     def step(self, step: int, steps: int) -> None:
         """Say where the sampling is, for strengths that vary: a 0-based step of so many."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib_lycoris import Activation, Network, Patcher, load
-from lib_lycoris.hosts.webui.dispatch import Dispatcher
+from lib_lycoris.hosts.webui.adapters.dispatch import Dispatcher
 from lib_lycoris.networks.writer import save
 from lib_lycoris.patching import Mode
 from tests.corpus_loader import put

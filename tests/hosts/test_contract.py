@@ -120,7 +120,7 @@ def test_a_model_that_comes_in_the_middle_of_a_run_has_the_networks(webui: Webui
     base, changed = webui.picture("", refiner=1), webui.picture("<lyco:one:0.7>", refiner=1)
     assert not same(changed[-40:], base[-40:]) and webui.problems == ""
     assert same(webui.picture("<lyco:one:0.7>", refiner=1), changed)
-    assert not webui.host.dispatcher.layers
+    assert not webui.host.webui.guard.layers
     assert same(webui.picture("", refiner=1), base)
 
 
@@ -148,7 +148,7 @@ def test_the_empty_prompt_is_computed_without_networks(webui: WebuiRig) -> None:
 
     def spy(p: Processing, data: Any) -> None:
         activate(p, data)
-        seen.append((p.scripts, len(webui.host.dispatcher.layers)))
+        seen.append((p.scripts, len(webui.host.webui.guard.layers)))
 
     webui.program.activate = spy  # type: ignore[method-assign]
     webui.picture("<lyco:one:0.7>", refiner=1)
@@ -187,9 +187,9 @@ def test_a_run_that_activates_nothing_has_no_network_left_from_the_last(webui: W
     base = webui.picture("")
     p = Processing("a cat")
     webui.network.activate(p, [params("one")])  # and then the run ends with an error
-    assert webui.host.dispatcher.layers
+    assert webui.host.webui.guard.layers
     webui.program.script.before_process(p)
-    assert not webui.host.dispatcher.layers
+    assert not webui.host.webui.guard.layers
     assert same(webui.picture(""), base)
 
 

@@ -1,7 +1,7 @@
 """Start a real webui on CPU with this checkout as its extension, and talk to its HTTP API.
 
-`WebUI(DIR, PYTHON, models=..., data=...)`: DIR is a webui folder (v1.10.1), PYTHON its interpreter, `models` a folder
-made by checkpoint.py, `data` a private folder that takes everything the webui writes. Nothing is written into DIR.
+`WebUI(DIR, PYTHON, models=..., data=...)`: DIR is a webui folder (one of kinds.py), PYTHON its interpreter, `models` a folder
+made by make_checkpoints, `data` a private folder that takes everything the webui writes. Nothing is written into DIR.
 Needs the standard library and Pillow only.
 """
 
@@ -25,25 +25,11 @@ from typing import Any
 
 from PIL import Image
 
+from tests.webui.kinds import recognise
+
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 EXTENSION_PARTS = ("install.py", "preload.py", "metadata.ini", "style.css", "javascript", "scripts", "lib_lycoris", "localizations")
-FLAGS = (
-    "--skip-prepare-environment",
-    "--skip-install",
-    "--skip-torch-cuda-test",
-    "--skip-python-version-check",
-    "--skip-version-check",
-    "--use-cpu",
-    "all",
-    "--no-half",
-    "--no-half-vae",
-    "--api",
-    "--api-server-stop",
-    "--no-download-sd-model",
-    "--do-not-download-clip",
-    "--disable-console-progressbars",
-)
 OPTIONS = {  # quiet, nothing saved, nothing looked up
     "samples_save": False,
     "grid_save": False,
@@ -61,12 +47,13 @@ class WebUIError(RuntimeError):
 
 
 def make_checkpoints(webui: Path, python: Path, out: Path, *kinds: str) -> list[Path]:
-    """Run checkpoint.py under the webui's python for `kinds` (kind or kind:seed); return the checkpoint files."""
-    command = [str(python), str(HERE / "checkpoint.py"), "--webui", str(webui), "--out", str(out), *kinds]
+    """Run the maker of checkpoints under the webui's python for `kinds` (kind or kind:seed); return the checkpoint files."""
+    maker = recognise(webui).maker
+    command = [str(python), str(HERE / maker), "--webui", str(webui), "--out", str(out), *kinds]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPYCACHEPREFIX=str(out / "pycache"))
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=out.parent)
     if done.returncode:
-        raise WebUIError(f"checkpoint.py failed for {', '.join(kinds)}:\n{done.stderr[-2000:]}")
+        raise WebUIError(f"{maker} failed for {', '.join(kinds)}:\n{done.stderr[-2000:]}")
     names = [(text + ":1").split(":")[:2] for text in kinds]
     return [out / "checkpoints" / f"{kind}-{seed}.safetensors" for kind, seed in names]
 
@@ -116,14 +103,15 @@ class WebUI:
         self.lora_dir, self.lyco_dir = self.data / "models" / "Lora", self.data / "models" / "LyCORIS"
         self.embeddings_dir = self.data / "embeddings"
         self.log_path = self.data / "webui.log"
+        self.kind = recognise(self.folder)
         self.flags = list(flags)
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.startup_seconds = 0.0
         for path in (self.lora_dir, self.lyco_dir, self.embeddings_dir, self.data / "tmp"):
             path.mkdir(parents=True, exist_ok=True)
-        self._install(checkout, [HERE / "tiny_models", *extensions])
-        settings = {**OPTIONS, "sd_model_checkpoint": checkpoint, **(options or {})}
+        self._install(checkout, [HERE / self.kind.teacher, *extensions])
+        settings = {**OPTIONS, **dict(self.kind.settings), "sd_model_checkpoint": checkpoint, **(options or {})}
         (self.data / "config.json").write_text(json.dumps(settings))
 
     def _install(self, checkout: Path | None, extensions: Sequence[Path]) -> None:
@@ -137,27 +125,7 @@ class WebUI:
 
     def command(self) -> list[str]:
         """Return the command line; every folder that the webui writes to lies under `data`."""
-        data = self.data
-        return [
-            str(self.python),
-            str(self.folder / "launch.py"),
-            *FLAGS,
-            "--port",
-            str(self.port),
-            "--data-dir",
-            str(data),
-            "--ckpt-dir",
-            str(self.models / "checkpoints"),
-            "--lora-dir",
-            str(self.lora_dir),
-            "--embeddings-dir",
-            str(self.embeddings_dir),
-            "--ui-settings-file",
-            str(data / "config.json"),
-            "--ui-config-file",
-            str(data / "ui-config.json"),
-            *self.flags,
-        ]
+        return [*self.kind.command(self.python, self.folder, self.data, self.models, self.port), *self.flags]
 
     def environment(self) -> dict[str, str]:
         """Return the environment: offline hubs, one thread, and byte code and temporary files outside of the webui."""
@@ -216,7 +184,7 @@ class WebUI:
             log = self.log()
             if "model failed to load" in log:
                 raise WebUIError(f"the webui could not load its checkpoint; its log ends with:\n{log[-3000:]}")
-            if log.count("Startup time: ") >= startups and "Model loaded in" in log:
+            if log.count("Startup time: ") >= startups and (not self.kind.loads_at_start or "Model loaded in" in log):
                 self.options()
                 return
             time.sleep(0.2)
@@ -303,6 +271,7 @@ class WebUI:
             "cfg_scale": 5.0,
             "sampler_name": "Euler",
             "scheduler": "Automatic",
+            **(dict(self.kind.hires) if fields.get("enable_hr") else {}),
             **fields,
         }
         answer = self.call(path, payload, timeout=600.0)

@@ -14,6 +14,7 @@ import torch
 from lib_lycoris import load
 from tests.samples import CONVOLUTION, LINEAR, NORM
 from tests.webui.files import SD1_LAYERS, STYLES, base_of, linear_layers, merge, modules_of, write_network
+from tests.webui.kinds import recognise
 from tests.webui.running import HIRES, PROBE, PROMPT, Picture, Running, largest, mean
 from tests.webui.server import WebUI, make_checkpoints
 
@@ -25,7 +26,7 @@ ALGORITHMS = sorted({*LINEAR, *CONVOLUTION, *NORM})
 @pytest.fixture(scope="module")
 def models(webui_dir: Path, webui_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    make_checkpoints(webui_dir, Path(webui_python), folder, "sd1", "sd1:2", "sd2", "sdxl", "refiner")
+    make_checkpoints(webui_dir, Path(webui_python), folder, *recognise(webui_dir).checkpoint_kinds)
     return folder
 
 
@@ -45,6 +46,7 @@ def plain(running: Running) -> Picture:
     return running.generate()
 
 
+@pytest.mark.only_in("a1111")
 def test_nothing_is_hooked_before_the_first_tag(running: Running, plain: Picture) -> None:
     """This must be the first test that runs in the server."""
     hooked = running.webui.call("/tests/hooked")
@@ -143,6 +145,7 @@ def test_a_refiner_has_the_networks_too(running: Running) -> None:
         running.webui.options(sd_checkpoints_limit=1)
 
 
+@pytest.mark.only_in("a1111")
 @pytest.mark.parametrize("kind", ["sd2", "sdxl"])
 def test_other_families_agree_with_the_built_in_loader(running: Running, plain: Picture, models: Path, kind: str) -> None:
     base = base_of(models / "checkpoints" / f"{kind}-1.safetensors", kind)

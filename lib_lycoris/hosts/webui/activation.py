@@ -53,7 +53,7 @@ class LycoNetwork:
 
     def deactivate(self, p: Any) -> None:
         """End a run: nothing acts afterwards, also where the webui would not say so again."""
-        comments.tell(p, self.host.dispatcher.take_failures())
+        comments.tell(p, self.host.webui.guard.take_failures())
         self.host.pause()
         self._run = None
 

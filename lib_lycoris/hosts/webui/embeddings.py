@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...networks import Network
+from .adapters import Adapter, WordTable
 
 TEXTUAL_INVERSION = ("string_to_param.*", "emb_params", "*", "clip_l")  # names of one text encoder's vectors in the wild
 
@@ -15,8 +16,9 @@ TEXTUAL_INVERSION = ("string_to_param.*", "emb_params", "*", "clip_l")  # names 
 class Words:
     """The words that are there because of us."""
 
-    def __init__(self) -> None:
-        self._ours: dict[str, Any] = {}
+    def __init__(self, webui: Adapter) -> None:
+        self.webui = webui
+        self._ours: dict[str, list[tuple[WordTable, Any]]] = {}
 
     def put(self, networks: Iterable[Network]) -> list[str]:
         """Have exactly the words of these networks in the table; return a sentence for each that cannot be."""
@@ -31,40 +33,30 @@ class Words:
 
     def remove(self) -> None:
         """Take our words out; a word that somebody else has put there since stays."""
-        if not self._ours:
-            return
-        table, model = _table()
-        for word, embedding in self._ours.items():
-            if table.word_embeddings.get(word) is embedding:
-                table.register_embedding_by_name(None, model, word)
+        for word, places in self._ours.items():
+            for table, embedding in places:
+                table.remove(word, embedding)
         self._ours = {}
 
     def _add(self, word: str, parts: Mapping[str, Tensor], network: Network) -> str | None:
-        from modules.textual_inversion import textual_inversion
-
-        table, model = _table()
-        known = table.word_embeddings.get(word)
-        if known is not None:
-            if known is self._ours.get(word):
-                return None  # the same network twice in a prompt
+        if word in self._ours:
+            return None  # the same network twice in a prompt
+        tables = self.webui.word_tables(self.webui.current())
+        if not tables:
+            return f'{network.name}: its word "{word}" is not used, the text encoders of this model take no embeddings'
+        if any(table.known(word) is not None for table in tables):
             return f'{network.name}: its word "{word}" is not used, an embedding of that name is there already'
         data = _data(parts)
         if data is None:
             return f'{network.name}: its word "{word}" has parts that the webui does not know ({", ".join(parts)})'
-        embedding = textual_inversion.create_embedding_from_data(data, word, filename=f"{network.path}/{word}")
-        if table.expected_shape not in (-1, embedding.shape):
-            wanted = f"{table.expected_shape} wide, not {embedding.shape}"
-            return f'{network.name}: its word "{word}" is for another model, the text encoder here is {wanted}'
-        self._ours[word] = table.register_embedding(embedding, model)
+        made = [(table, table.make(data, word, f"{network.path}/{word}")) for table in tables]
+        problem = next((found for table, embedding in made if (found := table.refuses(embedding))), None)
+        if problem:
+            return f'{network.name}: its word "{word}" is for another model, the text encoder here is {problem}'
+        for table, embedding in made:
+            table.put(embedding)
+        self._ours[word] = made
         return None
-
-
-def _table() -> tuple[Any, Any]:
-    from modules import sd_hijack
-
-    from .adapters.a1111 import current
-
-    return sd_hijack.model_hijack.embedding_db, current()
 
 
 def _data(parts: Mapping[str, Tensor]) -> dict[str, Any] | None:

@@ -35,9 +35,11 @@ class WebuiFileStore:
 
     def checkpoint_folder(self) -> Path:
         """Return the folder that the webui's own checkpoint merger writes to."""
-        from modules import sd_models, shared
+        from modules import sd_models
 
-        return _made(Path(getattr(shared.cmd_opts, "ckpt_dir", None) or sd_models.model_path))
+        from .host import host
+
+        return _made(next(iter(host().webui.checkpoint_folders()), Path(sd_models.model_path)))
 
     def data_folder(self) -> Path:
         """Return the folder for what can be made again."""
@@ -59,12 +61,9 @@ class WebuiFileStore:
 
 def use_checkpoint(path: Path) -> str:
     """Select a checkpoint as its field at the top does; return a sentence. Raises HostError if the webui could not load it."""
-    from modules import shared
+    from .host import host
 
-    title = checkpoint_title(path)
-    if shared.opts.sd_model_checkpoint != title and not shared.opts.set("sd_model_checkpoint", title):
-        raise HostError(f"the webui could not load {path.name}; its console says why")
-    shared.opts.save(shared.config_filename)
+    host().webui.select_checkpoint(checkpoint_title(path))
     return f"{path.name} is selected: the next images are made with it."
 
 

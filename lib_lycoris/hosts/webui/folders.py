@@ -13,13 +13,13 @@ PRESET_FILES = ("lbwpresets.txt", "elempresets.txt")  # as the block weight exte
 
 
 def folders() -> list[Path]:
-    """Return the folders to look for networks in, the most specific first: --lyco-dir, models/LyCORIS, models/Lora."""
+    """Return the folders to look for networks in, the most specific first: --lyco-dir, models/LyCORIS, --lora-dir, --lora-dirs."""
     from modules import paths, shared
 
     options = shared.cmd_opts
     models = Path(paths.models_path)
     named = [getattr(options, name, None) for name in ("lyco_dir", "lyco_dir_backcompat", "lora_dir")]
-    found = [Path(text) for text in named if text] or []
+    found = [Path(text) for text in (*named, *(getattr(options, "lora_dirs", None) or ())) if text]
     if not getattr(options, "lyco_dir_backcompat", None):
         found.append(models / "LyCORIS")
     if not getattr(options, "lora_dir", None):
@@ -72,9 +72,9 @@ def preset_paths() -> tuple[Path | None, Path | None]:
     return found[0], found[1]
 
 
-def summary(count: int, looked_in: Sequence[Path]) -> str:
+def summary(webui: str, count: int, looked_in: Sequence[Path]) -> str:
     """Return the line for the console at the start."""
     from modules import launch_utils
 
     where = ", ".join(str(path) for path in looked_in)
-    return f"LyCORIS: webui {launch_utils.git_tag()}, {count} network files in {where}"
+    return f"LyCORIS: {webui} {launch_utils.git_tag()}, {count} network files in {where}"

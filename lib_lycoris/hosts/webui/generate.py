@@ -10,12 +10,10 @@ from typing import Any
 
 from ...errors import HostError
 from ..protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest
-from .adapters import a1111 as live
 from .comments import BETWEEN, PROBLEMS
 from .host import host
 
 LOOK = 0.1  # seconds between two looks at the webui's step
-LARGE = ("sdxl", "sdxl-refiner", "sd3")
 Tell = Callable[[GenerationProgress], None]
 
 
@@ -53,16 +51,16 @@ class WebuiGenerator:
 
     def about(self) -> str:
         """Return one sentence on the model that is loaded."""
-        model = live.current()
-        return "no model is loaded yet" if model is None else f"{live.label(model)} is loaded"
+        webui = host().webui
+        model = webui.current()
+        return "no model is loaded yet" if model is None else f"{webui.label(model)} is loaded"
 
     cfg = 7.0  # the webui's own default
 
     @property
     def size(self) -> int:
         """The side of a square image that suits the model, in pixels."""
-        model = live.current()
-        return 1024 if model is not None and live.family(model) in LARGE else 768 if getattr(model, "is_sd2", False) else 512
+        return host().webui.size(host().webui.current())
 
 
 def _run(request: GenerationRequest) -> tuple[Any, Any]:

@@ -61,8 +61,8 @@ def start_hooks(steps: Steps, silent: Callable[[], AbstractContextManager[None]]
 
 
 def _wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace a function of the webui by one around it, once."""
+    """Replace a function of the webui by one around it, once; not every webui has each of them, or calls it."""
     from modules import patches
 
-    if patches.original(KEY, owner, name) is None:
+    if hasattr(owner, name) and patches.original(KEY, owner, name) is None:
         patches.patch(KEY, owner, name, around(getattr(owner, name)))

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's webui as a host: the networks of the prompt on the model that it computes with, whichever that is by now."""
+"""A webui as a host: the networks of the prompt on the model that it computes with, whichever that is by now."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from torch import Tensor
 
 from ...errors import HostError
 from ...models import BaseModel
-from ...patching import MERGED_BYTES, Activation, Mode, Report
+from ...patching import MERGED_BYTES, Activation, Mode, Patcher, Report
 from ...prompt import Presets, Tag
 from ..fitting import apply_fitting, base_weight
 from ..library.cache import KEPT_MIB, MIB
 from ..library.library import Library
 from ..session import Plan, Session
-from .adapters import a1111 as live
-from .dispatch import DispatchedPatcher, Dispatcher
+from .adapters import Adapter, adapter
 from .embeddings import Words
 from .folders import PresetFiles, data_folder, folders
 
@@ -40,45 +39,40 @@ class PassRequest:
 class WebuiHost:
     """The webui that we run in."""
 
-    name = "webui"
-
-    def __init__(self) -> None:
-        self.dispatcher = Dispatcher()
+    def __init__(self, webui: Adapter) -> None:
+        self.webui = webui
+        self.name = webui.name
         self.session = Session(Library([]), PresetFiles())  # the library is filled when the command line is known to be read
-        self.words = Words()
+        self.words = Words(webui)
         self.wanted: PassRequest | None = None
         self.suspended = False
-        self._patcher: DispatchedPatcher | None = None
+        self._patcher: Patcher | None = None
         self._model: weakref.ref[Any] | None = None
         self._identity = ""
         self._shapes: object = None
 
     @classmethod
     def detect(cls) -> bool:
-        """Tell whether we run inside this host."""
-        import sys
-        from importlib.util import find_spec
-
-        native = getattr(sys.modules.get("modules.shared"), "native", None)  # SD.Next, which has no modules to hook
-        return "modules.extra_networks" in sys.modules and not find_spec("modules_forge") and native is None
+        """Tell whether we run inside a webui that we know."""
+        return adapter() is not None
 
     @property
-    def patcher(self) -> DispatchedPatcher:
+    def patcher(self) -> Patcher:
         """The patcher of the model that is loaded now; raise HostError while there is none."""
-        model = live.current()
+        model = self.webui.current()
         if model is None:
             raise HostError("the webui has no model loaded; choose a checkpoint first")
         if self._patcher is None or not self._holds(model):
             self.forget_model()
-            self._patcher = DispatchedPatcher(live.parts(model), live.family(model), self.dispatcher)
-            self._model, self._identity = weakref.ref(model), live.identity(model)
+            self._patcher = self.webui.patcher(model)
+            self._model, self._identity = weakref.ref(model), self.webui.identity(model)
             layers = sorted((name, info.shape) for name, info in self._patcher.base.layers.items())
             self._shapes = hashlib.sha256(repr((self._patcher.base.family, layers)).encode()).hexdigest()
         return self._patcher
 
     def _holds(self, model: Any) -> bool:
         """Tell whether the patcher is for this model with these weights; a new model may have the address of one that is gone."""
-        return self._model is not None and self._model() is model and self._identity == live.identity(model)
+        return self._model is not None and self._model() is model and self._identity == self.webui.identity(model)
 
     def forget_model(self) -> None:
         """Let go of the model of the last plan."""
@@ -94,11 +88,11 @@ class WebuiHost:
     @property
     def identity(self) -> str:
         """A text that changes when another model is loaded, or another checkpoint into the same one."""
-        return live.identity(live.current())
+        return self.webui.identity(self.webui.current())
 
     def weight(self, parameter: str) -> Tensor:
         """Return the weight under a canonical parameter name, as the layer has it now; raise HostError if there is none."""
-        return base_weight(self.patcher, parameter, live.label(live.current()))
+        return base_weight(self.patcher, parameter, self.webui.label(self.webui.current()))
 
     def presets(self) -> Presets:
         """Return the presets of block weights and element filters as they are now; raise PromptError."""
@@ -120,7 +114,7 @@ class WebuiHost:
 
     def apply(self, activations: Sequence[Activation]) -> Report:
         """Put exactly these networks on the model; one that does not fit is left out with a sentence in the report's notes."""
-        self.dispatcher.install()
+        self.webui.guard.install()
         self.patcher.workspace.merged_bytes = _merged_bytes()
         return apply_fitting(self.patcher, activations, _mode())
 
@@ -148,17 +142,17 @@ class WebuiHost:
     @contextmanager
     def silent(self) -> Iterator[None]:
         """Have no network act for a while, and ignore activations: the webui computes the empty prompt in the middle of a run."""
-        patcher, before = self._patcher, self.suspended
-        layers = patcher.installed if patcher is not None else {}
+        before = self.suspended
+        patcher = self._patcher if self._patcher is not None and self._patcher.active else None
         if patcher is not None:
-            patcher.install({})
+            patcher.pause()
         self.suspended = True
         try:
             yield
         finally:
             self.suspended = before
             if patcher is not None and patcher is self._patcher:
-                patcher.install(layers)
+                patcher.resume()
 
     def put_on(self, wanted: PassRequest) -> Plan:
         """Put on what a pass asks for; whatever cannot be done is reported, the rest works."""
@@ -173,7 +167,7 @@ class WebuiHost:
 
     def model_changed(self) -> bool:
         """Tell whether the plan is for another model than the one that the webui computes with."""
-        return self.wanted is not None and not self.suspended and not self._holds(live.current())
+        return self.wanted is not None and not self.suspended and not self._holds(self.webui.current())
 
     def report(self, sentences: Sequence[str]) -> None:
         """Write sentences to the console; those about an image go below it, by its activation."""
@@ -204,5 +198,8 @@ def _kept() -> tuple[float, int]:
 
 @cache
 def host() -> WebuiHost:
-    """Return the one host of this process."""
-    return WebuiHost()
+    """Return the one host of this process; raise HostError in a program that is none that we know."""
+    found = adapter()
+    if found is None:
+        raise HostError("this program is no webui that the extension knows")
+    return WebuiHost(found)

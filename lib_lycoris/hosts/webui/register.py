@@ -28,7 +28,7 @@ def _before_ui() -> None:
     ours = network()
     extra_networks.register_extra_network(ours)
     ours.host.find_files()
-    print(summary(len(ours.host.library.files), ours.host.folders()))
+    print(summary(ours.host.name, len(ours.host.library.files), ours.host.folders()))
     watch()
 
 

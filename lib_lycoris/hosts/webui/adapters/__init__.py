@@ -1,1 +1,22 @@
-"""One small adapter for each webui: where its running model is, and what it is called."""
+"""The webuis that we know, one small file each."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from .a1111 import A1111
+from .adapter import Adapter, WordTable
+from .forge import Forge
+from .neo import Neo
+from .reforge import ReForge
+
+__all__ = ["ADAPTERS", "Adapter", "WordTable", "adapter"]
+
+ADAPTERS: tuple[type[Adapter], ...] = (Neo, Forge, ReForge, A1111)
+
+
+@cache
+def adapter() -> Adapter | None:
+    """Return the adapter of the webui that we run in; None in any other program."""
+    found = next((kind for kind in ADAPTERS if kind.detect()), None)
+    return None if found is None else found()

@@ -1,29 +1,52 @@
-"""The webui's running model: which parts hold layers that networks change, of which family, and whether it is still the same."""
+"""AUTOMATIC1111's webui: torch's own layers, whose forwards its built-in loader has replaced."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
 
-
-def current() -> Any:
-    """Return the model that the webui computes with now; None while there is none. Never loads one."""
-    from modules import sd_models
-
-    return sd_models.model_data.sd_model
+from ....patching import Patcher
+from .adapter import Adapter, WordTable
+from .dispatch import DispatchedPatcher, Dispatcher
 
 
-def identity(model: Any) -> str:
-    """Return a text that changes with the model object and with the checkpoint whose weights it holds."""
-    info = getattr(model, "sd_checkpoint_info", None)
-    return f"{id(model)}:{getattr(info, 'filename', '')}"
+class A1111(Adapter):
+    """AUTOMATIC1111's webui."""
+
+    name = "webui"
+
+    def __init__(self) -> None:
+        self.guard: Dispatcher = Dispatcher()
+
+    @classmethod
+    def detect(cls) -> bool:
+        """Tell whether we run inside it: SD.Next has no modules to hook, the others have folders of their own."""
+        native = getattr(sys.modules.get("modules.shared"), "native", None)
+        return "modules.extra_networks" in sys.modules and not find_spec("modules_forge") and native is None
+
+    def patcher(self, model: Any) -> Patcher:
+        """Return a patcher of the UNet's and the text encoders' layers, reached through the built-in loader's innermost calls."""
+        return DispatchedPatcher(parts(model), family(model), self.guard)
+
+    def family(self, model: Any) -> str:
+        """Return the family of the loaded model."""
+        return family(model)
+
+    def word_tables(self, model: Any) -> Sequence[WordTable]:
+        """Return the webui's one table."""
+        return [WordTable(*hijack_table(), owner=(model,))]
 
 
-def label(model: Any) -> str:
-    """Return the checkpoint's name."""
-    info = getattr(model, "sd_checkpoint_info", None)
-    return str(getattr(info, "name_for_extra", "the loaded model"))
+def hijack_table() -> tuple[Any, Any]:
+    """Return the table of embeddings that the webui's hijack of text encoders uses, and the module that reads embedding files."""
+    from modules import sd_hijack
+    from modules.textual_inversion import textual_inversion
+
+    return sd_hijack.model_hijack.embedding_db, textual_inversion
 
 
 def family(model: Any) -> str:

@@ -7,10 +7,19 @@ import os
 from modules import script_callbacks, shared
 
 
+def tensors():
+    """Return the loaded model's parameters and buffers by name; Forge and what came of it hold the parts apart."""
+    objects = getattr(shared.sd_model, "forge_objects_original", None)
+    if objects is None:
+        return shared.sd_model.state_dict()
+    parts = {"unet": objects.unet.model, "text": objects.clip.cond_stage_model}
+    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+
+
 def state():
     """Return a digest of every parameter and buffer of the loaded model, and the resident memory in MB."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(shared.sd_model.state_dict().items()):
+    for name, tensor in sorted(tensors().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     gc.collect()

@@ -12,22 +12,22 @@ from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
-import torch
 from torch import nn
 
-from ...patching import Patcher
-from ...patching.layers import PatchedLayer
+from ....patching import Patcher
+from ....patching.layers import PatchedLayer
+from .guard import Guard, GuardedLayer
 
 KEY = "lib_lycoris"  # who we are to modules.patches
 KINDS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
 
 
-class Dispatcher:
-    """Calls the changed form of a layer where there is one; a layer that fails computes as the base does, and is told about."""
+class Dispatcher(Guard):
+    """Calls the changed form of a layer where there is one."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.layers: dict[nn.Module, PatchedLayer] = {}
-        self.failures: dict[str, int] = {}  # sentence -> layers
         self._hooked: object = None
 
     def install(self) -> None:
@@ -53,33 +53,13 @@ class Dispatcher:
 
         def forward(module: nn.Module, input: Any) -> Any:  # torch's name for it
             layer = self.layers.get(module)
-            return inner(module, input) if layer is None else self._changed(layer, MethodType(inner, module), (input,), {})
+            return inner(module, input) if layer is None else self.call(layer, MethodType(inner, module), (input,), {})
 
         def forward_several(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             layer = self.layers.get(module)
-            return inner(module, *args, **kwargs) if layer is None else self._changed(layer, MethodType(inner, module), args, kwargs)
+            return inner(module, *args, **kwargs) if layer is None else self.call(layer, MethodType(inner, module), args, kwargs)
 
         return forward_several if several else forward
-
-    def _changed(self, layer: PatchedLayer, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return layer(inner, *args, **kwargs)
-        except torch.cuda.OutOfMemoryError:
-            raise  # the webui tells people what to do about it
-        except Exception as error:  # noqa: BLE001 - an error in a forward would end the run; it is told instead
-            self.layers = {module: kept for module, kept in self.layers.items() if kept is not layer}
-            self._note(layer.module, error)
-        return inner(*args, **kwargs)
-
-    def _note(self, module: nn.Module, error: Exception) -> None:
-        text = f"a layer of the kind {type(module).__name__} could not be changed: {str(error).splitlines()[0] if str(error) else error!r}"
-        self.failures[text] = self.failures.get(text, 0) + 1
-
-    def take_failures(self) -> list[str]:
-        """Return what went wrong in layers since the last call, one sentence each."""
-        found = [text if count == 1 else f"{text} ({count} layers)" for text, count in self.failures.items()]
-        self.failures = {}
-        return found
 
 
 class DispatchedPatcher(Patcher):
@@ -94,12 +74,13 @@ class DispatchedPatcher(Patcher):
         """Have exactly these layers called."""
         self.installed = layers
         reached = {module: layer for module, layer in layers.items() if reaches_hook(module)}
-        super().install({module: layer for module, layer in layers.items() if module not in reached})
+        others = {module: GuardedLayer(layer, self.dispatcher) for module, layer in layers.items() if module not in reached}
+        super().install(others)  # type: ignore[arg-type]
         self.dispatcher.layers = reached
 
     def layer(self, module: nn.Module) -> PatchedLayer | None:
         """Return the changed form of a live module; None where nothing changes it."""
-        return self.dispatcher.layers.get(module) or super().layer(module)
+        return self.installed.get(module)
 
 
 def reaches_hook(module: nn.Module) -> bool:

@@ -1,0 +1,111 @@
+"""What differs between the webuis: which model is loaded, how its layers are read and hooked, where its words and files are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ....errors import HostError
+from ....models import FAMILIES
+from ....patching import Patcher
+from .guard import Guard
+
+
+@dataclass(frozen=True)
+class WordTable:
+    """A webui's table of embeddings, as its own code reads and writes it."""
+
+    database: Any
+    reader: Any  # the module that makes an embedding of a file's content
+    owner: tuple[Any, ...] = ()  # what its functions want besides
+
+    def known(self, word: str) -> Any:
+        """Return the embedding of a word; None for a word without one."""
+        return self.database.word_embeddings.get(word)
+
+    def make(self, data: dict[str, Any], word: str, filename: str) -> Any:
+        """Return an embedding of what an embedding file of that name would hold."""
+        return self.reader.create_embedding_from_data(data, word, filename)
+
+    def refuses(self, embedding: Any) -> str | None:
+        """Say why an embedding is for another model; None if it is for this one."""
+        wanted = self.database.expected_shape
+        return None if wanted in (-1, embedding.shape) else f"{wanted} wide, not {embedding.shape}"
+
+    def put(self, embedding: Any) -> None:
+        """Have its word mean it."""
+        self.database.register_embedding(embedding, *self.owner)
+
+    def remove(self, word: str, embedding: Any) -> None:
+        """Take a word out that still means this embedding."""
+        if self.known(word) is embedding:
+            self.database.register_embedding_by_name(None, *self.owner, word)
+
+
+class Adapter:
+    """A webui of the family that AUTOMATIC1111's began; each of them is a small subclass."""
+
+    name = "webui"
+    guard: Guard
+
+    @classmethod
+    def detect(cls) -> bool:
+        """Tell whether we run inside this webui, by what can be imported."""
+        raise HostError("this webui is none that we know")
+
+    def current(self) -> Any:
+        """Return the model that the webui computes with now; None while there is none. Never loads one."""
+        from modules import sd_models
+
+        return sd_models.model_data.sd_model
+
+    def identity(self, model: Any) -> str:
+        """Return a text that changes with the model object and with the checkpoint whose weights it holds."""
+        info = getattr(model, "sd_checkpoint_info", None)
+        return f"{id(model)}:{getattr(info, 'filename', '')}"
+
+    def label(self, model: Any) -> str:
+        """Return the checkpoint's name."""
+        info = getattr(model, "sd_checkpoint_info", None)
+        return str(getattr(info, "name_for_extra", "the loaded model"))
+
+    def patcher(self, model: Any) -> Patcher:
+        """Return a patcher of the model's layers, hooked as this webui allows; raise HostError for a model that cannot be changed."""
+        raise HostError(f"{self.name} has no model that can be changed")
+
+    def family(self, model: Any) -> str | None:
+        """Return the family of a model as the webui tells it: widths of a live model need not be the usual ones; None if it cannot."""
+        return None
+
+    def size(self, model: Any) -> int:
+        """Return the side of a square image that suits a model, in pixels; 512 while there is none."""
+        family = None if model is None else self.family(model)
+        return 512 if family is None else FAMILIES[family].size
+
+    def word_tables(self, model: Any) -> Sequence[WordTable]:
+        """Return the tables in which the model's text encoders look words up."""
+        return ()
+
+    def checkpoint_folders(self) -> list[Path]:
+        """Return the folders of checkpoints that the command line names."""
+        from modules import shared
+
+        named = [getattr(shared.cmd_opts, "ckpt_dir", None), *(getattr(shared.cmd_opts, "ckpt_dirs", None) or ())]
+        return [Path(text) for text in named if text]
+
+    def select_checkpoint(self, title: str) -> None:
+        """Select a checkpoint as the field at the top does; raise HostError if it could not be loaded."""
+        from modules import shared
+
+        if shared.opts.sd_model_checkpoint != title and not shared.opts.set("sd_model_checkpoint", title):
+            raise HostError("the webui could not load it; its console says why")
+        shared.opts.save(shared.config_filename)
+
+
+def parts_identity(parts: dict[str, nn.Module]) -> str:
+    """Return a text that changes when a part of a model is replaced by another object."""
+    return ":".join(str(id(part)) for part in parts.values())

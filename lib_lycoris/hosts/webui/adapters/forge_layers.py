@@ -1,0 +1,120 @@
+"""Layers of Forge and of what came of it: they cast, dequantise and patch their weights in each forward, with functions of the host's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....patching.layer_access import Inner, LayerAccess
+
+
+class ForgeLayers(LayerAccess):
+    """Reads weights as the host computes with them - dequantised, scaled, its own networks in them - and takes all that off for ours."""
+
+    def kind(self, module: nn.Module) -> type[nn.Module] | None:
+        """Return which of torch's layers a module computes as: some linear layers of the host are no subclasses of torch's."""
+        return super().kind(module) or (nn.Linear if any(kind.__name__ == "Linear" for kind in type(module).__mro__) else None)
+
+    def shape(self, module: nn.Module, leaf: str) -> tuple[int, ...] | None:
+        """Return a parameter's shape, a packed one's as it is unpacked."""
+        stored = self.stored(module, leaf)
+        if stored is None:
+            return None
+        unpacked = getattr(getattr(stored, "quant_state", None), "shape", None) or getattr(getattr(stored, "_params", None), "orig_shape", None)
+        return tuple(unpacked if unpacked is not None else stored.shape)
+
+    def value(self, module: nn.Module, leaf: str, device: torch.device | None = None) -> Tensor | None:
+        """Return a parameter as the layer computes with it, in float32 where the host changes what is stored."""
+        stored = self.stored(module, leaf)
+        if stored is None:
+            return None
+        moved = stored if device is None else stored.to(device)
+        functions, scale = self.functions(module, leaf), self.scale(module, leaf)
+        if is_plain(stored) and scale is None and not functions:
+            return moved
+        value = dequantised(moved).to(torch.float32, copy=True)
+        if scale is not None:
+            value *= scale.to(value)
+        for function in functions:
+            value = function(value)
+        return value
+
+    def made_of(self, module: nn.Module, leaf: str) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
+        """Return the stored tensors, and the host's functions on them."""
+        stored, scale = self.stored(module, leaf), self.scale(module, leaf)
+        found = [] if stored is None else pieces(stored)
+        return (*found, *(() if scale is None else (scale,))), tuple(self.keys(module, leaf))
+
+    def functions(self, module: nn.Module, leaf: str) -> list[Any]:
+        """Return what the host does to a parameter in each forward: networks that it does not keep in the weight."""
+        return list(getattr(module, f"{leaf}_function", ()))
+
+    def keys(self, module: nn.Module, leaf: str) -> list[object]:
+        """Return objects that are others when those functions do something else."""
+        return self.functions(module, leaf)
+
+    def scale(self, module: nn.Module, leaf: str) -> Tensor | None:
+        """Return the factor of a weight that is stored scaled."""
+        return module._parameters.get("scale_weight") if leaf == "weight" else None
+
+    def call(self, module: nn.Module, inner: Inner, values: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the layer's output for these parameters, which are as it is to compute with them."""
+        weight = self.stored(module, "weight")
+        if self.kind(module) is nn.Linear and (self.scale(module, "weight") is not None or not is_plain(weight)):
+            return self.linear(module, values, *args, **kwargs)
+        with self.off(module, values):
+            return super().call(module, inner, values, args, kwargs)
+
+    def linear(self, module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Return a linear layer's output where its own forward could not take a plain weight."""
+        weight, bias = (values[leaf] if leaf in values else self.value(module, leaf, x.device) for leaf in ("weight", "bias"))
+        return F.linear(x, weight.to(x), None if bias is None else bias.to(x))  # type: ignore[union-attr]
+
+    @contextmanager
+    def off(self, module: nn.Module, leaves: Mapping[str, Tensor]) -> Iterator[None]:
+        """Keep the host from changing these parameters for a while."""
+        names = [f"{leaf}_function" for leaf in leaves if self.functions(module, leaf)]
+        own = {name: getattr(module, name) for name in names}
+        module.__dict__.update({name: [] for name in names})
+        try:
+            yield
+        finally:
+            module.__dict__.update(own)
+
+
+def is_plain(tensor: Tensor | None) -> bool:
+    """Tell whether a parameter lies in memory as numbers of the layer's own shape."""
+    special = ("gguf_cls", "quant_state", "bnb_quantized", "_qdata")
+    return tensor is None or not any(getattr(tensor, name, None) is not None for name in special)
+
+
+def dequantised(tensor: Tensor) -> Tensor:
+    """Return a parameter as numbers of the layer's own shape."""
+    if is_plain(tensor):
+        return tensor
+    if getattr(tensor, "gguf_cls", None) is not None:
+        from backend.operations_gguf import dequantize_tensor
+
+        found: Tensor = dequantize_tensor(tensor)
+    elif hasattr(tensor, "_qdata"):
+        found = tensor.dequantize()
+    else:
+        from backend.operations_bnb import functional_dequantize_4bit
+
+        found = functional_dequantize_4bit(tensor)
+    return found
+
+
+def pieces(tensor: Tensor) -> list[Tensor]:
+    """Return the plain tensors that a parameter's value follows from."""
+    data = getattr(tensor, "_qdata", None)
+    if data is None:
+        return [tensor]
+    return [data, *(value for value in vars(tensor._params).values() if isinstance(value, Tensor))]  # type: ignore[attr-defined]
+
+
