@@ -328,12 +328,19 @@ def documented_command(start: str) -> list[str]:
     return found[0].split("#")[0].split()[2:]
 
 
+def make_webui(folder: Path) -> None:
+    """Write what a folder of AUTOMATIC1111's webui is recognised by."""
+    (folder / "modules").mkdir()
+    for name in ("webui.py", "modules/sd_hijack.py"):
+        (folder / name).touch()
+
+
 @pytest.mark.slow
 def test_the_documented_command_for_a_webui_collects_its_tests(tmp_path: Path) -> None:
     """pytest once took the folder behind --webui for tests to run, and never saw our options."""
     webui = tmp_path / "web ui"
     webui.mkdir()
-    (webui / "webui.py").touch()
+    make_webui(webui)
     (webui / "conftest.py").write_text("raise RuntimeError('this folder was taken for tests')", encoding="utf-8")
     command = [{"DIR": "web ui", "PYTHON": sys.executable}.get(word, word) for word in documented_command("test --webui")]
     others = [f"--ignore={folder}" for folder in (ROOT / "tests").iterdir() if folder.is_dir() and folder.name != "webui"]
@@ -346,7 +353,7 @@ def test_the_documented_command_for_a_webui_collects_its_tests(tmp_path: Path) -
 
 
 def test_options_of_pytest_pass_and_ours_are_checked(started: list[tuple], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "webui.py").touch()
+    make_webui(tmp_path)
     assert run.main(["test", "--webui", str(tmp_path), "--webui-python", sys.executable, "-x", "-k", "a or b"]) == 7
     assert started[-1][-5:] == (f"--webui={tmp_path}", f"--webui-python={sys.executable}", "-x", "-k", "a or b")
     assert run.main(["test", "--quick"]) == 7

@@ -1,7 +1,7 @@
 """Make tiny random SD1 checkpoints for Forge, Forge Neo and reForge, whose own classes give the names and shapes.
 
-Run by the host's python: `PYTHON forge_checkpoint.py --webui DIR --out FOLDER sd1:1 sd1:2` writes `FOLDER/checkpoints/sd1-<seed>.safetensors`.
-The extension in tiny_forge teaches the running host these widths.
+Run by the host's python: `PYTHON forge_checkpoint.py --webui DIR --out FOLDER sd1:1 sd1:2` writes
+`FOLDER/checkpoints/sd1-<seed>.safetensors`. The extension in tiny_forge teaches the running host these widths.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def make_checkpoint(seed: int, out: Path) -> Path:
     state = schedule()
     state.update(state_of("model.diffusion_model.", unet))
     state.update(state_of("first_stage_model.", vae))
-    text = {name: tensor for name, tensor in state_of("cond_stage_model.transformer.", clip_text())}
-    state.update(text)
+    state.update(state_of("cond_stage_model.transformer.", clip_text()))
     file = out / "checkpoints" / f"sd1-{seed}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(lift_final_norm(state), file, metadata={"modelspec.title": f"tiny random sd1, seed {seed}"})
@@ -75,7 +74,7 @@ def main() -> None:
     for folder in ("modules_forge/packages", "packages_3rdparty"):
         sys.path.insert(1, str(arguments.webui / folder))
     for text in arguments.kinds:
-        print(make_checkpoint(int((text.split(":") + ["1"])[1]), arguments.out), flush=True)
+        print(make_checkpoint(int([*text.split(":"), "1"][1]), arguments.out), flush=True)
 
 
 if __name__ == "__main__":

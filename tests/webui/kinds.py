@@ -1,4 +1,4 @@
-"""The webuis that the battery runs in: how a folder is recognised, and how one is started on CPU in float32 with everything of ours aside."""
+"""The webuis that the battery runs in: how a folder is recognised, and how one is started on CPU in float32."""
 
 from __future__ import annotations
 
@@ -29,22 +29,27 @@ class Kind:
     def command(self, python: Path, folder: Path, data: Path, models: Path, port: int) -> list[str]:
         """Return the command line; every folder that the webui writes to lies under `data`."""
         places = {
-            "--port": port, "--data-dir": data, self.checkpoints: models / "checkpoints", "--lora-dir": data / "models" / "Lora",
-            "--embeddings-dir": data / "embeddings", "--ui-settings-file": data / "config.json", "--ui-config-file": data / "ui-config.json",
+            "--port": port, "--data-dir": data, self.checkpoints: models / "checkpoints",
+            "--lora-dir": data / "models" / "Lora", "--embeddings-dir": data / "embeddings",
+            "--ui-settings-file": data / "config.json", "--ui-config-file": data / "ui-config.json",
         }  # fmt: skip
         return [str(python), str(folder / "launch.py"), *COMMON, *self.flags, *(str(item) for pair in places.items() for item in pair)]
 
 
+FLOAT32 = ("--always-cpu", "--all-in-fp32", "--vae-in-fp32", "--clip-in-fp32")
+SAME = ("hr_additional_modules", ["Use same choices"])
+FORGE = ("tiny_forge", "forge_checkpoint.py")
+NEO_FLAGS = ("--cpu", "--fp32-unet", "--fp32-vae", "--fp32-text-enc")
+A1111_FLAGS = ("--use-cpu", "all", "--no-half", "--no-half-vae", "--no-download-sd-model", "--do-not-download-clip")
+A1111_CHECKPOINTS = ("sd1", "sd1:2", "sd2", "sdxl", "refiner")
 KINDS: Sequence[Kind] = (  # the most special first
     Kind(
-        "neo", "modules_forge/packages/comfy", ("--cpu", "--fp32-unet", "--fp32-vae", "--fp32-text-enc"), "tiny_forge", "forge_checkpoint.py",
-        checkpoints="--ckpt-dirs", loads_at_start=False, settings=(("VERSION_UID", "PY313"),), hires=(("hr_additional_modules", ["Use same choices"]), ("hr_upscaler", "Lanczos")),
+        "neo", "modules_forge/packages/comfy", NEO_FLAGS, *FORGE, checkpoints="--ckpt-dirs", loads_at_start=False,
+        settings=(("VERSION_UID", "PY313"),), hires=(SAME, ("hr_upscaler", "Lanczos")),
     ),
-    Kind("forge", "backend/patcher", ("--always-cpu", "--all-in-fp32", "--vae-in-fp32", "--clip-in-fp32"), "tiny_forge", "forge_checkpoint.py",
-         loads_at_start=False, hires=(("hr_additional_modules", ["Use same choices"]), ("hr_upscaler", "Latent"))),
-    Kind("reforge", "ldm_patched", ("--always-cpu", "--all-in-fp32", "--vae-in-fp32", "--clip-in-fp32"), "tiny_forge", "forge_checkpoint.py"),
-    Kind("a1111", "modules/sd_hijack.py", ("--use-cpu", "all", "--no-half", "--no-half-vae", "--no-download-sd-model", "--do-not-download-clip"),
-         "tiny_models", "checkpoint.py", checkpoint_kinds=("sd1", "sd1:2", "sd2", "sdxl", "refiner")),
+    Kind("forge", "backend/patcher", FLOAT32, *FORGE, loads_at_start=False, hires=(SAME, ("hr_upscaler", "Latent"))),
+    Kind("reforge", "ldm_patched", FLOAT32, *FORGE),
+    Kind("a1111", "modules/sd_hijack.py", A1111_FLAGS, "tiny_models", "checkpoint.py", checkpoint_kinds=A1111_CHECKPOINTS),
 )  # fmt: skip
 
 

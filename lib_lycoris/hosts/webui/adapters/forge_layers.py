@@ -25,7 +25,8 @@ class ForgeLayers(LayerAccess):
         stored = self.stored(module, leaf)
         if stored is None:
             return None
-        unpacked = getattr(getattr(stored, "quant_state", None), "shape", None) or getattr(getattr(stored, "_params", None), "orig_shape", None)
+        state, params = getattr(stored, "quant_state", None), getattr(stored, "_params", None)
+        unpacked = getattr(state, "shape", None) or getattr(params, "orig_shape", None)
         return tuple(unpacked if unpacked is not None else stored.shape)
 
     def value(self, module: nn.Module, leaf: str, device: torch.device | None = None) -> Tensor | None:
@@ -116,5 +117,3 @@ def pieces(tensor: Tensor) -> list[Tensor]:
     if data is None:
         return [tensor]
     return [data, *(value for value in vars(tensor._params).values() if isinstance(value, Tensor))]  # type: ignore[attr-defined]
-
-

@@ -1,8 +1,8 @@
-"""What the models of Forge, reForge and Forge Neo have in common: an engine with a UNet or transformer and text encoders of the host's layers."""
+"""What the models of Forge, reForge and Forge Neo have in common: an engine that holds a UNet or transformer and text encoders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -58,9 +58,8 @@ class ForgeModel(Adapter):
         unknown = [name for name in found.names.unknown if name.startswith("model.")]
         known = len(found.base.layers)
         if len(unknown) > UNKNOWN_SHARE * (known + len(unknown)):
-            raise HostError(
-                f"{self.label(model)} is a {type(model).__name__}, and {len(unknown)} of its layers are not known here, such as {unknown[0]}"
-            )
+            kind = type(model).__name__
+            raise HostError(f"{self.label(model)} is a {kind}, and {len(unknown)} of its layers are not known here, such as {unknown[0]}")
         return found
 
     def word_tables(self, model: Any) -> Sequence[WordTable]:
@@ -74,6 +73,4 @@ class ForgeModel(Adapter):
         """Select a checkpoint as the field at the top does; it is loaded with the next image."""
         from modules_forge import main_entry
 
-        main_entry.checkpoint_change(title, **self.no_preset)
-
-    no_preset: Mapping[str, Any] = {}
+        main_entry.checkpoint_change(title)

@@ -16,7 +16,6 @@ class Neo(ForgeModel):
 
     name = "Forge Neo"
     layers = ForgeLayers()
-    no_preset = {"preset": None}  # the choice is not kept for a kind of model
 
     @classmethod
     def detect(cls) -> bool:
@@ -37,3 +36,9 @@ class Neo(ForgeModel):
                 "use the same model in another form (fp8, GGUF or full precision)"
             )
         return super().patcher(model)
+
+    def select_checkpoint(self, title: str) -> None:
+        """Select a checkpoint as the field at the top does, for no preset in particular; it is loaded with the next image."""
+        from modules_forge import main_entry
+
+        main_entry.checkpoint_change(title, None)
