@@ -1,0 +1,186 @@
+"""The metadata tool: what files say about themselves is shown, edited, repaired, stripped and restored, and their tensors never change."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lib_lycoris import cli
+from lib_lycoris.errors import ToolError
+from lib_lycoris.networks.hashes import model_hash
+from lib_lycoris.tools import TOOLS
+from lib_lycoris.tools.files.metadata import kohya_hashes
+from lib_lycoris.tools.reshape.metadata import LARGEST_IMAGE, NEEDED
+from lib_lycoris.tools.reshape.metadata import edit_metadata as run
+
+MODULE = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+TEXTS = {
+    "ss_network_module": "networks.lora", "ss_base_model_version": "sd_v1", "ss_output_name": "my style", "ssmd_author": "me",
+    "ss_v2": "False", "ss_tag_frequency": '{"1_cat": {"cat": 3}}', "ss_dataset_dirs": '{"/home/me/cats": 1}', "sshs_model_hash": "0" * 64,
+    "note": "ß 猫 \n\"'",
+}  # fmt: skip
+
+
+def write(path: Path, seed: int = 0, dtype: torch.dtype = torch.float16, **texts: str) -> Path:
+    made = torch.Generator().manual_seed(seed)
+    up, down = torch.randn(320, 4, generator=made).to(dtype), torch.randn(4, 320, generator=made).to(dtype)
+    tensors = {f"{MODULE}.lora_up.weight": up, f"{MODULE}.lora_down.weight": down, f"{MODULE}.alpha": torch.tensor(2.0)}
+    save_file(tensors, path, {**TEXTS, **texts})
+    return path
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    return write(tmp_path / "style.safetensors")
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
+def data(path: Path) -> bytes:
+    raw = path.read_bytes()
+    return raw[8 + int.from_bytes(raw[:8], "little") :]
+
+
+def test_editing_changes_the_header_only_and_undo_brings_it_back(network: Path) -> None:
+    before = network.read_bytes()
+    tensors = load_file(network)
+    done = run([network], title="New", triggers="cat, dog", set=["modelspec.resolution=512x512"], remove=["ssmd_author"], in_place=True)
+    assert done.report["changed"] == 1 and done.outputs == (network,)
+    now = metadata(network)
+    expected = {**TEXTS, "modelspec.title": "New", "modelspec.trigger_phrase": "cat, dog", "modelspec.resolution": "512x512"}
+    expected["modelspec.sai_model_spec"] = "1.0.0"
+    del expected["ssmd_author"]
+    assert now == expected
+    start = 8 + int.from_bytes(before[:8], "little")
+    assert data(network) == before[start:] and int.from_bytes(network.read_bytes()[:8], "little") % 8 == 0
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in load_file(network).items())
+    run([network], title="Newer", in_place=True)
+    run([network], undo=True)
+    assert network.read_bytes() == before and [path.name for path in network.parent.iterdir()] == ["style.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_copy_leaves_the_file_alone(tmp_path: Path, dtype: torch.dtype) -> None:
+    network = write(tmp_path / "a.safetensors", dtype=dtype)
+    before = network.read_bytes()
+    run([network], author="someone", save_to=tmp_path / "b.safetensors")
+    assert network.read_bytes() == before and metadata(tmp_path / "b.safetensors")["modelspec.author"] == "someone"
+    assert data(tmp_path / "b.safetensors") == data(network)
+
+
+def test_repair_corrects_hashes_and_adds_what_is_missing(network: Path) -> None:
+    run([network], repair=True, in_place=True)
+    now = metadata(network)
+    tensors = load_file(network)
+    assert {key: now[key] for key in ("sshs_model_hash", "sshs_legacy_hash")} == kohya_hashes(tensors, now)
+    assert now["sshs_model_hash"] == model_hash(network)
+    assert now["modelspec.architecture"] == "stable-diffusion-v1/lora" and now["modelspec.title"] == "my style"
+    assert now["modelspec.author"] == "me" and "modelspec.trigger_phrase" not in now
+    again = run([network], repair=True, in_place=True)
+    assert again.report["changed"] == 0 and again.outputs == () and "nothing to change" in again.text
+
+
+def test_the_old_hash_is_kohyas_in_large_files_too(tmp_path: Path) -> None:
+    tensors = {f"{MODULE}.lora_up.weight": torch.randn(1280, 512), f"{MODULE}.lora_down.weight": torch.randn(512, 1280)}
+    path = tmp_path / "large.safetensors"
+    save_file(tensors, path, {**TEXTS, "modelspec.description": "x" * 5000})
+    run([path], repair=True, in_place=True)
+    assert metadata(path)["sshs_legacy_hash"] == kohya_hashes(tensors, metadata(path))["sshs_legacy_hash"]
+
+
+def test_stripping_keeps_what_the_tensors_need(network: Path) -> None:
+    run([network], strip=["paths", "tags"], save_to=network.with_name("x.safetensors"))
+    assert set(TEXTS) - set(metadata(network.with_name("x.safetensors"))) == {"ss_dataset_dirs", "ss_tag_frequency"}
+    run([network], strip=["all"], in_place=True)
+    assert set(metadata(network)) == set(TEXTS) & set(NEEDED)
+
+
+def test_a_thumbnail_is_put_in_and_taken_out(network: Path, tmp_path: Path) -> None:
+    image = tmp_path / "x.png"
+    image.write_bytes(b"\x89PNG rest")
+    run([network], thumbnail=image, in_place=True)
+    assert metadata(network)["modelspec.thumbnail"] == "data:image/png;base64," + base64.b64encode(b"\x89PNG rest").decode()
+    run([network], strip=["thumbnail"], in_place=True)
+    assert "modelspec.thumbnail" not in metadata(network)
+    for content, says in ((b"GIF89a", "no PNG"), (b"\x89PNG" + b"0" * LARGEST_IMAGE, "300 kB")):
+        image.write_bytes(content)
+        with pytest.raises(ToolError, match=says):
+            run([network], thumbnail=image, in_place=True)
+
+
+def test_a_folder_is_done_past_what_is_broken(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "sub/b", "c")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.safetensors", number)
+    (tmp_path / "broken.safetensors").write_bytes(b"\x10" + b"\0" * 7 + b"not a header at")
+    done = run([tmp_path], license="CC0", in_place=True)
+    assert (done.report["changed"], done.report["failed"], done.report["ok"]) == (3, 1, False)
+    assert "broken.safetensors: " in done.text
+    assert {metadata(tmp_path / f"{name}.safetensors")["modelspec.license"] for name in ("a", "sub/b", "c")} == {"CC0"}
+    assert run([tmp_path / "a.safetensors"], license="CC0", in_place=True).report["changed"] == 0  # safe to run again
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"title": "x"}, "save_to for a copy, or in_place"),
+        ({"title": "x", "save_to": "y.pt"}, "must end in .safetensors"),
+        ({"undo": True, "title": "x"}, "a run of their own"),
+        ({"set": ["novalue"], "in_place": True}, "KEY=VALUE"),
+        ({"save_to": "y.safetensors", "title": "x", "in_place": True}, "leave it out"),
+    ],
+)
+def test_what_is_not_meant_is_refused(network: Path, options: dict[str, Any], says: str) -> None:
+    before = network.read_bytes()
+    with pytest.raises(ToolError, match=says):
+        run([network], **options)
+    assert network.read_bytes() == before
+
+
+def test_undo_is_refused_for_other_tensors_and_without_its_file(network: Path) -> None:
+    assert "was not edited here" in run([network], undo=True).text
+    run([network], title="x", in_place=True)
+    write(network, seed=9)
+    before = network.read_bytes()
+    assert "has other tensors" in run([network], undo=True).text and network.read_bytes() == before
+    run([network], title="y", in_place=True)  # the new file's header is what is kept now
+    run([network], undo=True)
+    assert network.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_lycoris.tools.files import header_edit
+
+    def full(*_: Any) -> None:
+        raise ToolError("the disk is full: free some space")
+
+    before = network.read_bytes()
+    monkeypatch.setattr(header_edit, "require_space", full)
+    assert "the disk is full" in run([network], title="x", in_place=True).text and network.read_bytes() == before
+
+
+def test_the_command_shows_and_tells_beforehand(network: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = network.read_bytes()
+    assert cli.main(["metadata", str(network)]) == 0
+    shown = capsys.readouterr().out
+    assert "title: my style" in shown and "author: me" in shown
+    assert cli.main(["metadata", str(network), "--title", "New", "--in_place", "--dry-run", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["files"][0]["changes"]["modelspec.title"] == [None, "New"] and planned["disk_bytes"] == network.stat().st_size
+    assert network.read_bytes() == before
+    assert cli.main(["metadata", str(network), str(network.with_name("none.safetensors")), "--title", "New", "--in_place"]) == 1
+    assert metadata(network)["modelspec.title"] == "New" and "none.safetensors" in capsys.readouterr().out
+
+
+def test_it_is_a_tool_like_the_others() -> None:
+    assert TOOLS["metadata"].defaults()["repair"] is False and TOOLS["metadata"].verb in ("", "metadata")
