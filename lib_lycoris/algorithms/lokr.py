@@ -81,9 +81,24 @@ class LoKr(Scaled):
             return self.w2_a.shape[0], flat(self.w2_b).shape[1]
         return self.w2_a.shape[1], self.w2_b.shape[1], *self.t2.shape[2:]
 
+    def _parts_problem(self) -> str | None:
+        """Say why the two parts of a factor do not multiply."""
+        if self.w1 is None and flat(self.w1_a).shape[1] != self.w1_b.shape[0]:  # type: ignore[arg-type,union-attr]
+            return f"lokr_w1_a {tuple(self.w1_a.shape)} and lokr_w1_b {tuple(self.w1_b.shape)} have different ranks"  # type: ignore[union-attr]
+        if self.w2 is None:
+            assert self.w2_a is not None and self.w2_b is not None
+            ranks = (flat(self.w2_a).shape[1], self.w2_b.shape[0]) if self.t2 is None else (self.w2_a.shape[0], self.w2_b.shape[0])
+            if (self.t2 is None and ranks[0] != ranks[1]) or (self.t2 is not None and tuple(self.t2.shape[:2]) != ranks):
+                return f"lokr_w2_a {tuple(self.w2_a.shape)} and lokr_w2_b {tuple(self.w2_b.shape)} have different ranks"
+        return None
+
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the Kronecker product has another shape."""
+        if problem := self._parts_problem():
+            return problem
         outer, inner = self._outer(), self._inner()
+        if len(shape) < 2 or shape[1] % outer[1] or len(inner) < 2:
+            return f"lokr_w1 {outer} x lokr_w2 {inner} does not divide the layer {tuple(shape)} - is this file for another model?"
         got = (outer[0] * inner[0], outer[1] * inner[1], *inner[2:])
         return expect(f"lokr_w1 {outer} x lokr_w2 {inner}", got, shape)
 

@@ -71,6 +71,8 @@ class LoRA(Scaled):
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why the factors do not multiply to this shape."""
+        if problem := self._sparse_problem(shape):
+            return problem
         up, down, core = flat(self.up).shape, flat(self.down).shape, self.core
         if core is None:
             if up[1] != down[0]:
@@ -79,6 +81,17 @@ class LoRA(Scaled):
         if core.shape[:2] != (up[1], down[0]):
             return f"lora_mid {tuple(core.shape)} does not stand between lora_up {tuple(up)} and lora_down {tuple(down)}"
         return expect("lora_up x lora_mid x lora_down", (up[0], down[1], *core.shape[2:]), shape)
+
+    def _sparse_problem(self, shape: Sequence[int]) -> str | None:
+        """Say why the sparse rest, which three tensors make together, does not lie inside the weight."""
+        indices, values = self.sparse_indices, self.sparse_values
+        if indices is None and values is None:
+            return None if self.sparse_size is None else "bias_size stands without bias_indices and bias_values"
+        if indices is None or values is None or tuple(indices.shape) != (2, len(values)) or len(shape) < 2:
+            return "bias_indices and bias_values do not belong together"
+        limits = torch.tensor([shape[0], columns(shape)])[:, None]
+        inside = ((indices >= 0) & (indices < limits)).all()
+        return None if bool(inside) else f"bias_indices points outside of the layer {tuple(shape)}"
 
     def factors(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return up (out, r) with the scale in it, down (r, in·k) and the core, in the precision of deltas."""

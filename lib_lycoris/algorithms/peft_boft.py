@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .activation import Bypass, Layer, on_inputs
-from .base import Algorithm, flat, precise, stored
+from .base import Algorithm, columns, flat, precise, stored
 from .peft_oft import columns_fit, half_cayley, turn_columns
 
 
@@ -44,6 +44,9 @@ class PeftBOFT(Algorithm):
         stages, count, size = self.blocks.shape[:3]
         if problem := columns_fit(count, size, shape, "boft_R", self.row_scale):
             return problem
+        if count * size != columns(shape):
+            turned = f"boft_R {tuple(self.blocks.shape)} turns {count * size} inputs"
+            return f"{turned}, but the layer is {tuple(shape)} - is this file for another model?"
         if stages > 1 and (size % 2 or count * size % (2 ** (stages - 1) * size)):
             return f"{stages} stages of blocks of {size} do not divide the layer's {count * size} inputs"
         return None

@@ -137,6 +137,8 @@ class PackedOFT(InputRotation):
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the input columns."""
+        if self.packed.shape[1] != self.block_size * (self.block_size - 1) // 2:
+            return f"oft_R {tuple(self.packed.shape)} is the upper triangle of no block"
         return columns_fit(self.packed.shape[0], self.block_size, shape, "oft_R")
 
     def rotations(self, shape: Sequence[int]) -> Tensor:

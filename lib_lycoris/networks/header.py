@@ -91,6 +91,7 @@ def read_header(path: Path) -> Header:
 def parse(raw: bytes, name: str) -> Header:
     """Return the header in these bytes, whatever lies behind them. Raises NetworkFormatError naming the file."""
     table = _table(raw, name)
+    _check_names(table, name)
     order = tuple(table)
     metadata = _texts(table.pop("__metadata__", None), name)
     return Header(raw, {key: _info(name, key, entry) for key, entry in table.items()}, metadata, order)
@@ -181,16 +182,24 @@ def _table(raw: bytes, name: str) -> dict[str, Any]:
     return table
 
 
+def _check_names(table: dict[str, Any], name: str) -> None:
+    """Raise for a key that is no text: half of a surrogate pair, which JSON can hold and no file can be written with."""
+    for key in table:
+        if not key.isascii() and any(0xD800 <= ord(character) < 0xE000 for character in key):
+            raise NetworkFormatError(f"{name} is damaged: the name of a tensor, {readable(key)}, is no valid text; download it again")
+
+
 def _texts(metadata: Any, name: str) -> dict[str, str]:
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
         raise NetworkFormatError(f"{name}: its metadata is a {type(metadata).__name__}, but a table of texts is expected; save it again")
-    return {key: value if isinstance(value, str) else _text(value) for key, value in metadata.items()}
+    return {_text(key): _text(value) for key, value in metadata.items()}
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _info(name: str, key: str, entry: Any) -> TensorInfo:

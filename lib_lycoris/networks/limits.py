@@ -18,6 +18,13 @@ PIECE = 1 << 17  # values that are looked at together
 NUMBERS = frozenset({"alpha", "scale", "scalar", "on_input", "oft_R.scaled_oft", "delora_lambda"})
 
 
+# Axes of tensors that are not weights and not factors of one, which may be flattened or not.
+AXES = {
+    "oft_blocks": (3, 4), "oft_diag": (3,), "oft_r": (3,), "oft_R.weight": (2,), "boft_R": (4,), "bias_indices": (2,), "bias_values": (1,),
+}  # fmt: skip
+SQUARE = frozenset({"oft_blocks", "oft_diag", "oft_r", "boft_R"})  # blocks that turn something
+
+
 def check_tensors(tensors: Mapping[str, Tensor]) -> None:
     """Raise NetworkFormatError naming a tensor, suffix -> tensor of a module, that is empty or has no axis where it needs one."""
     for suffix, tensor in tensors.items():
@@ -25,6 +32,10 @@ def check_tensors(tensors: Mapping[str, Tensor]) -> None:
             raise NetworkFormatError(f"{suffix} is empty: its shape {tuple(tensor.shape)} holds no values")
         if tensor.dim() == 0 and suffix not in NUMBERS:
             raise NetworkFormatError(f"{suffix} is a single number without a shape, where a tensor is expected")
+        if tensor.dim() not in AXES.get(suffix, (tensor.dim(),)):
+            raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, where {AXES[suffix][0]} axes are expected")
+        if suffix in SQUARE and tensor.shape[-1] != tensor.shape[-2]:
+            raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, but its blocks have to be square")
         if suffix in NUMBERS and tensor.numel() == 1 and not abs(single(tensor, suffix)) <= LARGEST_NUMBER:
             raise NetworkFormatError(f"{suffix} is {single(tensor, suffix):.3g}, which is no strength of a network")
 

@@ -163,6 +163,8 @@ def _flattened(content: Any, places: Places, size: int) -> Opened:
     found: dict[str, TensorInfo] = {}
     for key, value in content.items():
         if isinstance(value, StoredTensor):
+            if any(0xD800 <= ord(character) < 0xE000 for character in str(key)):
+                raise NotPlainError("is damaged: the name of a tensor is no valid text")
             found[str(key)] = _placed(value, places, size)
         elif isinstance(value, (int, float)) and str(key).endswith(NUMBERS):
             raise NotPlainError(f"is not opened: {readable(key)} is a bare number, where a tensor is expected")
