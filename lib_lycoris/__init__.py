@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .tools.merge.verify import run as verify
     from .tools.reshape.bake import run as bake
     from .tools.reshape.convert import run as convert
+    from .tools.reshape.metadata import edit_metadata
     from .tools.reshape.prune import run as prune
     from .tools.reshape.resize import run as resize
     from .tools.reshape.split import run as split
@@ -41,8 +42,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Activation", "Cancelled", "HostError", "LycorisError", "Mode", "ModelMismatchError", "Network", "NetworkFormatError", "Patcher",
     "Plan", "Progress", "ProgressState", "PromptError", "Report", "Result", "ToolError", "__version__", "algorithms", "apply", "bake",
-    "compare", "convert", "errors", "extract", "inspect", "load", "measure", "merge", "merge_networks", "models", "networks",
-    "patching", "prompt", "prune", "resize", "split", "tools", "undo", "verify",
+    "compare", "convert", "edit_metadata", "errors", "extract", "inspect", "load", "measure", "merge", "merge_networks", "models",
+    "networks", "patching", "prompt", "prune", "resize", "split", "tools", "undo", "verify",
 ]  # fmt: skip
 
 _HOMES = {

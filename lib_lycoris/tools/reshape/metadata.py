@@ -65,8 +65,8 @@ class Edit:
 def edit_metadata(
     models: Files, title: str | None = None, triggers: str | None = None, author: str | None = None, license: str | None = None,
     description: str | None = None, usage_hint: str | None = None, tags: str | None = None, thumbnail: FilePath | None = None,
-    set: Texts = (), remove: Texts = (), strip: Texts = (), repair: bool = False, undo: bool = False, in_place: bool = False,
-    save_to: FilePath | None = None, progress: Progress | None = None,
+    set: Texts | None = None, remove: Texts | None = None, strip: Texts | None = None, repair: bool = False, undo: bool = False,
+    in_place: bool = False, save_to: FilePath | None = None, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Show or change the metadata of network files; one that cannot be changed is reported, and the others are done.
 
@@ -263,7 +263,7 @@ def _shown(metadata: Metadata) -> Iterator[str]:
 
 
 TOOL = Tool(
-    "metadata", "Metadata", "show, edit, repair or strip what a network file says about itself", edit_metadata, plan,
+    "metadata", "Metadata", "show, edit, repair or strip what network files say about themselves", edit_metadata, plan,
     (
         Option("models", "network files, or folders of them", Path, flag="models", nargs="+", required=True, kind="networks"),
         Option("title", 'the title; "" removes it, as with the other texts'),
