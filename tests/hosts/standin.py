@@ -69,6 +69,7 @@ class Processing:
 
     def __init__(self, prompt: str, steps: int = 3, scripts: bool = True) -> None:
         self.prompts, self.steps, self.scripts = [prompt], steps, scripts or None
+        self.all_prompts, self.batch_size, self.iteration = [prompt], 1, 0
         self.seeds, self.seed = [1], 1
         self.is_hr_pass = False
         self.extra_generation_params: dict[str, Any] = {}
@@ -76,6 +77,11 @@ class Processing:
         self.extra_network_data: dict[str, list[Params]] = {}
         self.hr_extra_network_data: dict[str, list[Params]] = {}
         self.step_multiplier = 1
+
+    def infotext(self) -> dict[str, str]:
+        """Return what is written into an image: values that can be called are, and None is left out."""
+        called = {key: value() if callable(value) else value for key, value in self.extra_generation_params.items()}
+        return {key: value for key, value in called.items() if value is not None}
 
     def comment(self, text: str) -> None:
         self.comments[text] = 1
@@ -197,6 +203,19 @@ class StandIn:
         p.prompts = [text]
         self.activate(p, p.extra_network_data)
         return self._sample(p, refiner)
+
+    def run_batches(self, *batches: list[str]) -> list[dict[str, str]]:
+        """Make batches of as many images each in one run; return the text of an image of each."""
+        p, texts = Processing(batches[0][0]), []
+        p.all_prompts, p.batch_size = [prompt for batch in batches for prompt in batch], len(batches[0])
+        self.p = p
+        if self.script:
+            self.script.before_process(p)
+        for p.iteration, batch in enumerate(batches):
+            p.prompts, p.extra_network_data = [parse(prompt)[0] for prompt in batch], parse(batch[0])[1]
+            self.activate(p, p.extra_network_data)
+            texts.append(p.infotext())
+        return texts
 
     def activate(self, p: Processing, data: dict[str, list[Params]]) -> None:
         """Call every network, those with tags first, in the order of the tags."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,3 +273,43 @@ class TestEmbedded(HostContract):
     @pytest.fixture
     def rig(self, tmp_path: Path) -> EmbeddedRig:
         return EmbeddedRig(tmp_path)
+
+
+def test_each_batch_of_a_run_says_its_own_networks_only(webui: WebuiRig) -> None:
+    texts = webui.program.run_batches(["a cat <lyco:one>"], ["a cat <lyco:two>"], ["a cat"], ["a cat <lora:x:1><lyco:two>"])
+    assert [text.get("Lyco hashes", "").split(":")[0] for text in texts] == ["one", "two", "", "two"]
+    assert [sorted(name.split(":")[0] for name in text.get("Lora hashes", "").split(", ")) for text in texts] == [
+        ["one"], ["two"], [""], ["two", "x"],
+    ]  # fmt: skip
+    texts = webui.program.run_batches(["a cat <lyco:onee>"], ["a cat <lyco:one>"])
+    assert webui.program.p is not None and "Lyco problems" not in webui.program.p.extra_generation_params
+
+
+def test_images_of_a_batch_that_ask_for_other_networks_are_told_of(webui: WebuiRig) -> None:
+    same_tags = webui.program.run_batches(["a cat <lyco:one><lyco:two>", "a dog <lyco:two><lyco:one>"])
+    assert webui.program.p is not None and not webui.program.p.comments and "Lyco tags used" not in same_tags[0]
+    other_tags = webui.program.run_batches(["a cat <lyco:one>", "a dog <lyco:one>", "a cow", "a hen <lyco:two>"])
+    assert "images 3, 4 ask for other networks" in next(iter(webui.program.p.comments))
+    assert other_tags[0]["Lyco tags used"] == "<lyco:one>"
+    assert webui.program.run_batches(["a cat", "a dog <lyco:one>"])[0]["Lyco tags used"] == "none"
+
+
+def test_problems_are_in_the_images_text_only_where_the_settings_ask(webui: WebuiRig) -> None:
+    webui.picture("<lyco:onee>")
+    assert "onee" in webui.problems and webui.program.p is not None and "Lyco problems" not in webui.program.p.infotext()
+    assert "onee" in json.loads(json.dumps(webui.program.p.extra_generation_params))["Lyco problems"]
+    webui.program.modules["modules.shared"].opts.lyco_problems_in_infotext = True
+    webui.picture("<lyco:onee>")
+    assert "onee" in webui.program.p.infotext()["Lyco problems"]
+
+
+@pytest.mark.parametrize("text", ["<lycoris:one:1>", "<Lyco:one:1>", "<lyco:>", "< lyco:one:1>"])
+def test_what_only_looks_like_a_tag_gets_a_sentence(webui: WebuiRig, text: str) -> None:
+    base = webui.picture("")
+    assert same(webui.picture(text), base) and text in webui.problems
+    assert not same(webui.picture(f"{text}<lyco:one>"), base) and text in webui.problems
+
+
+def test_tags_of_other_programs_are_none_of_our_business(webui: WebuiRig) -> None:
+    webui.picture("<lora:x:1> <hypernet:y:1> <wildcard:z> (a:1.2) a <b> c")
+    assert webui.problems == ""

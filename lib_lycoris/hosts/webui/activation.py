@@ -13,6 +13,7 @@ from . import comments
 from .conds import Conds
 from .hooks import Steps, start_hooks
 from .host import PassRequest, WebuiHost, host
+from .prompts import about_batch, near_misses, tags_of, written
 
 
 class LycoNetwork:
@@ -39,17 +40,29 @@ class LycoNetwork:
 
     def _activate(self, p: Any, params_list: Sequence[Any]) -> None:
         hires = is_hires(p, params_list)
+        told = self._begin(p, hires)
         texts = tuple(":".join(str(item) for item in params.items) for params in params_list)
         if not params_list:
             self.host.clear()
             self.conds.check(p, hires, texts, "")
+            self._tell(p, told, Plan())
             return
         self._run = weakref.ref(p)
         start_hooks(self.steps, self.host.silent, self.replan)
         tags, problems = _read(params_list)
         done = self.host.put_on(PassRequest(tags, _seed(p), int(getattr(p, "steps", 1) or 1), hires))
         self.conds.check(p, hires, texts, done.digest)
-        self._tell(p, problems, done)
+        self._tell(p, told + problems, done)
+
+    def _begin(self, p: Any, hires: bool) -> list[str]:
+        """Forget what was said of the images before, and return what the prompts as they are written call for."""
+        if not hires:
+            comments.begin(p)
+        prompts = written(p, hires)
+        batch = about_batch(prompts)
+        if batch is not None:
+            comments.note_tags(p, tags_of(prompts[0]))
+        return [*near_misses(prompts), *([] if batch is None else [batch])]
 
     def deactivate(self, p: Any) -> None:
         """End a run: nothing acts afterwards, also where the webui would not say so again."""

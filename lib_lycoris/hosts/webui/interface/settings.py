@@ -61,5 +61,8 @@ def _infotext() -> dict[str, Any]:
     return {
         "lyco_add_hashes_to_infotext": shared.OptionInfo(True, "Write the hashes of networks into the image's text").info(
             "so that sites know them, and a pasted text finds a renamed file"
-        )
+        ),
+        "lyco_problems_in_infotext": shared.OptionInfo(False, "Write what could not be done into the image's text").info(
+            "it is shown below the image and returned by the API in any case"
+        ),
     }

@@ -1,0 +1,49 @@
+"""The prompts of a batch as people wrote them: what in them only looks like a tag, and tags that act on other images than theirs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from ...prompt import find_tags, unread_tags
+from ...prompt.scan import places
+
+NAMES = ("lyco",)
+
+
+def written(p: Any, hires: bool) -> list[str]:
+    """Return the prompts of the batch that is being made, with their tags; none for a run that the webui makes for itself."""
+    texts = getattr(p, "all_hr_prompts" if hires else "all_prompts", None) or []
+    size, first = int(getattr(p, "batch_size", 1) or 1), int(getattr(p, "iteration", 0) or 0)
+    return [str(text) for text in texts[first * size : (first + 1) * size]]
+
+
+def near_misses(prompts: Sequence[str]) -> list[str]:
+    """Return a sentence for each piece of the prompts that was probably meant as a tag of ours; other kinds are other programs'."""
+    found = []
+    for prompt in dict.fromkeys(prompts):
+        rest, _ = find_tags(prompt, NAMES)
+        others = [place.kind for place in places(rest) if not difflib.get_close_matches(place.kind.lower()[:20], NAMES, 1)]
+        found += unread_tags(rest, NAMES, others)
+    return list(dict.fromkeys(found))
+
+
+def tags_of(prompt: str) -> list[str]:
+    """Return the tags of a prompt as they are written, sorted: their order never matters."""
+    return sorted(prompt[place.start : place.stop] for place in places(prompt) if place.kind in NAMES)
+
+
+def of_other_images(prompts: Sequence[str]) -> list[int]:
+    """Return the numbers, from 1, of a batch's images whose prompts ask for other networks than the first one's, which act on all."""
+    return [number for number, prompt in enumerate(prompts, 1) if tags_of(prompt) != tags_of(prompts[0])]
+
+
+def about_batch(prompts: Sequence[str]) -> str | None:
+    """Say that images of a batch do not get their own networks; None where all ask for the same."""
+    others = of_other_images(prompts)
+    if not others:
+        return None
+    used = "".join(tags_of(prompts[0])) or "no networks"
+    which = f"image {others[0]} asks" if len(others) == 1 else f"images {', '.join(map(str, others))} ask"
+    return f"{which} for other networks, but a batch is computed at once: all have {used}; set the batch size to 1 for one by one"
