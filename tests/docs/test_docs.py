@@ -11,7 +11,7 @@ import pytest
 
 from lib_lycoris.cli import command_parser
 from lib_lycoris.tools.registry import VERBS
-from run import suite_options
+from run import NEW, suite_options
 from tests.docs.generate import DOCS, filled, pages
 
 ROOT = DOCS.parent
@@ -86,8 +86,21 @@ def test_every_verb_has_its_place() -> None:
 
 
 def test_tests_that_are_named_are_there() -> None:
-    for page in PAGES:
+    for page in set(PAGES) - {ROOT / "CONTRIBUTING.md"}:  # its examples name files that they make
         for file, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(test_\w+))?`", page.read_text(encoding="utf-8")):
             path = ROOT / file
             assert path.is_file(), f"{label(page)} names {file}, which is not there"
             assert not name or f"def {name}(" in path.read_text(encoding="utf-8"), f"{label(page)} names {file}::{name}, which is not there"
+
+
+def test_the_public_checks_use_what_we_support() -> None:
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    listed = re.search(r"python: \[(.*)\]", workflow)
+    assert listed is not None
+    numbers = re.findall(r"[\d.]+", listed[1])
+    assert len(numbers) == 3 and set(numbers) <= set(NEW.pythons)
+    for command in re.findall(r"- run: python run.py test (.*)", workflow):
+        given = re.sub(r"\$\{\{.*?\}\}", "--quick", command).split()
+        assert suite_options().parse_known_args(given)[1] == ["--color=no"]
+    pins = set(re.findall(r"ruff==[\d.]+", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")))
+    assert pins == set(re.findall(r"^ruff==[\d.]+", NEW.constraints.read_text(encoding="utf-8"), re.MULTILINE))
