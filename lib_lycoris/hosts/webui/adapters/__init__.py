@@ -12,7 +12,12 @@ from .reforge import ReForge
 
 __all__ = ["ADAPTERS", "Adapter", "WordTable", "adapter"]
 
-ADAPTERS: tuple[type[Adapter], ...] = (Neo, Forge, ReForge, A1111)
+ADAPTERS: tuple[type[Adapter], ...] = (  # the most special first
+    Neo,
+    Forge,
+    ReForge,
+    A1111,
+)
 
 
 @cache
