@@ -74,7 +74,7 @@ def add_job_routes(app: FastAPI, service: JobService, guards: Sequence[Guard]) -
             f"{ADDRESS}/{tool}", _starter(service, tool), methods=["POST"], status_code=202, summary=summary, name=f"start_{tool}",
             description=f"{summary}. The body is a JSON table of its options. Answers at once; the job runs when those before it have "
             "ended. Files are named as in the lists of the host, or by paths inside of its model folders.",
-            responses=_answers(202, "The job.", STATE, (403, 409, 415, 422)),
+            responses=_answers(202, "The job.", STATE, (403, 409, 413, 415, 422, 429)),
             openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": options}}}}, **shared,
         )  # fmt: skip
     app.add_api_route(f"{ADDRESS}/{{tool}}", _unknown(service), methods=["POST"], include_in_schema=False, **shared)
@@ -102,7 +102,8 @@ def add_docs(app: FastAPI, service: JobService) -> None:
 def _answers(code: int, text: str, schema: dict[str, Any], refusals: Sequence[int]) -> dict[int | str, dict[str, Any]]:
     why = {
         403: "asked by a page of another site", 404: "there is no such job", 409: "the file is there already, or there is no result (yet)",
-        415: "the body is no JSON", 422: "an option is wrong; the sentence says which",
+        413: "the body is too large", 415: "the body is no JSON", 429: "too many jobs are waiting",
+        422: "an option is wrong; the sentence says which",
     }  # fmt: skip
     return {
         code: {"description": text, "content": {"application/json": {"schema": schema}}},
@@ -138,7 +139,7 @@ def _told(service: JobService, ask: Callable[[], dict[str, Any]]) -> dict[str, A
     try:
         return ask()
     except LycorisError as error:
-        raise HTTPException(service.code(error), _clean(str(error))) from error
+        raise HTTPException(service.code(error), _clean(service.sentence(str(error)))) from error
 
 
 def _clean(text: str) -> str:

@@ -67,11 +67,19 @@ def typed(option: Option, value: Any) -> Any:
 def _one(option: Option, value: Any) -> Any:
     wanted = {float: (int, float), Path: (str, Path)}.get(option.type, (option.type,))
     wrong = not isinstance(value, wanted) or (isinstance(value, bool) and option.type is not bool)
-    if wrong or (option.type is float and not isfinite(value)):
+    if wrong or (option.type is float and not _usable(value)):
         raise ToolError(f"{option.name} is {_shown(value)}, but {KINDS.get(option.type, option.type.__name__)} is expected")
     if option.choices and value not in option.choices:
         raise ToolError(f"{option.name} is {_shown(value)}, but one of {', '.join(map(str, option.choices))} is expected")
     return option.type(value)
+
+
+def _usable(value: float) -> bool:
+    """Tell whether a number, which may be a whole one of any length, is a finite float."""
+    try:
+        return isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _unknown(tool: Tool, name: str, hint: str) -> str:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris.hosts.jobs_api import ADDRESS, LARGEST, add_job_routes, local_only, same_site
 from lib_lycoris.tools.files.store import ModelFile
-from lib_lycoris.tools.jobs.queue import Jobs
+from lib_lycoris.tools.jobs.queue import WAITING, Jobs
 from lib_lycoris.tools.jobs.service import JobService, plain
 
 MODULE = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -206,6 +206,42 @@ def test_nothing_is_written_over_unless_asked(client: TestClient, store: FolderS
 def test_bad_options_are_a_sentence(client: TestClient, options: dict[str, Any], words: str) -> None:
     answer = start(client, "networks_merge", **options)
     assert answer.status_code == 422 and words in answer.json()["detail"] and len(answer.json()["detail"]) < 400
+
+
+@pytest.mark.parametrize(
+    "number", ["1e999", "NaN", "-Infinity", "1" + "0" * 400, "1" + "0" * 5000, "[[1]]", "true", '"\\ud800"', '"a\\u0000"']
+)
+@pytest.mark.parametrize("option", ["te", "save_to", "models", "save_precision"])
+def test_any_value_is_taken_or_refused_by_a_sentence(client: TestClient, option: str, number: str) -> None:
+    body = f'{{"models": ["a"], "save_to": "x", "{option}": {number}}}'
+    answer = client.post(f"{ADDRESS}/bake", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422 and isinstance(answer.json()["detail"], str)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"host": "["}, {"host": "127.0.0.1:x"}, {"origin": "http://["}, {"content-type": "\u00ff"}, {"sec-fetch-site": "x" * 5000}]
+)
+def test_any_header_is_taken_or_refused(client: TestClient, headers: dict[str, str]) -> None:
+    encoded = {"content-type": b"application/json", **{name: value.encode("latin-1") for name, value in headers.items()}}
+    assert client.post(f"{ADDRESS}/bake", content=b"{}", headers=encoded).status_code in (403, 415)
+
+
+def test_the_queue_is_bounded(client: TestClient, store: FolderShelf, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Jobs, "_work", lambda _: None)  # nothing is ever done
+    for number in range(WAITING):
+        assert start(client, "networks_merge", models=["a"], save_to=f"x{number}").status_code == 202
+    refused = start(client, "networks_merge", models=["a"], save_to="one-more")
+    assert refused.status_code == 429 and f"{WAITING} jobs are waiting already" in refused.json()["detail"]
+
+
+def test_errors_name_no_folder(client: TestClient, store: FolderShelf, jobs: Jobs, tmp_path: Path) -> None:
+    (store.nets / "bad.safetensors").write_bytes(b"no network")
+    state = wait(client, start(client, "resize", model="bad", new_rank=1, save_to="x").json()["id"])
+    assert state["status"] == "failed" and "bad" in state["error"] and str(tmp_path) not in state["error"]
+    answers = [client.get(f"{ADDRESS}/{state['id']}/result"), start(client, "resize", model=str(tmp_path), new_rank=1, save_to="x")]
+    assert [answer.status_code for answer in answers] == [409, 422]
+    service = JobService(jobs, store)
+    assert service.sentence(f"{store.nets / 'a.safetensors'} is not in {store.models}") == "a.safetensors is not in models"
 
 
 def test_only_json_is_taken(client: TestClient) -> None:

@@ -19,6 +19,7 @@ from .progress import Cancelled, Progress, ProgressState
 
 Status = Literal["waiting", "running", "done", "failed", "cancelled"]
 KEPT = 50  # finished jobs whose results can still be asked for
+WAITING = 100  # jobs that may wait: each holds its options, and an address is open to programs that start them in a loop
 ENDED = ("done", "failed", "cancelled")
 
 
@@ -93,6 +94,10 @@ class NoSuchThing(ToolError):
     """There is no tool or no job of that name."""
 
 
+class QueueFull(ToolError):
+    """So many jobs are waiting that another one is not taken."""
+
+
 class Jobs:
     """All jobs of this process, run one after another by a thread of their own."""
 
@@ -119,11 +124,13 @@ class Jobs:
         return self.tools[name]
 
     def start(self, tool_name: str, options: Mapping[str, Any], owner: str = "") -> Job:
-        """Put a run of a tool in the queue. Raises ToolError for options that its declaration does not allow."""
+        """Put a run of a tool in the queue. Raises ToolError for options that its declaration does not allow, QueueFull."""
         tool = self.tool(tool_name)
         notes: list[str] = []
         job = Job(tool, validated(tool, options, notes.append), owner, tuple(notes))
         with self._lock:
+            if sum(other.status == "waiting" for other in self._jobs.values()) >= WAITING:
+                raise QueueFull(f"{WAITING} jobs are waiting already; wait until some have ended, or stop them")
             self._jobs[job.id] = job
             self._forget_old()
             if self._thread is None:

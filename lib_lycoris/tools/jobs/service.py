@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ..declaration import Option, Tool
 from ..files.store import FileStore
 from ..validation import typed
 from .places import SUFFIX, Taken, free_for_several, known_file, new_file
-from .queue import Job, Jobs, NoSuchThing
+from .queue import Job, Jobs, NoSuchThing, QueueFull
 
 FILES = (".undo", ".json")  # what a file that is neither network nor checkpoint may be called
 TYPES = {int: "integer", float: "number", bool: "boolean"}
@@ -45,14 +46,14 @@ class JobService:
 
     def state(self, job_id: str) -> dict[str, Any]:
         """Return how far a job is."""
-        return as_json(self.jobs.get(job_id), self.jobs)
+        return self._state(self.jobs.get(job_id))
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask a job to stop and return its state; one that has ended stays as it is."""
         job = self.jobs.get(job_id)
         if not job.ended:
             job.cancel()
-        return as_json(job, self.jobs)
+        return self._state(job)
 
     def result(self, job_id: str) -> dict[str, Any]:
         """Return what a finished job made. Raises NotReady for one that runs, or that has no result."""
@@ -62,10 +63,24 @@ class JobService:
         outputs = [str(path) for path in job.result.outputs]
         return {"id": job.id, "tool": job.tool, "report": plain(job.result.report), "text": job.result.text, "outputs": outputs}
 
+    def _state(self, job: Job) -> dict[str, Any]:
+        state = as_json(job, self.jobs)
+        return {**state, "error": self.sentence(job.error) or None}
+
     @staticmethod
     def code(error: LycorisError) -> int:
         """Return the HTTP status that says what an error says."""
+        if isinstance(error, QueueFull):
+            return 429
         return 404 if isinstance(error, NoSuchThing) else 409 if isinstance(error, (Taken, NotReady)) else 422
+
+    def sentence(self, text: str) -> str:
+        """Return a sentence without the paths of our folders: files are named from them on, where they lie is nobody's business."""
+        folders = {self.store.network_folder(), self.store.checkpoint_folder()}
+        folders |= {file.path.parent for files in (self.store.networks(), self.store.checkpoints()) for file in files}
+        for folder in sorted(map(str, folders), key=len, reverse=True):
+            text = text.replace(folder + os.sep, "").replace(folder, Path(folder).name)
+        return text
 
     def _confined(self, declared: Mapping[str, Option], name: str, value: Any) -> Any:
         option = declared.get(name)

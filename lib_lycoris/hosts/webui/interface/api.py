@@ -30,7 +30,8 @@ def register(inspect: Inspect | None, service: JobService | None = None) -> None
 def add_routes(app: FastAPI, inspect: Inspect | None, service: JobService | None = None) -> None:
     """Add the routes to the host's web application; those of the tools, which write files, where --api asks for an API."""
     guard = _guard()
-    options: dict[str, Any] = {"dependencies": [Depends(guard)] if guard else [], "tags": ["LyCORIS"]}
+    guards = [same_site(_origin_allowed), *([guard] if guard else [])]
+    options: dict[str, Any] = {"dependencies": [Depends(one) for one in guards], "tags": ["LyCORIS"]}
     app.add_api_route(
         f"{ADDRESS}/lycos", list_networks, methods=["GET"], summary="List networks",
         description="All network files that `<lyco:name>` can use, whatever base model they are for, with their headers' metadata.",
@@ -49,7 +50,7 @@ def add_routes(app: FastAPI, inspect: Inspect | None, service: JobService | None
             response_description="The inspection, as `run.py inspect --json` gives it.", **options,
         )  # fmt: skip
     if service is not None and _wants_api():
-        add_job_routes(app, service, [same_site(_origin_allowed), *([guard] if guard else [])])
+        add_job_routes(app, service, guards)
 
 
 def _wants_api() -> bool:
