@@ -45,7 +45,7 @@ class BOFT(OutputRotation):
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the output rows, or that a stage's stride does not."""
-        if problem := rows_fit(self.blocks, shape, "oft_blocks"):
+        if problem := rows_fit(self.blocks, shape, "oft_blocks", self.rescale):
             return problem
         stages, _, size = self.blocks.shape[:3]
         if size % 2 or shape[0] % (2 ** (stages - 1) * size):

@@ -62,8 +62,10 @@ def work_of_rows(size: int, shape: Sequence[int]) -> Cost:
     return Cost(wide * shape[0], 3.0 * shape[0], wide * whole, 2.0 * whole)
 
 
-def rows_fit(blocks: Tensor, shape: Sequence[int], what: str) -> str | None:
-    """Say that blocks (n, b, b) do not tile the output rows."""
+def rows_fit(blocks: Tensor, shape: Sequence[int], what: str, rescale: Tensor | None = None) -> str | None:
+    """Say that blocks (n, b, b) do not tile the output rows, or that there is not one scale for each of them."""
+    if rescale is not None and len(shape) and rescale.numel() != shape[0]:
+        return f"rescale has {rescale.numel()} numbers, but the layer is {tuple(shape)} - is this file for another model?"
     if blocks.shape[-1] == blocks.shape[-2] and len(shape) and blocks.shape[-3] * blocks.shape[-2] == shape[0]:
         return None
     got = f"{what} {tuple(blocks.shape)} rotates {blocks.shape[-3] * blocks.shape[-2]} outputs"
@@ -169,7 +171,7 @@ class OFT(OutputRotation, Rotated):
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the output rows."""
-        return rows_fit(self.blocks, shape, "oft_blocks")
+        return rows_fit(self.blocks, shape, "oft_blocks", self.rescale)
 
     def matrix(self) -> Tensor:
         """Return rescale ⊙ Rᵀ - I as (n, b, b) in float64."""

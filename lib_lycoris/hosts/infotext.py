@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..atomic import replacing
 from ..errors import HostError
 from .protocol import GeneratedImage, GenerationRequest
 
@@ -36,15 +36,12 @@ def save_png(picture: GeneratedImage, path: Path) -> None:
     texts.add_itxt("parameters", picture.infotext)
     if picture.problems:
         texts.add_itxt("lyco problems", "\n".join(picture.problems))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.image.save(beside, format="PNG", pnginfo=texts)
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            picture.image.save(beside, format="PNG", pnginfo=texts)
     except OSError as error:
         raise HostError(f"{path} cannot be written: {error.strerror or error}; choose another place with --out") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _quoted(text: str) -> str:

@@ -85,7 +85,7 @@ def no_network(file: TensorFile, keys: Keys) -> str | None:
         return f"is {kind}, not a network"
     if not file.tensors:
         return "holds no tensors at all"
-    return "holds no network: no key of it is a tensor of a known algorithm"
+    return f"holds no network: no known algorithm has tensors such as {readable(next(iter(file.tensors)))}"
 
 
 def module_shapes(file: TensorFile, keys: Keys) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..atomic import replacing
 from .network import Network
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file of ``key -> tensor``."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(Path(path)) as beside:
         beside.touch()  # with the mode that new files have here: safetensors makes its own readable by the owner alone
         mode = beside.stat().st_mode
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(beside), dict(metadata or {"format": "pt"}))
         beside.chmod(mode)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def state_dict(network: Network) -> dict[str, Tensor]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..atomic import write_text
 from ..errors import PromptError
 from ..models.blocks import LAYOUTS
 from .elements import ElementRule, parse_rule
@@ -164,11 +163,7 @@ def read_text(path: str | Path) -> str:
 
 
 def _write(path: str | Path, text: str) -> None:
-    part = Path(f"{path}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        write_text(Path(path), text)
     except OSError as error:
-        with suppress(OSError):  # what counts is the first error
-            part.unlink(missing_ok=True)
         raise PromptError(f"the presets cannot be written to {path} ({error}); nothing was changed there") from error

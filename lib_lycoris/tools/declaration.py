@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Union
 
+from ..atomic import removed_leftovers
 from .jobs.progress import Progress
 from .validation import validated
 
@@ -83,7 +84,13 @@ class Tool:
 
     def run(self, progress: Progress | None = None, **options: Any) -> Result:
         """Do it. Raises ToolError for an option that is unknown or wrong before anything is read, LycorisError for what cannot be done."""
-        return self.function(progress=progress or Progress(), **validated(self, options))
+        given = validated(self, options)
+        removed = removed_leftovers(Path(given["save_to"]).parent) if given.get("save_to") else []
+        result = self.function(progress=progress or Progress(), **given)
+        if removed:  # said, since it may have been somebody's only copy of a long run
+            text = f"{result.text}\nremoved what killed runs had left half-written: {', '.join(removed)}"
+            result = replace(result, text=text, report={**result.report, "removed_leftovers": removed})
+        return result
 
     def plan(self, **options: Any) -> Plan:
         """Tell what :meth:`run` would do with these options, without doing it; raises what it would raise."""

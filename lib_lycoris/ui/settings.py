@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ..atomic import write_text
 
 
 class Settings:
@@ -35,15 +35,11 @@ class Settings:
     def _write(self) -> None:
         if self._path is None:
             return
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(self._values, indent=1, ensure_ascii=False), encoding="utf-8")
-            os.replace(beside, self._path)
+            write_text(self._path, json.dumps(self._values, indent=1, ensure_ascii=False))
         except OSError as error:  # a full disk must not keep anybody from merging
             print(f"LyCORIS: {self._path} cannot be written ({error.strerror}); fields are not kept for the next visit", file=sys.stderr)
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
             self._path = None
 
 

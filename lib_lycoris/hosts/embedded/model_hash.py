@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+from contextlib import suppress
 from pathlib import Path
 
+from ...atomic import write_text
 from ...networks.hashes import sha256
 
 NAME = "model-hashes.json"
@@ -35,10 +36,6 @@ def _read(data: Path | None) -> dict[str, str]:
 def _write(data: Path | None, known: dict[str, str]) -> None:
     if data is None:
         return
-    beside = data / f".{NAME}.{os.getpid()}.part"
-    try:
+    with suppress(OSError):  # a folder that takes no files costs the next run the time again, nothing else
         data.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(dict(list(known.items())[-KEPT:])), encoding="utf-8")
-        os.replace(beside, data / NAME)
-    except OSError:
-        beside.unlink(missing_ok=True)  # a folder that takes no files costs the next run the time again, nothing else
+        write_text(data / NAME, json.dumps(dict(list(known.items())[-KEPT:])))

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...atomic import write_text
 from .facts import NetworkFacts
 
 VERSION = 1  # of what the lines mean: an index of another number is not read
@@ -81,17 +82,13 @@ class Index:
     def _write(self, path: Path, rows: dict[str, tuple[Row, Row]]) -> None:
         lines = ({"version": VERSION}, {name: head for name, (head, _) in rows.items()}, [tail for _, tail in rows.values()])
         text = "\n".join(json.dumps(line, separators=(",", ":")) for line in lines)
-        beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(text, encoding="ascii")
-            os.replace(beside, path)
+            write_text(path, text, "ascii")
         except OSError as error:
             reason = error.strerror or error
             print(f"LyCORIS: {path} cannot be written ({reason}); network files are read anew at the next start", file=sys.stderr)
             self.path = None
-            if beside.exists():
-                beside.unlink()
 
 
 class _Stored:

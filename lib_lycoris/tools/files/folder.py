@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ...atomic import beside
 from ...errors import ToolError
 from ...networks.header import data_start
 from ..jobs.progress import Progress
@@ -26,7 +27,7 @@ class OutputFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self.beside = beside(path)
 
     def __enter__(self) -> Self:
         self.beside.mkdir()

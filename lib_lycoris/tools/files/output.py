@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ...atomic import beside
 from ...errors import ToolError
 from ..jobs.progress import Progress
 
@@ -34,7 +35,7 @@ class Output:
 
     def __init__(self, path: str | Path, hashed: bool = False) -> None:
         self.path = Path(path)
-        self.beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self.beside = beside(self.path)
         self.size = 0
         self._hashed = hashed
         self._kernel_copies = hasattr(os, "copy_file_range")

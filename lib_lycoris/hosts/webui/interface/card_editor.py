@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from modules import shared, sysinfo, ui_extra_networks_user_metadata  # type: ignore[import-not-found,unused-ignore]
 
+from ....atomic import write_text
 from . import card_files as files
 
 gr = shared.gr  # the gradio that the host itself draws with
@@ -105,12 +105,9 @@ class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):
         problem = unreadable(path)
         if problem:
             raise gr.Error(problem)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            beside.write_text(json.dumps(metadata, indent=4, ensure_ascii=False), encoding="utf-8")
-            os.replace(beside, path)
+            write_text(path, json.dumps(metadata, indent=4, ensure_ascii=False))
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise gr.Error(f"{path.name} cannot be written: {error.strerror or error}.") from error
         self.page.lister.update_file_entry(str(path))
 
