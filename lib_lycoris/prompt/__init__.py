@@ -8,7 +8,7 @@ from .plan import Part, PromptPlan, plan_negative, plan_prompt
 from .presets import Presets
 from .scan import find_tags, unread_tags
 from .schedule import Schedule
-from .strength import Strength, StrengthMap, resolve
+from .strength import Strength, StrengthMap, resolve, text_spans
 from .tag import Tag, TagError
 from .weights import BlockWeights, Cell, parse_weights, parse_weights_or_preset
 
@@ -34,6 +34,7 @@ __all__ = [
     "plan_negative",
     "plan_prompt",
     "resolve",
+    "text_spans",
     "unescape_name",
     "unread_tags",
 ]

@@ -61,7 +61,7 @@ class Schedule:
 
     def value(self, step: int, steps: int) -> float:
         """Return the strength at 0-based `step` of `steps`."""
-        if self.during is not None and not self.during[min(step * len(self.during) // max(steps, 1), len(self.during) - 1)]:
+        if self.during is not None and not self.during[min(step, len(self.during) - 1)]:
             return 0.0
         if self.start is not None and step < step_of(self.start, steps) - 1:
             return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -103,6 +103,13 @@ def resolve(tag: Tag, family: str, seed: int, presets: Presets, hires: bool = Fa
     te, te2, unet = (tag.hrte, tag.hrte2, tag.hrunet) if hires else (tag.te, tag.te2, tag.unet)
     te, te2, unet = (strength.only_during(tag.during) for strength in (te, te2, unet.switched(tag.start, tag.stop)))
     return StrengthMap(family, te, te2, unet, ratios, rules or (), (*tag.notes, *_notes(tag, weights, family)))
+
+
+def text_spans(strengths: Sequence[StrengthMap], steps: int) -> list[tuple[int, int]]:
+    """Return the spans of 0-based steps, first and last, over which all strengths of the text encoders stay as they are."""
+    states = [tuple(component.value(step, steps) for one in strengths for component in (one.te, one.te2)) for step in range(steps)]
+    begins = [step for step in range(steps) if step == 0 or states[step] != states[step - 1]]
+    return list(zip(begins, [*(begin - 1 for begin in begins[1:]), steps - 1], strict=True))
 
 
 def flat_name(parameter: str) -> str:

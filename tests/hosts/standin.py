@@ -228,14 +228,15 @@ class StandIn:
         if p.scripts and self.script:
             self.script.after_extra_networks_activate(p)
 
-    def encode(self, p: Processing) -> Tensor:
-        """Run the text encoder, unless the same tags were there just before."""
+    def encode(self, p: Processing, step: int = 0) -> Tensor:
+        """Run the text encoder, unless the same tags were there just before; return what it gives for a step."""
         info = self.data.sd_model.sd_checkpoint_info
         key = (p.prompts, {name: [params.items for params in found] for name, found in p.extra_network_data.items()}, info.filename)
         if p.cached_c[0] != key:
             self.encoded += 1
-            p.cached_c[:] = [key, self.data.sd_model.tiny.named("text")(torch.ones(1, 16))]
-        return p.cached_c[1]  # type: ignore[no-any-return]
+            encoder = self.modules["modules.prompt_parser"].get_learned_conditioning
+            p.cached_c[:] = [key, encoder(self.data.sd_model, p.prompts, p.steps)[0]]
+        return next(cond for end, cond in p.cached_c[1] if step <= end)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _sample(self, p: Processing, refiner: int | None) -> Tensor:
@@ -249,9 +250,9 @@ class StandIn:
             denoiser = types.SimpleNamespace(step=step, steps=p.steps, total_steps=p.steps, p=p)
             for callback in self.callbacks["cfg_denoiser"]:
                 callback(types.SimpleNamespace(denoiser=denoiser, sampling_step=max(step - 1, 0), total_sampling_steps=p.steps))
-            outputs.append(self.data.sd_model.tiny(x).flatten())
+            outputs += [self.data.sd_model.tiny(x).flatten(), self.encode(p, step).flatten()]
             sampler.callback_state({"i": step})
-            x = x + 0.1 * outputs[-1].mean()
+            x = x + 0.1 * outputs[-2].mean()
         if p.extra_network_data:
             for network in self.registry.values():
                 network.deactivate(p)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import types
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from tests.hosts.standin import StandIn
@@ -33,6 +35,8 @@ def build(program: StandIn) -> dict[str, types.ModuleType]:
                                      ("before_ui", "cfg_denoiser", "model_loaded", "script_unloaded", "app_started", "ui_settings")},
         "modules.extra_networks": _extra_networks(program),
         "modules.sd_models": _sd_models(program),
+        "modules.prompt_parser": {"get_learned_conditioning": _get_learned_conditioning},
+        "modules.sd_samplers": {"find_sampler_config": lambda name: types.SimpleNamespace(total_steps=lambda steps: 2 * steps)},
         "modules.sd_samplers_common": {"Sampler": type("Sampler", (), {"callback_state": lambda self, state: None})},
         "modules.sd_hijack": {"model_hijack": types.SimpleNamespace(embedding_db=EmbeddingTable(), comments=[])},
         "modules.textual_inversion": {"__path__": []},
@@ -94,6 +98,13 @@ def _sd_models(program: StandIn) -> dict[str, Any]:
         return program.data.sd_model
 
     return {"model_data": program.data, "get_empty_cond": get_empty_cond, "reload_model_weights": reload_model_weights}
+
+
+ScheduledPromptConditioning = namedtuple("ScheduledPromptConditioning", ["end_at_step", "cond"])
+
+
+def _get_learned_conditioning(model: Any, prompts: list[str], steps: int) -> list[list[Any]]:
+    return [[ScheduledPromptConditioning(steps, model.tiny.named("text")(torch.ones(1, 16)))] for _ in prompts]
 
 
 def _embedding(data: dict[str, Any], name: str, filename: str) -> Any:

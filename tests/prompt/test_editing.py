@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_lycoris.errors import PromptError
-from lib_lycoris.prompt import Presets, Schedule, Tag, TagError, plan_negative, plan_prompt, resolve
+from lib_lycoris.prompt import Presets, Schedule, Tag, TagError, plan_negative, plan_prompt, resolve, text_spans
 from lib_lycoris.prompt.attention import BREAK, read_attention
 from lib_lycoris.prompt.editing import read_editing, text_at
 
@@ -176,12 +176,22 @@ def test_long_prompts_are_planned_in_no_time(text: str) -> None:
 
 @given(st.text("[]():|\\ab 0.53<>lyco", max_size=40), st.integers(1, 12))
 def test_any_text_has_a_plan(text: str, steps: int) -> None:
-    plan = plan_prompt(text + "<lyco:m>", ("lyco",), steps)
+    plan = plan_prompt("<lyco:m>" + text, ("lyco",), steps)
     assert len(plan.parts) == steps and len([*plan.tags]) >= 1
     if not set("[|") & set(text):
         assert all(tag.during is None for tag in plan.tags if isinstance(tag, Tag))
 
 
-def test_a_schedule_of_steps_scales_to_another_count() -> None:
+def test_steps_are_counted_as_the_words_count_them() -> None:
     half = Schedule.constant(1).only_during((True, False))
-    assert [half.value(step, 4) for step in range(4)] == [1, 1, 0, 0]
+    assert [half.value(step, 4) for step in range(4)] == [1, 0, 0, 0]  # whatever the count: image to image makes fewer steps than it says
+
+
+def test_spans_are_where_the_text_encoders_strengths_stay() -> None:
+    def spans(prompt: str) -> list[tuple[int, int]]:
+        tags = plan_prompt(prompt, ("lyco",), 6).tags
+        return text_spans([resolve(tag, "sdxl", 0, Presets.default()) for tag in tags if isinstance(tag, Tag)], 6)
+
+    assert spans("<lyco:a:1:start=3>") == spans("[<lyco:a:0:1>::2]") == [(0, 5)] == spans("a")
+    assert spans("[<lyco:a>::2] [<lyco:b:te=0:te2=1>:4]") == [(0, 2), (3, 4), (5, 5)]
+    assert spans("<lyco:a:0@0,1@2>") == [(0, 0), (1, 1), (2, 5)]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from ...prompt import Tag, TagError, parse_tag
+from ...prompt import Tag, TagError, parse_tag, text_spans
 from ..session import Plan
 from . import comments
 from .conds import Conds
 from .hooks import Steps, start_hooks
 from .host import PassRequest, WebuiHost, host
-from .prompts import about_batch, near_misses, tags_of, written
+from .prompts import about_batch, near_misses, pass_steps, tags_of, with_brackets, written
+from .text_steps import TextSteps
 
 
 class LycoNetwork:
@@ -25,6 +26,7 @@ class LycoNetwork:
         self.host = webui or host()
         self.conds = Conds()
         self.steps = Steps()
+        self.text_steps = TextSteps(self.host.step, lambda: self.host.suspended or self.host.wanted is None)
         self._run: weakref.ref[Any] | None = None
 
     def activate(self, p: Any, params_list: Sequence[Any]) -> None:
@@ -42,15 +44,19 @@ class LycoNetwork:
         hires = is_hires(p, params_list)
         told = self._begin(p, hires)
         texts = tuple(":".join(str(item) for item in params.items) for params in params_list)
+        self.text_steps.forget()
         if not params_list:
             self.host.clear()
             self.conds.check(p, hires, texts, "")
             self._tell(p, told, Plan())
             return
         self._run = weakref.ref(p)
-        start_hooks(self.steps, self.host.silent, self.replan)
+        start_hooks(self.steps, self.text_steps, self.host.silent, self.replan)
         tags, problems = _read(params_list)
-        done = self.host.put_on(PassRequest(tags, _seed(p), int(getattr(p, "steps", 1) or 1), hires))
+        steps, calls = pass_steps(p, hires)
+        tags = with_brackets(tags, written(p, hires), steps, calls, pass_steps(p, False)[0] if hires else 0)
+        done = self.host.put_on(PassRequest(tags, _seed(p), steps, hires))
+        self.text_steps.prepare(text_spans([one.strength for one in done.chosen], steps), steps, calls)
         self.conds.check(p, hires, texts, done.digest)
         self._tell(p, told + problems, done)
 

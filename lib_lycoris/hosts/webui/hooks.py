@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from .text_steps import TextSteps
+
 KEY = "lib_lycoris"  # who we are to modules.patches
 
 
@@ -26,12 +28,15 @@ class Steps:
         return call // multiplier if multiplier > 1 else self.done
 
 
-def start_hooks(steps: Steps, silent: Callable[[], AbstractContextManager[None]], replan: Callable[[], None]) -> None:
+def start_hooks(
+    steps: Steps, text_steps: TextSteps, silent: Callable[[], AbstractContextManager[None]], replan: Callable[[], None]
+) -> None:
     """Install the hooks that only matter while networks are active; at the first tag, and once a process.
 
-    steps: is kept up to date; silent: a context in which no network acts; replan: called after a change of the model.
+    steps: is kept up to date; text_steps: wraps the encoder of prompts; silent: a context in which no network acts; replan: called after a
+    change of the model.
     """
-    from modules import sd_models, sd_samplers_common
+    from modules import prompt_parser, sd_models, sd_samplers_common
 
     def empty_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_empty_cond(*args: Any, **kwargs: Any) -> Any:
@@ -55,6 +60,7 @@ def start_hooks(steps: Steps, silent: Callable[[], AbstractContextManager[None]]
 
         return callback_state
 
+    _wrap(prompt_parser, "get_learned_conditioning", text_steps.around)
     _wrap(sd_models, "get_empty_cond", empty_prompt)
     _wrap(sd_models, "reload_model_weights", model_change)
     _wrap(sd_samplers_common.Sampler, "callback_state", step_done)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from ...prompt import find_tags, unread_tags
+from ...prompt import Tag, find_tags, plan_prompt, unread_tags
 from ...prompt.scan import places
 
 NAMES = ("lyco",)
@@ -47,3 +49,35 @@ def about_batch(prompts: Sequence[str]) -> str | None:
     used = "".join(tags_of(prompts[0])) or "no networks"
     which = f"image {others[0]} asks" if len(others) == 1 else f"images {', '.join(map(str, others))} ask"
     return f"{which} for other networks, but a batch is computed at once: all have {used}; set the batch size to 1 for one by one"
+
+
+def pass_steps(p: Any, hires: bool) -> tuple[int, int]:
+    """Return the steps of a pass, and how many model calls its sampler makes in one, in which the webui counts prompt editing."""
+    from modules import sd_samplers
+
+    steps = int((getattr(p, "hr_second_pass_steps", 0) if hires else 0) or getattr(p, "steps", 1) or 1)
+    name = (getattr(p, "hr_sampler_name", None) if hires else None) or getattr(p, "sampler_name", None)
+    config = sd_samplers.find_sampler_config(name) if name else None
+    return steps, max(int(config.total_steps(steps)) // steps, 1) if config is not None else 1
+
+
+def with_brackets(tags: Sequence[Tag], prompts: Sequence[str], steps: int, multiplier: int, earlier: int) -> tuple[Tag, ...]:
+    """Return tags with the steps at which prompt editing around them has them on.
+
+    The webui hands tags over without their place in the prompt; a tag that another extension has put in is always on.
+
+    Args:
+        prompts: of the batch, as they are written; the first one's networks are used.
+        earlier: the steps of the pass before this one, 0 for none.
+    """
+    planned = plan_prompt(prompts[0], NAMES, steps * multiplier, earlier * multiplier).tags if prompts else ()
+    places: dict[str, list[Tag]] = defaultdict(list)
+    for tag in planned:
+        if isinstance(tag, Tag):
+            places[tag.text].append(tag)
+    found = []
+    for tag in tags:
+        edited = places[tag.text].pop(0) if places[tag.text] else tag
+        during = None if edited.during is None else edited.during[::multiplier]
+        found.append(replace(tag, during=during, notes=edited.notes))
+    return tuple(found)
