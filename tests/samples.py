@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,6 +165,110 @@ def tlora(g: torch.Generator, shape: Shape) -> Tensors:
             "lambda_layer": 1 + _random(g, 1, RANK), "alpha": torch.tensor(2.0)}  # fmt: skip
 
 
+def hra(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"hra_u": _random(g, prod(shape[1:]), RANK)}
+
+
+def adalora(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"lora_up.weight": _random(g, shape[0], RANK), "lora_down.weight": _random(g, RANK, prod(shape[1:])),
+            "lora_E": _random(g, RANK, 1)}  # fmt: skip
+
+
+def pissa(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"lora_up.weight": _random(g, shape[0], RANK), "lora_down.weight": _random(g, RANK, shape[1])}
+
+
+def olora(g: torch.Generator, shape: Shape) -> Tensors:
+    return pissa(g, shape)
+
+
+def miss(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"miss_block": _random(g, 5, shape[0])}
+
+
+def miss_mini(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"miss_block": _random(g, RANK, 4)}
+
+
+def miss_bat(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"miss_block": _random(g, shape[0] // 4, 4, 4)}
+
+
+def deft(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"deft_P": _random(g, shape[0], RANK), "deft_R": _random(g, RANK, shape[1])}
+
+
+def deft_qr(g: torch.Generator, shape: Shape) -> Tensors:
+    return deft(g, shape)
+
+
+def deft_para(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"deft_P": _random(g, shape[0], RANK)}
+
+
+def gralora(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"gralora_A": _random(g, 2, shape[1] // 2, 4), "gralora_B": _random(g, 2, 4, shape[0] // 2), "alpha": torch.tensor(2.0)}
+
+
+def gralora_hybrid(g: torch.Generator, shape: Shape) -> Tensors:
+    general = {"gralora_A_general.weight": _random(g, RANK, shape[1]), "gralora_B_general.weight": _random(g, shape[0], RANK)}
+    return {**gralora(g, shape), **general}
+
+
+def shira(g: torch.Generator, shape: Shape) -> Tensors:
+    places = torch.randperm(prod(shape), generator=g)[:9]
+    return {"shira_weight": _random(g, 9), "shira_indices": torch.stack((places // shape[1], places % shape[1])).int()}
+
+
+def supertuning(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"supertuning_values": _random(g, 9), "supertuning_indices": torch.randperm(prod(shape), generator=g)[:9].int()}
+
+
+def supertuning_supra(g: torch.Generator, shape: Shape) -> Tensors:
+    factors = {"supertuning_lora_A.weight": _random(g, RANK, shape[1]), "supertuning_lora_B.weight": _random(g, shape[0], RANK)}
+    return {**supertuning(g, shape), **factors}
+
+
+def hira(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"hira_A": _random(g, RANK, *shape[1:]), "hira_B": _random(g, shape[0], RANK, *(1,) * (len(shape) - 2))}
+
+
+def vera(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"vera_lambda_b": _random(g, shape[0]), "vera_lambda_d": _random(g, RANK),
+            "vera_A": _random(g, RANK, shape[1] + 3), "vera_B": _random(g, shape[0] + 2, RANK)}  # fmt: skip
+
+
+def delora(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"delora_A": _random(g, RANK, shape[1]), "delora_B": _random(g, shape[0], RANK), "delora_lambda": torch.tensor([2.0]),
+            "delora_w_norm": 1 + _random(g, shape[1])}  # fmt: skip
+
+
+def c3a(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"c3a_kernel": _random(g, shape[0] // 4, shape[1] // 4, 4, size=3.0)}
+
+
+def beft(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"beft_bias": _random(g, 1, shape[0])}
+
+
+def road(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"road_theta": _random(g, shape[0]), "road_alpha": 1 + _random(g, shape[0])}
+
+
+def road_1(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"road_theta": _random(g, shape[0] // 2), "road_alpha": 1 + _random(g, shape[0] // 2)}
+
+
+def road_4(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"road_theta": _random(g, 2 * shape[0]), "road_alpha": 1 + _random(g, 2 * shape[0])}
+
+
+def abba(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"lora_up1.weight": _random(g, shape[0], 2), "lora_down1.weight": _random(g, 2, prod(shape[1:])),
+            "lora_up2.weight": _random(g, shape[0], RANK), "lora_down2.weight": _random(g, RANK, prod(shape[1:])),
+            "alpha": torch.tensor(2.0)}  # fmt: skip
+
+
 def dora_out(g: torch.Generator, shape: Shape) -> Tensors:
     return {**lora(g, shape), "dora_scale": 1 + _random(g, shape[0], *(1,) * (len(shape) - 1))}
 
@@ -171,13 +277,37 @@ def dora_in(g: torch.Generator, shape: Shape) -> Tensors:
     return {**loha(g, shape), "dora_scale": 1 + _random(g, 1, shape[1], *(1,) * (len(shape) - 2))}
 
 
+# what PEFT's adapter_config.json says beside the tensors of a sample
+CONFIGS: dict[str, dict[str, Any]] = {
+    "adalora": {"peft_type": "ADALORA", "init_r": 5, "lora_alpha": 2},
+    "pissa": {"r": RANK, "lora_alpha": 2, "init_lora_weights": "pissa"},
+    "olora": {"r": RANK, "lora_alpha": 2, "init_lora_weights": "olora"},
+    "deft": {"peft_type": "DEFT", "alpha": 2},
+    "deft_qr": {"peft_type": "DEFT", "decomposition_method": "qr"},
+    "deft_para": {"peft_type": "DEFT", "decomposition_method": "qr", "para": True},
+    "supertuning_supra": {"peft_type": "SUPERTUNING", "r": RANK, "lora_alpha": 2},
+    **{name: {"peft_type": "ROAD", "group_size": 4} for name in ("road", "road_1", "road_4")},
+}
+
+
+def metadata(name: str) -> dict[str, str] | None:
+    """Return the metadata of a file with a sample in it: diffusers keeps PEFT's config there."""
+    return {"lora_adapter_metadata": json.dumps(CONFIGS[name])} if name in CONFIGS else None
+
+
+# trained on linear layers only: there is no file of them for a convolution with a kernel
+FLAT = (
+    tlora, pissa, olora, miss, miss_mini, miss_bat, deft, deft_qr, deft_para, gralora, gralora_hybrid, shira, supertuning,
+    supertuning_supra, vera, delora, c3a, road, road_1, road_4,
+)  # fmt: skip
 LINEAR: dict[str, Callable[[torch.Generator, Shape], Tensors]] = {
     f.__name__: f for f in (
         lora, lora_sparse, loha, lokr, lokr_whole, lokr_both, glora, glora_old, full, bias_only, replacement, ia3_in, ia3_out, peft_ia3_out,
-        oft, coft_rescaled, oft_stored, boft, boft_rescaled, peft_oft, peft_oft_rows, peft_oft_output, peft_boft, tlora, dora_out, dora_in,
+        oft, coft_rescaled, oft_stored, boft, boft_rescaled, peft_oft, peft_oft_rows, peft_oft_output, peft_boft, hra,
+        adalora, hira, abba, beft, dora_out, dora_in, *FLAT,
     )
 }  # fmt: skip
-CONVOLUTION = {k: f for k, f in LINEAR.items() if k != "tlora"} | {f.__name__: f for f in (lora_tucker, loha_tucker, lokr_tucker)}
+CONVOLUTION = {k: f for k, f in LINEAR.items() if f not in FLAT} | {f.__name__: f for f in (lora_tucker, loha_tucker, lokr_tucker)}
 NORM = {"norm": norm, "full": full, "bias_only": bias_only}
 
 # names of SD1's layers, one of each kind, with shapes that no two axes share

@@ -12,7 +12,7 @@ from lib_lycoris import Network, Patcher, load
 from lib_lycoris.networks.writer import save
 from lib_lycoris.patching import Mode
 from tests.corpus_loader import put
-from tests.samples import LAYERS, builders, kohya_name
+from tests.samples import LAYERS, builders, kohya_name, metadata
 
 MODES = get_args(Mode)  # every way to apply networks
 
@@ -60,7 +60,11 @@ def write_network(path: Path, algorithm: str, seed: int, size: float = 1.0) -> P
         if algorithm in builders(kind):
             made = builders(kind)[algorithm](generator, shape)
             tensors.update({f"{kohya_name(name)}.{suffix}": tensor for suffix, tensor in made.items()})
-    save(path, {key: tensor * size if "alpha" not in key and tensor.is_floating_point() else tensor for key, tensor in tensors.items()})
+    save(
+        path,
+        {key: tensor * size if "alpha" not in key and tensor.is_floating_point() else tensor for key, tensor in tensors.items()},
+        metadata(algorithm),
+    )
     return path
 
 

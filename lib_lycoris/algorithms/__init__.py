@@ -8,23 +8,37 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import NetworkFormatError
+from .abba import ABBA
 from .activation import Bypass, Convolution, Cost, Layer, LowRank, Stacked
+from .adalora import AdaLoRA
 from .base import Algorithm, Scaled
+from .beft import BEFT
 from .boft import BOFT
+from .c3a import C3A
 from .config import NO_CONFIG, Config
+from .deft import DEFT
+from .delora import DeLoRA
 from .dora import DoRA
 from .full import Bias, Full, LoRABias
 from .glora import GLoRA
+from .gralora import GraLoRA
+from .hira import HiRA
+from .hra import HRA
 from .ia3 import IA3, PeftIA3
 from .loha import LoHa
 from .lokr import LoKr
 from .lora import LoRA
+from .miss import MiSS, MiSSBat
 from .norm import Norm, NormBias
 from .oft import OFT, StoredRotation
 from .peft_boft import PeftBOFT
 from .peft_oft import InputOFT, OutputOFT, PackedOFT
+from .pissa import OLoRA, PiSSA
 from .replacement import BiasReplacement, Replacement
+from .road import RoAd
+from .sparse import SHiRA, SuperTuning
 from .tlora import TLoRA
+from .vera import VeRA
 
 __all__ = [
     "ALGORITHMS",
@@ -46,18 +60,22 @@ __all__ = [
     "parse",
 ]
 
+# in the order in which a module is tried: what needs more tensors, or a word in PEFT's config, before what needs less
 ALGORITHMS: tuple[type[Algorithm], ...] = (
-    Replacement, Full, Norm, LoRA, LoHa, LoKr, GLoRA, TLoRA, BOFT, OFT, StoredRotation, PackedOFT, InputOFT, OutputOFT, PeftBOFT,
-    PeftIA3, IA3,
+    Replacement, Full, Norm, AdaLoRA, PiSSA, OLoRA, LoRA, LoHa, LoKr, GLoRA, TLoRA, BOFT, OFT, StoredRotation, PackedOFT, InputOFT,
+    OutputOFT, PeftBOFT, PeftIA3, IA3, ABBA, C3A, DEFT, DeLoRA, GraLoRA, HiRA, HRA, MiSS, MiSSBat, RoAd, SHiRA, SuperTuning, VeRA,
 )  # fmt: skip
 
-BIASES: tuple[type[Algorithm], ...] = (Bias, NormBias, BiasReplacement)
+BIASES: tuple[type[Algorithm], ...] = (Bias, NormBias, BiasReplacement, BEFT)
 
 # written beside an algorithm's own tensors and without a meaning for it: (IA)^3's and OFT's alpha, LyCORIS' folded scalar
 IGNORED = frozenset({"alpha", "scalar"})
 
 KINDS: tuple[type[Algorithm], ...] = (*ALGORITHMS, *BIASES, LoRABias, DoRA)
 SUFFIXES: frozenset[str] = IGNORED | {suffix for kind in KINDS for suffix in kind.suffixes().values()}
+
+# suffix of a tensor that all modules of a file share -> the other suffixes of the modules that do
+SHARED: dict[str, frozenset[str]] = {suffix: kind.required() - kind.shared() for kind in KINDS for suffix in kind.shared()}
 
 
 def is_algorithm(suffixes: Collection[str]) -> bool:

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 Factors = tuple[Tensor, Tensor]  # up (out, r), down (r, in·k)
 
 
-def stored(suffix: str, *, optional: bool = False, scalar: bool = False) -> Any:
-    """Declare a field that a file keeps as ``<module>.<suffix>``; detection, reading and writing all come from it."""
-    metadata = {"suffix": suffix, "optional": optional, "scalar": scalar}
+def stored(suffix: str, *, optional: bool = False, scalar: bool = False, axes: tuple[int, int] = (1, 5), shared: bool = False) -> Any:
+    """Declare a field that a file keeps as ``<module>.<suffix>``; detection, reading and writing all come from it.
+
+    axes: the fewest and the most that the tensor may have; shared: one tensor of the file that all its modules have in common.
+    """
+    metadata = {"suffix": suffix, "optional": optional, "scalar": scalar, "axes": axes, "shared": shared}
     return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
 
 
@@ -55,7 +58,13 @@ class Algorithm(ABC):
     @cache
     def required(cls) -> frozenset[str]:
         """Return the key suffixes without which this is another algorithm."""
-        return frozenset(f.metadata["suffix"] for f in fields(cls) if f.metadata.get("optional") is False)
+        return frozenset(f.metadata["suffix"] for f in fields(cls) if f.metadata.get("optional") is False and not f.metadata["shared"])
+
+    @classmethod
+    @cache
+    def shared(cls) -> frozenset[str]:
+        """Return the key suffixes of the tensors that all modules of a file have in common."""
+        return frozenset(f.metadata["suffix"] for f in fields(cls) if f.metadata.get("shared"))
 
     @classmethod
     def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
@@ -76,7 +85,7 @@ class Algorithm(ABC):
             suffix = item.metadata.get("suffix")
             if suffix is None or suffix not in tensors:
                 continue
-            values[item.name] = _scalar(tensors[suffix], suffix) if item.metadata["scalar"] else tensors[suffix]
+            values[item.name] = _scalar(tensors[suffix], suffix) if item.metadata["scalar"] else _with_axes(tensors[suffix], item.metadata)
         return cls(**values)
 
     def to_state_dict(self) -> dict[str, Tensor]:
@@ -111,7 +120,8 @@ class Algorithm(ABC):
     @property
     def is_zero(self) -> bool:
         """Tell whether ΔW is zero for every base weight, as far as the stored tensors alone can show it."""
-        return False
+        found = [getattr(self, name) for name in self.one_of_each_term]
+        return bool(found) and not any(value is not None and bool(value.float().any()) for value in found)
 
     @property
     def reads_weight(self) -> bool:
@@ -237,6 +247,15 @@ def _scalar(value: Tensor, suffix: str) -> float:
     return float(value.reshape(()).float() if value.is_floating_point() else value.reshape(()))
 
 
+def _with_axes(tensor: Tensor, declared: Mapping[str, Any]) -> Tensor:
+    """Return a tensor that has as many axes as its declaration says, and values. Raises NetworkFormatError naming its suffix."""
+    fewest, most = declared["axes"]
+    if fewest <= tensor.dim() <= most and tensor.numel():
+        return tensor
+    wanted = f"{fewest} axes" if fewest == most else f"{fewest} to {most} axes"
+    raise NetworkFormatError(f"{declared['suffix']} has the shape {tuple(tensor.shape)}, but {wanted}, none of them empty, are expected")
+
+
 def _narrower(value: Any, dtype: torch.dtype) -> bool:
     """Tell whether a value is a tensor of numbers that all fit into a wider dtype."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.promote_types(value.dtype, dtype) == dtype
@@ -247,6 +266,11 @@ def precise(tensor: Tensor, weight: Tensor) -> Tensor:
     return tensor.to(device=weight.device, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
 
 
+def exact(tensor: Tensor) -> Tensor:
+    """Return a stored tensor in float64 where it lies: an inverse or a decomposition in less would cost the delta several digits."""
+    return tensor.to(torch.float64)
+
+
 def flat(tensor: Tensor) -> Tensor:
     """Return a tensor as a matrix (first axis, all others)."""
     return tensor.reshape(tensor.shape[0], -1)
@@ -255,6 +279,13 @@ def flat(tensor: Tensor) -> Tensor:
 def columns(shape: Sequence[int]) -> int:
     """Return in·k of a weight's shape."""
     return prod(shape[1:])
+
+
+def only_linear(name: str, shape: Sequence[int]) -> str | None:
+    """Say that an algorithm whose trainer knows linear layers only is on another one; kernels of one place are linear layers too."""
+    if len(shape) > 1 and columns(shape) == shape[1]:
+        return None
+    return f"{name} is trained on linear layers only, but the layer is {tuple(shape)} - is this file for another model?"
 
 
 def expect(what: str, got: tuple[int, ...], shape: Sequence[int]) -> str | None:

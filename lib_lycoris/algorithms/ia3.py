@@ -44,6 +44,11 @@ class IA3(Algorithm):
 
     factor: Tensor = stored("weight")  # (channels,) or (1, channels, 1, 1)
     on_input: float = stored("on_input", scalar=True)  # not 0: input channels
+    turns_bias: bool = False  # LyCORIS' bypass_mode: it is the layer's output that training scaled
+
+    def on_bias(self, shape: Sequence[int]) -> Algorithm | None:
+        """Return this where the output was scaled, which has the bias in it."""
+        return self if self.turns_bias and not self.on_input else None
 
     @property
     def axis(self) -> int:

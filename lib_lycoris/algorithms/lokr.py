@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 from typing import ClassVar
 
 import torch
@@ -39,6 +39,8 @@ class LoKr(Scaled):
     w2_b: Tensor | None = stored("lokr_w2_b", optional=True)  # (r, i2·k); (r, i2) with t2
     t2: Tensor | None = stored("lokr_t2", optional=True)  # (r, r, *k)
 
+    alpha_over_root: bool = False  # kohya's krona and cdka, both factors whole: α/√i1, which network_args alone tell
+
     @classmethod
     def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
         """Tell whether both factors are there, whole or in two parts."""
@@ -58,13 +60,15 @@ class LoKr(Scaled):
     def to_state_dict(self) -> dict[str, Tensor]:
         """Return ``suffix -> tensor``; a fixed scale of two whole factors goes into w1, since alpha is ignored there."""
         found = super().to_state_dict()
-        if self.rank is None and self.fixed_scale is not None and self.w1 is not None:
-            found["lokr_w1"] = self.w1.float() * self.fixed_scale
+        if self.rank is None and self.scale != 1 and self.w1 is not None:
+            found["lokr_w1"] = self.w1.float() * self.scale
         return found
 
     @property
     def scale(self) -> float:
         """α/r; 1 when both factors are whole and nothing outside the tensors says otherwise."""
+        if self.alpha_over_root and self.rank is None and self.alpha is not None:
+            return self.alpha / sqrt(self._outer()[1])
         return super().scale if self.rank is not None or self.fixed_scale is not None else 1.0
 
     def _outer(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .activation import Bypass, Cost, Layer, block_rows
-from .base import Algorithm, precise, stored
+from .base import Algorithm, exact, precise, stored
 from .config import NO_CONFIG, Config
 
 
@@ -32,11 +32,6 @@ def cayley(skew: Tensor) -> Tensor:
     """Return (I + Q)(I - Q)⁻¹ for blocks (..., b, b), solved together."""
     eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
     return torch.linalg.solve(eye - skew, eye + skew, left=False)
-
-
-def exact(tensor: Tensor) -> Tensor:
-    """Return a stored tensor in float64 where it lies: an inverse in less would cost the delta several digits."""
-    return tensor.to(torch.float64)
 
 
 def change_of_rows(matrix: Tensor, weight: Tensor) -> Tensor:
@@ -81,6 +76,11 @@ class OutputRotation(Algorithm):
     blocks: Tensor = stored("oft_blocks")  # (n, b, b), n·b = out; (m, n, b, b) with m stages
     constraint: float | None = stored("alpha", optional=True, scalar=True)  # of ‖Q‖, per output row
     rescale: Tensor | None = stored("rescale", optional=True)  # (out, 1[, 1, 1])
+    turns_bias: bool = False  # LyCORIS' bypass_mode: it is the layer's output that training turned
+
+    def on_bias(self, shape: Sequence[int]) -> Algorithm | None:
+        """Return this where the output was turned, which has the bias in it."""
+        return self if self.turns_bias else None
 
     @property
     def rank(self) -> int:

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .activation import Bypass, Layer, block_rows, on_inputs
-from .base import Algorithm, columns, flat, precise, stored
+from .base import Algorithm, columns, exact, flat, precise, stored
 from .config import NO_CONFIG, Config
-from .oft import cayley, change_of_rows, exact
+from .oft import cayley, change_of_rows
 
 MOST_TERMS = 100  # of a series that ends as soon as the next term is nothing
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .. import models
+from ..algorithms import SHARED
 from ..errors import readable
 from . import numbered
 from .header import TensorInfo
@@ -58,6 +59,7 @@ def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Ke
         else:
             found.unknown.append((key, NO_SUFFIX))
     _share_alpha(found)
+    _share(found)
     _put_aside_weights(found)
     found.modules = joined(found, ((models.without_spelling(module), module) for module in found.modules))
     _doubt(found)
@@ -148,6 +150,15 @@ def _put_aside_weights(found: Keys) -> None:
         found.unknown.append((suffixes.pop("weight"), NO_SUFFIX))
         if not suffixes:
             del found.modules[module]
+
+
+def _share(found: Keys) -> None:
+    """Give what a file keeps once for all layers (VeRA's matrices) to every module that needs it."""
+    for module in [name for name, suffixes in found.modules.items() if suffixes.keys() <= SHARED.keys()]:
+        shared = found.modules.pop(module)
+        for suffixes in found.modules.values():
+            for suffix in [one for one in shared if SHARED[one] <= suffixes.keys()]:
+                suffixes.setdefault(suffix, shared[suffix])
 
 
 def _share_alpha(found: Keys) -> None:

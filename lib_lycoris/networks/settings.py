@@ -42,12 +42,16 @@ class SettingsSource:
             found["per_output"] = True
         if module.startswith(("oft_unet_", "oft_te")):
             found["zero_constraint_freezes"] = True
+        if _true(self.arguments.get("bypass_mode")):
+            found["turns_bias"] = True
         if "a1.weight" in suffixes and _true(self.arguments.get("rs_lora")):
             found["rank_stabilised"] = True
         if "lora_down.weight" in suffixes and "alpha" in suffixes and (scale := self._split_scale(suffixes)):
             found["split_rank"] = scale
         if {"lokr_w1", "lokr_w2", "alpha"} <= suffixes.keys() and _true(self.arguments.get("rs_lora")):
             found["alpha_is_cubed_scale"] = True  # LyCORIS multiplies by √dim and saves dim · √dim
+        if "cdka_alpha" in self.arguments or ("krona_alpha" in self.arguments and _true(self.arguments.get("use_cdka_scale"))):
+            found["alpha_over_root"] = True
         config = self.config(module)
         if config is not None:
             found.update(peft_settings(config, module))

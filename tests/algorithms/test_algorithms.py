@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib_lycoris.algorithms import ALGORITHMS, SUFFIXES, Convolution, DoRA, Layer, parse
+from lib_lycoris.algorithms import ALGORITHMS, SUFFIXES, Algorithm, Config, Convolution, DoRA, Layer, parse
+from lib_lycoris.algorithms.lora import LoRA
 from lib_lycoris.algorithms.oft import OFT
 from lib_lycoris.errors import NetworkFormatError
-from tests.samples import LAYERS, builders, full, ia3_in, loha, lokr, lora, oft
+from tests.samples import CONFIGS, LAYERS, builders, full, ia3_in, loha, lokr, lora, oft
 
 CASES = [(kind, name) for kind in LAYERS for name in builders(kind)]
 
@@ -20,13 +21,18 @@ def made(kind: str, name: str, seed: int = 0) -> tuple[torch.Tensor, dict[str, t
     return torch.randn(shape, generator=generator), builders(kind)[name](generator, shape)
 
 
+def parsed(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, Algorithm]:
+    """Return a sample's algorithms, with the config that PEFT would have written beside it."""
+    found, left = parse(tensors, Config(CONFIGS.get(name)))
+    assert not left
+    return found
+
+
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_delta_is_pure_and_of_the_weights_shape(kind: str, name: str) -> None:
     weight, tensors = made(kind, name)
     copies = {suffix: tensor.clone() for suffix, tensor in tensors.items()}
-    found, left = parse(tensors)
-    assert not left
-    for leaf, algorithm in found.items():
+    for leaf, algorithm in parsed(name, tensors).items():
         base = weight if leaf == "weight" else torch.randn(weight.shape[0])
         before = base.clone()
         delta = algorithm.delta(base)
@@ -43,9 +49,9 @@ def test_delta_is_pure_and_of_the_weights_shape(kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_written_tensors_read_the_same(kind: str, name: str) -> None:
     weight, tensors = made(kind, name)
-    for leaf, algorithm in parse(tensors)[0].items():
+    for leaf, algorithm in parsed(name, tensors).items():
         if leaf == "weight":
-            again = parse(algorithm.to_state_dict())[0]["weight"]
+            again = parsed(name, algorithm.to_state_dict())["weight"]
             assert type(again) is type(algorithm)
             assert torch.equal(again.delta(weight), algorithm.delta(weight))
 
@@ -56,27 +62,48 @@ def test_half_precision_files_are_upcast_first(kind: str, name: str) -> None:
     weight, tensors = made(kind, name)
     rounded = {s: t.to(torch.bfloat16) if t.is_floating_point() else t for s, t in tensors.items()}
     upcast = {s: t.float() if t.is_floating_point() else t for s, t in rounded.items()}
-    for leaf, algorithm in parse(rounded)[0].items():
+    for leaf, algorithm in parsed(name, rounded).items():
         base = weight if leaf == "weight" else weight.reshape(weight.shape[0], -1)[:, 0].clone()
-        torch.testing.assert_close(algorithm.delta(base), parse(upcast)[0][leaf].delta(base), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(algorithm.delta(base), parsed(name, upcast)[leaf].delta(base), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_additive_ones_ignore_the_weight_and_the_others_do_not(kind: str, name: str) -> None:
     weight, tensors = made(kind, name)
-    for leaf, algorithm in parse(tensors)[0].items():
+    for leaf, algorithm in parsed(name, tensors).items():
         base = weight if leaf == "weight" else weight.reshape(weight.shape[0], -1)[:, 0].clone()
-        same = torch.equal(algorithm.delta(base), algorithm.delta(base * 2 + 1))
-        assert same == algorithm.additive == (not algorithm.reads_weight)
+        same = torch.equal(algorithm.delta(base), algorithm.delta(base.roll(1, 0) * 2 + 1))
+        assert same != algorithm.reads_weight
+
+
+@pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[0] not in ("norm", "group")])
+def test_what_an_algorithm_says_of_itself_is_true(kind: str, name: str) -> None:
+    """Exact factors, the scaled algorithm, rows of it and the energy, where it has them; sums written in place."""
+    weight, tensors = made(kind, name)
+    for leaf, algorithm in parsed(name, tensors).items():
+        base = (weight if leaf == "weight" else weight.reshape(weight.shape[0], -1)[:, 0].clone()).double()
+        delta, near = algorithm.delta(base), {"rtol": 1e-5, "atol": 1e-6}
+        if pair := algorithm.low_rank(base.shape, base) if base.dim() > 1 else None:
+            torch.testing.assert_close((pair[0].double() @ pair[1].double()).reshape(base.shape), delta, rtol=1e-4, atol=1e-5)
+            assert (algorithm.low_rank(base.shape) is None) == algorithm.reads_weight
+        if scaled := algorithm.scaled(-0.7):
+            torch.testing.assert_close(scaled.delta(base), -0.7 * delta, **near)
+        if part := algorithm.rows(slice(2, 7)):
+            torch.testing.assert_close(part.delta(base[2:7]), delta[2:7], **near)
+        if base.dim() > 1 and (energy := algorithm.energy(base.shape)) is not None:
+            assert energy == pytest.approx(float(delta.square().sum()), rel=1e-4)
+        total = base.clone()
+        algorithm.add_delta(total, total, base, 0.3)
+        torch.testing.assert_close(total, base + 0.3 * delta, **near)
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[0] not in ("norm", "group")])
 def test_the_activation_side_form_is_the_delta(kind: str, name: str) -> None:
     """Δy from factors equals ΔW·x, in float64 to 1e-9, for linear, pointwise, 3x3 and strided layers, padded with zeros or a circle."""
     weight, tensors = made(kind, name)
-    algorithm = parse(tensors)[0].get("weight")
+    algorithm = parsed(name, tensors).get("weight")
     if algorithm is None:
-        assert name == "bias_only"
+        assert name in ("bias_only", "beft")
         return
     weight = weight.double()
     convolutions: list[Convolution | None] = [None]
@@ -127,8 +154,11 @@ def test_dora_gives_every_row_or_column_its_magnitude(per_output: bool) -> None:
 def test_exactly_one_algorithm_detects_a_module() -> None:
     for kind, name in CASES:
         tensors = made(kind, name)[1]
-        found = [a.__name__ for a in ALGORITHMS if a.detects(tensors)]
-        assert len(found) == (0 if name == "bias_only" else 1), (kind, name, found)
+        found = [a for a in ALGORITHMS if a.detects(tensors, Config(CONFIGS.get(name)))]
+        if len(found) > 1:  # LoRA's two factors and what makes another algorithm of them: that one is tried first
+            assert found[-1] is LoRA
+            found.pop()
+        assert len(found) == (0 if name in ("bias_only", "beft") else 1), (kind, name, found)
         assert set(tensors) <= SUFFIXES
 
 
@@ -149,7 +179,7 @@ def test_an_unknown_set_of_tensors_is_named(tensors: dict[str, torch.Tensor]) ->
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_a_wrong_shape_is_refused_with_both_shapes(kind: str, name: str) -> None:
     shape = LAYERS[kind][1]
-    for leaf, algorithm in parse(made(kind, name)[1])[0].items():
+    for leaf, algorithm in parsed(name, made(kind, name)[1]).items():
         wrong = tuple(n + 1 for n in shape) if leaf == "weight" else (shape[0] + 1,)
         problem = algorithm.check_shape(wrong)
         if name == "peft_oft_output":  # its last block may be cut off: 16 outputs of 20 fit, so do 17

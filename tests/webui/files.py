@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib_lycoris.models import BaseModel, LayerInfo, from_live, rows, split_parameter, split_part
 from lib_lycoris.networks import Network
-from tests.samples import CONVOLUTION, LINEAR, NORM
+from tests.samples import CONVOLUTION, LINEAR, NORM, metadata
 
 UNET_BLOCK = "diffusion_model.input_blocks.1.1"
 SD1_LAYERS = (
@@ -81,7 +81,7 @@ def write_network(
                 continue
             scaled = size if tensor.is_floating_point() and suffix not in ("alpha", "oft_diag") else 1
             tensors[f"{name}.{suffix_in(style, suffix)}"] = tensor * scaled
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(path))
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(path), metadata(algorithm))
     return count
 
 
