@@ -23,6 +23,10 @@ class Config:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    def says(self, key: str) -> bool:
+        """Tell whether there is something else than nothing, false or an empty list."""
+        return bool(self._values.get(key))
+
     def flag(self, key: str, default: bool = False) -> bool:
         """Return a switch. Raises NetworkFormatError for what is none."""
         return bool(self._checked(key, default, (bool,), "true or false"))

@@ -20,6 +20,7 @@ from .limits import LARGEST_FACTOR, arithmetic, sound
 from .matching import Match, match, reference_model
 from .network import Network
 from .reader import TensorFile, open_file
+from .refused import refusal
 from .settings import SettingsSource, read_source
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a value
@@ -64,7 +65,7 @@ def _load(path: Path, base: models.BaseModel | None, prepared: torch.dtype | Non
 def open_network(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
     """Open a network file: its header, what it says outside its tensors, and its keys. Raises NetworkFormatError for one that is none."""
     file, source, keys = open_keys(path)
-    if reason := no_network(file, keys):
+    if reason := no_network(file, source, keys):
         raise NetworkFormatError(f"{file.path.name} {reason}")
     return file, source, keys
 
@@ -77,8 +78,10 @@ def open_keys(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
         return file, source, sort_out(file.tensors, source.saved)
 
 
-def no_network(file: TensorFile, keys: Keys) -> str | None:
-    """Say what a file is that holds no network, in words that follow its name; None for a network."""
+def no_network(file: TensorFile, source: SettingsSource, keys: Keys) -> str | None:
+    """Say what a file is that holds no network, or one that is refused, in words that follow its name; None for a network."""
+    if reason := refusal(file.tensors, source.configs):
+        return reason
     if any(is_algorithm(suffixes) for suffixes in keys.modules.values()) or keys.embeddings:
         return None
     if kind := tensors_name(file.tensors) or file.kind:

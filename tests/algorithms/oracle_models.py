@@ -106,7 +106,7 @@ def randomise(parameters: Iterable[tuple[str, nn.Parameter]], numbers: torch.Gen
     rounded: only values that this dtype holds, for files saved in it.
     """
     for name, parameter in parameters:
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or "ranknum" in name:  # AdaLoRA's count of ranks, which no file has
             continue
         noise = torch.randn(parameter.shape, generator=numbers).to(parameter)
         if "dora_scale" in name or "magnitude" in name:

@@ -22,6 +22,7 @@ from ...networks.limits import sound
 from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.matching import Match, match, reference_model
 from ...networks.reader import TensorFile
+from ...networks.settings import SettingsSource
 
 TOP_TAGS = 20
 
@@ -103,7 +104,7 @@ def _inspect(path: str | Path, base: models.BaseModel | None) -> Inspection:
         embeddings={word: {part: file.tensors[key].shape for part, key in parts.items()} for word, parts in keys.embeddings.items()},
         not_finite=not_finite, dead=tuple(dict.fromkeys(module.name for module in modules if module.dead)),
         training=_training(file.metadata), tags=_tags(file.metadata), metadata=dict(file.metadata),
-        problems=tuple(_problems(file, family, compared, found, keys, not_finite)),
+        problems=tuple(_problems(file, source, family, compared, found, keys, not_finite)),
     )  # fmt: skip
 
 
@@ -150,10 +151,16 @@ def _module(name: str, parameter: str | None, component: str | None, algorithm: 
 
 
 def _problems(
-    file: TensorFile, family: str | None, base: models.BaseModel, found: Match, keys: Keys, not_finite: tuple[str, ...]
+    file: TensorFile,
+    source: SettingsSource,
+    family: str | None,
+    base: models.BaseModel,
+    found: Match,
+    keys: Keys,
+    not_finite: tuple[str, ...],
 ) -> list[str]:
     told = []
-    if reason := no_network(file, keys):
+    if reason := no_network(file, source, keys):
         told.append(f"the file {reason}")
     if not_finite:
         many = f"{len(not_finite)} tensors hold NaN or infinity (or numbers as large), first {readable(not_finite[0])}"

@@ -1,0 +1,89 @@
+"""Methods that are known and not read: a part of a key, or a word in PEFT's config, and the sentence that says why.
+
+What changes with every input, or was made of numbers that the file does not hold, no change of a weight can say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..algorithms import Config
+
+SEED = "the places or matrices that it trains are drawn from a seed of the configuration, they are not in the file"
+ROUTED = "what it does depends on the input, which no change of a weight can say"
+PROMPT = "it trains tokens or states that are put before the input, not weights"
+
+# method as its users write it -> (part of a key that nothing else has, PEFT's peft_type, why)
+METHODS: dict[str, tuple[str, str, str]] = {
+    "FourierFT": (".fourierft_", "FOURIERFT", SEED),
+    "WaveFT": (".waveft_", "WAVEFT", SEED),
+    "RandLoRA": (".randlora_", "RANDLORA", "it is a sum over full-size random bases, which is not read"),
+    "OSF": (".osf_", "OSF", "it splits the base weight by a rule of its own, which is not read"),
+    "PSOFT": (".psoft_", "PSOFT", "it turns a part of the base weight's own decomposition, which is not read"),
+    "Lily": (".lily_", "LILY", f"a router mixes its experts: {ROUTED}"),
+    "PEANUT": (".peanut_", "PEANUT", f"it is not linear: {ROUTED}"),
+    "pVeRA": (".pvera_", "PVERA", f"it draws random numbers at every step: {ROUTED}"),
+    "X-LoRA": ("xlora_", "XLORA", f"a classifier mixes several adapters: {ROUTED}"),
+    "Poly": (".poly_", "POLY", f"a router mixes several adapters: {ROUTED}"),
+    "HydraLoRA": (".lora_route", "HYDRALORA", f"a router mixes several heads: {ROUTED}"),
+    "TinyLoRA": (".tinylora_", "TINYLORA", SEED),
+    "UniLoRA": (".unilora_", "UNILORA", f"one vector serves all layers, and {SEED}"),
+    "FRoD": (".frod_", "FROD", "it shares a decomposition of all base weights, which is not read"),
+    "VB-LoRA": (".vblora_", "VBLORA", "its factors are mixed from a bank of vectors, which is not read"),
+    "AdaMSS": (".adamss_", "ADAMSS", "it trains in clusters of the base weight's own subspaces, which is not read"),
+    "Shadow": (".shadow_", "SHADOW", f"it is a second network beside the model: {ROUTED}"),
+    "LLaMA-Adapter": (".adaption_", "ADAPTION_PROMPT", PROMPT),
+    "trainable tokens": (".trainable_tokens_", "TRAINABLE_TOKENS", "it replaces embeddings of words; use an embedding file"),
+    "prompt tuning": (".prompt_embeddings", "PROMPT_TUNING", PROMPT),
+    "prefix tuning": (".prefix_encoder.", "PREFIX_TUNING", PROMPT),
+    "P-tuning": (".prompt_encoder.", "P_TUNING", PROMPT),
+    "multitask prompt tuning": (".prefix_task_", "MULTITASK_PROMPT_TUNING", PROMPT),
+    "CPT": (".cpt_", "CPT", PROMPT),
+    "Cartridge": (".cartridge_", "CARTRIDGE", PROMPT),
+}  # fmt: skip
+# how a LoRA began (PEFT's init_lora_weights) -> why its factors alone are another change than the one that was trained
+INITS: dict[str, str] = {
+    "pissa_niter": "PiSSA (pissa_niter) took an approximation with random numbers in it out of the base weight, which cannot be repeated",
+    "corda": "CorDA took a part out of the base weight that was found with training data, which the file does not hold",
+    "loftq": "LoftQ quantised the base weight and the factors make up for what that lost; the base weight here is another one",
+    "lora_ga": "LoRA-GA took a part out of the base weight that was found with training data, which the file does not hold",
+}
+# settings of a LoRA whose forward is no change of a weight, or another one than the factors alone
+VARIANTS: dict[str, str] = {
+    "alora_invocation_tokens": "aLoRA acts behind certain words of the prompt only",
+    "arrow_config": f"Arrow mixes several LoRAs by the input: {ROUTED}",
+    "use_bdlora": "BD-LoRA's factors are blocks of a larger matrix, which is not read",
+    "use_qalora": "QALoRA acts on sums over groups of inputs, which is not read",
+    "kasa_config": "KaSA takes the smallest part of the base weight out of it, which is not read",
+    "monteclora_config": f"MonteCLoRA draws random numbers: {ROUTED}",
+    "layer_replication": "layer replication builds a model of more layers than this one",
+    "target_parameters": "target_parameters changes parameters of experts, which is not read",
+}
+SAVED_AS_LORA = "save it as a plain LoRA where it was trained (PEFT: path_initial_model_for_weight_conversion)"
+
+
+def refusal(keys: Iterable[str], configs: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Say why a file of a known method is not read, in words that follow its name; None for every other file."""
+    for values in configs.values():
+        if reason := _by_config(Config(values)):
+            return reason
+    names = list(keys)
+    for method, (part, _, why) in METHODS.items():
+        if any(part in f".{key}" for key in names):
+            return f"is {method}, which is not read: {why}"
+    return None
+
+
+def _by_config(config: Config) -> str | None:
+    kind = config.text("peft_type").upper()
+    for method, (_, name, why) in METHODS.items():
+        if kind == name:
+            return f"is {method}, which is not read: {why}"
+    if kind not in ("", "LORA"):
+        return None
+    init = config.text("init_lora_weights").lower().replace("-", "_")
+    for start, why in INITS.items():
+        if init.startswith(start):
+            return f"is not applied: {why}; {SAVED_AS_LORA}"
+    return next((f"is not applied: {why}" for key, why in VARIANTS.items() if config.says(key)), None)
