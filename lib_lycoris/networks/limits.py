@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from math import isfinite
 from typing import Any
 
@@ -64,8 +65,18 @@ def sound(values: Tensor, largest: float = LARGEST_FACTOR) -> bool:
 def _within(values: Tensor, largest: float) -> bool:
     if not values.numel():
         return True
-    low, high = torch.aminmax(values)
+    low, high = torch.aminmax(values.float() if values.dtype == torch.float16 and not _compares_half() else values)
     return float(low) >= -largest and float(high) <= largest  # a NaN is neither
+
+
+@cache
+def _compares_half() -> bool:
+    """Tell whether torch has this for float16 on the CPU: since 2.2."""
+    try:
+        torch.aminmax(torch.zeros(1, dtype=torch.float16))
+    except RuntimeError:
+        return False
+    return True
 
 
 def arithmetic(dtype: torch.dtype) -> torch.dtype:

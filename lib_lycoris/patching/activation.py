@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Union
 
+from ..errors import ModelMismatchError
 from ..networks import Network
+
+LARGEST_STRENGTH = 1e6  # far beyond what leaves an image; a product of it still is a number
 
 
 class Varying(Protocol):
@@ -35,6 +38,13 @@ class Activation:
     network: Network
     strength: Callable[[str], Strength]
     ranks: int | None = None  # the first so many ranks of what can be cut (DyLoRA); None or 0: all
+
+
+def usable(strength: Strength, network: str) -> Strength:
+    """Return a strength. Raises ModelMismatchError for a number that would make every value infinite, or that is none."""
+    if isinstance(strength, (int, float)) and not abs(strength) <= LARGEST_STRENGTH:
+        raise ModelMismatchError(f"a strength of {str(strength)[:20]} for {network} is no usable number; give one such as 0.7")
+    return strength
 
 
 def at(strength: Strength, progress: SamplingPosition) -> float:

@@ -13,7 +13,7 @@ from .. import models
 from ..errors import ModelMismatchError, naming
 from ..models import BaseModel, LayerInfo, Piece
 from ..networks import Skipped
-from .activation import Activation, SamplingPosition
+from .activation import Activation, SamplingPosition, usable
 from .attention import unsupported
 from .edit import BaseRows, Edit, shape_of
 from .kinds import patched
@@ -133,7 +133,7 @@ class Patcher:
         network, unmatched, matched = activation.network, list(activation.network.skipped), 0
         cut = False
         for name, algorithm in network.patches.items():
-            strength = activation.strength(name)
+            strength = usable(activation.strength(name), network.name)
             pieces = self.names.pieces(name) or self._missing_bias(name)
             pieces = tuple(replace(piece, leaf=self._leaf(piece)) for piece in pieces)
             problem = self._unchangeable(pieces) if pieces else f"the running model ({self.base.label}) has no such layer"

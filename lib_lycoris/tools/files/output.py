@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...atomic import beside
 from ...errors import ToolError
 from ..jobs.progress import Progress
+from .output_name import check_name
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -257,7 +258,8 @@ def require_space(folder: Path, needed: int, name: str) -> None:
 
 
 def refuse_inputs(save_to: Path, inputs: list[Path]) -> None:
-    """Raise ToolError when an output would take an input's place."""
+    """Raise ToolError when an output would take an input's place, or has a name that nobody could use."""
+    check_name(save_to)
     for path in inputs:
         if save_to.exists() and path.exists() and os.path.samefile(save_to, path):
             raise ToolError(f"{save_to.name} is an input; inputs are never overwritten, give --save_to another name")

@@ -1,0 +1,31 @@
+"""Outputs have names that a tag can ask for and that every system can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_lycoris.errors import ToolError
+from lib_lycoris.networks.writer import save
+from lib_lycoris.tools import TOOLS
+
+
+@pytest.mark.parametrize(
+    "name", ["a:b.safetensors", "a>b.safetensors", " a.safetensors", "a .safetensors", "a\\b.safetensors", "CON.safetensors",
+             "lpt1.x.safetensors",
+             "a?.safetensors", "a\n.safetensors"],
+)  # fmt: skip
+def test_a_name_that_nobody_could_use_is_refused(name: str, tmp_path: Path) -> None:
+    save(tmp_path / "net.safetensors", {"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.weight": torch.ones(2, 4)})
+    with pytest.raises(ToolError, match="cannot be the name of an output"):
+        TOOLS["prune"].run(model=tmp_path / "net.safetensors", save_to=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["\N{GRINNING FACE} style (v2), [x] = 'y'.safetensors", "console.safetensors", "a.b.c.safetensors"])
+def test_unusual_names_that_work_are_written(name: str, tmp_path: Path) -> None:
+    save(tmp_path / "net.safetensors", {"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.weight": torch.ones(2, 4)})
+    TOOLS["prune"].run(model=tmp_path / "net.safetensors", save_to=tmp_path / name)
+    assert (tmp_path / name).is_file()
