@@ -209,8 +209,13 @@ class Algorithm(ABC):
     def moved(self, weight: Tensor) -> Algorithm:
         """Return this with its tensors on the weight's device, in the precision that deltas are computed in."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {n: precise(v, weight) for n, v in found.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {n: precise(v, weight) if v.is_floating_point() else v.to(weight.device) for n, v in tensors.items()}
         return replace(self, **changed, **{n: v.moved(weight) for n, v in found.items() if isinstance(v, Algorithm)})
+
+    def bound(self, weight: Tensor) -> Algorithm:
+        """Return what changes this base weight alike and is there for every step: on its device, what takes long computed once."""
+        return self.moved(weight)
 
     @abstractmethod
     def bypass(self, layer: Layer) -> Bypass:

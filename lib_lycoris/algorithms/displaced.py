@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .activation import Cost
-from .base import Factors, Scaled, columns, flat, precise
+from .base import Algorithm, Factors, Scaled, columns, flat, precise
 from .factored import Factored
+from .lora import LoRA
 
 SVD = 20.0  # multiply-adds for short² · long numbers of a matrix
 
@@ -40,6 +41,11 @@ class Displaced(Factored, Scaled):
         (up, down), (before, below) = self.trained(), self.beginning(flat(weight).to("cpu", torch.float64))
         up, down = without_cancellation(torch.cat((up, -before), 1), torch.cat((down, below)))
         return precise(up, weight), precise(down, weight)
+
+    def bound(self, weight: Tensor) -> Algorithm:
+        """Return the factors that were found for this weight, as a LoRA."""
+        up, down = self.factors(weight)
+        return LoRA(up=up, down=down)
 
     def factor_rank(self, shape: Sequence[int]) -> int:
         """Return twice the rank."""

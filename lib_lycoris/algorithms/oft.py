@@ -24,14 +24,13 @@ from .config import NO_CONFIG, Config
 
 def constrained(skew: Tensor, limit: float) -> Tensor:
     """Return skew-symmetric blocks, scaled down so that their common Frobenius norm is at most limit; limit <= 0: as they are."""
-    norm = skew.norm()
-    return skew * (limit / norm) if limit > 0 and norm > limit else skew
+    return skew * (limit / skew.norm()).clamp(max=1.0) if limit > 0 else skew  # no question that an accelerator would have to be waited for
 
 
 def cayley(skew: Tensor) -> Tensor:
     """Return (I + Q)(I - Q)⁻¹ for blocks (..., b, b), solved together."""
     eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
-    return torch.linalg.solve(eye - skew, eye + skew, left=False)
+    return torch.linalg.solve_ex(eye - skew, eye + skew, left=False).result  # never singular: no eigenvalue of Q is real but 0
 
 
 def change_of_rows(matrix: Tensor, weight: Tensor) -> Tensor:
@@ -123,6 +122,10 @@ class Rotated(Algorithm):
     def bypass(self, layer: Layer) -> Bypass:
         """Return the rotated output minus the output."""
         return block_rows(layer, self.matrix())
+
+    def bound(self, weight: Tensor) -> Algorithm:
+        """Return the matrix alone."""
+        return RotationMatrix(blocks=precise(self.matrix(), weight))
 
     def prepared(self, dtype: torch.dtype) -> Algorithm:
         """Return the matrix alone: the blocks are inverted once, and not kept beside it."""

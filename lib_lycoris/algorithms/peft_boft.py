@@ -18,9 +18,9 @@ from .base import Algorithm, columns, flat, precise, stored
 from .peft_oft import columns_fit, half_cayley, turn_columns
 
 
-def permutation(total: int, size: int, stage: int) -> Tensor:
+def permutation(total: int, size: int, stage: int, device: torch.device) -> Tensor:
     """Return for stage i the column that comes to each place: (total,)."""
-    chunks = torch.arange(total).reshape(-1, 2**stage * 2, size // 2)
+    chunks = torch.arange(total, device=device).reshape(-1, 2**stage * 2, size // 2)
     return torch.cat((chunks[:, 0::2], chunks[:, 1::2]), 1).flatten()
 
 
@@ -54,8 +54,8 @@ class PeftBOFT(Algorithm):
     def rotations(self) -> tuple[Tensor, list[Tensor]]:
         """Return D (N, n, b, b) in float64 and the permutation of every stage."""
         stages, count, size = self.blocks.shape[:3]
-        total = count * size
-        orders = [torch.arange(total)] if stages == 1 else [permutation(total, size, i) for i in range(stages)]
+        total, device = count * size, self.blocks.device
+        orders = [torch.arange(total, device=device)] if stages == 1 else [permutation(total, size, i, device) for i in range(stages)]
         return half_cayley(self.blocks), orders
 
     def delta(self, weight: Tensor) -> Tensor:
@@ -65,8 +65,9 @@ class PeftBOFT(Algorithm):
         turned = flat(base)
         for rotation, order in zip(precise(rotations, weight), orders):
             # B = P·D·Pᵀ, P[j, order[j]] = 1: Pᵀ scatters what comes to a place, P gathers it again
-            scattered = torch.empty_like(turned).index_copy(1, order.to(turned.device), turned)
-            turned = turn_columns(rotation, scattered)[:, order]
+            place = order.to(turned.device)
+            scattered = torch.empty_like(turned).index_copy(1, place, turned)
+            turned = turn_columns(rotation, scattered)[:, place]
         return (turned * precise(self.row_scale, weight).reshape(-1, 1)).reshape(weight.shape) - base
 
     def bypass(self, layer: Layer) -> Bypass:

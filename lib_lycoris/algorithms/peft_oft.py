@@ -145,7 +145,8 @@ class PackedOFT(InputRotation):
         """Unpack Q, constrain it, and return R."""
         size, packed = self.block_size, exact(self.packed)
         row, col = torch.triu_indices(size, size, 1, device=packed.device)
-        upper = packed.new_zeros(packed.shape[0], size, size).index_put((torch.arange(len(packed))[:, None], row, col), packed)
+        block = torch.arange(len(packed), device=packed.device)[:, None]
+        upper = packed.new_zeros(packed.shape[0], size, size).index_put((block, row, col), packed)
         skew = upper - upper.transpose(1, 2)
         if self.divided is not None:
             skew = skew / (2 * (size - 1) ** 0.5)

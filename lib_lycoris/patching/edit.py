@@ -43,6 +43,7 @@ class Edit:
     pieces: tuple[tuple[Rows, Rows], ...]  # (rows of this parameter, rows of the algorithm's weight)
     order: tuple[str, str, str]  # the fixed order of several edits of a parameter: digest, parameter, strength
     whole: bool  # the one piece is all of the parameter
+    _bound: tuple[tuple[object, ...], BaseState, Algorithm] | None = field(default=None, repr=False)
     _prepared: tuple[tuple[object, ...], BaseState, Bypass] | None = field(default=None, repr=False)  # for what, of which base
 
     def now(self, progress: SamplingPosition) -> float:
@@ -54,16 +55,28 @@ class Edit:
         parts = [source(device) for source in self.sources]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def add_delta(self, total: Tensor, source: Tensor, strength: float, base: Tensor | None) -> None:
-        """Write source + strength · ΔW into total, float tensors of the parameter's shape; base: the parameter, where it is there."""
+    def add_delta(self, total: Tensor, source: Tensor, strength: float, base: Tensor | None, again: bool) -> None:
+        """Write source + strength · ΔW into total, float tensors of the parameter's shape.
+
+        base: the parameter, where it is there; again: whether this will be done at many steps, so that what it needs stays on the device.
+        """
+        weight = base if self.whole and base is not None else self.weight(total.device)
+        algorithm = self._bound_to(weight) if again else self.algorithm
         if self.whole:
-            self.algorithm.add_delta(total, source, self.weight(total.device) if base is None else base, strength)
+            algorithm.add_delta(total, source, weight, strength)
             return
         if total is not source:
             total.copy_(source)
-        delta = self.algorithm.delta(self.weight(total.device))
+        delta = algorithm.delta(weight)
         for mine, its in self.pieces:
             total[mine].add_(delta[its].to(total.dtype), alpha=strength)
+
+    def _bound_to(self, weight: Tensor) -> Algorithm:
+        """Return the algorithm prepared for this weight; where it lies on the CPU, in float32, nothing is copied."""
+        known, target = self._bound, (weight.device, weight.dtype)
+        if known is None or known[0] != target or not known[1].holds():
+            self._bound = known = (target, BaseState(self.binds), self.algorithm.bound(weight))
+        return known[2]
 
     def bypass(self, device: torch.device, dtype: torch.dtype, convolution: Convolution | None) -> Bypass:
         """Return the activation-side form, prepared anew only when the device, the dtype or a base weight that it read has changed."""
@@ -85,7 +98,7 @@ class Edit:
 
     def adopt(self, other: Edit) -> None:
         """Take over what another edit of the same algorithm on the same rows has prepared."""
-        self._prepared = other._prepared
+        self._prepared, self._bound = other._prepared, other._bound
 
 
 def shape_of(sources: Sequence[BaseRows]) -> tuple[int, ...]:

@@ -44,10 +44,11 @@ class Effective:
         if not keep:
             self._value = None
             lent = None if torch.is_grad_enabled() else self.workspace.scratch(self.live.shape, dtype, device, self.slot)
-            return self._parameter(strengths, device, dtype, lent)
+            return self._parameter(strengths, device, dtype, lent, True)
         made_of = (device, dtype, *self.reads, *((edit.algorithm, strength) for edit, strength in zip(self.edits, strengths)))
         if self._value is None or made_of != self._made_of or not (self._state and self._state.holds()):
-            self._value = self._parameter(strengths, device, dtype, self._memory(device, dtype))
+            again = not all(isinstance(edit.strength, (int, float)) for edit in self.edits)
+            self._value = self._parameter(strengths, device, dtype, self._memory(device, dtype), again)
             self._state, self._made_of = BaseState(self.reads), made_of
         return self._value
 
@@ -68,11 +69,13 @@ class Effective:
         same = tuple(value.shape) == self.live.shape and value.dtype == dtype and value.device == device and value.is_contiguous()
         return value.detach() if same else None
 
-    def _parameter(self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None) -> nn.Parameter:
+    def _parameter(
+        self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None, again: bool
+    ) -> nn.Parameter:  # fmt: skip
         with torch.inference_mode(False), torch.no_grad():  # what is made in that mode could be used in it alone
-            return nn.Parameter(self._sum(strengths, device, dtype, memory), requires_grad=False)
+            return nn.Parameter(self._sum(strengths, device, dtype, memory, again), requires_grad=False)
 
-    def _sum(self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None) -> Tensor:
+    def _sum(self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None, again: bool) -> Tensor:
         """Return the sum, in the given memory if there is some."""
         base, known = self.start(device, dtype)
         wide = _wide(dtype)
@@ -81,7 +84,7 @@ class Effective:
         source = base
         for edit, strength in zip(self.edits, strengths):
             if strength:
-                edit.add_delta(total, source, strength, known)
+                edit.add_delta(total, source, strength, known, again)
                 source = total
         if source is not total:
             total.copy_(base)

@@ -18,15 +18,22 @@ KINDS: tuple[type[nn.Module], ...] = (
 )  # fmt: skip
 
 
-def _autocasts_cpu_or_cuda(device: str) -> bool:
+def _before_torch_2_4(device: str) -> bool:
     return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
+
+
+def _since_torch_2_4(device: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(device)
+    except RuntimeError:  # a kind of device that has no autocast
+        return False
 
 
 try:
     torch.is_autocast_enabled("cpu")
-    autocasts: Callable[[str], bool] = torch.is_autocast_enabled  # whether autocast is on for a kind of device
-except TypeError:  # torch before 2.4
-    autocasts = _autocasts_cpu_or_cuda
+    autocasts: Callable[[str], bool] = _since_torch_2_4  # whether autocast is on for a kind of device
+except TypeError:
+    autocasts = _before_torch_2_4
 
 
 def main_leaf(module: nn.Module) -> str | None:

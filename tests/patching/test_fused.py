@@ -105,7 +105,7 @@ class OpenClipBlock(nn.Module):
         put(self, "model.transformer.resblocks.0.attn", attention)
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = torch.full((x.shape[0], x.shape[0]), float("-inf")).triu(1)
+        mask = torch.full((x.shape[0], x.shape[0]), float("-inf"), device=x.device).triu(1)
         return self.get_submodule("model.transformer.resblocks.0.attn")(x, x, x, need_weights=False, attn_mask=mask)[0]  # type: ignore[no-any-return]
 
 
