@@ -104,3 +104,12 @@ def test_the_public_checks_use_what_we_support() -> None:
         assert suite_options().parse_known_args(given)[1] == ["--color=no"]
     pins = set(re.findall(r"ruff==[\d.]+", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")))
     assert pins == set(re.findall(r"^ruff==[\d.]+", NEW.constraints.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("verb", ["app", "generate", "inspect"])
+def test_every_option_of_the_other_verbs_is_on_the_page(verb: str) -> None:
+    _, section = re.split(rf"^## {verb}$", (DOCS / "cli.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    section = section.partition("\n## ")[0]
+    own = command_parser()[1][verb]._actions
+    flags = [flag for action in own for flag in action.option_strings if flag.startswith("--") and flag != "--help"]
+    assert [flag for flag in flags if f"`{flag}" not in section] == []
