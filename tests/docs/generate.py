@@ -6,8 +6,11 @@ A part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
+from lib_lycoris.algorithms import KINDS
+from lib_lycoris.networks.refused import INITS, METHODS, VARIANTS
 from lib_lycoris.tools.declaration import Option
 from lib_lycoris.tools.guidance.tables import as_markdown
 from lib_lycoris.tools.registry import VERBS, tools_of
@@ -54,7 +57,28 @@ def without_meaning(option: Option) -> str:
     return f"| `{flag}` | {'accepted' if option.ignored else 'refused'}: {(option.ignored or option.refused).replace(flag, 'it', 1)} |"
 
 
-PARTS = {"guidance": guidance, "options": options}
+def algorithms() -> str:
+    """Return a row for each file of algorithms: what it holds, and the formula of its first line."""
+    by_file: dict[str, list[str]] = {}
+    for kind in KINDS:
+        by_file.setdefault(kind.__module__, []).append(kind.__name__)
+    rows = [f"| {', '.join(kinds)} | {formula(module)} |" for module, kinds in sorted(by_file.items(), key=lambda item: item[1][0].lower())]
+    return "\n".join(["| algorithm | at strength 1 |", "|---|---|", *rows])
+
+
+def formula(module: str) -> str:
+    """Return the first paragraph of a module's docstring."""
+    text = (sys.modules[module].__doc__ or "").strip().partition("\n\n")[0]
+    return "`" + " ".join(text.replace("`", "").split()).rstrip(".").replace("|", "\\|") + "`"
+
+
+def refused() -> str:
+    """Return the methods that are known and not read, with the reason."""
+    reasons = {**{name: why for name, (_, _, why) in METHODS.items()}, **INITS, **VARIANTS}
+    return "\n".join(["| method or setting | why it is refused |", "|---|---|", *(f"| {name} | {why} |" for name, why in reasons.items())])
+
+
+PARTS = {"algorithms": algorithms, "refused": refused, "guidance": guidance, "options": options}
 
 
 def filled(text: str) -> str:
