@@ -281,7 +281,6 @@ def test_block_weight_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa
     choose(tab, "#lyco_blocks_network", "damaged")
     says_once(tab, "#lyco_blocks_notes", "damaged.safetensors is cut off or no safetensors file")
     choose(tab, "#lyco_blocks_network", HTML_NAME)
-    says_once(tab, "#lyco_blocks_notes", "rename the file")
     shown_as_text(tab, "#lyco_blocks_notes")
     choose(tab, "#lyco_blocks_network", "demo-lora")
     write(tab, "#lyco_blocks_bake_name", "taken")

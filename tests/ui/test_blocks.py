@@ -112,8 +112,7 @@ def test_strengths_and_steps_are_in_the_tag_only_where_they_say_something() -> N
     assert tag_of(BlockValues(), "n", None, te=0.5, unet=0.5, start=3.0, stop=9) == "<lyco:n:0.5:start=3:stop=9>"
     with pytest.raises(LycorisError, match="never on"):
         tag_of(BlockValues(), "n", None, start=9, stop=3)
-    with pytest.raises(LycorisError, match="rename the file"):
-        tag_of(BlockValues(), "a:b", None)
+    assert tag_of(BlockValues(), "a:b", None) == "<lyco:a%3Ab:1>"
 
 
 def test_a_preset_whose_name_a_tag_cannot_hold_is_written_in_numbers() -> None:

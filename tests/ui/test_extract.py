@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris import load
 from lib_lycoris.errors import LycorisError, ToolError
+from lib_lycoris.networks.header import read_metadata
 from lib_lycoris.prompt import Presets
 from lib_lycoris.tools.examine.network_spectra import network_spectra
 from lib_lycoris.tools.extract import extract, measure
@@ -391,6 +392,20 @@ def test_resize_convert_bake_and_prune_write_what_they_say(change: ChangePage, c
     assert torch.equal(new[up], old[up] * 0.5)
     done = run_form(change, "Prune", model="net", name="less")
     assert (nets / "less.safetensors").is_file() and "lyco:less:1" in done[-1]["value"]
+
+
+def test_metadata_is_written_to_a_copy_or_to_the_file_itself(change: ChangePage, context: PageContext) -> None:
+    name = context.store.networks()[0].name
+    path = next(file.path for file in context.store.networks() if file.name == name)
+    before = path.read_bytes()
+    run_form(change, "Metadata", models=[name], title="New title")
+    copy = context.store.network_folder() / f"{path.stem}-described.safetensors"
+    assert read_metadata(copy)["modelspec.title"] == "New title" and path.read_bytes() == before
+    copied = next(file.name for file in context.store.networks() if file.path == copy)
+    run_form(change, "Metadata", models=[copied], author="me", in_place=True)
+    assert read_metadata(copy)["modelspec.author"] == "me"
+    run_form(change, "Metadata", models=[copied], undo=True)
+    assert "modelspec.author" not in read_metadata(copy)
 
 
 def test_block_weights_are_written_out(change: ChangePage) -> None:

@@ -8,7 +8,7 @@ from typing import Union
 
 from ...errors import LycorisError, PromptError
 from ...models.blocks import LAYOUTS, sd3_layout
-from ...prompt import BlockWeights, Cell, ElementRule, Presets, Schedule, Tag, TagError, find_tags
+from ...prompt import BlockWeights, Cell, ElementRule, Presets, Schedule, Tag, TagError, escape_name, find_tags
 from ...prompt.number import format_number, parse_number
 
 LABELS = {
@@ -179,8 +179,7 @@ def tag_of(
 
     Without presets it is written in numbers.
     """
-    if ":" in name or ">" in name:
-        raise TagError(f"<lyco:{name}>", f'"{name}" cannot stand in a tag; rename the file so that its name has no : and no >')
+    name = escape_name(name)
     weights = weights_of(board)
     if isinstance(weights, tuple):
         plain = _tag(name, te, unet, start, stop, elements=weights)

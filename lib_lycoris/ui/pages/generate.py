@@ -15,6 +15,7 @@ import gradio as gr
 
 from ...errors import LycorisError
 from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest, Generator
+from ...prompt import escape_name
 from ..parts.request import read_request
 from ..style import bar, idle, notes, small_picture
 
@@ -152,7 +153,7 @@ def add_tag(prompt: str, name: str | None, strength: float | None) -> tuple[str,
     """Return the prompt with the network's tag behind it, and the list with nothing chosen."""
     if not name:
         return prompt, gr.update()
-    tag = f"<lyco:{name}:{1 if strength is None else strength:g}>"
+    tag = f"<lyco:{escape_name(name)}:{1 if strength is None else strength:g}>"
     return f"{prompt.rstrip()} {tag}".lstrip(), gr.update(value=None)
 
 

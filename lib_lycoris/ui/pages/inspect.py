@@ -12,6 +12,7 @@ import gradio as gr
 
 from ...errors import LycorisError, ToolError
 from ...models import BaseModel
+from ...prompt import escape_name
 from ...tools.examine.inspect import Inspection, inspect
 from ...tools.examine.module_sizes import Sizes, measure_modules, singular_values
 from ...tools.jobs.queue import Job
@@ -178,7 +179,7 @@ class InspectPage:
         found = shown.inspection
         algorithm = next(iter(found.algorithms), "")
         return self._updates(
-            state=idle("measuring ..."), found=True, head=overview(found), tag=tag_box(f"<lyco:{name}:1>", self.context.send),
+            state=idle("measuring ..."), found=True, head=overview(found), tag=tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send),
             advice=advice_html(algorithm, found.family or ""), words=words(found), facts=facts(found),
             blocks=gr.update(visible=False), layers=gr.update(choices=[], value=[], visible=False), values=gr.update(visible=False),
             search="", table=module_table(found, None), details=details(found),

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError, ToolError
+from ...prompt import escape_name
 from ...tools.jobs.queue import Job
 from ...tools.merge.norms import shares_of
 from ..context import PageContext
@@ -56,7 +57,7 @@ class MergeResult:
 
     def _tag(self, path: Path) -> str:
         name = next((file.name for file in self.context.store.networks() if file.path == path), path.stem)
-        return tag_box(f"<lyco:{name}:1>", self.context.send)
+        return tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send)
 
     def use(self) -> Update:
         """Make images with the result from now on."""

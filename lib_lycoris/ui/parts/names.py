@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...prompt import escape_name
 from ...tools.jobs.places import SUFFIX
 from ..context import PageContext
 
@@ -28,4 +29,4 @@ def tag_of(context: PageContext, path: Path) -> str:
     """Return the tag that applies a network that was just written, after a new look at the folders."""
     context.store.refresh()
     name = next((file.name for file in context.store.networks() if file.path == path), path.stem)
-    return f"<lyco:{name}:1>"
+    return f"<lyco:{escape_name(name)}:1>"
