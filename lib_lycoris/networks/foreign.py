@@ -67,7 +67,7 @@ _KINDS: tuple[tuple[Callable[[list[str]], bool], str], ...] = (
     (_any(r"^adapter\.(body|conv_in)\.", r"^body\.\d+\.(block|in_conv|resnets)"), "a T2I-Adapter"),
     (_any(r"^emb_params$", r"^string_to_(param|token)", r"^<[^>]+>$", r"^\*$"), "an embedding (textual inversion)"),
     (lambda keys: set(keys) <= {"clip_l", "clip_g", "t5", "t5xxl"}, "an embedding (textual inversion)"),
-    (_any(r"^\d{3,4}$"), "a hypernetwork"),
+    (_any(r"^(320|640|768|1024|1280|2048)$"), "a hypernetwork"),
     (_any(r"^(redux|image_encoder)\.", r"^redux_(up|down)"), "a style model or an image encoder"),
     (_any(r"^(model\.|)conv_first\.", r"^body\.\d+\.rdb", r"^model\.\d+\.sub\.", r"^params(_ema)?\."), "an upscaler"),
     (

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import NetworkFormatError
+from ..errors import NetworkFormatError, readable
 from .peft import peft_settings
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_encoder_2", "text_encoder_2": "text_encoder_2",
             "unet": "unet", "transformer": "transformer"}  # fmt: skip
+
+LONGEST_DIM = 9  # digits of a rank
+LARGEST_CONFIG = 4 << 20  # bytes
+NOTHING = (None, "", "None", "null")
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,19 @@ class SettingsSource:
 
 def read_source(path: Path, metadata: Mapping[str, str], keys: Sequence[str]) -> SettingsSource:
     """Collect what stands in a file's metadata and in the adapter_config files beside it."""
-    arguments = _json(metadata.get("ss_network_args"))
+    arguments = _hints(metadata.get("ss_network_args"))
     dim = metadata.get("ss_network_dim", "")
     configs = _configs(path, metadata)
     peft = bool(configs) or any(key.startswith("base_model.model.") for key in keys)
-    return SettingsSource(configs, {k: str(v) for k, v in arguments.items()}, int(dim) if dim.isdigit() else None, peft)
+    return SettingsSource(
+        configs, {k: str(v) for k, v in arguments.items()}, int(dim) if dim.isdecimal() and len(dim) <= LONGEST_DIM else None, peft
+    )
 
 
 def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for key, value in _json(metadata.get("lora_adapter_metadata")).items():
+    written = metadata.get("lora_adapter_metadata")
+    for key, value in (_table(written, f"lora_adapter_metadata in {path.name}") if written not in NOTHING else {}).items():
         component, _, name = key.partition(".")
         found.setdefault(component if component in COMPONENTS else "", {})[name if component in COMPONENTS else key] = value
     if found:
@@ -97,20 +104,32 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
         beside = path.with_name(f"adapter_config.{name}.json" if name else "adapter_config.json")
         if beside.is_file():
             try:
-                found[component] = _json(beside.read_text("utf-8"), beside)
+                if beside.stat().st_size > LARGEST_CONFIG:
+                    raise NetworkFormatError(f"{beside.name} beside {path.name} is larger than any config; delete it or save it again")
+                found[component] = _table(beside.read_text("utf-8"), beside.name)
             except (OSError, UnicodeDecodeError) as error:
                 raise NetworkFormatError(f"{beside.name} beside {path.name} cannot be read: {error}") from error
     return found
 
 
-def _json(text: str | None, beside: Path | None = None) -> dict[str, Any]:
+def _hints(text: str | None) -> dict[str, Any]:
+    """Return metadata that is a table; many programs write "None" or Python literals there, which say nothing."""
     try:
         value = json.loads(text or "{}")
-    except ValueError as error:
-        if beside is None:  # metadata is a hint; many programs write "None" or Python literals there
-            return {}
-        raise NetworkFormatError(f"{beside.name} is not JSON: {error}") from error
+    except (ValueError, RecursionError):
+        return {}
     return value if isinstance(value, dict) else {}
+
+
+def _table(text: str | None, where: str) -> dict[str, Any]:
+    """Return PEFT's config. Raises NetworkFormatError: without it the strength of every layer would be a guess."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise NetworkFormatError(f"{where} is not JSON: {readable(error, 80)}") from error
+    if not isinstance(value, dict):
+        raise NetworkFormatError(f"{where} is a {type(value).__name__}, but PEFT's config is a table; save the network again")
+    return value
 
 
 def _true(value: str | None) -> bool:

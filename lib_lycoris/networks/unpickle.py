@@ -16,6 +16,7 @@ from .dtypes import BYTES, CODES
 from .header import MOST_AXES, TensorInfo, count
 
 MOST_STEPS = 20_000_000  # instructions; a checkpoint of 5,000 tensors has 200,000
+MOST_MARKS = 1000
 _STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
     "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "",
@@ -101,6 +102,8 @@ class _Machine:
         return found
 
     def mark(self, _: Any) -> None:
+        if len(self.marks) >= MOST_MARKS:
+            raise NotPlainError("holds a pickle that is nested deeper than any table of tensors")
         self.marks.append(self.stack)
         self.stack = []
 
