@@ -2,7 +2,7 @@
 
 from .base import Alias, BaseModel, base_model, reference
 from .blocks import LAYOUTS, block_of, layout, sd3_layout
-from .detect import detect_family
+from .detect import Recognition, detect_family, recognise
 from .families import FAMILIES
 from .live import LiveNames, Piece, from_live
 from .parameters import LayerInfo, parameter, rows, split_parameter, split_part, with_part
@@ -16,12 +16,14 @@ __all__ = [
     "LayerInfo",
     "LiveNames",
     "Piece",
+    "Recognition",
     "base_model",
     "block_of",
     "detect_family",
     "from_live",
     "layout",
     "parameter",
+    "recognise",
     "reference",
     "rows",
     "sd3_layout",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 
 from .families import FAMILIES
 from .family import Component
-from .parameters import LayerInfo, split_part, with_part
+from .parameters import LayerInfo, rows, split_part, with_part
 from .rows import expand
-from .spellings import PREFIXES, flat, modern, unwrap
+from .spellings import flat, fused_parts, modern, split_prefix, unwrap
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,29 @@ class BaseModel:
         """
         if file_module in self.layers:
             return (file_module,)
-        name = unwrap(file_module)
-        found = self._canonical.get(flat(name))
+        found = self._canonical.get(flat(unwrap(file_module)))
         if found is not None:
             return (found,)
-        for prefix, slot in PREFIXES:
-            if name.startswith(prefix):
-                key = slot if slot == "unet" else FAMILIES[self.family].slots.get(slot)
-                return self._in_components((key,) if key else (), flat(name[len(prefix) :]))
-        return self._in_components(self._index, flat(name))
+        slot, path = split_prefix(file_module)
+        key = slot if slot in (None, "unet") else FAMILIES[self.family].slots.get(slot)
+        return self._in_components(self._index if slot is None else (key,) if key else (), path)
+
+    def targets(self, file_module: str) -> tuple[str, ...]:
+        """List the targets that a file's module name means together, their rows one after the other; empty if this model lacks one.
+
+        They are several where one adapter was trained over several layers (`to_qkv`); parts of one layer that follow each other are one.
+        """
+        found = self.find(file_module)
+        if found is not None:
+            return (found,)
+        slot, path = split_prefix(file_module)
+        key = slot if slot in (None, "unet") else FAMILIES[self.family].slots.get(slot)
+        keys = tuple(self._index) if slot is None else (key,) if key else ()
+        for names in fused_parts(path):
+            parts = [next(iter(self._in_components(keys, name)), None) for name in names]
+            if all(parts):
+                return joined_targets([part for part in parts if part], self.layers)
+        return ()
 
     def _in_components(self, keys: Iterable[str], path: str) -> tuple[str, ...]:
         """Look a flattened path up in components; an old spelling only if no component knows it as it stands."""
@@ -102,39 +117,56 @@ class BaseModel:
     @cached_property
     def _canonical(self) -> dict[str, str]:
         names = {flat(module): module for module in self.layers}
-        for module, info in self.layers.items():
-            if info.kind == "MultiheadAttention":
-                names.update(_fused_names(flat(module), module))
+        for component in FAMILIES[self.family].components:
+            prefix = flat(component.prefix)
+            for module in self._modules[component.key]:
+                if self.layers[module].kind == "MultiheadAttention":
+                    names.update({prefix + name: target for name, target in self._names(component, module)})
         return names
 
     @cached_property
+    def _modules(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {item.key: [] for item in FAMILIES[self.family].components}
+        for module in self.layers:
+            component = self.component_of(module)
+            if component is not None:
+                found[component.key].append(module)
+        return found
+
+    @cached_property
     def _index(self) -> dict[str, dict[str, str]]:
-        return {item.key: self._component_index(item) for item in FAMILIES[self.family].components}
+        components = FAMILIES[self.family].components
+        found: dict[str, dict[str, str]] = {}
+        for item in components:
+            table = found.setdefault(item.key, {})
+            for module in self._modules[item.key]:
+                for name, target in self._names(item, module):
+                    table.setdefault(name, target)
+        for item in components:
+            for module in self._modules[item.key] if item.inside else ():
+                for table in found.values():
+                    table[flat(item.inside + module[len(item.prefix) :])] = module
+        return found
 
-    def _component_index(self, component: Component) -> dict[str, str]:
-        index: dict[str, str] = {}
-        own: dict[str, str] = {}
-        naming = FAMILIES[self.family].naming(component)
-        for module, info in self.layers.items():
-            if not module.startswith(component.prefix):
-                continue
-            path = module[len(component.prefix) :]
-            for other, part in naming.to_other(path, info.shape):
-                index[flat(other)] = with_part(module, part)
-            own[flat(path)] = module
-            if info.kind == "MultiheadAttention":
-                own.update(_fused_names(flat(path), module))
-            if path.startswith("output_blocks.") and path.endswith(".conv"):
-                # Converters that know one family only write the upsampler's place of that family into all files.
-                block = path.split(".")[1]
-                own.setdefault(f"output_blocks_{block}_1_conv", module)
-                own.setdefault(f"output_blocks_{block}_2_conv", module)
-        return {**own, **index}
+    def _names(self, component: Component, module: str) -> Iterator[tuple[str, str]]:
+        """Yield the flattened names of a layer inside its component with the targets that they mean, the commonest first."""
+        path, shape = module[len(component.prefix) :], self.layers[module].shape
+        for name, part in FAMILIES[self.family].naming(component).spellings(path, shape):
+            yield flat(name), with_part(module, part)
 
 
-def _fused_names(name: str, module: str) -> dict[str, str]:
-    whole = {f"{name}_in_proj": module, f"{name}_in_proj_weight": module}
-    return whole | {f"{name}_{letter}_proj": f"{module}[{letter}]" for letter in "qkv"}
+def joined_targets(parts: list[str], layers: Mapping[str, LayerInfo]) -> tuple[str, ...]:
+    """Return parts of layers with those that make up one layer, or its first three parts, as one."""
+    modules = {split_part(part)[0] for part in parts}
+    if len(modules) > 1:
+        return tuple(parts)
+    (module,) = modules
+    shape = layers[module].shape
+    pieces = [piece for part in parts for piece in rows(split_part(part)[1], shape)]
+    follow = all(before.stop == after.start for before, after in pairwise(pieces))
+    if follow and pieces[0].start == 0 and pieces[-1].stop == shape[0]:
+        return (module,)
+    return (with_part(module, "qkv"),) if follow and pieces[0].start == 0 and pieces[-1].stop == 3 * shape[1] else tuple(parts)
 
 
 def base_model(family: str, layers: Mapping[str, LayerInfo]) -> BaseModel:

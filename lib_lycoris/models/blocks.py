@@ -46,9 +46,9 @@ def layout(family: str, variant: str | None = None) -> tuple[str, ...]:
 def block_of(name: str, family: str) -> str | None:
     """Give the block id of a canonical module or parameter; None for what no block weight reaches, as the time embedding of a UNet."""
     told = FAMILIES[family]
-    if not name.startswith(UNET_PREFIX):
-        head = name.partition(".")[0]
-        return next((item.block for item in told.components if item.key != "unet" and item.prefix.partition(".")[0] == head), None)
+    text = next((item for item in told.components if item.key != "unet" and name.startswith(item.prefix)), None)
+    if text is not None or not name.startswith(UNET_PREFIX):
+        return text.block if text else None
     section, number, *_ = (*name[len(UNET_PREFIX) :].split(".", 2), "", "")
     section = section.partition("[")[0]
     letter = told.blocks.sections.get(section)

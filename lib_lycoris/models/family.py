@@ -26,9 +26,11 @@ class Component:
     pipeline: str  # attribute of a diffusers pipeline
     kohya: str  # prefix of flattened names, without the last underscore
     rows: Callable[..., Iterable[Row]]  # called with a variant's sizes for the component "unet", with nothing for a text encoder
-    naming: Callable[[Iterable[Row]], Naming]
+    naming: Callable[[Iterable[Row], Mapping[str, str]], Naming]
     slots: tuple[str, ...] = ()  # what a file's prefix may call a text encoder: te, te1, clip_l, ...
     block: str = "BASE"  # block id of a text encoder
+    also: Mapping[str, str] = field(default_factory=dict)  # further names of files -> canonical path, or path[part]
+    inside: str = ""  # where this one lies in the file of the transformer, or of another text encoder, if it does
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,10 @@ class Family:
         found = {}
         for item in self.components:
             variants = self.variants if item.key == "unet" else (None,)
-            found[item.key] = item.naming(row for variant in variants for row in self.rows(item, variant))
+            found[item.key] = item.naming((row for variant in variants for row in self.rows(item, variant)), item.also)
         return found
 
 
-def transformer(rows: Callable[..., Iterable[Row]]) -> Component:
-    """Declare the transformer of a family by the function that yields its layers."""
-    return Component("unet", UNET_PREFIX, "transformer", "lora_unet", rows, TableNames)
+def transformer(rows: Callable[..., Iterable[Row]], also: Mapping[str, str] | None = None) -> Component:
+    """Declare the transformer of a family by the function that yields its layers; also: see :class:`Component`."""
+    return Component("unet", UNET_PREFIX, "transformer", "lora_unet", rows, TableNames, also=also or {})

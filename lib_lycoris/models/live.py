@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import ModelMismatchError
 from .base import BaseModel
-from .detect import detect_family
+from .detect import detect_family, recognise
 from .families import FAMILIES
-from .family import Component, Family
+from .family import UNET_PREFIX, Component, Family
 from .parameters import LayerInfo, parameter, rows, split_parameter, split_part
+from .unet import UNetNames
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,11 @@ class _Match:
 _HOST_INFIX = re.compile(r"\.wrapped(?=\.|$)|\b_orig_mod\.")
 _HOST_PREFIXES = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
 _OTHER_NETWORKS = ("vae.", "first_stage_model.", "model_ema.", "image_encoder.", "safety_checker.")
+_TEXT_PREFIX = re.compile(r"(clip_[lgh]|t5xxl|text_encoder(_[23])?|qwen\w*|gemma\w*|[01])\.")
 _BARE_TEXT = re.compile(r"(text_model|encoder\.layers|embeddings|transformer\.resblocks)\.|final_layer_norm$|text_projection$")
 _BARE_OPEN_CLIP = re.compile(r"(token_embedding|positional_embedding|ln_final)$")
 _BARE_T5 = re.compile(r"encoder\.(block|final_layer_norm|embed_tokens)|shared$")
-_SHORT_CLIP = re.compile(r"(encoder\.layers|embeddings|final_layer_norm)\b")
-_OTHER_UNET = re.compile(
-    r"(down_blocks|up_blocks|mid_block|transformer_blocks|single_transformer_blocks|time_embedding|add_embedding|"
-    r"time_text_embed|norm_out)\.|(conv_in|conv_out|conv_norm_out|proj_out)$"
-)
-_UP_ATTENTION = re.compile(r"up_blocks\.(\d+)\.attentions\.")
-_OWN_UNET = re.compile(
-    r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out|double_blocks|single_blocks|joint_blocks|final_layer|"
-    r"img_in|txt_in|time_in|vector_in|guidance_in|x_embedder|t_embedder|y_embedder|context_embedder|pos_embed)(\.|$)"
-)
+_UNET = UNetNames()
 
 
 def from_live(names: Mapping[str, LayerInfo], family: str | None = None) -> LiveNames:
@@ -126,19 +119,26 @@ def _clean(name: str) -> str | None:
 
 
 def _family(cleaned: Mapping[str, LayerInfo]) -> str:
-    text = [info for name, info in cleaned.items() if _BARE_TEXT.match(name)]
-    if text and not any(_OTHER_UNET.match(name) or _OWN_UNET.match(name) for name in cleaned):
+    main = {name: info for name, info in cleaned.items() if not _is_text(name)}
+    if cleaned and not main:
         # A text encoder on its own: several families share it, the width is all there is to see.
-        return {1024: "sd2", 1280: "sdxl"}.get(text[0].shape[-1], "sd1")
-    found = detect_family({name: {"diff": info.shape} for name, info in cleaned.items()})
-    if found is None and any(_OTHER_UNET.search(name) or "input_blocks." in name for name in cleaned):
+        return {1024: "sd2", 1280: "sdxl"}.get(next(iter(cleaned.values())).shape[-1], "sd1")
+    found = detect_family({name: {"diff": info.shape} for name, info in main.items()})
+    unet = [name.removeprefix("unet.").removeprefix(UNET_PREFIX) for name in main]
+    if found is None and sum(_UNET.knows(name) for name in unet) > len(unet) // 2:
         # A UNet of unusual width: SD1 is the family whose projections are convolutions, SD2 has linear ones.
-        linear = any(name.endswith(".proj_in") and info.kind == "Linear" for name, info in cleaned.items())
+        linear = any(name.endswith(".proj_in") and info.kind == "Linear" for name, info in main.items())
         found = "sd2" if linear else "sd1"
     if found is None:
+        told = recognise({name: {"diff": info.shape} for name, info in main.items()}).reason
         example = next(iter(cleaned), "no module at all")
-        raise ModelMismatchError(f"The live model has {example} and no sign of any of {', '.join(FAMILIES)}; name its family.")
+        raise ModelMismatchError(f"The live model has {example} and no sign of a family that is known here ({told}); name its family.")
     return found
+
+
+def _is_text(name: str) -> bool:
+    bare = name.removeprefix("transformer.").removeprefix("model.")
+    return any(pattern.match(bare) for pattern in (_TEXT_PREFIX, _BARE_TEXT, _BARE_OPEN_CLIP, _BARE_T5))
 
 
 def _bare_text(components: Mapping[str, Component], found: list[LayerInfo]) -> str:
@@ -160,7 +160,8 @@ def _locate(family: Family, name: str, bare_text: str) -> tuple[str, str]:
         return ("te3" if family.slots.get("t5xxl") else ""), name
     if _BARE_TEXT.match(name) or _BARE_OPEN_CLIP.match(name):
         return bare_text, name
-    return ("unet" if _OWN_UNET.match(name) or _OTHER_UNET.match(name) else ""), name
+    unet = next(item for item in family.components if item.key == "unet")
+    return ("unet" if family.naming(unet).knows(name) else ""), name
 
 
 def _match_component(
@@ -190,9 +191,19 @@ def _canonical_info(module: str, found: list[_Match]) -> LayerInfo:
     if "T" in parts:
         return LayerInfo("Parameter" if first.kind == "Linear" else "Linear", first.shape[::-1], False)
     width = first.shape[1]
-    count = 3 * width + (parts["mlp"].shape[0] if "mlp" in parts else 0)
+    count = _height({part: info.shape[0] for part, info in parts.items() if part}, width)
     kind = "MultiheadAttention" if module.endswith(".attn") else "Linear"
     return LayerInfo(kind, (count, width), bias)
+
+
+def _height(parts: Mapping[str, int], width: int) -> int:
+    """Return how many rows a fused layer has whose parts have these; width: of its inputs."""
+    for part, count in parts.items():
+        if "/" in part:
+            return count * int(part.partition("/")[2])
+        if part.startswith("grouped_"):
+            return width + 2 * count
+    return 3 * width + parts.get("mlp", 0)
 
 
 def _places(module: str, info: LayerInfo, found: list[_Match]) -> Iterator[tuple[str, tuple[Piece, ...]]]:

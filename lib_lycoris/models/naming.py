@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
-from .parameters import LayerInfo
+from .parameters import LayerInfo, split_part
 from .rows import Row
 
 Live = dict[str, list[tuple[str, str | None, str | None]]]  # path -> (canonical path, part of it, part of the live module)
@@ -17,8 +17,14 @@ _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 class Naming(Protocol):
     """The names of one component's layers in diffusers and transformers, both ways."""
 
+    def knows(self, path: str) -> bool:
+        """Tell whether a path can be one of this component's, where no prefix says so."""
+
     def to_other(self, path: str, shape: tuple[int, ...]) -> list[tuple[str, str | None]]:
         """Give the other names of a canonical path, each with the part of the weight that it names."""
+
+    def spellings(self, path: str, shape: tuple[int, ...]) -> Iterator[tuple[str, str | None]]:
+        """Yield all names that files have for a canonical path, the commonest first, each with the part of the weight that it names."""
 
     def read_live(self, infos: Mapping[str, LayerInfo]) -> dict[str, list[tuple[str, str | None, str | None]]]:
         """Give (canonical path, part of it, part of the live module) of a live component's modules; the unknown ones are left out."""
@@ -27,17 +33,24 @@ class Naming(Protocol):
 class TableNames:
     """The names of a component whose blocks are numbered alike in both spellings."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[Row], also: Mapping[str, str] | None = None) -> None:
+        """Take the rows, and further names of some layers: `name: canonical path` or `name: canonical path[part]`."""
         self._own: dict[str, list[Row]] = {}
         self._other: dict[str, list[tuple[Row, str | None]]] = {}
+        self._heads: set[str] = set()
+        self._also: dict[str, list[tuple[str, str | None]]] = {}
+        for name, target in (also or {}).items():
+            path, part = split_part(target)
+            self._also.setdefault(path, []).append((name, part))
         for row in rows:
             self._own.setdefault(row.path, []).append(row)
+            self._heads |= {name.partition(".")[0] for name in (row.path, *(name for name, _ in row.names))}
             for name, part in row.names:
                 self._other.setdefault(name, []).append((row, part))
 
     def knows(self, path: str) -> bool:
-        """Tell whether a path is one of a layer here, in either spelling."""
-        return self._look_up(self._own, path) is not None or self._look_up(self._other, path) is not None
+        """Tell whether a path begins as one of these layers does, in either spelling."""
+        return path.partition(".")[0] in self._heads
 
     def to_other(self, path: str, shape: tuple[int, ...]) -> list[tuple[str, str | None]]:
         """Give the other spellings of a canonical path, each with the part of the weight that it names."""
@@ -47,6 +60,17 @@ class TableNames:
         rows, number = found
         row = min(rows, key=lambda row: _unlike(row.shape, shape))
         return [(name.replace("#", number), part) for name, part in row.names]
+
+    def spellings(self, path: str, shape: tuple[int, ...]) -> Iterator[tuple[str, str | None]]:
+        """Yield the other spelling, the canonical one, its parts numbered as OneTrainer does, and what the family's file names."""
+        found = self.to_other(path, shape)
+        yield from found
+        yield path, None
+        if len(found) > 1:
+            yield from ((f"{path}.{number}", part) for number, (_, part) in enumerate(found))
+        rows = self._look_up(self._own, path)
+        for name, part in self._also.get(rows[0][0].path, ()) if rows else ():
+            yield name.replace("#", rows[1] if rows else "#"), part
 
     def to_canonical(self, path: str, shape: tuple[int, ...]) -> tuple[str, str | None] | None:
         """Give the canonical path and the part of it that another path names, or None."""
@@ -69,7 +93,7 @@ class TableNames:
     def _look_up(table: Mapping[str, T], path: str) -> tuple[T, str] | None:
         found = table.get(path)
         if found is not None:
-            return found, ""
+            return found, "#"
         match = _NUMBER.search(path)
         found = table.get(f"{path[: match.start()]}.#{path[match.end() :]}") if match else None
         return None if found is None or match is None else (found, match[1])

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 
+ENCODERS = ("clip_l", "clip_g", "clip_h", "t5xxl", "t5", "qwen3_06b", "qwen3_4b", "qwen3_8b", "qwen25_7b", "gemma2_2b")
+
 # Prefix of a module name in a file -> slot. Tried in this order; a longer prefix stands before its own beginning.
 PREFIXES: tuple[tuple[str, str], ...] = (
+    ("lora_unet__", "unet"),
     ("lora_unet_", "unet"),
     ("oft_unet_", "unet"),
     ("lora_transformer_", "unet"),
+    ("model.diffusion_model_", "unet"),
     ("model.diffusion_model.", "unet"),
+    ("diffusion_model_", "unet"),
     ("diffusion_model.", "unet"),
     ("unet.", "unet"),
     ("transformer.", "unet"),
@@ -17,11 +22,15 @@ PREFIXES: tuple[tuple[str, str], ...] = (
     ("text_encoder_2.", "te2"),
     ("text_encoder_3.", "te3"),
     ("text_encoder.", "te1"),
-    *((f"{name}.transformer.", name) for name in ("clip_l", "clip_g", "clip_h", "t5xxl")),
+    ("text_conditioner.", "llm_adapter"),
+    *((f"{name}.{between}", name) for name in ENCODERS for between in ("transformer.", "model.", "")),
 )
 
 # What may stand before a name that is otherwise one of the known styles.
-_WRAPPERS = ("base_model.model.", "lycoris_", "text_encoders.", "cond_stage_model.", "conditioner.embedders.")
+_WRAPPERS = ("base_model.model.", "lycoris_", "text_encoders.", "cond_stage_model.", "conditioner.embedders.", "module.", "pipe.dit.")
+_REPEATED = re.compile(r"^(unet|transformer|text_encoder(?:_[23])?)\.(?:base_model\.model\.|\1\.|module\.)+")
+
+_COMPONENTS = ("unet.", "transformer.", "text_encoder")
 
 # Spellings of old diffusers versions; tried only after the name as it stands was not found.
 _OLD = (
@@ -48,7 +57,8 @@ def unwrap(name: str) -> str:
                 name = name[len(wrapper) :]
                 break
         else:
-            return name
+            break
+    return _REPEATED.sub(r"\1.", name) if name.startswith(_COMPONENTS) else name
 
 
 def modern(path: str) -> str:
@@ -58,10 +68,35 @@ def modern(path: str) -> str:
     return path
 
 
-def without_spelling(name: str) -> str:
-    """Return a module's name without what programs spell differently - wrappers, the prefix's style, dots - before any model is asked."""
+# One adapter over several layers of an attention, which trainers fuse; the rest of the name is that of each of them.
+_FUSED = (
+    (re.compile(r"_to_qkv(?:_proj)?$"), ("_to_q", "_to_k", "_to_v")),
+    (re.compile(r"_to_kv(?:_proj)?$"), ("_to_k", "_to_v")),
+    (re.compile(r"_to_qk(?:_proj)?$"), ("_to_q", "_to_k")),
+    (re.compile(r"_(?:to_added_qkv|add_qkv_proj|added_qkv)$"), ("_add_q_proj", "_add_k_proj", "_add_v_proj")),
+    (re.compile(r"_attn_to_qkv_mlp(?:_proj)?$"), ("_attn_to_q", "_attn_to_k", "_attn_to_v", "_proj_mlp")),
+    (re.compile(r"_qkv_proj$"), ("_q_proj", "_k_proj", "_v_proj")),
+    (re.compile(r"_(?:in_proj|qkv)$"), ("_q_proj", "_k_proj", "_v_proj")),
+    (re.compile(r"_attn_qkv$"), ("_attn_q", "_attn_k", "_attn_v")),
+    (re.compile(r"_attn_qkv$"), ("_attn_wq", "_attn_wk", "_attn_wv")),
+)
+
+
+def fused_parts(path: str) -> list[tuple[str, ...]]:
+    """Give the flattened names of the layers that one adapter over several of them may be for, one set for each way to read it."""
+    return [tuple(pattern.sub(name, path) for name in names) for pattern, names in _FUSED if pattern.search(path)]
+
+
+def split_prefix(name: str) -> tuple[str | None, str]:
+    """Return what component a module's name begins with (None: it does not say) and the flattened rest."""
     name = unwrap(name)
     for prefix, slot in PREFIXES:
         if name.startswith(prefix):
-            return f"{slot}:{flat(name[len(prefix) :])}"
-    return flat(name)
+            return slot, flat(name[len(prefix) :])
+    return None, flat(name)
+
+
+def without_spelling(name: str) -> str:
+    """Return a module's name without what programs spell differently - wrappers, the prefix's style, dots - before any model is asked."""
+    slot, path = split_prefix(name)
+    return path if slot is None else f"{slot}:{path}"

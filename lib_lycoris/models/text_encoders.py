@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 
 from .family import Component
@@ -94,6 +94,13 @@ class ClipNames(TableNames):
 class OpenClipNames(TableNames):
     """CLIP as open_clip names it, which diffusers holds as transformers does."""
 
+    def spellings(self, path: str, shape: tuple[int, ...]) -> Iterator[tuple[str, str | None]]:
+        """Yield the names of a layer, a fused attention's parameters among them."""
+        yield from super().spellings(path, shape)
+        if path.endswith(".attn"):
+            yield from ((f"{path}.{end}", None) for end in ("in_proj", "in_proj_weight"))
+            yield from ((f"{path}.{letter}_proj", letter) for letter in "qkv")
+
     def read_live(self, infos: Mapping[str, LayerInfo]) -> Live:
         """Give the canonical places of a live text encoder's modules."""
         found: Live = {}
@@ -121,3 +128,28 @@ def open_clip(prefix: str, kohya: str, *slots: str, d: int, layers: int, key: st
 def t5(pipeline: str, *slots: str) -> Component:
     """Declare T5 v1.1 XXL; kohya calls it te3 in every family."""
     return Component("te3", "t5xxl.transformer.", pipeline, "lora_te3", t5_layers, TableNames, slots, "T5")
+
+
+def llm_layers(d: int, layers: int, q: int, kv: int, hidden: int, bias: bool = False) -> Rows:
+    """Yield what networks train of a language model: attention and feed-forward; q, kv: widths of queries, of keys and values."""
+    own, other = "model.layers.#", "layers.#"
+    for name, out, in_ in (("q_proj", q, d), ("k_proj", kv, d), ("v_proj", kv, d), ("o_proj", d, q)):
+        yield linear(f"{own}.self_attn.{name}", out, in_, f"{other}.self_attn.{name}", bias and name != "o_proj", layers)
+    for name, out, in_ in (("gate_proj", hidden, d), ("up_proj", hidden, d), ("down_proj", d, hidden)):
+        yield linear(f"{own}.mlp.{name}", out, in_, f"{other}.mlp.{name}", False, layers)
+
+
+def llm(name: str, d: int, layers: int, q: int, kv: int, hidden: int, bias: bool = False, block: str = "TE") -> Component:
+    """Declare a language model as the only text encoder of a family, under the name that ComfyUI has for it."""
+    rows = partial(llm_layers, d, layers, q, kv, hidden, bias)
+    return Component("te1", f"{name}.transformer.", "text_encoder", "lora_te", rows, TableNames, ("te", "te1", name), block)
+
+
+QWEN3_06B = llm("qwen3_06b", 1024, 28, 2048, 1024, 3072)
+QWEN3_4B = llm("qwen3_4b", 2560, 36, 4096, 1024, 9728)
+QWEN3_8B = llm("qwen3_8b", 4096, 36, 4096, 1024, 12288)
+QWEN25_7B = llm("qwen25_7b", 3584, 28, 3584, 512, 18944, bias=True)
+GEMMA2_2B = llm("gemma2_2b", 2304, 26, 2048, 1024, 9216)
+T5_ALONE = Component(
+    "te1", "t5xxl.transformer.", "text_encoder", "lora_te1", t5_layers, TableNames, ("te", "te1", "te2", "te3", "t5xxl", "t5"), "T5"
+)

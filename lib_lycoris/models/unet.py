@@ -7,9 +7,9 @@ text conditioning.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from .family import UNET_PREFIX, Blocks, Component
 from .naming import Live
@@ -139,14 +139,16 @@ _DIFFUSERS = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|do
 _DIFFUSERS_MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 _IS_DIFFUSERS = re.compile(r"(down_blocks|up_blocks|mid_block|time_embedding|add_embedding)\.|(conv_in|conv_out|conv_norm_out)$")
 _IS_LDM = re.compile(r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)\.")
+_UPSAMPLER = re.compile(r"(output_blocks\.\d+)\.\d+\.conv")
+_ATTENTION = re.compile(r"(input_blocks\.\d+)\.1\.(transformer_blocks\..+)")
 _UP_ATTENTION = re.compile(r"up_blocks\.(\d+)\.attentions\.")
 
 
 class UNetNames:
     """The names of a UNet's layers in diffusers, for any depth and width."""
 
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
-        """Take the declared layers as every naming does; arithmetic needs none of them."""
+    def __init__(self, rows: Iterable[Row] = (), also: Mapping[str, str] | None = None) -> None:
+        """Take what every naming takes; arithmetic needs none of it."""
 
     def knows(self, path: str) -> bool:
         """Tell whether a path is one of a UNet, in either spelling."""
@@ -157,6 +159,15 @@ class UNetNames:
         other = to_diffusers(path)
         return [(other, None)] if other else []
 
+    def spellings(self, path: str, shape: tuple[int, ...]) -> Iterator[tuple[str, str | None]]:
+        """Yield the name in diffusers, the canonical one, and what converters wrote wrongly."""
+        yield from self.to_other(path, shape)
+        yield path, None
+        if match := _UPSAMPLER.fullmatch(path):  # converters that know one family only write the place of that family into all files
+            yield from ((f"{match[1]}.{place}.conv", None) for place in (1, 2))
+        if match := _ATTENTION.fullmatch(path):
+            yield f"{match[1]}.0.{match[2]}", None
+
     def read_live(self, infos: Mapping[str, LayerInfo]) -> Live:
         """Give the canonical places of a live UNet's modules, which are all in one spelling."""
         if not any(_IS_DIFFUSERS.match(path) for path in infos):
@@ -165,6 +176,7 @@ class UNetNames:
         return {path: [(found, None, None)] for path in infos if (found := to_ldm(path, attention))}
 
 
+@lru_cache(maxsize=1 << 13)
 def to_diffusers(path: str) -> str | None:
     """Give the diffusers path of an LDM UNet path, or None if there is none."""
     if path in _TOP:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from lib_lycoris.models import FAMILIES, LAYOUTS, block_of, detect_family, layout, parameter, reference, sd3_layout
+from lib_lycoris.models import FAMILIES, LAYOUTS, block_of, detect_family, layout, parameter, recognise, reference, sd3_layout
 
 LDM = ("sd1", "sd2", "sdxl", "sdxl-refiner")
 
@@ -71,7 +71,7 @@ def test_layouts() -> None:
 
 def lora(width: int, *, conv: bool = False) -> dict[str, tuple[int, ...]]:
     kernel = (1, 1) if conv else ()
-    return {"lora_down.weight": (4, width, *kernel), "lora_up.weight": (8, 4, *kernel), "alpha": ()}
+    return {"lora_down.weight": (4, width, *kernel), "alpha": ()}
 
 
 U = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -80,18 +80,18 @@ DETECTED = [
     ({U: lora(1024)}, {}, "sd2"),
     ({U: lora(1280)}, {}, "sdxl-refiner"),
     ({U: lora(2048)}, {"ss_base_model_version": "sd_v1"}, "sdxl"),
-    ({U: {"hada_w1_a": (320, 4), "hada_w1_b": (4, 768)}}, {}, "sd1"),
-    ({U: {"lokr_w1": (8, 8), "lokr_w2_a": (40, 4), "lokr_w2_b": (4, 256)}}, {}, "sdxl"),
+    ({U: {"hada_w1_a": (640, 4), "hada_w1_b": (4, 768)}}, {}, "sd1"),
+    ({U: {"lokr_w1": (8, 8), "lokr_w2_a": (80, 4), "lokr_w2_b": (4, 256)}}, {}, "sdxl"),
     ({U: {"a1.weight": (1024, 4), "a2.weight": (4, 1024)}}, {}, "sd2"),
-    ({U: {"diff": (320, 768)}}, {}, "sd1"),
+    ({U: {"diff": (640, 768)}}, {}, "sd1"),
     ({"unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_v": {"lora_A.weight": (4, 2048)}}, {}, "sdxl"),
-    ({U: {"oft_blocks": (4, 8, 8)}}, {}, None),
+    ({U: {"oft_blocks": (4, 8, 8)}}, {}, "sd1"),
     ({U: {"oft_blocks": (4, 8, 8)}}, {"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
     ({U: {"oft_blocks": (4, 8, 8)}}, {"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "sd2"),
     ({U: {"oft_blocks": (4, 8, 8)}}, {"ss_v2": "True"}, "sd2"),
     ({"lora_te2_text_model_encoder_layers_0_mlp_fc1": lora(1280)}, {}, "sdxl"),
     ({"lora_te_text_model_encoder_layers_0_mlp_fc1": lora(768)}, {}, "sd1"),
-    ({"lora_te1_text_model_encoder_layers_0_mlp_fc1": lora(768)}, {}, None),
+    ({"lora_te1_text_model_encoder_layers_0_mlp_fc1": lora(768)}, {}, "sd1"),
     ({"lora_te_text_model_encoder_layers_0_mlp_fc1": lora(1024)}, {}, "sd2"),
     ({"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q": lora(640)}, {}, "sdxl"),
     ({"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q": lora(768)}, {}, "sdxl-refiner"),
@@ -100,9 +100,9 @@ DETECTED = [
     ({"transformer.transformer_blocks.3.attn.add_q_proj": lora(3072)}, {}, "flux"),
     ({"lora_unet_double_blocks_3_img_attn_qkv": lora(3072)}, {}, "flux"),
     ({"transformer.single_transformer_blocks.3.proj_out": lora(15360)}, {}, "flux"),
-    ({"transformer.transformer_blocks.3.img_mlp.net.2": lora(12288)}, {}, None),
+    ({"transformer.transformer_blocks.3.img_mlp.net.2": lora(12288)}, {}, "qwen-image"),
     ({"lora_te3_encoder_block_0_layer_0_SelfAttention_q": lora(4096)}, {"ss_base_model_version": "flux1"}, "flux"),
-    ({"lora_te3_encoder_block_0_layer_0_SelfAttention_q": lora(4096)}, {}, None),
+    ({"lora_te3_encoder_block_0_layer_0_SelfAttention_q": lora(4096)}, {}, "flux"),
     ({"lora_te2_text_model_encoder_layers_0_mlp_fc1": lora(1280)}, {"ss_base_model_version": "sd3m"}, "sd3"),
     ({}, {}, None),
 ]
@@ -126,4 +126,5 @@ def test_a_whole_network_is_detected_without_metadata(family: str, style: str) -
     unet = {name: shapes for name, shapes in modules.items() if name.startswith(("lora_unet", "unet.", "transformer."))}
     assert detect_family(unet, {}) == family
     rotations = {name: {"oft_blocks": (4, 8, 8)} for name in modules}
-    assert detect_family(rotations, {"modelspec.architecture": "stable-diffusion-v1"}) == family
+    found = recognise(rotations, {"modelspec.architecture": "stable-diffusion-v1"})
+    assert family in found.candidates and (family == "sd1" or "Stable Diffusion 1.x, whose layers it does not have" in found.reason)

@@ -28,7 +28,7 @@ def diffusers_names(model: BaseModel) -> dict[str, LayerInfo]:
     for module, info in model.layers.items():
         for alias in model.aliases(module):
             kind, shape, bias = info.kind, info.shape, info.bias
-            if alias.part in ("q", "k", "v", "mlp"):
+            if alias.part not in (None, "swap", "T"):
                 (part,) = rows(alias.part, shape)
                 kind, shape = "Linear", (part.stop - part.start, *shape[1:])
             if alias.part == "T":
@@ -136,7 +136,7 @@ def test_bare_components() -> None:
         unet = {n.partition(".")[2]: i for n, i in diffusers_names(model).items() if n.startswith(("unet.", "transformer."))}
         live = from_live(unet)
         assert live.base.family == family and live.unknown == ()
-        assert live.base.layers == {n: i for n, i in model.layers.items() if n.startswith("diffusion_model.")}
+        assert live.base.layers == {n: i for n, i in model.layers.items() if model.component_of(n).key == "unet"}
     for family, prefix in (("sd1", "text_encoder."), ("sd2", "text_encoder."), ("sdxl", "text_encoder_2.")):
         model = reference(family)
         text = {n[len(prefix) :]: i for n, i in diffusers_names(model).items() if n.startswith(prefix)}
