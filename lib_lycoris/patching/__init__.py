@@ -5,6 +5,7 @@ from __future__ import annotations
 from .activation import Activation, SamplingPosition, Strength
 from .patcher import Patcher
 from .report import NetworkReport, Report
-from .workspace import MERGED_BYTES, Mode
+from .room import MERGED_BYTES
+from .workspace import Mode
 
 __all__ = ["MERGED_BYTES", "Activation", "Mode", "NetworkReport", "Patcher", "Report", "SamplingPosition", "Strength"]

@@ -17,6 +17,9 @@ A forced *functional* keeps to the factors' memory, give or take: it is *recompu
 fits into a share of the networks' own bytes (``workspace.LENT_SHARE``). In half precision it never is: W + s · ΔW, rounded, would lose
 what is smaller than the weight's steps, which the change of the output does not.
 
+On an accelerator memory decides first: launches and Python cost more there than the products, so what fits into a share of the memory that
+is free when the networks are put on is merged, least gain per byte last (``patching.room``).
+
 What an algorithm's forms multiply and move is its own to say (``Algorithm.cost``).
 """
 
@@ -59,3 +62,8 @@ def is_cheaper_beside(works: Sequence[Cost], positions: int, device: str) -> boo
     """Tell whether changes are added to an output of so many positions sooner than an effective weight is made."""
     speed = SPEEDS.get(device, GPU)
     return functional_seconds(works, positions, speed) <= rebuild_seconds(works, speed)
+
+
+def gain(works: Sequence[Cost], size: int, device: str) -> float:
+    """Return the seconds that a kept effective weight saves at a step for each of its bytes."""
+    return rebuild_seconds(works, SPEEDS.get(device, GPU)) / size

@@ -61,6 +61,11 @@ class Effective:
         """Take over what another one of the same parameter keeps: its value if that is still right, else its memory."""
         self._value, self._state, self._made_of = other._value, other._state, other._made_of
 
+    def let_go(self) -> Tensor | None:
+        """Return the value that is kept, and keep it no longer."""
+        value, self._value = self._value, None
+        return value
+
     def _memory(self, device: torch.device, dtype: torch.dtype) -> Tensor | None:
         """Return the memory of the value before, if it can hold this parameter and no graph may need the old value."""
         value = self._value

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..algorithms import Convolution, LowRank, Stacked
 from .base_state import BaseState
 from .calls import Add, Call, Run, adding, one_at_a_time, unchanged, with_bypass
-from .cost import Way
+from .cost import Way, gain
 from .edit import Edit
 from .effective import Effective, Shift
 from .layer_access import COMPUTED_IN, LiveParameter, autocasts
@@ -84,6 +84,11 @@ class PatchedLayer:
             if leaf in other.effective:
                 effective.adopt(other.effective[leaf])
 
+    def let_go(self) -> list[Tensor]:
+        """Return the effective parameters that are kept, and keep them no longer."""
+        self._calls.clear()
+        return [value for effective in self.effective.values() if (value := effective.let_go()) is not None]
+
     def way(self, *args: Any, **kwargs: Any) -> Way:
         """Return how the changes are applied to this input."""
         return "merged"
@@ -102,6 +107,19 @@ class PatchedLayer:
                 found = "functional" if self.varies or self.workspace.mode == "functional" else "merged"
             self._ways[positions] = found
         return found
+
+    @property
+    def stored(self) -> Tensor | None:
+        """The layer's main parameter as it lies in memory."""
+        return self.access.stored(self.module, self.main)
+
+    def gain(self) -> tuple[float, int] | None:
+        """Return what keeping the effective weight gains for each byte, and its bytes; None where none would be kept."""
+        works, stored = [edit.algorithm.cost(self.shape) for edit in self.edits.get("weight", ())], self.stored
+        if self.varies or not works or stored is None:
+            return None
+        size = prod(self.shape) * self.live(self.main).dtype.itemsize
+        return gain(works, size, stored.device.type), size
 
     def prepare_bypass(self, inner: Run, *args: Any, **kwargs: Any) -> Prepared:
         """Prepare the output plus the changes."""

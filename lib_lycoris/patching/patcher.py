@@ -15,6 +15,7 @@ from ..models import BaseModel, LayerInfo, Piece
 from ..networks import Skipped
 from .activation import Activation, SamplingPosition, usable
 from .attention import unsupported
+from .discard import discard
 from .edit import BaseRows, Edit, shape_of
 from .kinds import patched
 from .layer_access import COMPUTED_IN, LayerAccess, LiveParameter, main_leaf
@@ -85,6 +86,8 @@ class Patcher:
             if (before := self._layers.get(module)) is not None:
                 layer.adopt(before)
         self.workspace.begin(mode, sum(activation.network.bytes for activation in activations))
+        self._share_out(layers.values())
+        discard(self._layers.values())
         self._layers, self._edits = layers, edits
         if not layers:
             self.workspace.free()
@@ -95,6 +98,7 @@ class Patcher:
     def restore(self) -> None:
         """Take every network off: the model computes as if there had never been one."""
         self.pause()
+        discard(self._layers.values())
         self._layers, self._edits = {}, {}
         self.workspace.free()
 
@@ -216,6 +220,12 @@ class Patcher:
             if "." not in leaf and leaf not in module._parameters:
                 return f"a layer of the kind {kind} has no {leaf} and cannot be given one"
         return None
+
+    def _share_out(self, layers: Iterable[PatchedLayer]) -> None:
+        """Let the workspace know what an accelerator's memory could be used for."""
+        found = [(weight.device, *gained) for layer in layers if (weight := layer.stored) is not None and (gained := layer.gain())]
+        if found and found[0][0].type != "cpu":
+            self.workspace.share_out(found[0][0], [gained for _, *gained in found])  # type: ignore[misc]
 
     def _refuse_a_second_patcher(self, layers: Iterable[nn.Module]) -> None:
         """Raise where another Patcher's networks are on: deltas of both could not be computed from the same base weight."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from threading import RLock
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..algorithms import Cost
 from .activation import SamplingPosition
-from .cost import Way, is_cheaper_beside
+from .cost import Way, gain, is_cheaper_beside
 from .layer_access import LayerAccess
+from .room import least_gain, room_on
 
 Mode = Literal["auto", "functional", "merged", "recompute"]
-MERGED_BYTES = 256 << 20  # of effective weights that "auto" may keep
 LENT_SHARE = 0.15  # of the networks' own bytes: what "functional" may borrow for the weight of one layer at a time
 
 
@@ -27,9 +27,11 @@ class Workspace:
 
     progress: SamplingPosition = field(default_factory=SamplingPosition)
     mode: Mode = "auto"
-    merged_bytes: int = MERGED_BYTES
+    merged_bytes: int | None = None  # of effective weights that "auto" may keep; None: as it fits the device
     access: LayerAccess = field(default_factory=LayerAccess)
     _kept: int = 0
+    _room: int | None = None
+    _least_gain: float = 0.0
     _lent_bytes: float = 0
     lock: Any = field(default_factory=RLock, repr=False)  # held while a layer is prepared, or used as one thread at a time may
     _scratch: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
@@ -37,6 +39,12 @@ class Workspace:
     def begin(self, mode: Mode, network_bytes: int) -> None:
         """Begin anew: other networks come, of so many bytes in all."""
         self.mode, self._kept, self._lent_bytes = mode, 0, LENT_SHARE * network_bytes
+        self._room, self._least_gain = None, 0.0
+
+    def share_out(self, device: torch.device, layers: Iterable[tuple[float, int]]) -> None:
+        """Say on an accelerator, where merged comes first, which layers' weights would gain how much for each byte, and their bytes."""
+        self._room = room_on(device, self.merged_bytes)
+        self._least_gain = least_gain(layers, self._room)
 
     def free(self) -> None:
         """Let the shared memory go."""
@@ -54,15 +62,23 @@ class Workspace:
             return self.mode
         if self.mode == "functional" and (dtype != torch.float32 or size > self._lent_bytes):
             return "functional"  # a sum in half precision would lose what is smaller than its steps
+        if self.mode == "auto" and device.type != "cpu" and constant and self._keeps(works, size, device, kept):
+            return "merged"  # there memory decides: what is kept costs nothing at a call
         if is_cheaper_beside(works, positions, device.type):
             return "functional"
-        if self.mode == "functional":
+        if self.mode == "functional" or not constant:
             return "recompute"
+        return "merged" if self._keeps(works, size, device, kept) else "recompute"
+
+    def _keeps(self, works: Sequence[Cost], size: int, device: torch.device, kept: bool) -> bool:
+        """Tell whether there is room for an effective weight, and take it."""
+        if self._room is None:
+            self._room = room_on(device, self.merged_bytes)
         more = 0 if kept else size
-        if not constant or self._kept + more > self.merged_bytes:
-            return "recompute"
+        if self._kept + more > self._room or gain(works, size, device.type) < self._least_gain:
+            return False
         self._kept += more
-        return "merged"
+        return True
 
     def scratch(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, slot: int) -> Tensor:
         """Return uninitialised memory that the next layer will use again; slot: 0, 1, ... for several parameters of one layer."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from lib_lycoris.networks.writer import save
 from lib_lycoris.patching.cost import is_cheaper_beside
 from lib_lycoris.patching.layers import PatchedLayer
 from lib_lycoris.patching.workspace import LENT_SHARE
+from tests.corpus_loader import put
 from tests.samples import LAYERS
 from tests.tiny_model import TinyModel, networks, write_network
 
@@ -101,33 +104,32 @@ def test_the_cost_model_adds_to_few_tokens_and_makes_the_weight_for_many() -> No
         assert not is_cheaper_beside([lora], 8192, "cpu")
 
 
-def wide_layer(dtype: torch.dtype = torch.float32) -> tuple[Patcher, nn.Linear]:
-    """Return a patcher of one layer of SD1.5's size."""
-    wide = nn.Linear(320, 320, dtype=dtype)
+WIDE_BYTES = 320 * 320 * 4
+
+
+def wide_layer(dtype: torch.dtype = torch.float32, layers: Sequence[str] = ("to_q",)) -> tuple[Patcher, nn.Linear]:
+    """Return a patcher of one layer of SD1.5's size or several, and the last."""
     root = nn.Module()
-    names = ["diffusion_model", "input_blocks", "1", "1", "transformer_blocks", "0", "attn1", "to_q"]
-    place = root
-    for name in names[:-1]:
-        place.add_module(name, nn.Module())
-        place = place.get_submodule(name)
-    place.add_module(names[-1], wide)
+    for layer in layers:
+        wide = nn.Linear(320, 320, dtype=dtype)
+        put(root, f"diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.{layer}", wide)
     return Patcher(root, "sd1"), wide
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("room", [0, 1 << 20])
-def test_auto_keeps_a_weight_only_where_there_is_room(room: int) -> None:
+@pytest.mark.parametrize("bound", [0, 1 << 20])
+def test_auto_keeps_a_weight_only_where_there_is_room(bound: int) -> None:
     """Whatever it keeps, the output is the same to the bit."""
     patcher, wide = wide_layer()
-    patcher.workspace.merged_bytes = room
-    network = _random_lora(patcher)
+    patcher.workspace.merged_bytes = bound
+    network = random_lora(patcher)
     patcher.apply([constant(network, 0.7)])
     tokens = torch.randn(8192, 320)
     layer = patcher.layer(wide)
     assert layer is not None
-    assert layer.way(tokens) == ("merged" if room else "recompute") and layer.way(tokens[:64]) == "functional"
+    assert layer.way(tokens) == ("merged" if bound else "recompute") and layer.way(tokens[:64]) == "functional"
     got = wide(tokens)
-    assert (layer.effective["weight"]._value is not None) == bool(room)
+    assert (layer.effective["weight"]._value is not None) == bool(bound)
     patcher.apply([constant(network, 0.7)], "merged")
     assert torch.equal(got, wide(tokens))
     varying = Activation(network, lambda name: _Varying())
@@ -141,7 +143,7 @@ def test_auto_keeps_a_weight_only_where_there_is_room(room: int) -> None:
 def test_functional_borrows_no_more_than_a_share_of_the_networks(dtype: torch.dtype, networks_are: str) -> None:
     """And in half precision nothing, where a sum with the weight would lose small changes; what it computes is the same."""
     patcher, wide = wide_layer(dtype)
-    network = _random_lora(patcher)
+    network = random_lora(patcher)
     size = wide.weight.nbytes / LENT_SHARE
     count = 1 if networks_are == "small" else round(size / network.bytes) + 1
     tokens = torch.randn(8192, 320, dtype=dtype)
@@ -163,16 +165,15 @@ class _Varying:
         return 0.7
 
 
-def _random_lora(patcher: Patcher) -> Network:
-    import tempfile
-
-    generator = torch.Generator().manual_seed(3)
-    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+def random_lora(patcher: Patcher, layers: Sequence[str] = ("to_q",)) -> Network:
+    generator, tensors = torch.Generator().manual_seed(3), {}
+    for layer in layers:
+        key = f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_{layer}"
+        factors = {"lora_down.weight": torch.randn(8, 320, generator=generator), "lora_up.weight": torch.randn(320, 8, generator=generator)}
+        tensors |= {f"{key}.{suffix}": tensor for suffix, tensor in factors.items()} | {f"{key}.alpha": torch.tensor(2.0)}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "wide.safetensors"
-        tensors = {"lora_down.weight": torch.randn(8, 320, generator=generator), "lora_up.weight": torch.randn(320, 8, generator=generator)}
-        save(path, {f"{key}.{suffix}": tensor for suffix, tensor in tensors.items()} | {f"{key}.alpha": torch.tensor(2.0)})
-        return load(path, patcher.base, torch.float32)
+        save(Path(folder) / "wide.safetensors", tensors)
+        return load(Path(folder) / "wide.safetensors", patcher.base, torch.float32)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import HostError
 from ...models import BaseModel
-from ...patching import MERGED_BYTES, Activation, Mode, Patcher, Report
+from ...patching import Activation, Mode, Patcher, Report
 from ...prompt import Presets, Tag
 from ..fitting import apply_fitting, base_weight
 from ..library.cache import KEPT_MIB, MIB
@@ -182,10 +182,11 @@ def _mode() -> Any:
     return found if found in get_args(Mode) else "auto"
 
 
-def _merged_bytes() -> int:
+def _merged_bytes() -> int | None:
     from modules import shared
 
-    return int(float(getattr(shared.opts, "lyco_merged_mib", MERGED_BYTES / MIB) or 0) * MIB)
+    mib = getattr(shared.opts, "lyco_merged_mib", -1)
+    return None if mib is None or mib < 0 else int(float(mib) * MIB)
 
 
 def _kept() -> tuple[float, int]:

@@ -33,8 +33,8 @@ def _applying() -> dict[str, Any]:
             "computed at each step and kept nowhere"
         ),
         "lyco_merged_mib": option(
-            MERGED_BYTES >> 20, "Memory for changed weights that auto keeps, in MiB", gr.Number, {"precision": 0, "minimum": 0}
-        ).info("on the device that computes; 0: none"),
+            -1, "Memory for changed weights that auto keeps, in MiB", gr.Number, {"precision": 0, "minimum": -1}
+        ).info(f"on the device that computes; 0: none; -1: a quarter of what is free on a GPU, {MERGED_BYTES >> 20} on a CPU"),
         "lyco_cache_mib": option(
             KEPT_MIB, "Memory for networks that the last prompt did not use, in MiB", gr.Number, {"precision": 0, "minimum": 0}
         ).info("so that a tag that comes back need not read its file again; those used longest ago go first; 0: none"),
