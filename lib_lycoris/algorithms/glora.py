@@ -27,10 +27,10 @@ class GLoRA(Scaled):
     name: ClassVar[str] = "glora"
     one_of_each_term: ClassVar[tuple[str, ...]] = ("a1", "b1")
 
-    a1: Tensor = stored("a1.weight")  # (in, r); old layout (r, in)
-    a2: Tensor = stored("a2.weight")  # (r, in); old layout (in, r)
-    b1: Tensor = stored("b1.weight")  # (out, r); old layout (r, in)
-    b2: Tensor = stored("b2.weight")  # (r, in, *k); old layout (out, r)
+    a1: Tensor = stored("a1.weight", axes=(2, 5))  # (in, r); old layout (r, in)
+    a2: Tensor = stored("a2.weight", axes=(2, 5))  # (r, in); old layout (in, r)
+    b1: Tensor = stored("b1.weight", axes=(2, 5))  # (out, r); old layout (r, in)
+    b2: Tensor = stored("b2.weight", axes=(2, 5))  # (r, in, *k); old layout (out, r)
     rank_stabilised: bool = False  # α/√r
 
     @property

@@ -31,12 +31,12 @@ class LoHa(Scaled):
     additive: ClassVar[bool] = True
     one_of_each_term: ClassVar[tuple[str, ...]] = ("w1_a",)
 
-    w1_a: Tensor = stored("hada_w1_a")  # (out, r); (r, out) with t1
-    w1_b: Tensor = stored("hada_w1_b")  # (r, in·k); (r, in) with t1
-    w2_a: Tensor = stored("hada_w2_a")
-    w2_b: Tensor = stored("hada_w2_b")
-    t1: Tensor | None = stored("hada_t1", optional=True)  # (r, r, *k)
-    t2: Tensor | None = stored("hada_t2", optional=True)
+    w1_a: Tensor = stored("hada_w1_a", axes=(2, 5))  # (out, r); (r, out) with t1
+    w1_b: Tensor = stored("hada_w1_b", axes=(2, 5))  # (r, in·k); (r, in) with t1
+    w2_a: Tensor = stored("hada_w2_a", axes=(2, 5))
+    w2_b: Tensor = stored("hada_w2_b", axes=(2, 5))
+    t1: Tensor | None = stored("hada_t1", optional=True, axes=(2, 5))  # (r, r, *k)
+    t2: Tensor | None = stored("hada_t2", optional=True, axes=(2, 5))
 
     @property
     def rank(self) -> int:
@@ -54,6 +54,8 @@ class LoHa(Scaled):
             a, b = flat(a), flat(b)
             if a.shape[0 if t is not None else 1] != b.shape[0]:
                 return f"hada_w{half}_a {tuple(a.shape)} and hada_w{half}_b {tuple(b.shape)} have different ranks"
+            if t is not None and t.shape[:2] != (a.shape[0], b.shape[0]):
+                return f"hada_t{half} {tuple(t.shape)} does not stand between ranks of {a.shape[0]} and {b.shape[0]}"
             got = (a.shape[0], b.shape[1]) if t is None else (a.shape[1], b.shape[1], *t.shape[2:])
             if problem := expect(f"hada_w{half}_a {tuple(a.shape)} x hada_w{half}_b {tuple(b.shape)}", got, shape):
                 return problem

@@ -31,13 +31,13 @@ class LoKr(Scaled):
     additive: ClassVar[bool] = True
     one_of_each_term: ClassVar[tuple[str, ...]] = ("w1", "w1_a")
 
-    w1: Tensor | None = stored("lokr_w1", optional=True)  # (o1, i1)
-    w1_a: Tensor | None = stored("lokr_w1_a", optional=True)  # (o1, r)
-    w1_b: Tensor | None = stored("lokr_w1_b", optional=True)  # (r, i1)
-    w2: Tensor | None = stored("lokr_w2", optional=True)  # (o2, i2, *k) or (o2, i2·k)
-    w2_a: Tensor | None = stored("lokr_w2_a", optional=True)  # (o2, r); (r, o2) with t2
-    w2_b: Tensor | None = stored("lokr_w2_b", optional=True)  # (r, i2·k); (r, i2) with t2
-    t2: Tensor | None = stored("lokr_t2", optional=True)  # (r, r, *k)
+    w1: Tensor | None = stored("lokr_w1", optional=True, axes=(2, 5))  # (o1, i1)
+    w1_a: Tensor | None = stored("lokr_w1_a", optional=True, axes=(2, 5))  # (o1, r)
+    w1_b: Tensor | None = stored("lokr_w1_b", optional=True, axes=(2, 5))  # (r, i1)
+    w2: Tensor | None = stored("lokr_w2", optional=True, axes=(2, 5))  # (o2, i2, *k) or (o2, i2·k)
+    w2_a: Tensor | None = stored("lokr_w2_a", optional=True, axes=(2, 5))  # (o2, r); (r, o2) with t2
+    w2_b: Tensor | None = stored("lokr_w2_b", optional=True, axes=(2, 5))  # (r, i2·k); (r, i2) with t2
+    t2: Tensor | None = stored("lokr_t2", optional=True, axes=(2, 5))  # (r, r, *k)
 
     alpha_over_root: bool = False  # kohya's krona and cdka, both factors whole: α/√i1, which network_args alone tell
 

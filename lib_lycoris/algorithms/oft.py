@@ -56,6 +56,11 @@ def work_of_rows(size: int, shape: Sequence[int]) -> Cost:
     return Cost(wide * shape[0], 3.0 * shape[0], wide * whole, 2.0 * whole)
 
 
+def not_square(blocks: Tensor, what: str) -> str | None:
+    """Say that blocks (..., b, b) are none: nothing of them is a rotation."""
+    return None if blocks.shape[-1] == blocks.shape[-2] else f"{what} {tuple(blocks.shape)} holds no square blocks"
+
+
 def rows_fit(blocks: Tensor, shape: Sequence[int], what: str, rescale: Tensor | None = None) -> str | None:
     """Say that blocks (n, b, b) do not tile the output rows, or that there is not one scale for each of them."""
     if rescale is not None and len(shape) and rescale.numel() != shape[0]:
@@ -72,7 +77,7 @@ class OutputRotation(Algorithm):
 
     reads_output: ClassVar[bool] = True
 
-    blocks: Tensor = stored("oft_blocks")  # (n, b, b), n·b = out; (m, n, b, b) with m stages
+    blocks: Tensor = stored("oft_blocks", axes=(3, 4))  # (n, b, b), n·b = out; (m, n, b, b) with m stages
     constraint: float | None = stored("alpha", optional=True, scalar=True)  # of ‖Q‖, per output row
     rescale: Tensor | None = stored("rescale", optional=True)  # (out, 1[, 1, 1])
     turns_bias: bool = False  # LyCORIS' bypass_mode: it is the layer's output that training turned
@@ -194,7 +199,7 @@ class StoredRotation(Rotated):
 
     name: ClassVar[str] = "oft (2.0)"
 
-    rotation: Tensor = stored("oft_diag")  # (n, b, b)
+    rotation: Tensor = stored("oft_diag", axes=(3, 3))  # (n, b, b)
 
     @property
     def rank(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .activation import Bypass, Layer, on_inputs
 from .base import Algorithm, columns, flat, precise, stored
+from .oft import not_square
 from .peft_oft import columns_fit, half_cayley, turn_columns
 
 
@@ -31,7 +32,7 @@ class PeftBOFT(Algorithm):
     name: ClassVar[str] = "boft (peft)"
     reads_output: ClassVar[bool] = True
 
-    blocks: Tensor = stored("boft_R")  # (N, n, b, b), n·b = in·k
+    blocks: Tensor = stored("boft_R", axes=(4, 4))  # (N, n, b, b), n·b = in·k
     row_scale: Tensor = stored("boft_s")  # (out, 1); (1, out) on convolutions
 
     @property
@@ -42,7 +43,7 @@ class PeftBOFT(Algorithm):
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the input columns, or that a stage's stride does not."""
         stages, count, size = self.blocks.shape[:3]
-        if problem := columns_fit(count, size, shape, "boft_R", self.row_scale):
+        if problem := not_square(self.blocks, "boft_R") or columns_fit(count, size, shape, "boft_R", self.row_scale):
             return problem
         if count * size != columns(shape):
             turned = f"boft_R {tuple(self.blocks.shape)} turns {count * size} inputs"

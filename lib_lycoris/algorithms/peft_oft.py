@@ -26,7 +26,7 @@ from torch import Tensor
 from .activation import Bypass, Layer, block_rows, on_inputs
 from .base import Algorithm, columns, exact, flat, precise, stored
 from .config import NO_CONFIG, Config
-from .oft import cayley, change_of_rows
+from .oft import cayley, change_of_rows, not_square
 
 MOST_TERMS = 100  # of a series that ends as soon as the next term is nothing
 
@@ -107,7 +107,7 @@ class PackedOFT(InputRotation):
     name: ClassVar[str] = "oft (peft)"
     reads_output: ClassVar[bool] = True
 
-    packed: Tensor = stored("oft_R.weight")  # (n, b(b-1)/2), n·b = in·k; n = 1 when one block is shared
+    packed: Tensor = stored("oft_R.weight", axes=(2, 2))  # (n, b(b-1)/2), n·b = in·k; n = 1 when one block is shared
     divided: Tensor | None = stored("oft_R.scaled_oft", optional=True)  # OneTrainer: there or not
     terms: int | None = 5  # of the Neumann series; None: the exact inverse
     largest: float | None = None  # COFT: the norm that a block of Q may have
@@ -165,7 +165,7 @@ class InputOFT(InputRotation):
     name: ClassVar[str] = "oft (peft 0.13)"
     reads_output: ClassVar[bool] = True
 
-    blocks: Tensor = stored("oft_r")  # (n, b, b), n·b = in·k
+    blocks: Tensor = stored("oft_r", axes=(3, 3))  # (n, b, b), n·b = in·k
     row_scale: Tensor = stored("oft_s")  # (out, 1)
     largest: float | None = None  # COFT: the norm that a block may have
 
@@ -186,7 +186,8 @@ class InputOFT(InputRotation):
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not tile the input columns."""
-        return columns_fit(self.blocks.shape[0], self.blocks.shape[1], shape, "oft_r", self.row_scale)
+        fitting = columns_fit(self.blocks.shape[0], self.blocks.shape[1], shape, "oft_r", self.row_scale)
+        return not_square(self.blocks, "oft_r") or fitting
 
     def rotations(self, shape: Sequence[int]) -> Tensor:
         """Return D."""
@@ -200,7 +201,7 @@ class OutputOFT(Algorithm):
     name: ClassVar[str] = "oft (peft 0.11)"
     reads_output: ClassVar[bool] = True
 
-    blocks: Tensor = stored("oft_r")  # (n, b, b), n·b >= out; n = 1 when one block is shared
+    blocks: Tensor = stored("oft_r", axes=(3, 3))  # (n, b, b), n·b >= out; n = 1 when one block is shared
     largest: float | None = None  # COFT: the norm that a block may have
 
     @classmethod
@@ -226,6 +227,8 @@ class OutputOFT(Algorithm):
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the blocks do not cover the output rows."""
         count, size = self.blocks.shape[:2]
+        if problem := not_square(self.blocks, "oft_r"):
+            return problem
         if len(shape) and (count == 1 or 0 <= count * size - shape[0] < size * count):
             return None
         return f"oft_r {tuple(self.blocks.shape)} does not cover the outputs of a layer {tuple(shape)} - is this file for another model?"

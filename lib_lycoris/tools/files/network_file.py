@@ -14,6 +14,7 @@ from ...algorithms import Algorithm
 from ...models import BaseModel
 from ...networks import Network
 from ...networks.matching import slice_shape
+from .checkpoint import Checkpoint
 from .metadata import KEY, OWN_HASHES, dumps, rank_facts
 
 # PEFT's configuration says scales and ranks of the old tensors
@@ -41,6 +42,11 @@ def patches(network: Network, base: BaseModel) -> list[Patch]:
         shape = slice_shape(base, models.with_part(module, part))
         found.append(Patch(name, module, leaf, part or "", shape if leaf == "weight" else shape[:1], algorithm))
     return sorted(found, key=lambda patch: (order[patch.module], patch.leaf, patch.part))
+
+
+def changes_nothing(patch: Patch, checkpoint: Checkpoint | None) -> bool:
+    """Tell whether a bias is turned or multiplied that the checkpoint's layer does not have."""
+    return patch.leaf == "bias" and checkpoint is not None and patch.algorithm.reads_weight and not checkpoint.places(patch.name)
 
 
 def style_of(names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from ..files.compose import Modules, concatenated, dense_modules, join, lora_mod
 from ..files.growing import GrowingFile, header_room
 from ..files.metadata import base_entry, make_recipe, network_entry, triggers
 from ..files.naming import to_dtype
-from ..files.network_file import Patch, carried
+from ..files.network_file import Patch, carried, changes_nothing
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
@@ -124,22 +124,12 @@ def _weight(request: NetworksMergeOptions, patch: Patch) -> Tensor | None:
     return request.weights.read(patch.name, patch.shape)
 
 
-def _changes_nothing(request: NetworksMergeOptions, patch: Patch) -> bool:
-    """Tell whether a bias is multiplied that the layer does not have."""
-    return (
-        patch.leaf == "bias"
-        and request.weights is not None
-        and patch.algorithm.reads_weight
-        and not request.weights.checkpoint.places(patch.name)
-    )
-
-
 def _sum(request: NetworksMergeOptions, key: tuple[str, str]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     """Return the factors of each part and the whole differences of each part, of which there are none where factors do."""
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     dense: dict[str, list[tuple[Item, Tensor]]] = {}
     for item in request.work[key]:
-        if _changes_nothing(request, item.patch):
+        if changes_nothing(item.patch, request.weights.checkpoint if request.weights else None):
             continue
         patch, weight = item.patch, _weight(request, item.patch)
         low = patch.leaf == "weight" and len(patch.shape) > 1 and request.method == "sum"

@@ -28,7 +28,7 @@ from ..files.compose import WHOLE, Modules, dense_modules, is_direct, join, lora
 from ..files.growing import GrowingFile, dtype_of
 from ..files.metadata import describe, make_recipe
 from ..files.naming import STYLES, _name, lora, to_dtype
-from ..files.network_file import Patch, bundled, carried, patches, stored_dtype, style_of
+from ..files.network_file import Patch, bundled, carried, changes_nothing, patches, stored_dtype, style_of
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
@@ -129,7 +129,7 @@ def _understand(options: Mapping[str, Any]) -> ConvertOptions:
     network = load(given["model"], checkpoint.base if checkpoint else None)
     base = checkpoint.base if checkpoint else models.reference(network.family)
     work: dict[tuple[str, str], list[Patch]] = {}
-    for patch in patches(network, base):
+    for patch in [one for one in patches(network, base) if not changes_nothing(one, checkpoint)]:
         work.setdefault((patch.module, patch.leaf), []).append(patch)
     rule = Rule(given["rule"], given["value"], given["dim"]) if given["dim"] or given["rule"] != "fixed" else None
     style = given["style"] or style_of(network.modules.values())
