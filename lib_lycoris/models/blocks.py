@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 
@@ -20,6 +21,8 @@ LAYOUTS: Mapping[int, tuple[str, ...]] = {
     26: ("BASE", *_ids("IN", range(12)), "M00", *_ids("OUT", range(12))),
     61: ("CLIP", "T5", "IN", *_ids("D", range(19)), *_ids("S", range(38)), "OUT"),
 }
+
+_NUMBERED = re.compile(r"(?P<section>.*?)\.(?P<number>\d+)(\.|$)")  # the list of blocks that a name begins with, and the place in it
 
 
 def sd3_layout(blocks: int = 24) -> tuple[str, ...]:
@@ -40,7 +43,8 @@ def layout(family: str, variant: str | None = None) -> tuple[str, ...]:
         lengths[section] = max(lengths.get(section, 0), *(number + 1 for number in row.numbers), 0)
     texts = [component.block for component in told.components if component.key != "unet"]
     numbered = [name for section, letter in told.blocks.sections.items() for name in _ids(letter, range(lengths.get(section, 0)))]
-    return (*dict.fromkeys(texts), told.blocks.first or "IN", *numbered, "OUT")
+    first, last = ((told.blocks.first,) if told.blocks.first else ()), (("OUT",) if told.blocks.last else ())
+    return (*dict.fromkeys(texts), *first, *numbered, *last)
 
 
 def block_of(name: str, family: str) -> str | None:
@@ -49,9 +53,9 @@ def block_of(name: str, family: str) -> str | None:
     text = next((item for item in told.components if item.key != "unet" and name.startswith(item.prefix)), None)
     if text is not None or not name.startswith(UNET_PREFIX):
         return text.block if text else None
-    section, number, *_ = (*name[len(UNET_PREFIX) :].split(".", 2), "", "")
-    section = section.partition("[")[0]
-    letter = told.blocks.sections.get(section)
-    if letter is None:
-        return "OUT" if section in told.blocks.last else told.blocks.first
-    return letter if letter[-1].isdigit() else f"{letter}{int(number):02d}"
+    path = name[len(UNET_PREFIX) :].partition("[")[0]
+    found = _NUMBERED.match(path)
+    letter = told.blocks.sections.get(found["section"]) if found else None
+    if found and letter is not None:
+        return letter if letter[-1].isdigit() else f"{letter}{int(found['number']):02d}"
+    return "OUT" if path.partition(".")[0] in told.blocks.last else told.blocks.first

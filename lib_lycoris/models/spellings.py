@@ -18,6 +18,7 @@ PREFIXES: tuple[tuple[str, str], ...] = (
     ("diffusion_model.", "unet"),
     ("unet.", "unet"),
     ("transformer.", "unet"),
+    ("prior.", "unet"),
     *((f"{kind}_te{number}_", f"te{number}") for kind in ("lora", "oft") for number in ("1", "2", "3", "")),
     ("text_encoder_2.", "te2"),
     ("text_encoder_3.", "te3"),

@@ -123,7 +123,7 @@ def test_a_whole_network_is_detected_without_metadata(family: str, style: str) -
         if name and info.kind in ("Linear", "Conv2d"):
             modules[name] = {"lora_down.weight": (4, *info.shape[1:]), "lora_up.weight": (info.shape[0], 4)}
     assert detect_family(modules, {}) == family
-    unet = {name: shapes for name, shapes in modules.items() if name.startswith(("lora_unet", "unet.", "transformer."))}
+    unet = {name: shapes for name, shapes in modules.items() if name.startswith(("lora_unet", "unet.", "transformer.", "prior."))}
     assert detect_family(unet, {}) == family
     rotations = {name: {"oft_blocks": (4, 8, 8)} for name in modules}
     found = recognise(rotations, {"modelspec.architecture": "stable-diffusion-v1"})

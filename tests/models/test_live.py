@@ -133,7 +133,7 @@ def test_live_open_clip_behind_canonical_separate_projections() -> None:
 def test_bare_components() -> None:
     for family in FAMILIES:
         model = reference(family)
-        unet = {n.partition(".")[2]: i for n, i in diffusers_names(model).items() if n.startswith(("unet.", "transformer."))}
+        unet = {n.partition(".")[2]: i for n, i in diffusers_names(model).items() if n.startswith(("unet.", "transformer.", "prior."))}
         live = from_live(unet)
         assert live.base.family == family and live.unknown == ()
         assert live.base.layers == {n: i for n, i in model.layers.items() if model.component_of(n).key == "unet"}

@@ -6,12 +6,56 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from ..family import UNET_PREFIX, Family
-from . import anima, chroma, flux, flux2, krea2, lumina2, qwen_image, qwen_image_21, sd1, sd2, sd3, sdxl, sdxl_refiner, wan, z_image
+from . import (
+    anima,
+    animatediff,
+    auraflow,
+    bria,
+    bria_fibo,
+    chroma,
+    cogvideox,
+    cogview4,
+    cosmos,
+    ernie_image,
+    flux,
+    flux2,
+    flux3,
+    glm_image,
+    hidream,
+    hunyuan,
+    hunyuan_dit,
+    ideogram4,
+    kandinsky5,
+    krea2,
+    longcat_image,
+    ltx,
+    ltx2,
+    lumina2,
+    minimax_h3,
+    mochi,
+    omnigen,
+    ovis_image,
+    pixart,
+    qwen_image,
+    qwen_image_21,
+    sana,
+    sd1,
+    sd2,
+    sd3,
+    sdxl,
+    sdxl_refiner,
+    stable_cascade,
+    wan,
+    z_image,
+)
 
 __all__ = ["FAMILIES", "UNET_PREFIX"]
 
 _MODULES = (
     sd1, sd2, sdxl, sdxl_refiner, flux, sd3, chroma, flux2, qwen_image, qwen_image_21, z_image, wan, anima, krea2, lumina2,
+    auraflow, hidream, hunyuan, longcat_image, bria, bria_fibo, ovis_image, flux3, ltx, ltx2, pixart, sana,
+    cogview4, glm_image, omnigen, ernie_image, ideogram4, kandinsky5, cosmos, cogvideox, mochi, minimax_h3,
+    hunyuan_dit, stable_cascade, animatediff,
 )  # fmt: skip
 
 
