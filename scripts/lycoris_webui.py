@@ -1,9 +1,10 @@
 """What the webui runs of this extension: finds out where it is, and registers everything."""
 
 from lib_lycoris.hosts import detect
+from lib_lycoris.hosts.webui.adapters import unsupported
 
 if detect() is None:
-    print("LyCORIS: this program is not known to the extension; <lyco:...> does nothing here")
+    print(unsupported())
 else:
     from lib_lycoris.hosts.webui import files, register
     from lib_lycoris.hosts.webui.generate import WebuiGenerator

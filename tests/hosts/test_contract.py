@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lib_lycoris.hosts.webui import activation as webui_activation
+from lib_lycoris.hosts.webui import adapters
 from lib_lycoris.hosts.webui import host as a1111
 from lib_lycoris.hosts.webui import register as webui_register
 from lib_lycoris.networks.writer import save
@@ -313,3 +316,9 @@ def test_what_only_looks_like_a_tag_gets_a_sentence(webui: WebuiRig, text: str) 
 def test_tags_of_other_programs_are_none_of_our_business(webui: WebuiRig) -> None:
     webui.picture("<lora:x:1> <hypernet:y:1> <wildcard:z> (a:1.2) a <b> c")
     assert webui.problems == ""
+
+
+def test_a_program_without_an_adapter_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "not known" in adapters.unsupported()
+    monkeypatch.setitem(sys.modules, "modules.shared", types.SimpleNamespace(native=True))
+    assert "SD.Next is not supported" in adapters.unsupported() and not adapters.A1111.detect()

@@ -636,3 +636,12 @@ def test_a_file_that_was_left_out_is_named(tmp_path: Path, capsys: pytest.Captur
     words = ("undo", "--undo-file", str(tmp_path / "x.undo"), "--save_to", str(tmp_path / "x.safetensors"))
     code, _, error = run_cli(*words, capsys=capsys)
     assert code == 2 and "undo needs merged; see --help" in error
+
+
+def test_the_checkpoints_configuration_goes_with_it(files: Path) -> None:
+    (files / "base.yaml").write_text("model: {parameterization: v}", encoding="utf-8")
+    go(files, "two")
+    assert (files / "out.yaml").read_bytes() == (files / "base.yaml").read_bytes()
+    (files / "out.yaml").write_text("mine", encoding="utf-8")
+    go(files, "one")
+    assert (files / "out.yaml").read_text(encoding="utf-8") == "mine"

@@ -21,7 +21,7 @@ class Kind:
     teacher: str  # the extension that teaches it the tiny widths
     maker: str  # the script that makes tiny checkpoints of its classes
     checkpoints: str = "--ckpt-dir"
-    loads_at_start: bool = True
+    loaded: str = "Model loaded in"  # what the log says once the first model is there; empty where that waits for an image
     settings: tuple[tuple[str, object], ...] = ()
     hires: tuple[tuple[str, object], ...] = (("hr_upscaler", "Latent"),)  # what a request with a hires pass says besides
     checkpoint_kinds: tuple[str, ...] = ("sd1", "sd1:2")  # what the maker can make
@@ -44,11 +44,11 @@ A1111_FLAGS = ("--use-cpu", "all", "--no-half", "--no-half-vae", "--no-download-
 A1111_CHECKPOINTS = ("sd1", "sd1:2", "sd2", "sdxl", "refiner")
 KINDS: Sequence[Kind] = (  # the most special first
     Kind(
-        "neo", "modules_forge/packages/comfy", NEO_FLAGS, *FORGE, checkpoints="--ckpt-dirs", loads_at_start=False,
+        "neo", "modules_forge/packages/comfy", NEO_FLAGS, *FORGE, checkpoints="--ckpt-dirs", loaded="",
         settings=(("VERSION_UID", "PY313"),), hires=(SAME, ("hr_upscaler", "Lanczos")),
     ),
-    Kind("forge", "backend/patcher", FLOAT32, *FORGE, loads_at_start=False, hires=(SAME, ("hr_upscaler", "Latent"))),
-    Kind("reforge", "ldm_patched", FLOAT32, *FORGE),
+    Kind("forge", "backend/patcher", FLOAT32, *FORGE, loaded="", hires=(SAME, ("hr_upscaler", "Latent"))),
+    Kind("reforge", "ldm_patched", FLOAT32, *FORGE, loaded="] loaded in "),
     Kind("a1111", "modules/sd_hijack.py", A1111_FLAGS, "tiny_models", "checkpoint.py", checkpoint_kinds=A1111_CHECKPOINTS),
 )  # fmt: skip
 

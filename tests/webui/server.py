@@ -184,7 +184,7 @@ class WebUI:
             log = self.log()
             if "model failed to load" in log:
                 raise WebUIError(f"the webui could not load its checkpoint; its log ends with:\n{log[-3000:]}")
-            if log.count("Startup time: ") >= startups and (not self.kind.loads_at_start or "Model loaded in" in log):
+            if log.count("Startup time: ") >= startups and self.kind.loaded in log:
                 self.options()
                 return
             time.sleep(0.2)

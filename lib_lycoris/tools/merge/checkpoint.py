@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...atomic import replacing
 from ...errors import ToolError
 from ..declaration import (
     DEVICE,
@@ -196,7 +198,16 @@ def _write_file(job: CheckpointMerge, progress: Progress) -> str | None:
         if job.hashed:
             hashes[DATA_HASH] = output.digest()
         fill_in(output, layout.head, hashes)
+    _carry_configuration(source.path, job.save_to)
     return hashes.get(DATA_HASH)
+
+
+def _carry_configuration(checkpoint: Path, save_to: Path) -> None:
+    """Copy the checkpoint's .yaml, without which webuis do not load it; one that lies beside the new file already stays."""
+    source, target = checkpoint.with_suffix(".yaml"), save_to.with_suffix(".yaml")
+    if source.is_file() and not target.exists():
+        with replacing(target) as part:
+            shutil.copyfile(source, part)
 
 
 def _write_folder(job: CheckpointMerge, progress: Progress) -> None:

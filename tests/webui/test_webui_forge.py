@@ -1,0 +1,101 @@
+"""What only the Forges have: models that are loaded in part, weights in fp8, the host's networks as functions on the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lib_lycoris import load
+from tests.webui.files import SD1_LAYERS, base_of, linear_layers, merge, write_network
+from tests.webui.kinds import recognise
+from tests.webui.running import PROBE, PROMPT, Picture, Running, largest, mean
+from tests.webui.server import HERE, WebUI, make_checkpoints
+
+pytestmark = [pytest.mark.webui, pytest.mark.long, pytest.mark.timeout(1800)]
+torch.set_num_threads(1)
+NETWORKS = {"full": "lora", "hada": "loha", "turned": "dora_out", "rotated": "oft", "norms": "norm"}
+Start = Callable[..., AbstractContextManager[Running]]
+
+
+@pytest.fixture(scope="module")
+def models(webui_dir: Path, webui_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_checkpoints(webui_dir, Path(webui_python), folder, *recognise(webui_dir).checkpoint_kinds)
+    return folder
+
+
+@pytest.fixture
+def start(webui_dir: Path, webui_python: str, models: Path, tmp_path: Path) -> Start:
+    @contextmanager
+    def started(name: str, *extensions: Path, **options: Any) -> Iterator[Running]:
+        data = tmp_path / name
+        webui = WebUI(webui_dir, Path(webui_python), models=models, data=data, extensions=[PROBE, *extensions], options=options)
+        base = base_of(models / "checkpoints" / "sd1-1.safetensors", "sd1")
+        for seed, (file, algorithm) in enumerate(NETWORKS.items(), 5):
+            layers = linear_layers(base) if algorithm in ("lora", "loha") else SD1_LAYERS
+            write_network(webui.lyco_dir / f"{file}.safetensors", base, algorithm, layers, seed=seed, size=0.5)
+        write_network(webui.lora_dir / "plain.safetensors", base, "lora", linear_layers(base), seed=4, size=0.5)
+        with webui:
+            yield Running(webui)
+
+    return started
+
+
+TAGS = [
+    "<lora:plain:0.7>",
+    *(f"<lyco:{name}:0.8>" for name in NETWORKS),
+    "<lora:plain:0.7><lyco:full:0.6>",
+    "<lora:plain:0.7><lyco:turned:0.6>",
+]
+
+
+def pictures(running: Running) -> dict[str, Picture]:
+    """Return the images of all tags; what is left out of one is an error."""
+    found = {}
+    for tags in ("", *TAGS):
+        found[tags] = running.generate(tags)
+        assert running.problems == ""
+    return found
+
+
+@pytest.mark.only_in("neo")
+def test_a_model_that_is_loaded_in_part_gives_the_same_images(start: Start) -> None:
+    with start("whole") as running:
+        whole = pictures(running)
+    with start("part", HERE / "partial") as running:
+        part = pictures(running)
+        assert "loaded partially" in running.webui.log()
+        assert largest(running.generate(), part[""]) == 0
+        both = running.generate("<lyco:full:0.6><lora:plain:0.7>")
+        assert largest(both, part["<lora:plain:0.7><lyco:full:0.6>"]) == 0
+    apart = {tags: largest(part[tags], whole[tags]) for tags in whole}
+    assert max(apart.values()) <= 1, apart
+
+
+@pytest.mark.only_in("neo")
+def test_weights_in_fp8_lose_no_more_than_with_the_hosts_own_networks(start: Start, models: Path) -> None:
+    """Against the image of the network merged in full precision: ours on fp8 weights, and the host's own on them as they are computed."""
+    checkpoint, merged = models / "checkpoints" / "sd1-1.safetensors", models / "checkpoints" / "merged.safetensors"
+    with start("exact") as running:
+        file = running.webui.lyco_dir / "full.safetensors"
+        merge(checkpoint, merged, [(load(file, base_of(checkpoint, "sd1")), 0.8)])
+        running.webui.call("/sdapi/v1/refresh-checkpoints", {})
+        exact = running.generate(override_settings={"sd_model_checkpoint": merged.name})
+        assert largest(running.generate("<lyco:full:0.8>"), exact) <= 1
+        content = file.read_bytes()
+    with start("fp8", forge_unet_storage_dtype="float8-e4m3fn (fp16 LoRA)") as running:
+        (running.webui.lora_dir / "full.safetensors").write_bytes(content)
+        running.webui.call("/sdapi/v1/refresh-loras", {})
+        plain, ours = running.generate(), running.generate("<lyco:full:0.8>")
+        assert running.problems == "" and mean(ours, plain) >= 1
+        theirs = running.generate("<lora:full:0.8>", prompt=PROMPT)
+        print(f"mean difference to full precision: ours {mean(ours, exact):.2f}, the host's {mean(theirs, exact):.2f} of 255")
+        assert mean(ours, exact) <= mean(theirs, exact) + 0.05
+        for name in ("hada", "turned", "rotated", "norms"):
+            assert mean(running.generate(f"<lyco:{name}:0.8>"), plain) >= 1 and running.problems == ""
+        assert largest(running.generate(), plain) == 0
