@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 
 import torch
@@ -144,6 +144,9 @@ def difference(tuned: Reader, base: Reader, name: str, out: Tensor, scratch: Ten
             torch.sub(piece.copy_(new), before, out=piece)
             size += float(piece @ piece)
         done += count
+    if not isfinite(size + base_size):
+        broken = tuned if isfinite(base_size) else base
+        raise ToolError(f"{broken.checkpoint.path.name} is broken: {name} holds NaN or infinity; use another copy of it")
     return Found(size, base_size, not changed)
 
 

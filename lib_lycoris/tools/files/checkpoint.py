@@ -24,7 +24,7 @@ from ...networks.header import TensorInfo
 from ...networks.reader import open_file
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.safetensors$")
+VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.(safetensors|bin)$")
 FP8_SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
 
 
@@ -145,14 +145,14 @@ def open_source(path: Path, prefix: str = "") -> CheckpointFile:
 def _folder(path: Path) -> Iterable[CheckpointFile]:
     found = [(component, file) for component in COMPONENTS for file in weight_files(path / component)]
     if not found:
-        raise ToolError(f"{path.name} is no diffusers folder: none of {', '.join(COMPONENTS)} in it has a .safetensors file")
+        raise ToolError(f"{path.name} is no diffusers folder: none of {', '.join(COMPONENTS)} in it has a .safetensors or .bin file")
     for component, file in found:
         yield open_source(file, f"{component}.")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the weights of a component; those of a variant (fp16) only where there are no plain ones."""
-    files = sorted(folder.glob("*.safetensors"))
+    """Return the weights of a component; those of a variant (fp16) and files of torch.save only where there are no plain ones."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     plain = [file for file in files if not VARIANT.search(file.name)]
     if plain:
         return plain

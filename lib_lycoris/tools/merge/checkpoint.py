@@ -92,6 +92,11 @@ def _target(checkpoint: Checkpoint, save_to: Path, inputs: list[Path]) -> Path:
     if checkpoint.path.is_dir():
         if save_to.exists() and (not save_to.is_dir() or any(save_to.iterdir())):
             raise ToolError(f"{save_to.name} is there already; a diffusers folder is written to a new or empty one")
+        if pickled := next((source for source in checkpoint.sources if not source.raw_header), None):
+            raise ToolError(
+                f"{pickled.prefix}{pickled.path.name} of {checkpoint.path.name} is no .safetensors file, and a merged folder has no other; "
+                "save the model with safe_serialization=True first"
+            )
     elif save_to.suffix != ".safetensors":
         raise ToolError(f"{save_to.name} must end in .safetensors, the format that checkpoints are written in")
     return save_to

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...algorithms import Algorithm
 from ...errors import ModelMismatchError, ToolError
 from ...networks import Network, Skipped, load
+from ...networks.limits import sound
 from ...prompt import StrengthMap
 from ..files.checkpoint import Checkpoint, TensorLocation, torch_dtype
 from ..jobs.progress import Progress
@@ -127,18 +128,23 @@ def _rounded(key: str, code: str, base: Tensor, parts: Sequence[tuple[TensorChan
         exact = values[block].to(_precision(values), copy=True)
         for change, rows_of in parts:
             _add(exact, change, rows_of, block)
-        out[block] = _fitting(key, code, exact).to(device="cpu", dtype=dtype)
+        out[block] = _fitting(key, code, exact, values[block]).to(device="cpu", dtype=dtype)
     return out.reshape(base.shape)
 
 
-def _fitting(key: str, code: str, exact: Tensor) -> Tensor:
-    """Return values that fit into a dtype: fp8's are cut off at its largest, fp16 that would become infinite is refused."""
+def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
+    """Return values that fit into a dtype: fp8's are cut off at its largest, fp16 that would become infinite is refused.
+
+    base: the checkpoint's own values, which may be broken from the start.
+    """
     if code in FP8_LARGEST:
         return exact.clamp(-FP8_LARGEST[code], FP8_LARGEST[code])
     if exact.numel():
         low, high = (float(v) for v in torch.aminmax(exact))
         largest = torch.finfo(torch_dtype(code)).max
         if not (-largest <= low and high <= largest):
+            if not sound(base, torch.finfo(torch.float32).max):
+                raise ToolError(f"the checkpoint is broken: {key} holds NaN or infinity before anything is merged; use another copy of it")
             raise ToolError(
                 f"{key} would hold values from {low:g} to {high:g}, which {code} (up to {largest:g}) cannot; lower the strengths or use "
                 "--save_precision bf16 or fp32"
