@@ -65,6 +65,10 @@ class LayerAccess:
         found: Tensor | None = table[leaf] if leaf in table else getattr(module, leaf, None)
         return found
 
+    def can_hold(self, module: nn.Module, leaf: str) -> bool:
+        """Tell whether a layer can be called with a parameter of this name, which it may lack."""
+        return leaf in module._parameters
+
     def value(self, module: nn.Module, leaf: str, device: torch.device | None = None) -> Tensor | None:
         """Return a parameter as the layer computes with it, on this device or its own; a dtype that is only stored may stay."""
         found = self.stored(module, leaf)

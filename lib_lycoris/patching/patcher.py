@@ -217,7 +217,7 @@ class Patcher:
                 return f"a layer of the kind {kind} cannot be changed"
             if isinstance(module, nn.MultiheadAttention) and (problem := unsupported(module)):
                 return f"a layer of the kind {kind} cannot be changed: {problem}"
-            if "." not in leaf and leaf not in module._parameters:
+            if "." not in leaf and not self.workspace.access.can_hold(module, leaf):
                 return f"a layer of the kind {kind} has no {leaf} and cannot be given one"
         return None
 

@@ -85,6 +85,8 @@ def teach(module: nn.Module, forge: bool) -> None:
     if forge and isinstance(module, nn.Linear):
         module.__class__ = Linear
         module.__dict__["scale_weight"] = None
+        if module.bias is None:
+            module.__dict__["bias"] = module._parameters.pop("bias")
     else:
         module.__class__ = type(type(module).__name__, (Casting, type(module)), {})
     if not forge:

@@ -24,7 +24,7 @@ from tests.tiny_model import MODES, TinyModel, write_network
 from tests.webui.files import write_network as write_for
 
 NAMES = {"neo": "Forge Neo", "forge": "Forge", "reforge": "reForge"}
-ALGORITHMS = ("lora", "loha", "oft", "dora_out", "ia3_out", "full", "norm")
+ALGORITHMS = ("lora", "loha", "oft", "dora_out", "ia3_out", "peft_ia3_out", "full", "norm")
 
 
 @pytest.fixture(params=NAMES)

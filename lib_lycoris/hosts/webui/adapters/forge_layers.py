@@ -29,6 +29,10 @@ class ForgeLayers(LayerAccess):
         unpacked = getattr(state, "shape", None) or getattr(params, "orig_shape", None)
         return tuple(unpacked if unpacked is not None else stored.shape)
 
+    def can_hold(self, module: nn.Module, leaf: str) -> bool:
+        """Tell whether a layer can be called with a parameter of this name: Forge's linear layers hold no place for a bias they lack."""
+        return super().can_hold(module, leaf) or (leaf == "bias" and self.kind(module) is nn.Linear)
+
     def value(self, module: nn.Module, leaf: str, device: torch.device | None = None) -> Tensor | None:
         """Return a parameter as the layer computes with it, in float32 where the host changes what is stored."""
         stored = self.stored(module, leaf)
@@ -65,11 +69,15 @@ class ForgeLayers(LayerAccess):
 
     def call(self, module: nn.Module, inner: Inner, values: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the layer's output for these parameters, which are as it is to compute with them."""
-        weight = self.stored(module, "weight")
-        if self.kind(module) is nn.Linear and (self.scale(module, "weight") is not None or not is_plain(weight)):
+        if self.kind(module) is nn.Linear and not self._takes_plain(module, values):
             return self.linear(module, values, *args, **kwargs)
         with self.off(module, values):
             return super().call(module, inner, values, args, kwargs)
+
+    def _takes_plain(self, module: nn.Module, values: Mapping[str, Tensor]) -> bool:
+        """Tell whether the layer's own forward computes with these parameters as they are."""
+        plain = is_plain(self.stored(module, "weight")) and self.scale(module, "weight") is None
+        return plain and values.keys() <= module._parameters.keys()
 
     def linear(self, module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Return a linear layer's output where its own forward could not take a plain weight."""
