@@ -19,6 +19,7 @@ from lib_lycoris.hosts.embedded import host as embedded
 from lib_lycoris.hosts.embedded.conditioning import Conditioning
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.text import PIECE, encode
+from lib_lycoris.hosts.infotext import save_png
 from lib_lycoris.hosts.protocol import GeneratedImage, GenerationRequest, TagsRefused
 
 LORA, LOHA = "<lyco:demo-lora:{}>", "<lyco:demo-loha:{}>"
@@ -183,6 +184,12 @@ def test_the_command_ends_with_1_and_goes_on_when_it_is_lenient(
     assert 'error: there is no network called "nope"' in capsys.readouterr().err and list(tmp_path.iterdir()) == []
     assert cli.main([*words, "--lenient"]) == 0
     assert 'note: there is no network called "nope"' in capsys.readouterr().err and (tmp_path / "x.png").is_file()
+
+
+def test_half_a_character_in_a_prompt_does_not_lose_the_image(host: EmbeddedHost, tmp_path: Path) -> None:
+    save_png(generate(host, "a red \udcff circle <lyco:\ud800>", steps=1), tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.text["parameters"].startswith("a red ? circle")  # type: ignore[attr-defined]
 
 
 def test_the_infotext_names_files_as_model_sites_read_them(host: EmbeddedHost, data: Path) -> None:

@@ -75,6 +75,13 @@ def test_tags_that_another_extension_put_in_are_always_on() -> None:
     assert with_brackets(tags, [], 3, 1, 0) == tags
 
 
+def test_tags_of_the_built_in_loader_follow_too_where_they_are_ours() -> None:
+    ours, theirs = parse_tag(["a"]), parse_tag(["a"], "lora")
+    prompt = "[<lora:a>::1] <lyco:a>"
+    assert with_brackets((ours,), [prompt], 3, 1, 0)[0].during is None
+    assert [tag.during for tag in with_brackets((theirs, ours), [prompt], 3, 1, 0)] == [(True, True, False), None]
+
+
 def test_schedules_of_spans_are_joined_to_one() -> None:
     one = [Entry(3, "a1"), Entry(20, "b1")]
     two = [Entry(3, "a2"), Entry(20, "b2")]

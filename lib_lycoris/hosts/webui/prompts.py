@@ -70,7 +70,8 @@ def with_brackets(tags: Sequence[Tag], prompts: Sequence[str], steps: int, multi
         prompts: of the batch, as they are written; the first one's networks are used.
         earlier: the steps of the pass before this one, 0 for none.
     """
-    planned = plan_prompt(prompts[0], NAMES, steps * multiplier, earlier * multiplier).tags if prompts else ()
+    kinds = sorted({tag.text[1:].partition(":")[0] for tag in tags})  # <lora:...> too, where the settings say so
+    planned = plan_prompt(prompts[0], kinds, steps * multiplier, earlier * multiplier).tags if prompts else ()
     places: dict[str, list[Tag]] = defaultdict(list)
     for tag in planned:
         if isinstance(tag, Tag):
