@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib_lycoris.algorithms import KINDS
+from lib_lycoris.models import FAMILIES, layout
 from lib_lycoris.networks.refused import INITS, METHODS, VARIANTS
 from lib_lycoris.tools.declaration import Option
 from lib_lycoris.tools.guidance.tables import as_markdown
@@ -78,7 +80,31 @@ def refused() -> str:
     return "\n".join(["| method or setting | why it is refused |", "|---|---|", *(f"| {name} | {why} |" for name, why in reasons.items())])
 
 
-PARTS = {"algorithms": algorithms, "refused": refused, "guidance": guidance, "options": options}
+def families() -> str:
+    """Return a row for each family: what networks of it can change, and its blocks."""
+    rows = []
+    for name, family in FAMILIES.items():
+        parts = ", ".join(component.key for component in family.components)
+        variants = ", ".join(variant for variant in family.variants if variant)
+        counts = ", ".join(map(str, family.blocks.counts)) or "-"
+        rows.append(f"| `{name}` | {family.label} | {variants or '-'} | {parts} | {', '.join(ranges(layout(name)))} | {counts} |")
+    head = "| id | base model | variants | parts | blocks | values of a block weight |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def ranges(blocks: Sequence[str]) -> list[str]:
+    """Return block ids with runs of numbers drawn together: IN00-IN11."""
+    found: list[list[str]] = []
+    for block in blocks:
+        letters = block.rstrip("0123456789")
+        if found and letters != block and found[-1][0].rstrip("0123456789") == letters:
+            found[-1].append(block)
+        else:
+            found.append([block])
+    return [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]
+
+
+PARTS = {"families": families, "algorithms": algorithms, "refused": refused, "guidance": guidance, "options": options}
 
 
 def filled(text: str) -> str:
