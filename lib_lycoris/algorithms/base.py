@@ -192,7 +192,7 @@ class Algorithm(ABC):
 
         All have the weight's shape; out is float32 (float64 for float64), contiguous, and may be base itself.
         """
-        torch.add(base, self.delta(weight), alpha=strength, out=out)
+        torch.add(base, self.delta(weight) * strength, out=out)  # not fused: that rounds otherwise at the end of a row of lanes
 
     def cost(self, shape: Sequence[int]) -> Cost:
         """Return what either form costs on a weight of this shape; unless an algorithm knows better, a second full-size product."""

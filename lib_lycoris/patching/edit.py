@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms import Algorithm, Bypass, Convolution, Layer
+from ..networks.summing import Term
 from .activation import SamplingPosition, Strength, at
 from .base_state import BaseState
 from .layer_access import LiveParameter
@@ -41,7 +42,7 @@ class Edit:
     strength: Strength
     sources: tuple[BaseRows, ...]
     pieces: tuple[tuple[Rows, Rows], ...]  # (rows of this parameter, rows of the algorithm's weight)
-    order: tuple[str, str, str]  # the fixed order of several edits of a parameter: digest, parameter, strength
+    order: tuple[str, ...]  # the fixed order of several edits of a parameter: digest, parameter, strength, ranks
     whole: bool  # the one piece is all of the parameter
     _bound: tuple[tuple[object, ...], BaseState, Algorithm] | None = field(default=None, repr=False)
     _prepared: tuple[tuple[object, ...], BaseState, Bypass] | None = field(default=None, repr=False)  # for what, of which base
@@ -55,21 +56,15 @@ class Edit:
         parts = [source(device) for source in self.sources]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def add_delta(self, total: Tensor, source: Tensor, strength: float, base: Tensor | None, again: bool) -> None:
-        """Write source + strength · ΔW into total, float tensors of the parameter's shape.
+    def term(self, strength: float, device: torch.device, base: Tensor | None, again: bool) -> Term:
+        """Return what is added at a strength.
 
-        base: the parameter, where it is there; again: whether this will be done at many steps, so that what it needs stays on the device.
+        base: the parameter on this device, where it is there; again: whether this will be done at many steps, so that what it needs stays
+        on the device.
         """
-        weight = base if self.whole and base is not None else self.weight(total.device)
+        weight = base if self.whole and base is not None else self.weight(device)
         algorithm = self._bound_to(weight) if again else self.algorithm
-        if self.whole:
-            algorithm.add_delta(total, source, weight, strength)
-            return
-        if total is not source:
-            total.copy_(source)
-        delta = algorithm.delta(weight)
-        for mine, its in self.pieces:
-            total[mine].add_(delta[its].to(total.dtype), alpha=strength)
+        return Term(algorithm, strength, self.order, lambda: weight, None if self.whole else self.pieces)
 
     def _bound_to(self, weight: Tensor) -> Algorithm:
         """Return the algorithm prepared for this weight; where it lies on the CPU, in float32, nothing is copied."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..networks.summing import add_terms
 from .base_state import BaseState
 from .edit import Edit
 from .layer_access import LiveParameter
@@ -83,19 +84,10 @@ class Effective:
     def _sum(self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None, again: bool) -> Tensor:
         """Return the sum, in the given memory if there is some."""
         base, known = self.start(device, dtype)
-        wide = _wide(dtype)
-        direct = dtype == wide and base.dtype == wide and base.is_contiguous()
-        total = memory if direct and memory is not None else torch.empty(base.shape, dtype=wide, device=device)
-        source = base
-        for edit, strength in zip(self.edits, strengths):
-            if strength:
-                edit.add_delta(total, source, strength, known, again)
-                source = total
-        if source is not total:
-            total.copy_(base)
-        if direct:
-            return total
-        return total.to(dtype) if memory is None else memory.copy_(total)
+        total = torch.empty(base.shape, dtype=dtype, device=device) if memory is None else memory
+        terms = [edit.term(strength, device, known, again) for edit, strength in zip(self.edits, strengths) if strength]
+        add_terms(total, base, terms)
+        return total
 
 
 class Shift(Effective):

@@ -150,7 +150,8 @@ class Patcher:
             if activation.ranks:
                 shorter = algorithm.truncated(activation.ranks)
                 cut, algorithm = cut or shorter is not algorithm, shorter
-            order = (network.digest, name, str(strength))
+            told = float(strength) if isinstance(strength, (int, float)) else strength  # 1 and 1.0 have one place in the sum
+            order = (network.digest, name, str(told), str(activation.ranks or 0))
             for number, (module, leaf, edit) in enumerate(self._edits_of(network.name, name, algorithm, strength, pieces, order)):
                 key = (network.digest, name, activation.ranks, number, index)
                 if (before := self._edits.get(key)) is not None and before.algorithm is edit.algorithm and before.pieces == edit.pieces:
@@ -179,7 +180,7 @@ class Patcher:
         algorithm: Any,
         strength: Any,
         pieces: Sequence[Piece],
-        order: tuple[str, str, str],
+        order: tuple[str, ...],
     ) -> Iterable[tuple[nn.Module, str, Edit]]:
         ordered = sorted(pieces, key=lambda piece: piece.rows.start)
         access = self.workspace.access

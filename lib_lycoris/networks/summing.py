@@ -1,0 +1,84 @@
+"""W' = round(W + Σ s · ΔW): the one sum behind merged files and the merged path of a live model.
+
+Every ΔW is made of the same W; all are added in float32 (float64 for float64) in a fixed order, and the result is rounded once. The same
+weight, terms and dtype give the same bits on a device, wherever they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..algorithms import Algorithm
+
+AT_ONCE = 1 << 18  # elements added and rounded at a time on a CPU: they stay in its cache, and nothing of full size is made
+Rows = slice
+Check = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """What one network does to one tensor: s · ΔW, or some rows of it."""
+
+    algorithm: Algorithm
+    strength: float
+    order: tuple[str, ...]  # the place in the sum: by the file's hash, the parameter, the strength, the ranks
+    weight: Callable[[], Tensor]  # returns the W (out, in, *k) that ΔW is made of, on the tensor's device
+    pieces: tuple[tuple[Rows, Rows], ...] | None = None  # (rows of the tensor, rows of ΔW); None: all of both
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether rows of ΔW can be had alone, without W."""
+        return self.pieces is None and not self.algorithm.reads_weight and self.algorithm.rows(slice(0, 1)) is not None
+
+
+def add_terms(out: Tensor, base: Tensor, terms: Sequence[Term], check: Check = lambda exact, _: exact) -> None:
+    """Write base + Σ terms into out, which has the same shape (at least one axis) and device, and may be base itself.
+
+    check: is handed the sum and the base (or blocks of both) before the sum is rounded to out's dtype; returns what is to be rounded.
+    """
+    wide = torch.float64 if base.dtype == torch.float64 else torch.float32
+    ordered = sorted(terms, key=lambda term: term.order)
+    if all(term.by_rows for term in ordered):
+        ready = [(term.algorithm.moved(base), term.strength) for term in ordered]
+        for block in blocks(base):
+            exact = base[block].to(wide, copy=True, memory_format=torch.contiguous_format)
+            for algorithm, strength in ready:
+                rows = algorithm if block == slice(0, base.shape[0]) else algorithm.rows(block)
+                assert rows is not None
+                rows.add_delta(exact, exact, _like(base, block), strength)
+            out[block] = check(exact, base[block])
+        return
+    own = out.dtype == wide and out.is_contiguous() and out.data_ptr() != base.data_ptr()
+    total = out.copy_(base) if own else base.to(wide, copy=True, memory_format=torch.contiguous_format)
+    for term in ordered:
+        _add(total, term)
+    checked = check(total, base)
+    if checked is not out:
+        out.copy_(checked)
+
+
+def blocks(tensor: Tensor) -> Iterator[slice]:
+    """Give a tensor's rows in blocks that stay in a CPU's cache; on other devices all rows at once."""
+    count = tensor.shape[0]
+    step = max(1, AT_ONCE // max(1, prod(tensor.shape[1:]))) if tensor.device.type == "cpu" else max(1, count)
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _add(total: Tensor, term: Term) -> None:
+    if term.pieces is None:
+        term.algorithm.add_delta(total, total, term.weight(), term.strength)
+        return
+    delta = term.algorithm.delta(term.weight())
+    for mine, its in term.pieces:
+        part = delta[its].to(total.dtype)
+        total[mine] += part if term.strength == 1 else part * term.strength
+
+
+def _like(base: Tensor, rows: slice) -> Tensor:
+    """Return a tensor that has the shape of rows of the base weight, and no memory."""
+    return torch.empty(1, dtype=base.dtype, device=base.device).expand(rows.stop - rows.start, *base.shape[1:])
