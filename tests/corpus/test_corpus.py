@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lib_lycoris import Activation, Patcher, load
+from lib_lycoris.networks.loading import open_network
 from tests.corpus import check
 from tests.corpus_loader import activate, apply, live_model
 from tests.tiny_model import MODES
@@ -140,16 +141,15 @@ def test_strength_zero_and_restore_give_the_same_bits(case: Path) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.parent.name)
 def test_every_key_is_used_or_explained(case: Path) -> None:
     """Each key of the file is in a patch, a bundled embedding, or in ``skipped`` with a reason; what is written again reads the same."""
-    from lib_lycoris.networks.reader import open_file
-
     patcher = Patcher(live_model(layers_of(case))[0], arch_of(case))
     network = load(case.parent / "network.safetensors", patcher.base)
-    keys = set(open_file(case.parent / "network.safetensors").tensors)
-    modules = set(network.modules.values())
-    skipped = {item.key for item in network.skipped}
-    embeddings = {f"bundle_emb.{name}" for name in network.embeddings}
-    left = {key for key in keys - skipped if not any(key.startswith((m.split("[")[0] + ".", *embeddings)) for m in modules)}
-    assert not {key for key in left if ".processor." not in key and "_lora." not in key}
+    file, _, keys = open_network(case.parent / "network.safetensors")
+    modules, skipped = set(network.modules.values()), {item.key for item in network.skipped}
+    used = {key for module, suffixes in keys.modules.items() if module in modules for key in suffixes.values()}
+    used |= {key for name in network.embeddings for key in keys.embeddings[name].values()}
+    layers = {patcher.base.find(module) for module in modules} - {None}
+    used |= {key for module, found in keys.modules.items() if patcher.base.find(module) in layers for key in found.values()}  # two spellings
+    assert not set(file.tensors) - used - skipped
     assert all(item.reason for item in network.skipped)
 
 
