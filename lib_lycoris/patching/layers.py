@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..algorithms import Convolution, LowRank, Stacked
 from .base_state import BaseState
 from .calls import Add, Call, Run, adding, one_at_a_time, unchanged, with_bypass
+from .compiling import is_compiling, outside_the_compiler
 from .cost import Way, gain
 from .edit import Edit
 from .effective import Effective, Shift
@@ -46,6 +47,8 @@ class PatchedLayer:
 
     def __call__(self, inner: Run, *args: Any, **kwargs: Any) -> Any:
         """Return the changed layer's output; how it is computed is decided once for inputs of a kind, while nothing changes."""
+        if is_compiling():
+            return outside_the_compiler(self, inner, *args, **kwargs)
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         kind = (x.shape, x.dtype, x.device, autocasts(x.device.type))
         call = self._calls.get(kind)
