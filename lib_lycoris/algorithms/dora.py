@@ -88,7 +88,8 @@ class DoRA(Algorithm):
         axis = self.axis(value.shape)
         norm = torch.linalg.vector_norm(value, dim=[a for a in range(value.dim()) if a != axis], keepdim=True)
         # a row that is all zero stays so whatever its magnitude
-        return precise(self.magnitude, value).reshape(norm.shape) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        ratio: Tensor = precise(self.magnitude, value).reshape(norm.shape) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        return ratio
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the decomposed weight minus the weight."""

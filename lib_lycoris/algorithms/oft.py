@@ -30,7 +30,8 @@ def constrained(skew: Tensor, limit: float) -> Tensor:
 def cayley(skew: Tensor) -> Tensor:
     """Return (I + Q)(I - Q)⁻¹ for blocks (..., b, b), solved together."""
     eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
-    return torch.linalg.solve_ex(eye - skew, eye + skew, left=False).result  # never singular: no eigenvalue of Q is real but 0
+    solved: Tensor = torch.linalg.solve_ex(eye - skew, eye + skew, left=False).result  # never singular: no eigenvalue of Q is real but 0
+    return solved
 
 
 def change_of_rows(matrix: Tensor, weight: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ class SHiRA(Sparse):
     def places(self, shape: Sequence[int]) -> Tensor:
         """Return row · in + column."""
         rows, columns = self.indices.long()
-        return rows * shape[1] + columns
+        places: Tensor = rows * shape[1] + columns
+        return places
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -51,7 +51,8 @@ def attend(
 def _split(module: nn.MultiheadAttention, x: Tensor) -> Tensor:
     """Return (batch, heads, length, width of a head)."""
     x = x if module.batch_first else x.transpose(0, 1)
-    return x.unflatten(-1, (module.num_heads, module.head_dim)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (module.num_heads, module.head_dim)).transpose(1, 2)
+    return heads
 
 
 def _mask(attn_mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:

@@ -12,8 +12,9 @@ from torch import nn
 from ..errors import PromptError
 from ..networks import Network, load
 from .activation import Activation
-from .patcher import Mode, Patcher
+from .patcher import Patcher
 from .report import Report
+from .workspace import Mode
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.merge import undo, verify
 from lib_lycoris.tools.registry import VERBS, tools_of
-from lib_lycoris.tools.reshape import bake, prune, split
+from lib_lycoris.tools.reshape import bake, prune, resize, split
 from tests.corpus_loader import apply as live
 
 ROOT = Path(__file__).parents[2]
@@ -579,6 +579,21 @@ def test_pruning_leaves_out_dead_modules_only(files: Path) -> None:
     assert report["dead"] == [MODULES[PROJ]]
     assert kept.keys() == {key for key in tensors if not key.startswith(MODULES[PROJ])}
     assert all(torch.equal(kept[key], tensors[key]) for key in kept)
+
+
+def test_nothing_to_prune_and_nothing_left_write_nothing(files: Path) -> None:
+    options = {"save_to": files / "pruned.safetensors"}
+    zero = {key: torch.zeros_like(value) if "lora_up" in key else value for key, value in lora(2).items()}
+    save_file(zero, files / "zero.safetensors")
+    for name, words in (("one", "nothing to prune"), ("zero", "every module of zero.safetensors changes nothing")):
+        for ask in (prune.TOOL.run, prune.TOOL.plan):
+            with pytest.raises(ToolError, match=words):
+                ask(model=files / f"{name}.safetensors", **options)
+    with pytest.raises(ToolError, match="every layer of zero"):
+        resize.TOOL.run(model=files / "zero.safetensors", new_rank=2, **options)
+    assert not options["save_to"].exists()
+    prune.TOOL.run(model=files / "one.safetensors", save_precision="bf16", **options)  # another precision is something to do
+    assert options["save_to"].exists()
 
 
 @pytest.mark.parametrize("alpha,factor", [("scale", 1.0), ("keep", 2.0)])

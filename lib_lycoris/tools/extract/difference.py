@@ -124,7 +124,8 @@ class PieceBuffers:
         """Return float32 memory for one piece."""
         if not hasattr(self._mine, "scratch"):
             self._mine.scratch = torch.empty(PIECE)
-        return self._mine.scratch
+        scratch: Tensor = self._mine.scratch
+        return scratch
 
 
 def difference(tuned: Reader, base: Reader, name: str, out: Tensor, scratch: Tensor) -> Found:

@@ -68,7 +68,8 @@ def precision(name: str | None) -> torch.dtype | None:
         return None
     if name not in DTYPES:
         raise ToolError(f"a network is not saved in {name}: programs read {', '.join(DTYPES)}")
-    return getattr(torch, DTYPES[name])
+    dtype: torch.dtype = getattr(torch, DTYPES[name])
+    return dtype
 
 
 def save_network(

@@ -75,7 +75,8 @@ def _solve_rows(target: Tensor, other: Tensor, b: Tensor) -> Tensor:
     right = (target * other) @ b.T
     diagonal = normal.diagonal(dim1=1, dim2=2)
     normal = normal + torch.diag_embed(diagonal.mean(1, keepdim=True).expand_as(diagonal) * RIDGE + torch.finfo(torch.float32).tiny)
-    return torch.linalg.solve(normal.double(), right.double()[..., None])[..., 0].to(b.dtype)
+    solved: Tensor = torch.linalg.solve(normal.double(), right.double()[..., None])[..., 0]
+    return solved.to(b.dtype)
 
 
 def _balanced(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -200,7 +200,8 @@ def _noise(rows: int, columns: int) -> Tensor:
 
 
 def _orthonormal(block: Tensor) -> Tensor:
-    return torch.linalg.qr(block)[0]
+    q: Tensor = torch.linalg.qr(block)[0]
+    return q
 
 
 def _oriented(matrix: Tensor, u: Tensor, s: Tensor, v: Tensor, total: float) -> Svd:

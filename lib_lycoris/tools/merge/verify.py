@@ -78,7 +78,8 @@ def _is(path: Path, entry: Mapping[str, Any]) -> bool:
         return path.is_dir() and all((path / f["file"]).is_file() and _is(path / f["file"], f) for f in entry["files"])
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
-    return sha256(path) == entry["sha256"] if "sha256" in entry else header_hash(path) == entry["header_sha256"]
+    wanted: str = entry.get("sha256") or entry["header_sha256"]
+    return (sha256(path) if "sha256" in entry else header_hash(path)) == wanted
 
 
 def run(

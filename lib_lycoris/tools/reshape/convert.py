@@ -24,10 +24,10 @@ from ...networks import Network, load
 from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..extract.difference import Reader
 from ..files.checkpoint import open_checkpoint
-from ..files.compose import WHOLE, Modules, dense_modules, is_direct, join, lora_modules, names_of
+from ..files.compose import Modules, dense_modules, is_direct, join, lora_modules, names_of
 from ..files.growing import GrowingFile, dtype_of
 from ..files.metadata import describe, make_recipe
-from ..files.naming import STYLES, _name, lora, to_dtype
+from ..files.naming import STYLES, WHOLE, _name, lora, to_dtype
 from ..files.network_file import Patch, bundled, carried, changes_nothing, patches, stored_dtype, style_of
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress

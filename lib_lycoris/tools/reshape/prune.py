@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...errors import ToolError
 from ...networks.hashes import sha256
 from ..declaration import SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.metadata import cast, describe, make_recipe
@@ -25,13 +26,14 @@ def run(model: FilePath, save_to: FilePath, *, save_precision: str | None = None
     """Leave out the modules of a network that change nothing; everything else stays as it is.
 
     Raises:
-        ToolError: an option is wrong, or the disk is full.
+        ToolError: an option is wrong, there is nothing to prune or nothing would be left, or the disk is full.
         NetworkFormatError: the file cannot be read.
     """
     progress, dtype = progress or Progress(), precision(save_precision)
     opened = open_network(model)
     progress.start(2, "pruning")
     dead = dead_modules(opened)
+    _refuse(opened, dead, save_precision)
     dropped = {key for module in dead for key in opened.keys.modules[module].values()}
     kept = {key: tensor for key, tensor in opened.tensors.items() if key not in dropped}
     progress.advance()
@@ -45,11 +47,21 @@ def run(model: FilePath, save_to: FilePath, *, save_precision: str | None = None
     )
 
 
+def _refuse(opened: NetworkFile, dead: list[str], save_precision: str | None) -> None:
+    """Raise ToolError where the new file would be the old one, or hold nothing."""
+    name, count = opened.file.path.name, len(opened.keys.modules)
+    if not dead and save_precision is None:
+        raise ToolError(f"nothing to prune: each of the {count} modules of {name} changes something; nothing was written")
+    if len(dead) == count and not opened.keys.embeddings:
+        raise ToolError(f"every module of {name} changes nothing; nothing was written, delete the file instead")
+
+
 def plan(model: Path | str, save_to: Path | str, save_precision: str | None = None) -> Plan:
     """Tell which modules would be left out."""
     precision(save_precision)
     opened = open_network(model)
     dead, size = dead_modules(opened), Path(model).stat().st_size
+    _refuse(opened, dead, save_precision)
     report = {"output": str(save_to), "dead": dead, "kept": len(opened.keys.modules) - len(dead)}
     return Plan(
         report, f"would leave out {len(dead)} of {len(opened.keys.modules)} modules: {', '.join(dead[:12]) or 'none'}", 1.0, 3 * size, size

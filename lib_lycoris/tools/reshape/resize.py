@@ -100,6 +100,8 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
                 file.add(row.module, tensors)
             found.append(row)
             progress.advance(1, row.module)
+        if found and not file.keys:
+            raise ToolError(f"every layer of {path.name} is zero, so no rank is left to keep; nothing was written")
         for name, parts in bundled(network):
             file.add(name, {part: tensor.to(request.dtype) for part, tensor in parts.items()})
         plain = all(row.algorithm == "lora" for row in found)

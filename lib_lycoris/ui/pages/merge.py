@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from ...errors import LycorisError, ToolError
+from ...errors import ToolError
+from ...tools.jobs.places import Taken
 from ..context import PageContext
 from ..parts.fields import DEFAULT, OptionFields
 from ..parts.file_choice import checkpoint_picker
@@ -180,9 +181,8 @@ class MergePage:
         for number in range(1, 1000):
             try:
                 return Path(make(made if number == 1 else f"{made}-{number}"))
-            except LycorisError as error:
-                if "is there already" not in str(error):
-                    raise
+            except Taken:
+                continue
         raise ToolError(f"a thousand results are called {made}; give this one another name")
 
 
