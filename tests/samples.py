@@ -269,6 +269,19 @@ def abba(g: torch.Generator, shape: Shape) -> Tensors:
             "alpha": torch.tensor(2.0)}  # fmt: skip
 
 
+def peft_glora(g: torch.Generator, shape: Shape) -> Tensors:
+    factors = {
+        f"glora_{path}.{part}": _random(g, *sizes) for path in "AB" for part, sizes in (("Xd", (shape[0], RANK)), ("Xu", (RANK, shape[1])))
+    }
+    return {**factors, "glora_C.zeros": torch.zeros(shape[1], 1), "glora_D.zeros": torch.zeros(shape[0]),
+            "glora_E.zeros": torch.zeros(shape[0])}  # fmt: skip
+
+
+def peft_glora_vectors(g: torch.Generator, shape: Shape) -> Tensors:
+    return {"glora_A.X": _random(g, shape[0], 1), "glora_B.X": _random(g, 1), "glora_C.Xd": _random(g, shape[1], RANK),
+            "glora_C.Xu": _random(g, RANK, 1), "glora_D.X": _random(g, shape[0]), "glora_E.X": _random(g, 1)}  # fmt: skip
+
+
 def dora_out(g: torch.Generator, shape: Shape) -> Tensors:
     return {**lora(g, shape), "dora_scale": 1 + _random(g, shape[0], *(1,) * (len(shape) - 1))}
 
@@ -298,7 +311,7 @@ def metadata(name: str) -> dict[str, str] | None:
 # trained on linear layers only: there is no file of them for a convolution with a kernel
 FLAT = (
     tlora, pissa, olora, miss, miss_mini, miss_bat, deft, deft_qr, deft_para, gralora, gralora_hybrid, shira, supertuning,
-    supertuning_supra, vera, delora, c3a, road, road_1, road_4,
+    supertuning_supra, peft_glora, peft_glora_vectors, vera, delora, c3a, road, road_1, road_4,
 )  # fmt: skip
 LINEAR: dict[str, Callable[[torch.Generator, Shape], Tensors]] = {
     f.__name__: f for f in (

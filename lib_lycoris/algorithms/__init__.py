@@ -32,6 +32,7 @@ from .miss import MiSS, MiSSBat
 from .norm import Norm, NormBias
 from .oft import OFT, StoredRotation
 from .peft_boft import PeftBOFT
+from .peft_glora import PeftGLoRA
 from .peft_oft import InputOFT, OutputOFT, PackedOFT
 from .pissa import OLoRA, PiSSA
 from .replacement import BiasReplacement, Replacement
@@ -63,7 +64,8 @@ __all__ = [
 # in the order in which a module is tried: what needs more tensors, or a word in PEFT's config, before what needs less
 ALGORITHMS: tuple[type[Algorithm], ...] = (
     Replacement, Full, Norm, AdaLoRA, PiSSA, OLoRA, LoRA, LoHa, LoKr, GLoRA, TLoRA, BOFT, OFT, StoredRotation, PackedOFT, InputOFT,
-    OutputOFT, PeftBOFT, PeftIA3, IA3, ABBA, C3A, DEFT, DeLoRA, GraLoRA, HiRA, HRA, MiSS, MiSSBat, RoAd, SHiRA, SuperTuning, VeRA,
+    OutputOFT, PeftBOFT, PeftIA3, IA3, ABBA, C3A, DEFT, DeLoRA, GraLoRA, HiRA, HRA, MiSS, MiSSBat, PeftGLoRA, RoAd, SHiRA, SuperTuning,
+    VeRA,
 )  # fmt: skip
 
 BIASES: tuple[type[Algorithm], ...] = (Bias, NormBias, BiasReplacement, BEFT)

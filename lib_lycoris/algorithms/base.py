@@ -7,7 +7,7 @@ for a linear layer), ``r`` a rank, ``b`` a block size, ``n`` a number of blocks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from math import prod
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import NetworkFormatError
 from .activation import Cost
 from .config import NO_CONFIG, Config
+from .stored_values import is_narrower, one_number, with_axes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -85,7 +85,9 @@ class Algorithm(ABC):
             suffix = item.metadata.get("suffix")
             if suffix is None or suffix not in tensors:
                 continue
-            values[item.name] = _scalar(tensors[suffix], suffix) if item.metadata["scalar"] else _with_axes(tensors[suffix], item.metadata)
+            values[item.name] = (
+                one_number(tensors[suffix], suffix) if item.metadata["scalar"] else with_axes(tensors[suffix], item.metadata)
+            )
         return cls(**values)
 
     def to_state_dict(self) -> dict[str, Tensor]:
@@ -179,6 +181,10 @@ class Algorithm(ABC):
         """Return what this does to the layer's bias besides, for a weight of this shape; None for nothing."""
         return None
 
+    def beside(self, read: Callable[[], Tensor]) -> Algorithm:
+        """Return the change of a bias with the layer's weight at hand, which read gives as it is now; others have no use for it."""
+        return self
+
     @abstractmethod
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why this cannot change a weight of this shape; None when it can."""
@@ -202,7 +208,7 @@ class Algorithm(ABC):
     def prepared(self, dtype: torch.dtype) -> Algorithm:
         """Return the same change in the form to be kept by a program that applies it: in no less than this precision."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed: dict[str, Any] = {name: value.to(dtype) for name, value in found.items() if _narrower(value, dtype)}
+        changed: dict[str, Any] = {name: value.to(dtype) for name, value in found.items() if is_narrower(value, dtype)}
         changed.update({name: value.prepared(dtype) for name, value in found.items() if isinstance(value, Algorithm)})
         return replace(self, **changed) if changed else self
 
@@ -244,26 +250,6 @@ class Scaled(Algorithm):
         if self.fixed_scale is not None and self.rank:
             found["alpha"] = torch.tensor(self.fixed_scale * self.rank)
         return found
-
-
-def _scalar(value: Tensor, suffix: str) -> float:
-    if value.numel() != 1:
-        raise NetworkFormatError(f"{suffix} has the shape {tuple(value.shape)}, but one number is expected")
-    return float(value.reshape(()).float() if value.is_floating_point() else value.reshape(()))
-
-
-def _with_axes(tensor: Tensor, declared: Mapping[str, Any]) -> Tensor:
-    """Return a tensor that has as many axes as its declaration says, and values. Raises NetworkFormatError naming its suffix."""
-    fewest, most = declared["axes"]
-    if fewest <= tensor.dim() <= most and tensor.numel():
-        return tensor
-    wanted = f"{fewest} axes" if fewest == most else f"{fewest} to {most} axes"
-    raise NetworkFormatError(f"{declared['suffix']} has the shape {tuple(tensor.shape)}, but {wanted}, none of them empty, are expected")
-
-
-def _narrower(value: Any, dtype: torch.dtype) -> bool:
-    """Tell whether a value is a tensor of numbers that all fit into a wider dtype."""
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.promote_types(value.dtype, dtype) == dtype
 
 
 def precise(tensor: Tensor, weight: Tensor) -> Tensor:

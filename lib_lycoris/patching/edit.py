@@ -96,6 +96,11 @@ class Edit:
         self._prepared, self._bound = other._prepared, other._bound
 
 
+def joined(sources: Sequence[BaseRows]) -> Tensor:
+    """Return rows of live parameters, one behind the other."""
+    return torch.cat([source() for source in sources])
+
+
 def shape_of(sources: Sequence[BaseRows]) -> tuple[int, ...]:
     """Return the shape of the weight that rows of live parameters make together."""
     rows = sum(source.rows.stop - source.rows.start for source in sources)

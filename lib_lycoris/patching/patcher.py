@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -16,7 +17,7 @@ from ..networks import Skipped
 from .activation import Activation, SamplingPosition, usable
 from .attention import unsupported
 from .discard import discard
-from .edit import BaseRows, Edit, shape_of
+from .edit import BaseRows, Edit, joined, shape_of
 from .kinds import patched
 from .layer_access import COMPUTED_IN, LayerAccess, LiveParameter, main_leaf
 from .layers import PatchedLayer
@@ -173,6 +174,12 @@ class Patcher:
         names = {"weight": "bias", "scale": "bias", "in_proj_weight": "in_proj_bias"}  # a bare parameter has none
         return tuple(replace(piece, leaf=names[piece.leaf]) for piece in self.names.pieces(weight) if piece.leaf in names)
 
+    def _weights(self, biases: Sequence[Piece]) -> list[BaseRows]:
+        """Return the rows of the weights that stand beside pieces of a bias; of pieces of a weight, these themselves."""
+        leaves = [(piece, piece.leaf.replace("bias", "weight")) for piece in biases]
+        access = self.workspace.access
+        return [BaseRows(LiveParameter(self.modules[p.module], leaf, access), p.live_rows) for p, leaf in leaves]
+
     def _edits_of(
         self,
         network: str,
@@ -185,6 +192,7 @@ class Patcher:
         ordered = sorted(pieces, key=lambda piece: piece.rows.start)
         access = self.workspace.access
         sources = tuple(BaseRows(LiveParameter(self.modules[p.module], p.leaf, access), p.live_rows) for p in ordered)
+        algorithm = algorithm.beside(partial(joined, self._weights(ordered)))
         if problem := algorithm.check_shape(shape_of(sources)):
             raise ModelMismatchError(f"{network} does not fit the running model ({self.base.label}): {name}: {problem}")
         for module, leaf in dict.fromkeys((piece.module, piece.leaf) for piece in ordered):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +48,13 @@ def patches(network: Network, base: BaseModel) -> list[Patch]:
 def changes_nothing(patch: Patch, checkpoint: Checkpoint | None) -> bool:
     """Tell whether a bias is turned or multiplied that the checkpoint's layer does not have."""
     return patch.leaf == "bias" and checkpoint is not None and patch.algorithm.reads_weight and not checkpoint.places(patch.name)
+
+
+def delta_on(patch: Patch, base: BaseModel, read: Callable[[str, tuple[int, ...]], Tensor]) -> Tensor:
+    """Return ΔW for the base weights that read(name, shape) gives; a bias may be changed by what the weight beside it is."""
+    module = models.with_part(patch.module, patch.part or None)
+    beside = partial(read, models.parameter(module, "weight"), slice_shape(base, module))
+    return patch.algorithm.beside(beside).delta(read(patch.name, patch.shape))
 
 
 def style_of(names: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...algorithms import Algorithm
 from ...errors import ModelMismatchError, ToolError
+from ...models import parameter, split_parameter, with_part
 from ...networks import Network, Skipped, load
 from ...networks.limits import sound
 from ...networks.summing import Term, add_terms
@@ -136,11 +137,18 @@ def _mix(found: Changes, network: Network, item: NetworkOptions, strengths: Stre
         if not isinstance(strength, (int, float)):
             raise ToolError(f"the strength of {network.name} changes over the steps; a merged model has one strength, give a number")
         if strength:
-            cut = algorithm.truncated(item.dyn) if item.dyn else algorithm
+            cut = algorithm.beside(partial(_weight_beside, found.checkpoint, name)).truncated(item.dyn or 0)
             _add_change(found, name, cut, float(strength), (network.digest, name, str(float(strength)), str(item.dyn or 0)), tuple(sources))
     if network.patches and not matched:
         raise ModelMismatchError(f"{network.path.name} fits no tensor of {found.checkpoint.path.name} ({found.checkpoint.base.label})")
     return Mixed(item, network.digest, network.metadata, strengths, tuple(matched), tuple(unmatched))
+
+
+def _weight_beside(checkpoint: Checkpoint, name: str) -> Tensor:
+    """Return the weight of the layer whose bias has this name."""
+    module, _, part = split_parameter(name)
+    places = sorted(checkpoint.places(parameter(with_part(module, part), "weight")), key=lambda place: place.its.start)
+    return torch.cat([checkpoint.read(place.key)[place.rows].float() for place in places])
 
 
 def _add_change(

@@ -28,7 +28,7 @@ from ..files.compose import Modules, dense_modules, is_direct, join, lora_module
 from ..files.growing import GrowingFile, dtype_of
 from ..files.metadata import describe, make_recipe
 from ..files.naming import STYLES, WHOLE, _name, lora, to_dtype
-from ..files.network_file import Patch, bundled, carried, changes_nothing, patches, stored_dtype, style_of
+from ..files.network_file import Patch, bundled, carried, changes_nothing, delta_on, patches, stored_dtype, style_of
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
@@ -201,22 +201,22 @@ def _kept(request: ConvertOptions, patch: Patch) -> dict[str, Tensor]:
 def _delta(request: ConvertOptions, patch: Patch) -> Tensor:
     if not patch.algorithm.reads_weight:
         return plain_delta(patch.algorithm, patch.shape)
-    return patch.algorithm.delta(_weight(request, patch))
+    return delta_on(patch, request.base, _reader(request, patch).read)
 
 
-def _weight(request: ConvertOptions, patch: Patch) -> Tensor:
-    """Return the base weight that a change reads. Raises ToolError when it is not given."""
+def _reader(request: ConvertOptions, patch: Patch) -> Reader:
+    """Return what reads the base weight of a change. Raises ToolError when it is not given."""
     if request.weights is None or not request.weights.checkpoint.places(patch.name):
         raise ToolError(
             f"{patch.name} is changed by {patch.algorithm.name}, whose change depends on the base weight; "
             "give the checkpoint with --base_model"
         )
-    return request.weights.read(patch.name, patch.shape)
+    return request.weights
 
 
 def _factors(request: ConvertOptions, patch: Patch) -> tuple[Tensor, Tensor, float, float]:
     """Return up, down, the energy of the change and what of it is lost."""
-    weight = _weight(request, patch) if patch.algorithm.reads_weight else None
+    weight = _reader(request, patch).read(patch.name, patch.shape) if patch.algorithm.reads_weight else None
     pair = patch.algorithm.low_rank(patch.shape, weight)
     if pair is not None:
         return *pair, 0.0, 0.0
