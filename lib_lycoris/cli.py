@@ -132,7 +132,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _app(arguments: argparse.Namespace) -> int:
     host = _open(arguments)
-    from .hosts.embedded.files import open_shelf, use_checkpoint
+    from .hosts.embedded.files import open_store, use_checkpoint
     from .hosts.infotext import save_png
     from .hosts.jobs_api import add_docs, add_job_routes
     from .hosts.site import LOOPBACK, SiteGuard
@@ -143,7 +143,7 @@ def _app(arguments: argparse.Namespace) -> int:
     from .ui.settings import Settings
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end by a service manager tidies up as Ctrl-C does
-    store, jobs = open_shelf(host, arguments.ckpt, arguments.networks, arguments.data_dir), shared()
+    store, jobs = open_store(host, arguments.ckpt, arguments.networks, arguments.data_dir), shared()
     print(host.about(), file=sys.stderr)
     settings = Settings(store.data_folder() / "pages.json")
     context = PageContext(store, jobs, host, settings, "Generate", lambda path: use_checkpoint(host, path))

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from lib_lycoris.errors import HostError, LycorisError
-from lib_lycoris.hosts.embedded.files import open_shelf
+from lib_lycoris.hosts.embedded.files import open_store
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.infotext import save_png
 from lib_lycoris.hosts.protocol import GenerationProgress
@@ -153,7 +153,7 @@ def test_a_taken_port_is_passed_over() -> None:
 
 
 def test_the_page_has_every_control(host: EmbeddedHost, tmp_path: Path) -> None:
-    context = PageContext(open_shelf(host, None, None, tmp_path), Jobs(), host, Settings(None), "Generate")
+    context = PageContext(open_store(host, None, None, tmp_path), Jobs(), host, Settings(None), "Generate")
     blocks, page = build(host, save_png, context)
     ids = {component["props"].get("elem_id") for component in blocks.config["components"]}
     page.folder.cleanup()

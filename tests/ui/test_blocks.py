@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from lib_lycoris.errors import LycorisError, PromptError, ToolError
-from lib_lycoris.hosts.embedded.files import FolderStore, demo_checkpoint, open_shelf
+from lib_lycoris.hosts.embedded.files import FolderStore, demo_checkpoint, open_store
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.hosts.protocol import GenerationCancelled, GenerationRequest
@@ -393,7 +393,7 @@ def test_own_presets_keep_what_else_is_in_the_file(tmp_path: Path) -> None:
 def test_the_app_opens_with_own_presets_in_its_prompts(tmp_path: Path) -> None:
     tiny = EmbeddedHost.tiny()
     tiny.session.library = Library([tmp_path])
-    store = open_shelf(tiny, tmp_path / "model.safetensors", tmp_path, tmp_path / "data")
+    store = open_store(tiny, tmp_path / "model.safetensors", tmp_path, tmp_path / "data")
     weights = parse_weights(",".join(["0.5"] * 12))
     OwnPresets(store.data_folder()).save("mine", weights)
     assert tiny.presets().weights("mine") == store.presets().weights("mine") == weights

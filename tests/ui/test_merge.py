@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from lib_lycoris import Patcher, demo, load
 from lib_lycoris.errors import LycorisError, PromptError, ToolError
-from lib_lycoris.hosts.embedded.files import FolderStore, open_shelf, use_checkpoint
+from lib_lycoris.hosts.embedded.files import FolderStore, open_store, use_checkpoint
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.models import load_model
 from lib_lycoris.hosts.protocol import GenerationRequest
@@ -51,7 +51,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedHost:
 
 @pytest.fixture
 def context(host: EmbeddedHost, tmp_path: Path) -> Iterator[PageContext]:
-    store = open_shelf(host, None, None, tmp_path)
+    store = open_store(host, None, None, tmp_path)
     made = PageContext(store, Jobs(), host, Settings(tmp_path / "pages.json"), "Generate", lambda path: use_checkpoint(host, path))
     yield made
     made.jobs.close()

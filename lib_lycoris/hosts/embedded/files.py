@@ -63,7 +63,7 @@ class FolderStore:
         self._checkpoints = tuple(ModelFile(path.name, path) for path in sorted(found, key=lambda path: path.name.lower()))
 
 
-def open_shelf(host: EmbeddedHost, ckpt: Path | None, networks: Path | None, data: Path | None) -> FolderStore:
+def open_store(host: EmbeddedHost, ckpt: Path | None, networks: Path | None, data: Path | None) -> FolderStore:
     """Return the store of the app: the folders of its command line, else folders of our own, with the demo model to merge into.
 
     Raises HostError if our own folder cannot be written to.

@@ -12,7 +12,7 @@ B, C = "blocks.#", "condition_embedder"
 
 
 def layers(d: int, f: int, blocks: int, channels: int = 16, image: bool = False) -> Rows:
-    """Yield the layers; f: width of the feed-forward, image: with an embedding of a picture (2.1, image to video)."""
+    """Yield the layers; f: width of the feed-forward, image: with an embedding of an image (2.1, image to video)."""
     yield conv("patch_embedding", d, 36 if image else channels, (1, 2, 2))
     for name, other, in_ in (("text_embedding", "text_embedder", 4096), ("time_embedding", "time_embedder", 256)):
         yield linear(f"{name}.0", d, in_, f"{C}.{other}.linear_1")
@@ -34,7 +34,7 @@ def layers(d: int, f: int, blocks: int, channels: int = 16, image: bool = False)
 
 
 def picture(d: int, blocks: int) -> Rows:
-    """Yield the layers that read CLIP's features of a picture."""
+    """Yield the layers that read CLIP's features of an image."""
     other = f"{C}.image_embedder"
     yield norm("img_emb.proj.0", 1280, f"{other}.norm1", True)
     yield linear("img_emb.proj.1", 1280, 1280, f"{other}.ff.net.0.proj")

@@ -112,7 +112,7 @@ def prompts(setup: Setup) -> list[tuple[str, str]]:
 
 
 def analyse(generator: Generator, setup: Setup, tell: Tell, cancel: Event) -> Iterator[Outcome]:
-    """Paint all images and yield what is known after each block.
+    """Generate all images and yield what is known after each block.
 
     Raises HostError for an image that cannot be made or that the network is not in, Cancelled of the host's protocol if ``cancel`` is set.
     """

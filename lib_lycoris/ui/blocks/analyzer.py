@@ -89,7 +89,7 @@ class AnalyzerPart:
         return gr.update(value=idle("stopping ..."))
 
     def run(self, *values: Any) -> Iterator[Updates]:
-        """Paint, telling how far it is; whatever goes wrong is one sentence."""
+        """Generate, telling how far it is; whatever goes wrong is one sentence."""
         try:
             setup = self.setup(*values)
         except LycorisError as error:

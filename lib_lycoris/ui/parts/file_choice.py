@@ -23,7 +23,7 @@ class Picker:
         self.kind = kind  # what the files are called in a sentence: "network" or "checkpoint"
         self.component: Any = None  # its value is a name, or a list of names with ``multiselect``
         self.button: Any = None
-        self.kept: Callable[[], Any] = lambda: None  # the value of the last visit; Desk.keep sets it
+        self.kept: Callable[[], Any] = lambda: None  # the value of the last visit; PageContext.keep sets it
         self._files = files
         self._refresh = refresh
 
