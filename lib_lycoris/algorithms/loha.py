@@ -50,6 +50,8 @@ class LoHa(Scaled):
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say why either product has another shape."""
+        if self.t1 is not None and self.t2 is not None and self.t1.shape[2:] != self.t2.shape[2:]:
+            return f"hada_t1 {tuple(self.t1.shape)} and hada_t2 {tuple(self.t2.shape)} have different kernels"
         for half, (a, b, t) in {1: (self.w1_a, self.w1_b, self.t1), 2: (self.w2_a, self.w2_b, self.t2)}.items():
             a, b = flat(a), flat(b)
             if a.shape[0 if t is not None else 1] != b.shape[0]:

@@ -83,4 +83,6 @@ def low_rank(layer: Layer, up: Tensor, down: Tensor, core: Tensor | None = None,
         return dense(layer, up @ down if core is None else tucker(core.to(wide), up, down))
     if core is None:
         down = down.reshape(down.shape[0], *layer.shape[1:])
-    return LowRank(layer, layer.to_compute(down), layer.to_compute(up), None if core is None else layer.to_compute(core), scale)
+    else:
+        core = layer.to_compute(core.reshape(*core.shape[:2], *layer.shape[2:]))  # a file may keep the kernel with an axis more
+    return LowRank(layer, layer.to_compute(down), layer.to_compute(up), core, scale)
