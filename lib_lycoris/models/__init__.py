@@ -1,9 +1,9 @@
 """Names of base models: canonical parameter names, key styles of files, block tables; no torch, built on use."""
 
-from .base import Alias, BaseModel, base_model, reference
+from .base import Alias, BaseModel, base_model, of_file, reference, together
 from .blocks import LAYOUTS, block_of, layout, sd3_layout
-from .detect import Recognition, detect_family, recognise
-from .families import FAMILIES
+from .detect import TOLERATED, Recognition, detect_family, recognise
+from .families import FAMILIES, UNKNOWN
 from .live import LiveNames, Piece, from_live
 from .parameters import LayerInfo, parameter, rows, split_parameter, split_part, with_part
 from .spellings import without_spelling
@@ -11,6 +11,8 @@ from .spellings import without_spelling
 __all__ = [
     "FAMILIES",
     "LAYOUTS",
+    "TOLERATED",
+    "UNKNOWN",
     "Alias",
     "BaseModel",
     "LayerInfo",
@@ -22,6 +24,7 @@ __all__ = [
     "detect_family",
     "from_live",
     "layout",
+    "of_file",
     "parameter",
     "recognise",
     "reference",
@@ -29,6 +32,7 @@ __all__ = [
     "sd3_layout",
     "split_parameter",
     "split_part",
+    "together",
     "with_part",
     "without_spelling",
 ]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
 
-from .families import FAMILIES
-from .family import Component
+from .families import FAMILIES, UNKNOWN
+from .family import UNET_PREFIX, Component
 from .parameters import LayerInfo, rows, split_part, with_part
 from .rows import expand
 from .spellings import flat, fused_parts, modern, split_prefix, unwrap
+from .stored import Shapes, layer_shape
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,20 @@ class BaseModel:
     """The modules of one base model under canonical names."""
 
     def __init__(self, family: str, layers: Mapping[str, LayerInfo]) -> None:
-        if family not in FAMILIES:
+        if family not in FAMILIES and family != UNKNOWN.id:
             raise ValueError(f"{family!r} is not a known family; known are {', '.join(FAMILIES)}")
         self.family = family
         self.label = FAMILIES[family].label
         self.layers: Mapping[str, LayerInfo] = dict(layers)
+
+    def plain_inputs(self, module: str) -> int | None:
+        """Return how many inputs the plain model has where another may have more (Fill, inpainting); None for all other layers."""
+        told = FAMILIES[self.family]
+        path = module.removeprefix(UNET_PREFIX)
+        if path not in told.wider:
+            return None
+        unet = next(item for item in told.components if item.key == "unet")
+        return next((row.shape[1] for row in told.rows(unet) if row.path == path), None)
 
     def component_of(self, module: str) -> Component | None:
         """Give the component that a canonical module or parameter belongs to, or None for a foreign name."""
@@ -172,6 +182,22 @@ def joined_targets(parts: list[str], layers: Mapping[str, LayerInfo]) -> tuple[s
 def base_model(family: str, layers: Mapping[str, LayerInfo]) -> BaseModel:
     """Make a base model of a live model's own modules, which may be few, small or an inpainting variant's."""
     return BaseModel(family, layers)
+
+
+def of_file(modules: Mapping[str, Shapes]) -> BaseModel:
+    """Make a base model of the layers that a file of an unknown family changes: `module -> suffix -> shape`, under the file's own names."""
+    shapes = {module: layer_shape(suffixes) for module, suffixes in modules.items()}
+    kinds = {1: "LayerNorm", 2: "Linear", 3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
+    layers = {module: LayerInfo(kinds[len(shape)], shape, True) for module, shape in shapes.items() if shape and len(shape) in kinds}
+    return BaseModel(UNKNOWN.id, layers)
+
+
+def together(models: Iterable[BaseModel]) -> BaseModel:
+    """Return one base model for several networks of a family: of an unknown one the layers of all, else the first."""
+    first, *others = models
+    if first.family != UNKNOWN.id:
+        return first
+    return BaseModel(UNKNOWN.id, {module: info for model in (*others[::-1], first) for module, info in model.layers.items()})
 
 
 @cache

@@ -135,7 +135,11 @@ def _choice(fits: list[Fit], named: tuple[str, ...]) -> Recognition:
     found = tuple(variants)
     if chosen := tuple(family for family in found if family in named):
         others = tuple(family for family in found if family not in named)
-        reason = f"by its metadata; its layers would fit {_listed(others)} as well" if others else "by its layers and its metadata"
+        reason = (
+            f"by its metadata; its layers would fit {_listed(others)} as well"
+            if others
+            else "by the names and shapes of its layers and by its metadata"
+        )
         return Recognition(chosen[0], chosen, reason, variants, named=named)
     reason = "by the names and shapes of its layers"
     if len(found) > 1:

@@ -25,6 +25,20 @@ def layer_size(shapes: Shapes) -> Size:
     return rows, columns
 
 
+def layer_shape(shapes: Shapes) -> tuple[int, ...] | None:
+    """Return the shape of the weight that a module's tensors are for, as far as they tell it; None where they do not."""
+    whole = next((shapes[name] for name in ("diff", "set_weight", "w_norm") if name in shapes), None)
+    if whole is not None:
+        return whole
+    rows, columns = layer_size(shapes)
+    if rows is None:
+        return None
+    if columns is None:
+        return (rows,) if shapes.keys() <= {"diff_b", "b_norm"} else None
+    kernels = (shapes[name][2:] for name in ("lora_mid.weight", "hada_t1", "lokr_t2", "lora_down.weight", "lokr_w2") if name in shapes)
+    return (rows, columns, *next((kernel for kernel in kernels if kernel), ()))
+
+
 def _axis(shapes: Shapes, name: str, axis: int) -> int | None:
     shape = shapes.get(name, ())
     return shape[axis] if len(shape) > axis else None

@@ -17,7 +17,7 @@ from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
 from .foreign import tensors_name
 from .keys import NO_SUFFIX, Keys, sort_out
 from .limits import LARGEST_FACTOR, arithmetic, sound
-from .matching import Match, match, reference_model
+from .matching import Match, match, own_model
 from .network import Network
 from .reader import TensorFile, open_file
 from .refused import refusal
@@ -26,39 +26,38 @@ from .settings import SettingsSource, read_source
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a value
 
 
-def load(path: str | Path, base: models.BaseModel | None = None, prepared: torch.dtype | None = None) -> Network:
+def load(
+    path: str | Path, base: models.BaseModel | None = None, prepared: torch.dtype | None = None, *, other_family: bool = False
+) -> Network:
     """Read a network file for a base model (default: the full-size one that the file is for).
 
     prepared: the dtype that the model computes in, where the network is only to be applied: it is then kept in that precision at least, in
     the form that is the cheapest to apply, and not beside what the file stores.
+    other_family: put it on the layers that fit even where the file is for another family of base models.
     Raises NetworkFormatError for a file that cannot be understood, ModelMismatchError for one that is for another model; both name the
     file and say what to do.
     """
     with naming(path):
-        network = _load(Path(path), base, prepared)
+        network = _load(Path(path), base, prepared, other_family)
         return replace(network, name=Path(path).name) if Path(path).is_dir() else network
 
 
-def _load(path: Path, base: models.BaseModel | None, prepared: torch.dtype | None) -> Network:
+def _load(path: Path, base: models.BaseModel | None, prepared: torch.dtype | None, other_family: bool) -> Network:
     file, source, keys = open_network(path)
-    family = models.detect_family(module_shapes(file, keys), file.metadata)
-    usual = base is None
-    base = base or reference_model(file, keys, family)
+    shapes = module_shapes(file, keys)
+    told = models.recognise(shapes, file.metadata)
+    if base is not None and keys.modules and not other_family:
+        _refuse_if_foreign(file, keys, told, base)
+    base = base or own_model(shapes, told)
     tensors, digest = _read_finite(file, prepared)
     found = match(file, keys, source, tensors, base)
     embeddings = {name: {part: tensors[key] for part, key in parts.items()} for name, parts in keys.embeddings.items()}
-    try:
-        _refuse_if_foreign(file, keys, found, base, family, bool(embeddings))
-    except ModelMismatchError as error:
-        if usual and found.misfits:
-            raise ModelMismatchError(
-                f"{error} A network for a model of unusual size needs that model beside it (--base_model FILE)."
-            ) from error
-        raise
+    if not embeddings:
+        _refuse_if_nothing_fits(file, keys, found, base)
     patches = found.patches if prepared is None else {name: patch.prepared(prepared) for name, patch in found.patches.items()}
     return Network(
         name=file.path.stem, path=file.path, patches=patches, skipped=tuple(found.skipped), metadata=file.metadata,
-        embeddings=embeddings, family=base.family, digest=digest, modules=found.modules, layers=len(keys.modules),
+        embeddings=embeddings, family=base.family, digest=digest, modules=found.modules, base=base, layers=len(keys.modules),
     )  # fmt: skip
 
 
@@ -130,14 +129,27 @@ def _refuse_unsound(name: str, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _refuse_if_foreign(file: TensorFile, keys: Keys, found: Match, base: models.BaseModel, family: str | None, embeddings: bool) -> None:
-    """Raise when a file is for another model: one whose layers do not all fit is never applied in part across model families."""
-    foreign = models.reference(family).label if family is not None and family != base.family else None
-    if not found.patches and not embeddings and not foreign:
+def _refuse_if_foreign(file: TensorFile, keys: Keys, told: models.Recognition, base: models.BaseModel) -> None:
+    """Raise when a file is for another family of base models: it is never applied because some names happen to fit."""
+    if base.family in told.candidates or (not told.candidates and base.family in (*told.alike, models.UNKNOWN.id)):
+        return
+    fitting = sum(bool(base.targets(module.partition("[")[0])) for module in keys.modules)
+    count = f"{fitting} of its {len(keys.modules)} layers have names of that model"
+    if told.candidates:
+        labels = " or ".join(models.FAMILIES[family].label for family in told.candidates)
+        raise ModelMismatchError(f"{file.path.name} is for {labels}, but the model is {base.label} ({count})")
+    if len(keys.modules) - fitting > max(models.TOLERATED * len(keys.modules), 1):
+        raise ModelMismatchError(f"{file.path.name} is not for {base.label} ({count}): {told.reason}")
+
+
+def _refuse_if_nothing_fits(file: TensorFile, keys: Keys, found: Match, base: models.BaseModel) -> None:
+    """Raise when no layer can be changed, or most have the names of the model's layers and not their shapes."""
+    if not found.patches:
         first = next((item for item in found.skipped if item.reason != NO_SUFFIX), found.skipped[0])
         reason = found.misfits[0][1] if found.misfits else f"{readable(first.key)}: {first.reason}"
         raise ModelMismatchError(f"{file.path.name} fits no layer of {base.label}: {reason}")
-    unmatched = len(keys.modules) - len(set(found.modules.values()))
-    if foreign and (found.misfits or 2 * unmatched > len(keys.modules)):
-        detail = ": ".join(found.misfits[0]) if found.misfits else f"{unmatched} of its {len(keys.modules)} layers are not there"
-        raise ModelMismatchError(f"{file.path.name} is for {foreign}, but the model is {base.label} ({detail})")
+    if 2 * len(found.misfits) > len(keys.modules):
+        detail = ": ".join(found.misfits[0])
+        raise ModelMismatchError(
+            f"{file.path.name} has {len(found.misfits)} of {len(keys.modules)} layers in other sizes than {base.label} ({detail})"
+        )

@@ -19,8 +19,6 @@ from .reader import TensorFile
 from .settings import SettingsSource
 
 SLICES = ("q", "k", "v", "mlp")
-PLAIN_CHANNELS = 4  # what a latent has; inpainting and edit models add a mask or another latent behind it
-FIRST_CONVOLUTION = "diffusion_model.input_blocks.0.0"
 
 
 @dataclass
@@ -35,18 +33,17 @@ class Match:
 
 def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping[str, Tensor], base: models.BaseModel) -> Match:
     """Find the layer that each module of a file is for; refuses nothing, the rest is in ``skipped`` and ``misfits``."""
-    targets = {module: _target(base, module) for module in keys.modules}
-    grouped = joined(keys, ((targets[module] or f"?{module}", module) for module in keys.modules))
+    targets = {module: _targets(base, module) for module in keys.modules}
+    grouped = joined(keys, (("+".join(targets[module]) or f"?{module}", module) for module in keys.modules))
     found = Match(skipped=[Skipped(*item) for item in keys.unknown])
     for module, suffixes in grouped.items():
-        target = targets[module]
         try:
-            if target is None:
+            if not targets[module]:
                 raise NetworkFormatError(f"{base.label} has no layer of this name")
             if doubt := keys.doubtful.get(module):
                 raise NetworkFormatError(doubt)
             with naming(module):
-                patches = _patches(source, base, module, target, {suffix: tensors[key] for suffix, key in suffixes.items()})
+                patches = _patches(source, base, module, targets[module], {suffix: tensors[key] for suffix, key in suffixes.items()})
             _add(found, patches, module)
         except ModelMismatchError as error:
             found.misfits.append((module, str(error)))
@@ -56,16 +53,11 @@ def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping
     return found
 
 
-def reference_model(file: TensorFile, keys: Keys, family: str | None) -> models.BaseModel:
-    """Return the full-size model that a file is for: the detected one, else the one that has most of its layers."""
-    if family is not None:
-        return models.reference(family)
-    candidates = [models.reference(name) for name in models.FAMILIES]
-    best = max(candidates, key=lambda model: sum(model.find(_whole(m)[0]) is not None for m in keys.modules))
-    if keys.modules and not any(best.find(_whole(module)[0]) for module in keys.modules):
-        shown = next(iter(keys.modules))
-        raise NetworkFormatError(f"{file.path.name} is for no base model known here: none has a layer like {shown}")
-    return best
+def own_model(shapes: Mapping[str, Mapping[str, tuple[int, ...]]], found: models.Recognition) -> models.BaseModel:
+    """Return the model that a file is for: the full-size one of its family, else one of the layers that the file itself tells of."""
+    if found.family is not None:
+        return models.reference(found.family, found.variants[found.family])
+    return models.of_file(shapes)
 
 
 def _whole(module: str) -> tuple[str, int | None]:
@@ -76,31 +68,52 @@ def _whole(module: str) -> tuple[str, int | None]:
     return layer, int(number)
 
 
-def _target(base: models.BaseModel, module: str) -> str | None:
+def _targets(base: models.BaseModel, module: str) -> tuple[str, ...]:
     layer, number = _whole(module)
-    target = base.find(layer)
-    return f"{target}[{SLICES[number]}]" if target is not None and number is not None and number < len(SLICES) else target
+    targets = base.targets(layer)
+    sliced = len(targets) == 1 and number is not None and number < len(SLICES)
+    return (f"{targets[0]}[{SLICES[number]}]",) if sliced and number is not None else targets
 
 
 def _patches(
-    source: SettingsSource, base: models.BaseModel, module: str, target: str, tensors: Mapping[str, Tensor]
+    source: SettingsSource, base: models.BaseModel, module: str, targets: Sequence[str], tensors: Mapping[str, Tensor]
 ) -> dict[str, Algorithm]:
     """Return parameter name -> change of one module. Raises NetworkFormatError, ModelMismatchError where one of them does not fit."""
-    shape = slice_shape(base, target)
+    shapes = [slice_shape(base, target) for target in targets]
+    shape = (sum(one[0] for one in shapes), *shapes[0][1:])
     patches = parse_module(source, module, tensors, shape)
     if "weight" in patches and (bias := patches["weight"].on_bias(shape)):
         patches.setdefault("bias", bias)
     found = {}
     for leaf, algorithm in patches.items():
-        name, wanted = models.parameter(target, leaf), shape if leaf == "weight" else shape[:1]
-        problem = algorithm.check_shape(wanted)
-        if problem and name == FIRST_CONVOLUTION + ".weight" and wanted[1] > PLAIN_CHANNELS:
-            padded = Padded(inner=algorithm, channels=PLAIN_CHANNELS)
-            if not padded.check_shape(wanted):
-                algorithm, problem = padded, None
-        if problem:
-            raise ModelMismatchError(problem)
-        found[name] = algorithm
+        wanted = shape if leaf == "weight" else shape[:1]
+        if problem := algorithm.check_shape(wanted):
+            algorithm = _padded(base, targets[0], leaf, algorithm, wanted, problem)
+        if len(targets) == 1:
+            found[models.parameter(targets[0], leaf)] = algorithm
+        else:
+            found.update(_divided(algorithm, leaf, targets, [one[0] for one in shapes]))
+    return found
+
+
+def _padded(base: models.BaseModel, target: str, leaf: str, algorithm: Algorithm, shape: Sequence[int], problem: str) -> Algorithm:
+    """Return a change of a layer with more inputs than the plain model's has: none of the others. Raises ModelMismatchError elsewhere."""
+    channels = base.plain_inputs(target) if leaf == "weight" and len(shape) > 1 else None
+    padded = Padded(inner=algorithm, channels=channels) if channels is not None and channels < shape[1] else None
+    if padded is None or padded.check_shape(shape):
+        raise ModelMismatchError(problem)
+    return padded
+
+
+def _divided(algorithm: Algorithm, leaf: str, targets: Sequence[str], heights: Sequence[int]) -> dict[str, Algorithm]:
+    """Return the rows of one change that each of several layers gets."""
+    found, start = {}, 0
+    for target, height in zip(targets, heights):
+        part = algorithm.rows(slice(start, start + height))
+        if part is None:
+            raise NetworkFormatError(f"it changes {len(targets)} layers together, which {algorithm.label} cannot be divided into")
+        found[models.parameter(target, leaf)] = part
+        start += height
     return found
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..algorithms import Algorithm
+from ..models import BaseModel
 
 
 class Skipped(NamedTuple):
@@ -32,6 +33,7 @@ class Network:
     family: str  # of the base model whose names the patches have
     digest: str  # of the content: the fixed order of several networks, and the key of caches
     modules: Mapping[str, str]  # canonical parameter name -> the file's name of the module
+    base: BaseModel  # what the file was matched with
     layers: int = 0  # modules of the file, those that change nothing too
 
     @property

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from ..errors import PromptError
 from ..models.blocks import block_of
-from ..models.families import FAMILIES, UNET_PREFIX
+from ..models.families import FAMILIES, UNET_PREFIX, UNKNOWN
 from ..models.parameters import split_parameter
 from .elements import ElementRule, ratio_after
 from .presets import Presets
@@ -91,7 +91,7 @@ class StrengthMap:
 
 def resolve(tag: Tag, family: str, seed: int, presets: Presets, hires: bool = False) -> StrengthMap:
     """Return the strengths that a tag means for a model of a family and an image's seed; raise TagError."""
-    if family not in FAMILIES:
+    if family not in FAMILIES and family != UNKNOWN.id:
         raise PromptError(f'"{family}" is not a family of base models; the families are {", ".join(FAMILIES)}')
     try:
         weights = presets.weights(tag.weights) if isinstance(tag.weights, str) else tag.weights

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from ..family import UNET_PREFIX, Family
+from ..family import UNET_PREFIX, Blocks, Component, Family
+from ..naming import TableNames
 from . import (
     anima,
     animatediff,
@@ -49,7 +50,7 @@ from . import (
     z_image,
 )
 
-__all__ = ["FAMILIES", "UNET_PREFIX"]
+__all__ = ["FAMILIES", "UNET_PREFIX", "UNKNOWN"]
 
 _MODULES = (
     sd1, sd2, sdxl, sdxl_refiner, flux, sd3, chroma, flux2, qwen_image, qwen_image_21, z_image, wan, anima, krea2, lumina2,
@@ -64,4 +65,23 @@ def _declared(module: ModuleType) -> tuple[Family, ...]:
     return module.FAMILIES if hasattr(module, "FAMILIES") else (module.FAMILY,)
 
 
-FAMILIES: Mapping[str, Family] = {family.id: family for module in _MODULES for family in _declared(module)}
+UNKNOWN = Family(
+    id="unknown",
+    label="an unknown base model",
+    short="unknown",
+    components=(Component("unet", "", "", "", lambda: (), TableNames),),
+    blocks=Blocks({}, last=(), first=None),
+    kohya_native=False,
+)
+
+
+class _Families(dict[str, Family]):
+    """The known families; the unknown one is not among them, but can be asked for."""
+
+    def __missing__(self, key: str) -> Family:
+        if key == UNKNOWN.id:
+            return UNKNOWN
+        raise KeyError(key)
+
+
+FAMILIES: Mapping[str, Family] = _Families({family.id: family for module in _MODULES for family in _declared(module)})

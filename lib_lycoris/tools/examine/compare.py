@@ -82,7 +82,7 @@ def _understand(options: Mapping[str, Any]) -> tuple[list[Network], Reader | Non
     families = {network.family for network in networks}
     if len(families) > 1:
         raise ModelMismatchError(f"the networks are for different models ({', '.join(sorted(families))}); compare those of one family")
-    base = checkpoint.base if checkpoint else models.reference(networks[0].family)
+    base = checkpoint.base if checkpoint else models.together(network.base for network in networks)
     return networks, Reader(checkpoint) if checkpoint else None, base
 
 

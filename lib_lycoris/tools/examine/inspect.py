@@ -20,7 +20,7 @@ from ...networks.hashes import model_hash, sha256, short
 from ...networks.keys import Keys
 from ...networks.limits import sound
 from ...networks.loading import module_shapes, no_network, open_keys
-from ...networks.matching import Match, match, reference_model
+from ...networks.matching import Match, match, own_model
 from ...networks.reader import TensorFile
 from ...networks.settings import SettingsSource
 
@@ -50,6 +50,7 @@ class Inspection:
     hashes: dict[str, str]  # sha256, autov2 (its first 10), model_hash (computed), stored (what the trainer wrote, if it did)
     family: str | None  # of the base model that it was made for, as far as the file tells
     family_reason: str
+    candidates: tuple[str, ...]  # all families that it fits, the likeliest first
     compared_with: str
     algorithms: dict[str, int]
     ranks: dict[str, int]
@@ -89,41 +90,24 @@ def inspect(path: str | Path, base: models.BaseModel | None = None) -> Inspectio
 def _inspect(path: str | Path, base: models.BaseModel | None) -> Inspection:
     file, source, keys = open_keys(path)
     tensors = file.read(file.tensors)
-    family, reason = _family(file, keys)
-    compared = base or _compared_with(file, keys, family)
+    shapes = module_shapes(file, keys)
+    told = models.recognise(shapes, file.metadata)
+    compared = base or own_model(shapes, told)
     found = match(file, keys, source, tensors, compared)
     not_finite = tuple(key for key, tensor in tensors.items() if not sound(tensor))
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))
     unmatched = tuple((item.key, item.reason) for item in found.skipped)
     return Inspection(
         name=file.path.stem, path=str(file.path), bytes=file.path.stat().st_size, hashes=_hashes(file),
-        family=family, family_reason=reason, compared_with=compared.label,
+        family=told.family, family_reason=told.reason, candidates=told.candidates, compared_with=compared.label,
         algorithms=_counts(m.algorithm for m in modules), ranks=_counts(m.rank for m in modules), alphas=_counts(m.alpha for m in modules),
         dtypes=_counts(info.dtype for info in file.tensors.values()), keys=len(file.tensors),
         matched_keys=len(file.tensors) - len({key for key, _ in unmatched}), unmatched=unmatched, modules=modules,
         embeddings={word: {part: file.tensors[key].shape for part, key in parts.items()} for word, parts in keys.embeddings.items()},
         not_finite=not_finite, dead=tuple(dict.fromkeys(module.name for module in modules if module.dead)),
         training=_training(file.metadata), tags=_tags(file.metadata), metadata=dict(file.metadata),
-        problems=tuple(_problems(file, source, family, compared, found, keys, not_finite)),
+        problems=tuple(_problems(file, source, told.family, compared, found, keys, not_finite)),
     )  # fmt: skip
-
-
-def _compared_with(file: TensorFile, keys: Keys, family: str | None) -> models.BaseModel:
-    try:
-        return reference_model(file, keys, family)
-    except NetworkFormatError:
-        return models.reference("sd1")  # nothing fits any model; every key is then listed with its reason
-
-
-def _family(file: TensorFile, keys: Keys) -> tuple[str | None, str]:
-    shapes = module_shapes(file, keys)
-    by_layers = models.detect_family(shapes, {})
-    if by_layers is not None:
-        return by_layers, "by the names and shapes of its layers"
-    by_metadata = models.detect_family(shapes, file.metadata)
-    if by_metadata is not None:
-        return by_metadata, "by its metadata; its layers would fit several families"
-    return None, "neither its layers nor its metadata tell"
 
 
 def _fitting(base: models.BaseModel, found: Match) -> Iterator[Module]:

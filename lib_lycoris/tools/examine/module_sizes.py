@@ -39,7 +39,7 @@ def measure_modules(path: Path, base: models.BaseModel | None = None) -> Iterato
     Raises NetworkFormatError, ModelMismatchError.
     """
     network = load(path, base)
-    work = patches(network, base or models.reference(network.family))
+    work = patches(network, base or network.base)
     energies: dict[str, float] = {}
     unmeasured: list[str] = []
     for done, patch in enumerate(work):
@@ -54,7 +54,7 @@ def measure_modules(path: Path, base: models.BaseModel | None = None) -> Iterato
 def singular_values(path: Path, parameters: Sequence[str], base: models.BaseModel | None = None) -> dict[str, list[float]]:
     """Return the singular values of some changes, falling, without those that depend on the base weight; raises as measure_modules."""
     network = load(path, base)
-    known = {patch.name: patch for patch in patches(network, base or models.reference(network.family))}
+    known = {patch.name: patch for patch in patches(network, base or network.base)}
     found = {}
     for name in parameters:
         measured = spectrum(known[name]) if name in known else None

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ... import models
 from ...models import BaseModel
 from ...networks import Network, load
 from ..files.checkpoint import open_checkpoint
@@ -35,7 +34,7 @@ def network_spectra(path: Path, base_model: Path | None = None) -> tuple[Spectra
 def _measured(path: Path, _changed: int, _size: int, base_model: Path | None) -> tuple[Spectra, CurveRequest]:
     checkpoint = open_checkpoint(base_model) if base_model else None
     network = load(path, checkpoint.base if checkpoint else None)
-    base = checkpoint.base if checkpoint else models.reference(network.family)
+    base = checkpoint.base if checkpoint else network.base
     layers = list(ordered(lambda patch: _layer(network, base, patch), patches(network, base), count()))
     for name, parts in network.embeddings.items():
         numbers = sum(tensor.numel() for tensor in parts.values())

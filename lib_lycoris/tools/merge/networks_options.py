@@ -92,12 +92,10 @@ def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeO
     progress.start(len(wanted), "reading networks", "networks")
     loaded: list[tuple[Network, StrengthMap, NetworkOptions]] = []
     for item in wanted:
-        network = load(item.path, base)
-        base = base or models.reference(network.family)
+        network = load(item.path, base if base and base.family != models.UNKNOWN.id else None)
+        base = models.together([base, network.base]) if base else network.base
         if network.family != base.family:
-            raise ModelMismatchError(
-                f"{item.path.name} is for {models.reference(network.family).label}, but {wanted[0].path.name} for {base.label}"
-            )
+            raise ModelMismatchError(f"{item.path.name} is for {network.base.label}, but {wanted[0].path.name} for {base.label}")
         loaded.append((network, item.strengths(base.family, given["seed"]), item))
         progress.advance(1, item.path.name)
     assert base is not None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ... import models
 from ...networks import load
 from ..examine.block_norms import delta_energy
 from ..extract.difference import Reader
@@ -38,7 +37,7 @@ def shares(network_files: Sequence[Path], checkpoint: Path | None = None, seed: 
             network = load(item.path, base)
             of = item.strengths(network.family, seed)
             known, left_out = [], 0
-            for patch in patches(network, base or models.reference(network.family)):
+            for patch in patches(network, base or network.base):
                 amount = of(patch.name)
                 if _needs_weight(patch) and (reader is None or not reader.checkpoint.places(patch.name)):
                     left_out += 1

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import models
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import BaseModel, with_part
@@ -127,7 +126,7 @@ def _understand(options: Mapping[str, Any]) -> ConvertOptions:
         raise ToolError(f'"{given["algorithm"]}" is nothing that a network can be converted to; there are keep and lora')
     checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
     network = load(given["model"], checkpoint.base if checkpoint else None)
-    base = checkpoint.base if checkpoint else models.reference(network.family)
+    base = checkpoint.base if checkpoint else network.base
     work: dict[tuple[str, str], list[Patch]] = {}
     for patch in [one for one in patches(network, base) if not changes_nothing(one, checkpoint)]:
         work.setdefault((patch.module, patch.leaf), []).append(patch)

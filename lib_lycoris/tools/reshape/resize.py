@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import models
 from ...errors import ToolError
 from ...networks import Network, load
 from ..declaration import IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
@@ -135,7 +134,7 @@ def _understand(options: Mapping[str, Any]) -> ResizeOptions:
         raise ToolError("nothing says how large the network shall be; give --new_rank, --dynamic_method or --size")
     checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
     network = load(given["model"], checkpoint.base if checkpoint else None)
-    work = patches(network, checkpoint.base if checkpoint else models.reference(network.family))
+    work = patches(network, checkpoint.base if checkpoint else network.base)
     kind = method or "fixed"
     rules = (Rule(kind, value or 0.0, rank), Rule(kind, value or 0.0, conv))
     size = int(given["size"] * MIB) if given["size"] else None

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ... import models
 from ...errors import LycorisError, ModelMismatchError
 from ...hosts.protocol import Generator
 from ...models import BaseModel
@@ -120,4 +119,4 @@ def _load(path: Path, live: BaseModel | None) -> tuple[Network, BaseModel]:
         return network, live
     if network is not None and live is not None and len(network.patches) >= len(usual.patches):
         return network, live
-    return usual, models.reference(usual.family)
+    return usual, usual.base
