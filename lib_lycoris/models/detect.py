@@ -129,9 +129,11 @@ def _choice(fits: list[Fit], named: tuple[str, ...]) -> Recognition:
     """Order the families that fit: those of whose layers the file has all stand first, then the commoner ones."""
     order = {family: number for number, family in enumerate(FAMILIES)}
     fits = sorted(fits, key=lambda fit: (not fit.whole, order[fit.family], -fit.hits / max(fit.own, 1)))
+    first = min((order[fit.family] for fit in fits if fit.hits >= fit.own), default=len(order))
     variants: dict[str, str] = {}
     for fit in fits:
-        variants.setdefault(fit.family, fit.variant)
+        if fit.hits >= fit.own or order[fit.family] < first:  # all layers of a commoner family, or some of a rarer one: not the rarer one's
+            variants.setdefault(fit.family, fit.variant)
     found = tuple(variants)
     if chosen := tuple(family for family in found if family in named):
         others = tuple(family for family in found if family not in named)
