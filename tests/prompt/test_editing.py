@@ -169,9 +169,9 @@ def test_weights_that_are_none_are_refused(text: str, says: str) -> None:
     "text", ["[" * 48_000, "[a:" * 16_000, "(" * 24_000 + ")" * 24_000, "[a|" * 99 + "b" + "]" * 99, "]" * 48_000, "a:" * 24_000]
 )
 def test_long_prompts_are_planned_in_no_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     plan_prompt(text, ("lyco",), 20)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @given(st.text("[]():|\\ab 0.53<>lyco", max_size=40), st.integers(1, 12))

@@ -104,10 +104,10 @@ def test_off_is_what_never_acts_on_the_parameters_given() -> None:
     ids=lambda prompt: prompt[:12],
 )  # fmt: skip
 def test_long_prompts_take_no_time_and_short_sentences(prompt: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     rest, found = find_tags(prompt)
     sentences = [str(error) for error in found if isinstance(error, TagError)] + unread_tags(rest)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert len(sentences) <= 6 and all(len(sentence) < 600 for sentence in sentences)
 
 
