@@ -49,7 +49,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.hits = self.misfits = 0
-        self.rows: dict[int, int] = {}
+        self.rows: dict[tuple[int, str | None], int] = {}  # kinds of layers, and how many of each the model has
 
     def add(self, found: Iterable[Entry | Joined], size: Size) -> None:
         """Count one module that can be these layers."""
@@ -58,7 +58,7 @@ class _Tally:
             self.misfits += 1
         else:
             self.hits += 1
-            self.rows[id(fitting.row)] = fitting.layers
+            self.rows[id(fitting.row), fitting.part] = fitting.row.layers()
 
 
 def recognise(modules: Mapping[str, Shapes], metadata: Mapping[str, str] | None = None) -> Recognition:

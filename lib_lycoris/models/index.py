@@ -39,11 +39,6 @@ class Entry:
         count = sum(piece.stop - piece.start for piece in rows(self.part, shape)) if self.part else shape[0]
         return count, shape[1] if len(shape) > 1 else None
 
-    @property
-    def layers(self) -> int:
-        """How many layers there are of this kind, as a file counts them."""
-        return self.row.layers() * max(len(self.row.names), 1)
-
     def fits(self, size: Size) -> bool:
         """Tell whether a layer of this size, as far as it is known, can be this one."""
         return size[0] in (None, self.size[0]) and self.reads(size[1])
@@ -68,9 +63,9 @@ class Joined:
         return self.parts[0].row
 
     @property
-    def layers(self) -> int:
-        """How many there are of this kind."""
-        return self.row.layers()
+    def part(self) -> str:
+        """What of the first layer it is, and what it is with."""
+        return "+".join(f"{part.row.path}[{part.part}]" for part in self.parts)
 
     def fits(self, size: Size) -> bool:
         """Tell whether an adapter of this size can be for these layers."""
