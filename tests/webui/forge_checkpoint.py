@@ -33,6 +33,9 @@ def models() -> tuple[torch.nn.Module, torch.nn.Module]:
         from backend.nn.unet import IntegratedUNet2DConditionModel
         from backend.nn.vae import IntegratedAutoencoderKL
     except ImportError:
+        from ldm_patched.modules import args_parser
+
+        args_parser.args.always_cpu = True  # read when the next modules are
         from ldm_patched.ldm.models.autoencoder import AutoencoderKL
         from ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
         from ldm_patched.modules.ops import disable_weight_init

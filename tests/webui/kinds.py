@@ -45,7 +45,7 @@ A1111_CHECKPOINTS = ("sd1", "sd1:2", "sd2", "sdxl", "refiner")
 KINDS: Sequence[Kind] = (  # the most special first
     Kind(
         "neo", "modules_forge/packages/comfy", NEO_FLAGS, *FORGE, checkpoints="--ckpt-dirs", loaded="",
-        settings=(("VERSION_UID", "PY313"),), hires=(SAME, ("hr_upscaler", "Lanczos")),
+        settings=(("VERSION_UID", "PY313"),), hires=(SAME, ("hr_upscaler", "None")),
     ),
     Kind("forge", "backend/patcher", FLOAT32, *FORGE, loaded="", hires=(SAME, ("hr_upscaler", "Latent"))),
     Kind("reforge", "ldm_patched", FLOAT32, *FORGE, loaded="] loaded in "),

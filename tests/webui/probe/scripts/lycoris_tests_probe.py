@@ -6,6 +6,8 @@ import os
 
 from modules import script_callbacks, shared
 
+UNFILLED = "transformer.text_projection.weight"  # SD1's files have none: these hosts leave in it what the memory held, anew at each load
+
 
 def tensors():
     """Return the loaded model's parameters and buffers by name; Forge and what came of it hold the parts apart."""
@@ -13,7 +15,8 @@ def tensors():
     if objects is None:
         return shared.sd_model.state_dict()
     parts = {"unet": objects.unet.model, "text": objects.clip.cond_stage_model}
-    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+    found = {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+    return {name: tensor for name, tensor in found.items() if not name.endswith(UNFILLED)}
 
 
 def state():
@@ -28,6 +31,12 @@ def state():
     return {"bits": digest.hexdigest(), "memory": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
 
 
+def digests():
+    """Return a digest of each parameter and buffer, to see which of them changed."""
+    found = {name: tensor.detach().cpu().contiguous().numpy().tobytes() for name, tensor in tensors().items()}
+    return {name: hashlib.sha256(content).hexdigest()[:12] for name, content in found.items()}
+
+
 def hooked():
     """Tell whether anything of ours is between the webui and its model."""
     import networks
@@ -38,4 +47,5 @@ def hooked():
 
 
 script_callbacks.on_app_started(lambda _, app: app.add_api_route("/tests/state", state, methods=["GET"]))
+script_callbacks.on_app_started(lambda _, app: app.add_api_route("/tests/digests", digests, methods=["GET"]))
 script_callbacks.on_app_started(lambda _, app: app.add_api_route("/tests/hooked", hooked, methods=["GET"]))
