@@ -121,8 +121,7 @@ def _clean(name: str) -> str | None:
 def _family(cleaned: Mapping[str, LayerInfo]) -> str:
     main = {name: info for name, info in cleaned.items() if not _is_text(name)}
     if cleaned and not main:
-        # A text encoder on its own: several families share it, the width is all there is to see.
-        return {1024: "sd2", 1280: "sdxl"}.get(next(iter(cleaned.values())).shape[-1], "sd1")
+        return _text_family(cleaned)
     found = detect_family({name: {"diff": info.shape} for name, info in main.items()})
     unet = [name.removeprefix("unet.").removeprefix(UNET_PREFIX) for name in main]
     if found is None and sum(_UNET.knows(name) for name in unet) > len(unet) // 2:
@@ -130,10 +129,21 @@ def _family(cleaned: Mapping[str, LayerInfo]) -> str:
         linear = any(name.endswith(".proj_in") and info.kind == "Linear" for name, info in main.items())
         found = "sd2" if linear else "sd1"
     if found is None:
-        told = recognise({name: {"diff": info.shape} for name, info in main.items()}).reason
+        told = recognise({name: {"diff": info.shape} for name, info in main.items()})
+        if told.alike:
+            return told.alike[0]  # of unusual width: the names of the layers say what it is, the commonest model first
         example = next(iter(cleaned), "no module at all")
-        raise ModelMismatchError(f"The live model has {example} and no sign of a family that is known here ({told}); name its family.")
+        raise ModelMismatchError(f"The live model has {example} and no sign of a family that is known here ({told.reason}); name its family.")
     return found
+
+
+def _text_family(texts: Mapping[str, LayerInfo]) -> str:
+    """Tell the family of text encoders alone: by the names of a family's components, else by the width, for several share one."""
+    for family in FAMILIES.values():
+        prefixes = tuple(item.prefix for item in family.components if item.key != "unet")
+        if prefixes and all(name.startswith(prefixes) for name in texts):
+            return family.id
+    return {1024: "sd2", 1280: "sdxl"}.get(next(iter(texts.values())).shape[-1], "sd1")
 
 
 def _is_text(name: str) -> bool:
