@@ -120,30 +120,33 @@ def _clean(name: str) -> str | None:
 
 def _family(cleaned: Mapping[str, LayerInfo]) -> str:
     main = {name: info for name, info in cleaned.items() if not _is_text(name)}
-    if cleaned and not main:
-        return _text_family(cleaned)
-    found = detect_family({name: {"diff": info.shape} for name, info in main.items()})
+    texts = {name: info for name, info in cleaned.items() if name not in main}
+    if texts and not main:
+        # A text encoder on its own: several families share it, the width is all there is to see.
+        width = next(iter(texts.values())).shape[-1]
+        return _family_of_texts(texts) or {1024: "sd2", 1280: "sdxl"}.get(width, "sd1")
+    shapes = {name: {"diff": info.shape} for name, info in main.items()}
+    if found := detect_family(shapes):
+        return found
     unet = [name.removeprefix("unet.").removeprefix(UNET_PREFIX) for name in main]
-    if found is None and sum(_UNET.knows(name) for name in unet) > len(unet) // 2:
+    if sum(_UNET.knows(name) for name in unet) > len(unet) // 2:
         # A UNet of unusual width: SD1 is the family whose projections are convolutions, SD2 has linear ones.
         linear = any(name.endswith(".proj_in") and info.kind == "Linear" for name, info in main.items())
-        found = "sd2" if linear else "sd1"
-    if found is None:
-        told = recognise({name: {"diff": info.shape} for name, info in main.items()})
-        if told.alike:
-            return told.alike[0]  # of unusual width: the names of the layers say what it is, the commonest model first
-        example = next(iter(cleaned), "no module at all")
-        raise ModelMismatchError(f"The live model has {example} and no sign of a family that is known here ({told.reason}); name its family.")
-    return found
+        return _family_of_texts(texts) or ("sd2" if linear else "sd1")
+    told = recognise(shapes)
+    if told.alike:
+        return told.alike[0]  # of unusual width: the names of its layers say what it is, the commonest model first
+    example = next(iter(cleaned), "no module at all")
+    raise ModelMismatchError(f"The live model has {example} and no sign of a known family ({told.reason}); name its family.")
 
 
-def _text_family(texts: Mapping[str, LayerInfo]) -> str:
-    """Tell the family of text encoders alone: by the names of a family's components, else by the width, for several share one."""
+def _family_of_texts(texts: Mapping[str, LayerInfo]) -> str | None:
+    """Tell the family by how its text encoders' names begin; None where they do not begin as those of a family."""
     for family in FAMILIES.values():
         prefixes = tuple(item.prefix for item in family.components if item.key != "unet")
-        if prefixes and all(name.startswith(prefixes) for name in texts):
+        if texts and prefixes and all(name.startswith(prefixes) for name in texts):
             return family.id
-    return {1024: "sd2", 1280: "sdxl"}.get(next(iter(texts.values())).shape[-1], "sd1")
+    return None
 
 
 def _is_text(name: str) -> bool:

@@ -455,7 +455,7 @@ def family_checkpoint(case: Path, folder: Path) -> Checkpoint:
     tensors = {}
     for name, layer in layers_of(case).items():
         fused = name.endswith(".in_proj_weight")
-        tensors[name if fused else f"{name}.weight"] = layer["weight"].contiguous()
+        tensors[name if fused else models.parameter(name, "weight")] = layer["weight"].contiguous()
         if layer["bias"] is not None:
             tensors[f"{name}.bias"] = layer["bias"].contiguous()
     path = folder / "case.safetensors"

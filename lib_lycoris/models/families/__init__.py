@@ -12,7 +12,6 @@ from . import (
     animatediff,
     auraflow,
     bria,
-    bria_fibo,
     chroma,
     cogvideox,
     cogview4,
@@ -54,7 +53,7 @@ __all__ = ["FAMILIES", "UNET_PREFIX", "UNKNOWN"]
 
 _MODULES = (
     sd1, sd2, sdxl, sdxl_refiner, flux, sd3, chroma, flux2, qwen_image, qwen_image_21, z_image, wan, anima, krea2, lumina2,
-    auraflow, hidream, hunyuan, longcat_image, bria, bria_fibo, ovis_image, flux3, ltx, pixart, sana,
+    auraflow, hidream, hunyuan, longcat_image, bria, ovis_image, flux3, ltx, pixart, sana,
     cogview4, ltx2, glm_image, omnigen, ernie_image, ideogram4, kandinsky5, cosmos, cogvideox, mochi, minimax_h3,
     hunyuan_dit, stable_cascade, animatediff,
 )  # fmt: skip

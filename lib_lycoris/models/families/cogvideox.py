@@ -4,8 +4,6 @@ Layers checked against diffusers' CogVideoXTransformer3DModel with both released
 in another style of this model have not been seen. Text encoders are not declared.
 """
 
-from dataclasses import replace
-
 from ..family import Blocks, Family, transformer
 from ..rows import Rows, conv, linear, norm
 
@@ -34,14 +32,13 @@ def layers(d: int = 3072, t: int = 512, blocks: int = 42) -> Rows:
     yield linear("proj_out", 64, d)
 
 
-COGVIDEOX = Family(
+FAMILY = Family(
     id="cogvideox",
-    label="CogVideoX 5B",
+    label="CogVideoX",
     short="CogVideoX",
     components=(transformer(layers),),
     blocks=Blocks({"transformer_blocks": "B"}, last=("proj_out", "norm_out")),
+    variants={"5b": {}, "2b": {"d": 1920, "blocks": 30}},
     spellings=("cogvideox",),
     written={"modelspec.architecture": "cogvideox-5b"},
 )
-
-FAMILIES = (COGVIDEOX, replace(COGVIDEOX, id="cogvideox-2b", label="CogVideoX 2B", variants={"": {"d": 1920, "blocks": 30}}))

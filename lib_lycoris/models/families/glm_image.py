@@ -1,7 +1,7 @@
-"""GLM-Image: 30 blocks, 4096 wide.
+"""GLM-Image: 30 blocks, 2560 wide.
 
-Layers checked against diffusers' GlmImageTransformer2DModel; the released widths are not verified. All names are those of diffusers;
-files in another style of this model have not been seen. Text encoders are not declared.
+Layers checked against diffusers' GlmImageTransformer2DModel with the defaults of the class: the released widths are not verified. All
+names are those of diffusers; files in another style of this model have not been seen. Text encoders are not declared.
 """
 
 from ..family import Blocks, Family, transformer
@@ -10,12 +10,12 @@ from ..rows import Rows, layer, linear
 B = "transformer_blocks.#"
 
 
-def layers(d: int = 4096, t: int = 512, blocks: int = 30) -> Rows:
+def layers(d: int = 2560, t: int = 512, blocks: int = 30) -> Rows:
     """Yield the layers; d: width, t: of the embedding of time."""
     yield linear("image_projector.proj", d, 64)
     yield linear("glyph_projector.net.#.proj", d, 1472, times=1)
     yield linear("glyph_projector.net.2", d, d)
-    yield layer("Embedding", "prior_token_embedding", (4 * d, d), bias=False)
+    yield layer("Embedding", "prior_token_embedding", (16384, d), bias=False)
     yield linear("prior_projector.net.#.proj", d, d, times=1)
     yield linear("prior_projector.net.2", d, d)
     for name in ("linear_1", "linear_2"):
