@@ -4,7 +4,8 @@
   python3 run.py [app]              the app, in the browser
   python3 run.py test               the whole test suite; `test --help` says what else it takes
   python3 run.py bench NAME ...     a benchmark of tests/benchmarks
-  python3 run.py VERB ...           generate, inspect, merge, extract, resize, convert, bake, split, prune, compare, measure, verify, undo
+  python3 run.py VERB ...           generate, inspect, merge, extract, resize, convert, bake, split, prune, compare, measure,
+                                    verify, undo, metadata
 
 `python3 run.py VERB --help` explains a verb. Needs Python 3.10 or newer.
 """

@@ -35,6 +35,12 @@ class NetworkFormatError(LycorisError):
     """A network file, or one module of it, cannot be understood."""
 
 
+class UnknownFamilyError(LycorisError, KeyError):
+    """No base model family, or no variant of one, has this id."""
+
+    __str__ = Exception.__str__  # a KeyError would put its sentence in quotes
+
+
 class ModelMismatchError(LycorisError):
     """A network does not fit the model it is asked to change."""
 

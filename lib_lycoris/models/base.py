@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, cached_property
 from itertools import pairwise
 
+from ..errors import UnknownFamilyError
 from .families import FAMILIES, UNKNOWN
-from .family import UNET_PREFIX, Component
+from .family import UNET_PREFIX, Component, Family
 from .parameters import LayerInfo, rows, split_part, with_part
 from .rows import expand
 from .spellings import flat, fused_parts, modern, split_prefix, unwrap
@@ -200,12 +202,22 @@ def together(models: Iterable[BaseModel]) -> BaseModel:
     return BaseModel(UNKNOWN.id, {module: info for model in (*others[::-1], first) for module, info in model.layers.items()})
 
 
+def family_of(family: str) -> Family:
+    """Give a family by its id. Raises UnknownFamilyError with the nearest ones."""
+    if family not in FAMILIES and family != UNKNOWN.id:
+        near = get_close_matches(family.lower(), FAMILIES, 3, 0.4) or list(FAMILIES)
+        raise UnknownFamilyError(f'"{family}" is no base model family known here; do you mean {", ".join(near)}?')
+    return FAMILIES[family]
+
+
 @cache
 def reference(family: str, variant: str | None = None) -> BaseModel:
     """Give the full-size model of a family.
 
-    A family's variants stand in its file; the first is the default. Raises KeyError.
+    A family's variants stand in its file; the first is the default. Raises UnknownFamilyError.
     """
-    told = FAMILIES[family]
+    told = family_of(family)
+    if variant is not None and variant not in told.variants:
+        raise UnknownFamilyError(f'{told.label} has no variant "{variant}"; there are {", ".join(filter(None, told.variants)) or "none"}')
     layers = {item.prefix + path: info for item in told.components for path, info in expand(told.rows(item, variant))}
     return BaseModel(family, layers)

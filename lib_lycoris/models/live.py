@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import ModelMismatchError
-from .base import BaseModel
+from .base import BaseModel, family_of
 from .detect import detect_family, recognise
 from .families import FAMILIES
 from .family import UNET_PREFIX, Component, Family
@@ -88,10 +88,11 @@ def from_live(names: Mapping[str, LayerInfo], family: str | None = None) -> Live
     """Match a live model's dotted module names with the canonical ones.
 
     `names` is a whole pipeline, a webui's model, or a bare UNet or text encoder; a bare parameter is a name of kind
-    Parameter. The family is detected if it is not given. Raises ModelMismatchError when it cannot be told.
+    Parameter. The family is detected if it is not given. Raises ModelMismatchError when it cannot be told,
+    UnknownFamilyError for a family that is none.
     """
     cleaned = {live: name for live in names if (name := _clean(live)) is not None}
-    family = family or _family({name: names[live] for live, name in cleaned.items()})
+    family = family_of(family).id if family else _family({name: names[live] for live, name in cleaned.items()})
     located: dict[str, list[tuple[str, str]]] = {}
     components = {item.key: item for item in FAMILIES[family].components}
     bare_text = _bare_text(components, [names[live] for live, name in cleaned.items() if _BARE_TEXT.match(name)])

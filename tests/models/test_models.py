@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lib_lycoris.errors import LycorisError
 from lib_lycoris.models import (
     FAMILIES,
     BaseModel,
@@ -205,3 +207,11 @@ def test_import_reads_no_table_and_no_torch() -> None:
     code = "import sys; import lib_lycoris.models as m; assert 'torch' not in sys.modules; assert m.reference.cache_info().currsize == 0"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "words"), [("sd15", None, "do you mean sd1"), ("sd3", "large", "there are medium, 3.5-medium, 3.5-large")]
+)
+def test_an_unknown_family_or_variant_is_a_sentence_with_the_nearest(family: str, variant: str | None, words: str) -> None:
+    with pytest.raises(LycorisError, match=re.escape(words)):
+        reference(family, variant)

@@ -660,3 +660,8 @@ def test_the_checkpoints_configuration_goes_with_it(files: Path) -> None:
     (files / "out.yaml").write_text("mine", encoding="utf-8")
     go(files, "one")
     assert (files / "out.yaml").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_network_given_as_the_checkpoint_is_told_as_one(files: Path) -> None:
+    with pytest.raises(ModelMismatchError, match=r"one.safetensors is a network, not a checkpoint"):
+        merge.run(sd_model=files / "one.safetensors", models=[files / "one.safetensors"], save_to=files / "out.safetensors")

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ... import models
-from ...errors import NetworkFormatError, ToolError, naming
+from ...errors import ModelMismatchError, NetworkFormatError, ToolError, naming
 from ...models import BaseModel, LayerInfo, LiveNames
 from ...models.parameters import BARE, SCALED
 from ...networks import dtypes
 from ...networks.header import TensorInfo
+from ...networks.keys import sort_out
 from ...networks.reader import open_file
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -73,7 +74,12 @@ class Checkpoint:
     @cached_property
     def names(self) -> LiveNames:
         """Which canonical parameter each tensor holds. Raises ModelMismatchError when the family cannot be told."""
-        return models.from_live(layer_infos(self.entries))
+        try:
+            return models.from_live(layer_infos(self.entries))
+        except ModelMismatchError as error:
+            if sort_out(self.entries).modules:
+                raise ModelMismatchError(f"{self.path.name} is a network, not a checkpoint; give a base model's file") from error
+            raise ModelMismatchError(f"{self.path.name} is of no base model known here: {error}") from error
 
     @property
     def base(self) -> BaseModel:
