@@ -50,7 +50,10 @@ def layout(family: str, variant: str | None = None) -> tuple[str, ...]:
 def block_of(name: str, family: str) -> str | None:
     """Give the block id of a canonical module or parameter; None for what no block weight reaches, as the time embedding of a UNet."""
     told = FAMILIES[family]
-    text = next((item for item in told.components if item.key != "unet" and name.startswith(item.prefix)), None)
+    texts = [item for item in told.components if item.key != "unet"]
+    text = next((item for item in texts if name.startswith(item.prefix)), None)
+    if text is None and not name.startswith(UNET_PREFIX):
+        text = next((item for item in texts if name.partition(".")[0] == item.prefix.partition(".")[0]), None)
     if text is not None or not name.startswith(UNET_PREFIX):
         return text.block if text else None
     path = name[len(UNET_PREFIX) :].partition("[")[0]

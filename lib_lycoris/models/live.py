@@ -131,9 +131,10 @@ def _family(cleaned: Mapping[str, LayerInfo]) -> str:
         return found
     unet = [name.removeprefix("unet.").removeprefix(UNET_PREFIX) for name in main]
     if sum(_UNET.knows(name) for name in unet) > len(unet) // 2:
-        # A UNet of unusual width: SD1 is the family whose projections are convolutions, SD2 has linear ones.
+        # A UNet of unusual width: SDXL has two text encoders, SD2 linear projections, SD1 convolutions.
         linear = any(name.endswith(".proj_in") and info.kind == "Linear" for name, info in main.items())
-        return _family_of_texts(texts) or ("sd2" if linear else "sd1")
+        two = any(name.startswith("text_encoder_2.") for name in texts)
+        return _family_of_texts(texts) or ("sdxl" if two else "sd2" if linear else "sd1")
     told = recognise(shapes)
     if told.alike:
         return told.alike[0]  # of unusual width: the names of its layers say what it is, the commonest model first

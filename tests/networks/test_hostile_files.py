@@ -170,7 +170,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
     "gzip": (b"\x1f\x8b\x08" + bytes(100), "gzip"),
     "gguf": (b"GGUF\x03\0\0\0" + bytes(100), "GGUF"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "picture"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), "image"),
     "text": (b"Please sign in first", "text.*Please sign in"),
     "nothing": (b"", r"empty \(0 bytes\)"),
 }

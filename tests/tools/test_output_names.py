@@ -20,12 +20,12 @@ from lib_lycoris.tools import TOOLS
 def test_a_name_that_nobody_could_use_is_refused(name: str, tmp_path: Path) -> None:
     save(tmp_path / "net.safetensors", {"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.weight": torch.ones(2, 4)})
     with pytest.raises(ToolError, match="cannot be the name of an output"):
-        TOOLS["prune"].run(model=tmp_path / "net.safetensors", save_to=tmp_path / name)
+        TOOLS["prune"].run(model=tmp_path / "net.safetensors", save_to=tmp_path / name, save_precision="fp16")
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["\N{GRINNING FACE} style (v2), [x] = 'y'.safetensors", "console.safetensors", "a.b.c.safetensors"])
 def test_unusual_names_that_work_are_written(name: str, tmp_path: Path) -> None:
     save(tmp_path / "net.safetensors", {"lora_unet_x.lora_up.weight": torch.ones(4, 2), "lora_unet_x.lora_down.weight": torch.ones(2, 4)})
-    TOOLS["prune"].run(model=tmp_path / "net.safetensors", save_to=tmp_path / name)
+    TOOLS["prune"].run(model=tmp_path / "net.safetensors", save_to=tmp_path / name, save_precision="fp16")
     assert (tmp_path / name).is_file()

@@ -396,7 +396,7 @@ def test_the_app_opens_with_own_presets_in_its_prompts(tmp_path: Path) -> None:
     store = open_store(tiny, tmp_path / "model.safetensors", tmp_path, tmp_path / "data")
     weights = parse_weights(",".join(["0.5"] * 12))
     OwnPresets(store.data_folder()).save("mine", weights)
-    assert tiny.presets().weights("mine") == store.presets().weights("mine") == weights
+    assert tiny.session.presets().weights("mine") == store.presets().weights("mine") == weights
 
 
 def test_the_webui_reads_own_presets_beside_the_extensions_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

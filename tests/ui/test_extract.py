@@ -391,7 +391,9 @@ def test_resize_convert_bake_and_prune_write_what_they_say(change: ChangePage, c
     up = next(key for key in old if key.endswith("lora_up.weight"))
     assert torch.equal(new[up], old[up] * 0.5)
     done = run_form(change, "Prune", model="net", name="less")
-    assert (nets / "less.safetensors").is_file() and "lyco:less:1" in done[-1]["value"]
+    assert (
+        any("nothing to prune" in str(part) for part in done) and not (nets / "less.safetensors").exists()
+    )  # each of its layers changes something
 
 
 def test_metadata_is_written_to_a_copy_or_to_the_file_itself(change: ChangePage, context: PageContext) -> None:
@@ -432,7 +434,7 @@ def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, context: PageCo
     assert mark.get_xdata()[0] * MIB == pytest.approx(wanted["bytes"], rel=0.02)
     assert f"{wanted['captured']:.1%} of the change" in said["value"]
     assert len(values["value"].axes[0].get_lines()) >= 3
-    assert form.curve.draw(*values_of(watched, model="net"))[0]["value"] == ""  # the plan says that the model's size is unusual
+    assert "rank 3" in form.curve.draw(*values_of(watched, model="net"))[0]["value"]  # a resize needs no base model: all ranks are kept
 
 
 def test_undo_finds_its_file_or_says_what_it_looked_for(change: ChangePage, context: PageContext) -> None:

@@ -153,7 +153,8 @@ def _refuse_without_base(request: NetworksMergeOptions) -> None:
     for items in request.work.values():
         for item in items:
             if item.patch.algorithm.reads_weight:
+                name = next((n.path.name for n in request.networks if n.digest == item.digest), item.patch.name)
                 raise ToolError(
-                    f"{item.patch.name} is changed by {item.patch.algorithm.name}, whose change depends on the base weight; "
+                    f"{name}: {item.patch.name} is changed by {item.patch.algorithm.name}, whose change depends on the base weight; "
                     "give the checkpoint with --base_model"
                 )

@@ -207,7 +207,7 @@ def _reader(request: ConvertOptions, patch: Patch) -> Reader:
     """Return what reads the base weight of a change. Raises ToolError when it is not given."""
     if request.weights is None or not request.weights.checkpoint.places(patch.name):
         raise ToolError(
-            f"{patch.name} is changed by {patch.algorithm.name}, whose change depends on the base weight; "
+            f"{request.network.path.name}: {patch.name} is changed by {patch.algorithm.name}, whose change depends on the base weight; "
             "give the checkpoint with --base_model"
         )
     return request.weights
