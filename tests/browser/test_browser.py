@@ -198,7 +198,7 @@ def test_a_cancelled_job_stops_within_a_second_and_leaves_nothing(tab: Any, data
 
 def test_generate_tells_what_is_wrong(tab: Any) -> None:  # noqa: F811
     generate(tab, "a <lyco:damaged:1>")
-    says_once(tab, "#lyco_notes", "damaged.safetensors is a text")
+    says_once(tab, "#lyco_notes", "damaged.safetensors is a text, not a network")
     generate(tab, f"a <lyco:{EVIL}:1>")
     wait_until_says(tab, "#lyco_notes", "img src=x")
     assert tab.evaluate(NOT_EXECUTED)
@@ -216,7 +216,7 @@ def test_merge_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa: F811
     shown_as_text(tab, "#lyco_merge_row0")
     write(tab, "#lyco_merge_name", "never")
     choose(tab, "#lyco_merge_checkpoint", "damaged-model")
-    refused(tab, "merge", "damaged-model.safetensors is")
+    refused(tab, "merge", "damaged-model.safetensors is a text, not a network")
     choose(tab, "#lyco_merge_checkpoint", MODEL)
     write(tab, "#lyco_merge_name", MODEL.split(".")[0])
     refused(tab, "merge", f"{MODEL} is there already")
@@ -224,7 +224,7 @@ def test_merge_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa: F811
     refused(tab, "merge", "elsewhere")
     write(tab, "#lyco_merge_name", "never")
     choose(tab, "#lyco_merge_add", "damaged")
-    refused(tab, "merge", "damaged.safetensors is a text")
+    refused(tab, "merge", "damaged.safetensors is a text, not a network")
     assert tab.evaluate(NOT_EXECUTED) and files_in(data) == before
 
 
@@ -235,7 +235,7 @@ def test_extract_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa: F81
     choose(tab, "#lyco_extract_tuned", MODEL)
     refused(tab, "extract", "the same file")
     choose(tab, "#lyco_extract_tuned", "damaged-model")
-    refused(tab, "extract", "damaged-model.safetensors is")
+    refused(tab, "extract", "damaged-model.safetensors is a text, not a network")
     choose(tab, "#lyco_extract_org", "wide.safetensors")
     choose(tab, "#lyco_extract_tuned", "wide-tuned")
     tab.click(MORE)
@@ -254,7 +254,7 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     open_page(tab, "Resize")
     refused(tab, "resize", "no network is chosen")
     choose(tab, "#lyco_resize_model", "damaged")
-    refused(tab, "resize", "damaged.safetensors is a text")
+    refused(tab, "resize", "damaged.safetensors is a text, not a network")
     choose(tab, "#lyco_resize_model", "demo-lora")
     choose(tab, "#lyco_resize_base_model", MODEL)
     tab.click(MORE)
@@ -279,7 +279,7 @@ def test_block_weight_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa
     tab.click("#lyco_blocks_bake")
     says_once(tab, "#lyco_blocks_bake_notes", "no network is chosen")
     choose(tab, "#lyco_blocks_network", "damaged")
-    says_once(tab, "#lyco_blocks_notes", "damaged.safetensors is a text")
+    says_once(tab, "#lyco_blocks_notes", "damaged.safetensors is a text, not a network")
     choose(tab, "#lyco_blocks_network", HTML_NAME)
     shown_as_text(tab, "#lyco_blocks_notes")
     choose(tab, "#lyco_blocks_network", "demo-lora")
@@ -295,7 +295,7 @@ def test_block_weight_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa
 def test_inspect_tells_what_is_wrong(tab: Any) -> None:  # noqa: F811
     open_page(tab, "Inspect")
     choose(tab, "#lyco_inspect_model", "damaged")
-    says_once(tab, "#lyco_inspect_progress", "damaged.safetensors is a text")
+    says_once(tab, "#lyco_inspect_progress", "damaged.safetensors is a text, not a network")
     choose(tab, "#lyco_inspect_model", HTML_NAME)
     shown_as_text(tab, "#lyco_inspect_found")
     wait_until_says(tab, "#lyco_inspect_found", EVIL)  # the metadata's own HTML
