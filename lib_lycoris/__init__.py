@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import algorithms, errors, models, networks, patching, prompt, tools
-    from .errors import HostError, LycorisError, ModelMismatchError, NetworkFormatError, PromptError, ToolError
+    from .errors import HostError, LycorisError, ModelMismatchError, NetworkFormatError, PromptError, ToolError, UnknownFamilyError
     from .networks import Network, load
     from .patching import Activation, Patcher, Report
     from .patching.context import apply
@@ -41,13 +41,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Activation", "Cancelled", "HostError", "LycorisError", "Mode", "ModelMismatchError", "Network", "NetworkFormatError", "Patcher",
-    "Plan", "Progress", "ProgressState", "PromptError", "Report", "Result", "ToolError", "__version__", "algorithms", "apply", "bake",
-    "compare", "convert", "edit_metadata", "errors", "extract", "inspect", "load", "measure", "merge", "merge_networks", "models",
-    "networks", "patching", "prompt", "prune", "resize", "split", "tools", "undo", "verify",
+    "Plan", "Progress", "ProgressState", "PromptError", "Report", "Result", "ToolError", "UnknownFamilyError", "__version__",
+    "algorithms", "apply", "bake", "compare", "convert", "edit_metadata", "errors", "extract", "inspect", "load", "measure", "merge",
+    "merge_networks", "models", "networks", "patching", "prompt", "prune", "resize", "split", "tools", "undo", "verify",
 ]  # fmt: skip
 
 _HOMES = {
-    **dict.fromkeys(("HostError", "LycorisError", "ModelMismatchError", "NetworkFormatError", "PromptError", "ToolError"), "errors"),
+    **dict.fromkeys(
+        ("HostError", "LycorisError", "ModelMismatchError", "NetworkFormatError", "PromptError", "ToolError", "UnknownFamilyError"),
+        "errors",
+    ),
     **dict.fromkeys(("Network", "load"), "networks"),
     **dict.fromkeys(("Activation", "Patcher", "Report"), "patching"),
     "apply": "patching.context",

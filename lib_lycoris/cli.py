@@ -238,7 +238,7 @@ def _base(arguments: argparse.Namespace) -> BaseModel | None:
 
         return reference(arguments.base)
     from .demo import CHECKPOINT
-    from .networks.reader import open_file
+    from .networks.reading.reader import open_file
 
     if open_file(arguments.file).metadata.get("ss_sd_model_name") != CHECKPOINT.name:
         return None

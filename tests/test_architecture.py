@@ -58,7 +58,7 @@ TAKEN_NAMES = {"lycoris", "network", "networks", "lora", "launch", "modules", "b
 
 
 def part_of(path: Path) -> str:
-    """Name the part of the package that a file belongs to: `networks` for lib_lycoris/networks/reader.py."""
+    """Name the part of the package that a file belongs to: `networks` for lib_lycoris/networks/reading/reader.py."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

@@ -1,7 +1,7 @@
 """ΔW = (α/r) · up · down - U_r · diag(S_r) · V_rᵀ: a LoRA whose beginning, W's principal part, the trainer took out of W.
 
 PiSSA (arXiv 2404.02948) by PEFT, ``init_lora_weights="pissa"``; on linear layers. ``pissa_niter_N`` took out an approximation with random
-numbers in it, which nobody can repeat: refused, see networks/refused.py.
+numbers in it, which nobody can repeat: refused, see networks/settings/refused.py.
 """
 
 from __future__ import annotations

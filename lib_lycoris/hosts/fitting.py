@@ -12,7 +12,7 @@ from ..models import parameter as name_of
 from ..models import rows as part_rows
 from ..models import split_parameter
 from ..patching import Activation, Mode, Patcher, Report
-from ..patching.layer_access import LiveParameter
+from ..patching.live.layer_access import LiveParameter
 
 
 def apply_fitting(patcher: Patcher, activations: Sequence[Activation], mode: Mode = "auto") -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .header import data_start
+from .reading.header import data_start
 
 CHUNK = 1 << 20  # bytes
 

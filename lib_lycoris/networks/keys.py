@@ -13,7 +13,7 @@ from .. import models
 from ..algorithms import SHARED
 from ..errors import readable
 from . import numbered
-from .header import TensorInfo
+from .reading.header import TensorInfo
 from .spellings import WHOLE, adapter_of, split
 
 SLICES = re.compile(r"^(?P<module>.+)\.oft_blocks\.(?P<slice>\d+)$")  # kohya's Flux OFT: one rotation for each of q, k, v, mlp

@@ -14,14 +14,14 @@ from torch import Tensor
 from .. import models
 from ..algorithms import is_algorithm
 from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
-from .foreign import tensors_name
 from .keys import NO_SUFFIX, Keys, sort_out
 from .limits import LARGEST_FACTOR, arithmetic, sound
 from .matching import Match, match, own_model
 from .network import Network
-from .reader import TensorFile, open_file
-from .refused import refusal
-from .settings import SettingsSource, read_source
+from .reading.foreign import tensors_name
+from .reading.reader import TensorFile, open_file
+from .settings.refused import refusal
+from .settings.source import SettingsSource, read_source
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a value
 

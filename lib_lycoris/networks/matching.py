@@ -11,12 +11,12 @@ from .. import models
 from ..algorithms import Algorithm, parse
 from ..algorithms.padded import Padded
 from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
-from .header import MOST_AXES
 from .keys import Keys, joined
 from .limits import check_settings, check_tensors, single
 from .network import Skipped
-from .reader import TensorFile
-from .settings import SettingsSource
+from .reading.header import MOST_AXES
+from .reading.reader import TensorFile
+from .settings.source import SettingsSource
 
 SLICES = ("q", "k", "v", "mlp")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from threading import Thread
 
-from .layers import PatchedLayer
+from .layers.layer import PatchedLayer
 
 WORTH_A_THREAD = 64 << 20  # bytes
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..algorithms import Algorithm, Bypass, Convolution, Layer
 from ..networks.summing import Term
 from .activation import SamplingPosition, Strength, at
-from .base_state import BaseState
-from .layer_access import LiveParameter
+from .live.base_state import BaseState
+from .live.layer_access import LiveParameter
 
 Rows = slice
 

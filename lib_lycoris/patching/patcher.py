@@ -15,12 +15,12 @@ from ..errors import ModelMismatchError, naming
 from ..models import BaseModel, LayerInfo, Piece
 from ..networks import Skipped
 from .activation import Activation, SamplingPosition, usable
-from .attention import unsupported
 from .discard import discard
 from .edit import BaseRows, Edit, joined, shape_of
-from .kinds import patched
-from .layer_access import COMPUTED_IN, LayerAccess, LiveParameter, main_leaf
-from .layers import PatchedLayer
+from .layers.kinds import patched
+from .layers.layer import PatchedLayer
+from .live.attention import unsupported
+from .live.layer_access import COMPUTED_IN, LayerAccess, LiveParameter, main_leaf
 from .report import NetworkReport, Report
 from .workspace import Mode, Workspace
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..algorithms import Cost
 from .activation import SamplingPosition
 from .cost import Way, gain, is_cheaper_beside
-from .layer_access import LayerAccess
+from .live.layer_access import LayerAccess
 from .room import least_gain, room_on
 
 Mode = Literal["auto", "functional", "merged", "recompute"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lib_lycoris.models import BaseModel
-from lib_lycoris.networks.reader import open_file
+from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.networks.writer import save
 
 Shape = tuple[int, ...]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lib_lycoris.algorithms import KINDS
 from lib_lycoris.models import FAMILIES, layout
-from lib_lycoris.networks.refused import INITS, METHODS, VARIANTS
+from lib_lycoris.networks.settings.refused import INITS, METHODS, VARIANTS
 from lib_lycoris.tools.declaration import Option
 from lib_lycoris.tools.guidance.tables import as_markdown
 from lib_lycoris.tools.registry import VERBS, tools_of

@@ -20,7 +20,7 @@ from lib_lycoris.hosts.webui import adapters
 from lib_lycoris.hosts.webui import host as a1111
 from lib_lycoris.hosts.webui import register as webui_register
 from lib_lycoris.networks.writer import save
-from lib_lycoris.patching import layers
+from lib_lycoris.patching.layers import layer as layers
 from tests.hosts.contract import HostContract, make_networks, same
 from tests.hosts.standin import Params, Processing, StandIn, running
 from tests.webui.files import write_network

@@ -17,7 +17,7 @@ from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.tokenizer import demo_tokenizer
 from lib_lycoris.hosts.protocol import GenerationRequest
 from lib_lycoris.networks.hashes import model_hash
-from lib_lycoris.networks.reader import open_file
+from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.training.demo.recipes import RECIPES
 from lib_lycoris.training.demo.scenes import PLACES, SIDE, Item, Scene, render
 

@@ -18,7 +18,7 @@ from lib_lycoris.hosts.library import scan as library_scan
 from lib_lycoris.hosts.library.facts import Describer, NetworkFacts, read_metadata, read_names
 from lib_lycoris.hosts.library.index import Index
 from lib_lycoris.hosts.library.library import Library
-from lib_lycoris.networks import header
+from lib_lycoris.networks.reading import header
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 TABLE = {

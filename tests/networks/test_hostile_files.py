@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lib_lycoris import load
 from lib_lycoris.errors import LycorisError, NetworkFormatError
-from lib_lycoris.networks import dtypes
-from lib_lycoris.networks.reader import open_file
+from lib_lycoris.networks.reading import dtypes
+from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.networks.writer import save
 from lib_lycoris.tools.examine.inspect import inspect
 

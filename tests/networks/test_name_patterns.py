@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_lycoris.errors import NetworkFormatError
-from lib_lycoris.networks.name_patterns import covers, ends_with
+from lib_lycoris.networks.settings.name_patterns import covers, ends_with
 
 NAMES = [
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",

@@ -18,7 +18,7 @@ from lib_lycoris.errors import LycorisError, ModelMismatchError, NetworkFormatEr
 from lib_lycoris.models import LayerInfo
 from lib_lycoris.networks.hashes import model_hash, sha256
 from lib_lycoris.networks.keys import split
-from lib_lycoris.networks.reader import open_file
+from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.networks.writer import save, state_dict
 
 MODULE = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from lib_lycoris import inspect, load
 from lib_lycoris.errors import NetworkFormatError
-from lib_lycoris.networks.refused import INITS, METHODS, VARIANTS
+from lib_lycoris.networks.settings.refused import INITS, METHODS, VARIANTS
 
 MODULE = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 LORA = {f"{MODULE}.lora_A.weight": torch.ones(4, 320), f"{MODULE}.lora_B.weight": torch.ones(320, 4)}

@@ -143,7 +143,7 @@ def test_attention_with_any_of_its_projections(algorithm: str, parts: str, tmp_p
 @torch.no_grad()
 def test_attention_weights_masks_and_layouts_are_torchs_own() -> None:
     """Our attention over unchanged projections gives what torch's gives: weights, boolean and padding masks, batch first, one sequence."""
-    from lib_lycoris.patching.attention import attend
+    from lib_lycoris.patching.live.attention import attend
 
     for batch_first in (False, True):
         torch.manual_seed(2)

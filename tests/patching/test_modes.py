@@ -17,10 +17,10 @@ from lib_lycoris.algorithms import LowRank
 from lib_lycoris.algorithms.activation import BlockRows, Convolution, Cost, Layer
 from lib_lycoris.algorithms.oft import RotationMatrix
 from lib_lycoris.hosts.library.cache import NetworkCache
-from lib_lycoris.networks.reader import open_file
+from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.networks.writer import save
 from lib_lycoris.patching.cost import is_cheaper_beside
-from lib_lycoris.patching.layers import PatchedLayer
+from lib_lycoris.patching.layers.layer import PatchedLayer
 from lib_lycoris.patching.workspace import LENT_SHARE
 from tests.corpus_loader import put
 from tests.samples import LAYERS

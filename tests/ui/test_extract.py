@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris import load
 from lib_lycoris.errors import LycorisError, ToolError
-from lib_lycoris.networks.header import read_metadata
+from lib_lycoris.networks.reading.header import read_metadata
 from lib_lycoris.prompt import Presets
 from lib_lycoris.tools.examine.network_spectra import network_spectra
 from lib_lycoris.tools.extract import extract, measure

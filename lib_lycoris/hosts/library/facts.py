@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import LycorisError, naming
-from ...networks import header
 from ...networks.hashes import short
+from ...networks.reading import header
 
 SUFFIX = ".safetensors"
 VERSIONS: Mapping[str, str] = {  # what the webui's loader writes as "sd version" where it knows the family, and our words for the others

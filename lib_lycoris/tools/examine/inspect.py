@@ -21,8 +21,8 @@ from ...networks.keys import Keys
 from ...networks.limits import sound
 from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.matching import Match, match, own_model
-from ...networks.reader import TensorFile
-from ...networks.settings import SettingsSource
+from ...networks.reading.reader import TensorFile
+from ...networks.settings.source import SettingsSource
 
 TOP_TAGS = 20
 

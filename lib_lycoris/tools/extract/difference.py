@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ...networks.dtypes import BYTES
+from ...networks.reading.dtypes import BYTES
 from ..files.checkpoint import Checkpoint, CheckpointFile, as_numbers
 
 PIECE = 1 << 17  # numbers handled at a time, so that a piece stays in the processor's cache

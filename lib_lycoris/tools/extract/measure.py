@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ...errors import ToolError
-from ...networks.reader import open_file
+from ...networks.reading.reader import open_file
 from ..declaration import DEVICE, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.naming import select
 from ..files.output import Output, refuse_inputs, require_space

@@ -19,10 +19,10 @@ from ... import models
 from ...errors import ModelMismatchError, NetworkFormatError, ToolError, naming
 from ...models import BaseModel, LayerInfo, LiveNames
 from ...models.parameters import BARE, SCALED
-from ...networks import dtypes
-from ...networks.header import TensorInfo
 from ...networks.keys import sort_out
-from ...networks.reader import open_file
+from ...networks.reading import dtypes
+from ...networks.reading.header import TensorInfo
+from ...networks.reading.reader import open_file
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.(safetensors|bin)$")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...atomic import beside
 from ...errors import ToolError
-from ...networks.header import data_start
+from ...networks.reading.header import data_start
 from ..jobs.progress import Progress
 from .checkpoint import COMPONENTS, Checkpoint
 from .output import Output

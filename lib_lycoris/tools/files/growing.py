@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ...networks.dtypes import CODES
+from ...networks.reading.dtypes import CODES
 from .output import Output
 from .stream import as_bytes
 

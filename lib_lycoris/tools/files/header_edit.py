@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ToolError
 from ...networks.hashes import model_hash
-from ...networks.header import LARGEST_HEADER, Header, read_header
+from ...networks.reading.header import LARGEST_HEADER, Header, read_header
 from ..jobs.progress import Progress
 from .output import Output, require_space
 

@@ -18,8 +18,8 @@ from ...errors import NetworkFormatError, ToolError, naming
 from ...networks import loading
 from ...networks.keys import Keys
 from ...networks.matching import parse_module
-from ...networks.reader import TensorFile
-from ...networks.settings import SettingsSource
+from ...networks.reading.reader import TensorFile
+from ...networks.settings.source import SettingsSource
 from .metadata import network_metadata
 from .output import Output, refuse_inputs, require_space
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...networks.dtypes import BYTES
-from ...networks.header import TensorInfo
+from ...networks.reading.dtypes import BYTES
+from ...networks.reading.header import TensorInfo
 from ..jobs.progress import Progress
 from .ahead import Ahead
 from .checkpoint import CheckpointFile

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ...networks.dtypes import BYTES
+from ...networks.reading.dtypes import BYTES
 from .checkpoint import CheckpointFile, fill
 from .output import Output
 from .stream import Layout, as_bytes

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkFormatError, ToolError
-from ...networks.dtypes import BYTES
-from ...networks.header import TensorInfo, parse
+from ...networks.reading.dtypes import BYTES
+from ...networks.reading.header import TensorInfo, parse
 from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
 from ..files.folder import OutputFolder, copy_other_files

@@ -12,8 +12,8 @@ from typing import Any
 from ...errors import LycorisError, ToolError
 from ...models import FAMILIES, detect_family
 from ...networks.hashes import model_hash
-from ...networks.header import read_header
 from ...networks.loading import module_shapes, open_keys
+from ...networks.reading.header import read_header
 from ..declaration import FilePath, Files, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..files.header_edit import SUFFIX, keep_header, legacy_hash, restore, rewrite, undo_path, with_metadata
 from ..files.metadata import KEY as RECIPE

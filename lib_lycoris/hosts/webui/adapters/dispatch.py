@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from ....patching import Patcher
-from ....patching.layers import PatchedLayer
+from ....patching.layers.layer import PatchedLayer
 from .guard import Guard, GuardedLayer
 
 KEY = "lib_lycoris"  # who we are to modules.patches

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....patching.layer_access import Inner, LayerAccess
+from ....patching.live.layer_access import Inner, LayerAccess
 
 
 class ForgeLayers(LayerAccess):

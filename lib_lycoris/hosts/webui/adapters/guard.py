@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ....patching import Patcher
-from ....patching.layer_access import Inner, LayerAccess
-from ....patching.layers import PatchedLayer
+from ....patching.layers.layer import PatchedLayer
+from ....patching.live.layer_access import Inner, LayerAccess
 
 
 class Guard:

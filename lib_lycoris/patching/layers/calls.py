@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms import Bypass, LowRank, Stacked
-from .base_state import BaseState
-from .edit import Edit
+from ...algorithms import Bypass, LowRank, Stacked
+from ..edit import Edit
+from ..live.base_state import BaseState
 
 Run = Callable[..., Any]  # (the layer's own forward, *args, **kwargs) -> what the changed layer gives
 Add = Callable[[Tensor, Tensor], Tensor]  # (input, output) -> output with the changes

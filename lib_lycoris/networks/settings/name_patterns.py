@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from ..errors import NetworkFormatError, readable
+from ...errors import NetworkFormatError, readable
 
 LONGEST_PATTERN = 500  # characters, of those that are no plain name
 MOST_KNOWN = 10_000  # sets of states that are remembered

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from ..errors import readable
+from ...errors import readable
 
 SHOWN = 80  # characters of a text that a site sent in place of a file
 _STARTS = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import NetworkFormatError, readable
+from ...errors import NetworkFormatError, readable
 from .dtypes import BYTES
 from .foreign import content_name
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..networks.summing import add_terms
-from .base_state import BaseState
-from .edit import Edit
-from .layer_access import LiveParameter
-from .workspace import Workspace
+from ...networks.summing import add_terms
+from ..edit import Edit
+from ..live.base_state import BaseState
+from ..live.layer_access import LiveParameter
+from ..workspace import Workspace
 
 
 class Effective:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
-from ..algorithms import Config
-from ..errors import NetworkFormatError, readable
+from ...algorithms import Config
+from ...errors import NetworkFormatError, readable
 from .name_patterns import covers, ends_with
 
 MOST_PATTERNS = 20_000  # of one config: more than any model has layers

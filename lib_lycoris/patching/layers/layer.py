@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..algorithms import Convolution, LowRank, Stacked
-from .base_state import BaseState
+from ...algorithms import Convolution, LowRank, Stacked
+from ..cost import Way, gain
+from ..edit import Edit
+from ..live.base_state import BaseState
+from ..live.compiling import is_compiling, outside_the_compiler
+from ..live.layer_access import COMPUTED_IN, LiveParameter, autocasts
+from ..workspace import Workspace
 from .calls import Add, Call, Run, adding, one_at_a_time, unchanged, with_bypass
-from .compiling import is_compiling, outside_the_compiler
-from .cost import Way, gain
-from .edit import Edit
 from .effective import Effective, Shift
-from .layer_access import COMPUTED_IN, LiveParameter, autocasts
-from .workspace import Workspace
 
 Prepared = tuple[Run, list[LiveParameter]]  # what to do, and the live parameters whose values it was made of
 KINDS_KEPT = 32  # of inputs: a model that meets more sizes decides anew

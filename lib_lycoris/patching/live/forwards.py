@@ -15,7 +15,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ModelMismatchError
+from ...errors import ModelMismatchError
 
 Operation = Callable[[Any, Tensor, Any, Any], Tensor]  # (module, input, weight, bias)
 

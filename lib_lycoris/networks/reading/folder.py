@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import NetworkFormatError
+from ...errors import NetworkFormatError
 
 STEMS = ("adapter_model", "pytorch_lora_weights", "lora_weights", "model")
 

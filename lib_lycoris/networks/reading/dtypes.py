@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import NetworkFormatError
+from ...errors import NetworkFormatError
 
 if TYPE_CHECKING:
     import torch

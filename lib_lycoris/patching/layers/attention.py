@@ -8,14 +8,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..algorithms import Bypass
-from .attention import Project, attend, bind_arguments
+from ...algorithms import Bypass
+from ..cost import Way
+from ..edit import Edit
+from ..live.attention import Project, attend, bind_arguments
+from ..live.layer_access import LiveParameter
+from ..workspace import Workspace
 from .calls import Add, Run
-from .cost import Way
-from .edit import Edit
-from .layer_access import LiveParameter
-from .layers import PatchedLayer, PatchedLinear, Prepared
-from .workspace import Workspace
+from .layer import PatchedLayer, PatchedLinear, Prepared
 
 
 class PatchedAttention(PatchedLayer):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from ..errors import readable
+from ...errors import readable
 from .dtypes import BYTES, CODES
 from .header import MOST_AXES, TensorInfo, count
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import NetworkFormatError, naming, readable
+from ...errors import NetworkFormatError, naming, readable
 from .dtypes import memory_dtype, torch_dtype, unsigned
 from .folder import network_in
 from .header import LARGEST_HEADER, SNIFFED, TensorInfo, looks_like_header, read_header

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..algorithms import Config
+from ...algorithms import Config
 
 SEED = "the places or matrices that it trains are drawn from a seed of the configuration, they are not in the file"
 ROUTED = "what it does depends on the input, which no change of a weight can say"

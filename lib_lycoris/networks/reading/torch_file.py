@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from ..errors import NetworkFormatError, readable
+from ...errors import NetworkFormatError, readable
 from .dtypes import BYTES
 from .foreign import PICKLE, content_name, tensors_name
 from .header import SNIFFED, TensorInfo

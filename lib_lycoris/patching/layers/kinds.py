@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from .attention_layer import PatchedAttention
-from .edit import Edit
-from .layers import PatchedConvolution, PatchedLayer, PatchedLinear
-from .workspace import Workspace
+from ..edit import Edit
+from ..workspace import Workspace
+from .attention import PatchedAttention
+from .layer import PatchedConvolution, PatchedLayer, PatchedLinear
 
 FORMS: dict[type[nn.Module], type[PatchedLayer]] = {
     nn.MultiheadAttention: PatchedAttention,

@@ -1,0 +1,1 @@
+"""Files to tensors: safetensors and torch files, read without executing, trusting or copying anything in them."""

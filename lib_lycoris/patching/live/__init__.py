@@ -1,0 +1,1 @@
+"""A running model's layers: their parameters, their forwards, and whether their base weights have changed."""
