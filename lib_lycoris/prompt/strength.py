@@ -98,6 +98,8 @@ def resolve(tag: Tag, family: str, seed: int, presets: Presets, hires: bool = Fa
         rules = presets.elements(tag.elements) if isinstance(tag.elements, str) else tag.elements
     except PromptError as error:
         raise TagError(tag.text or tag.format(), str(error)) from error
+    if weights is not None and family == UNKNOWN.id:
+        raise TagError(tag.text or tag.format(), "block weights need a base model whose blocks are known; this one's family is unknown")
     # Two networks of one image draw different values; the pass does not matter, so that hires refines the same image.
     ratios = None if weights is None else tuple(weights.ratios(f"{seed} {tag.name}", tag.x).items())
     te, te2, unet = (tag.hrte, tag.hrte2, tag.hrunet) if hires else (tag.te, tag.te2, tag.unet)

@@ -266,7 +266,7 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     tab.click('#lyco_page button:text-is("Bake"):visible')
     choose(tab, "#lyco_bake_model", "demo-dora")
     write(tab, "#lyco_bake_weights", ",".join(["0.5"] * 17))
-    refused(tab, "bake", 'give the base model with "base model"')
+    refused(tab, "bake", "block weights need a base model whose blocks are known")
     choose(tab, "#lyco_bake_model", "demo-lora")
     choose(tab, "#lyco_bake_sd_model", MODEL)
     write(tab, "#lyco_bake_weights", "1,2,3")

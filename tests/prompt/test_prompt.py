@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_lycoris.errors import PromptError
+from lib_lycoris.models import UNKNOWN
 from lib_lycoris.models.blocks import LAYOUTS
 from lib_lycoris.prompt import (
     BlockWeights,
@@ -322,6 +323,11 @@ def test_random_weights_follow_the_seed() -> None:
 def test_random_weights_do_not_change_between_releases() -> None:
     ratios = dict(strengths("<lyco:M:lbw=R,U," + ",".join(["1"] * 15) + ">", seed=42).ratios or ())
     assert (ratios["BASE"], ratios["IN01"], ratios["IN02"]) == (0.032, 1.229, 1)
+
+
+def test_block_weights_of_a_model_without_known_blocks_are_refused() -> None:
+    with pytest.raises(PromptError, match="block weights need a base model whose blocks are known"):
+        strengths("<lyco:M:lbw=ALL>", UNKNOWN.id)
 
 
 def test_a_foreign_layout_is_told() -> None:

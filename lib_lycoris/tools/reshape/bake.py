@@ -40,7 +40,7 @@ def run(
     """
     progress, began = progress or Progress(), time.monotonic()
     item, opened, network, checkpoint = _open(model, ratio, sd_model, {"te": te, "te2": te2, "unet": unet, "lbw": lbw, "lbwe": lbwe})
-    by_module = _strengths(network, item, seed)
+    by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
     dtype = precision(save_precision)
     progress.start(len(by_module), "baking", "modules")
@@ -57,11 +57,12 @@ def run(
     off = [module for module, strength in by_module.items() if strength == 0]
     report = {
         "output": str(path), "modules": len(by_module) - len(off), "left_out_modules": off, "as_differences": differences,
-        "unmatched": [list(one) for one in network.skipped], "left_out_keys": left_out, "seconds": round(time.monotonic() - began, 3),
+        "unmatched": [list(one) for one in network.skipped], "left_out_keys": left_out, "notes": notes,
+        "seconds": round(time.monotonic() - began, 3),
     }  # fmt: skip
     scaled = len(by_module) - len(off)
     text = f"{path}: {scaled} modules scaled ({differences} as full differences), {len(off)} at strength 0 left out"
-    return Result(report, text, (path,))
+    return Result(report, "\n".join([text, *notes]), (path,))
 
 
 def _open(
@@ -72,8 +73,8 @@ def _open(
     return item, open_network(item.path), load(item.path, checkpoint.base if checkpoint else None), checkpoint
 
 
-def _strengths(network: Network, item: NetworkOptions, seed: int) -> dict[str, float]:
-    """Return the strength of each of the file's modules; a module has one, whatever it changes."""
+def _strengths(network: Network, item: NetworkOptions, seed: int) -> tuple[dict[str, float], list[str]]:
+    """Return the strength of each of the file's modules, one whatever it changes, and what is to be said about them."""
     strength = item.strengths(network.family, seed)
     found: dict[str, float] = {}
     for name, module in network.modules.items():
@@ -81,7 +82,7 @@ def _strengths(network: Network, item: NetworkOptions, seed: int) -> dict[str, f
         if not isinstance(value, (int, float)):
             raise ToolError(f"the strength of {network.name} changes over the steps; a file has one strength, give a number")
         found[module] = float(value)
-    return found
+    return found, list(strength.notes)
 
 
 def _refuse(opened: NetworkFile, network: Network, by_module: dict[str, float], checkpoint: Checkpoint | None) -> None:
@@ -156,7 +157,7 @@ def plan(
     """Tell which modules get which strength."""
     precision(save_precision)
     item, opened, network, checkpoint = _open(model, ratio, sd_model, strengths)
-    by_module = _strengths(network, item, seed)
+    by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
     size = item.path.stat().st_size
     report = {
@@ -164,8 +165,10 @@ def plan(
         "matched": len(by_module),
         "unmatched": [list(one) for one in network.skipped],
         "strengths": by_module,
+        "notes": notes,
     }
-    return Plan(report, f"would write {save_to}: {len(by_module)} modules, {_spread(list(by_module.values()))}", 1.0, 3 * size, size)
+    text = f"would write {save_to}: {len(by_module)} modules, {_spread(list(by_module.values()))}"
+    return Plan(report, "\n".join([text, *notes]), 1.0, 3 * size, size)
 
 
 def _spread(values: Sequence[float]) -> str:
