@@ -31,7 +31,10 @@ class DoRA(Algorithm):
 
     def to_state_dict(self) -> dict[str, Tensor]:
         """Return the inner algorithm's tensors and the magnitude."""
-        return {**self.inner.to_state_dict(), **super().to_state_dict()}
+        magnitude = self.magnitude
+        if self.per_output and magnitude.dim() > 1:
+            magnitude = magnitude.reshape(-1, *(1,) * (magnitude.dim() - 1))  # PEFT's (1, out, 1, 1) would be read as one of the inputs
+        return {**self.inner.to_state_dict(), self.suffixes()["magnitude"]: magnitude}
 
     def values(self) -> dict[str, Tensor | float]:
         """Return what the inner algorithm stores, and the magnitude."""

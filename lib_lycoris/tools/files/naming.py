@@ -83,7 +83,7 @@ def to_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
         stored = float(found["alpha"].to(dtype))
         if stored not in (0.0, alpha):
             found["lora_up.weight"] = found["lora_up.weight"] * (alpha / stored)
-    made = {key: value.to(dtype) for key, value in found.items()}
+    made = {key: value.to(dtype) if value.is_floating_point() else value for key, value in found.items()}  # places stay whole numbers
     broken = next((k for k, v in made.items() if v.numel() and not bool(torch.isfinite(v.float()).all())), None)
     if broken is not None:
         raise ToolError(f"{broken} holds numbers that {dtype} cannot; use --save_precision bf16 or fp32")

@@ -20,6 +20,7 @@ from .metadata import KEY, OWN_HASHES, dumps, rank_facts
 
 # PEFT's configuration says scales and ranks of the old tensors
 STALE = (*OWN_HASHES, "lora_adapter_metadata", "ss_network_dim", "ss_network_alpha", "ss_network_args", "ss_network_module")
+NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ def patches(network: Network, base: BaseModel) -> list[Patch]:
         shape = slice_shape(base, models.with_part(module, part))
         found.append(Patch(name, module, leaf, part or "", shape if leaf == "weight" else shape[:1], algorithm))
     return sorted(found, key=lambda patch: (order[patch.module], patch.leaf, patch.part))
+
+
+def with_own(found: Iterable[Patch]) -> list[Patch]:
+    """Return the changes that have tensors of their own; a bias that is changed by the very algorithm of its weight comes with that."""
+    listed = list(found)
+    weights = {id(patch.algorithm) for patch in listed if patch.leaf == "weight"}
+    return [patch for patch in listed if patch.leaf == "weight" or id(patch.algorithm) not in weights]
 
 
 def changes_nothing(patch: Patch, checkpoint: Checkpoint | None) -> bool:
@@ -78,15 +86,20 @@ def stored_dtype(network: Network) -> torch.dtype:
 
 
 def carried(
-    old: Mapping[str, str], recipe: Mapping[str, Any], ranks: Iterable[int | None], plain: bool = True, comment: str = ""
-) -> dict[str, str]:
-    """Return the old metadata with what the new tensors make untrue corrected; hashes are added when the file is written."""
+    old: Mapping[str, str], recipe: Mapping[str, Any], ranks: Iterable[int | None], plain: bool = True, comment: str = "",
+    settings: Mapping[str, str] = NOTHING,
+) -> dict[str, str]:  # fmt: skip
+    """Return the old metadata with what the new tensors make untrue corrected; hashes are added when the file is written.
+
+    settings: what the new tensors need to be read as what they are.
+    """
     known = [rank for rank in ranks if rank]
     kept = {key: value for key, value in old.items() if key not in STALE}
     said = "; ".join(text for text in (old.get("ss_training_comment", ""), comment) if text and text != "None")
     return {
         "format": "pt",
         **kept,
+        **settings,
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
         **rank_facts(known, [float(rank) for rank in known]),
         **({"ss_training_comment": said} if said else {}),

@@ -6,7 +6,6 @@ needs --base_model and, like full differences, a rank to be cut to.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,10 @@ from ..files.compose import Modules, dense_modules, is_direct, join, lora_module
 from ..files.growing import GrowingFile, dtype_of
 from ..files.metadata import describe, make_recipe
 from ..files.naming import STYLES, WHOLE, _name, lora, to_dtype
-from ..files.network_file import Patch, bundled, carried, changes_nothing, delta_on, patches, stored_dtype, style_of
+from ..files.network_file import Patch, bundled, carried, changes_nothing, delta_on, patches, stored_dtype, style_of, with_own
 from ..files.output import refuse_inputs
+from ..files.peft_config import config_beside
+from ..files.reading_back import ReadingBack
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from ..linalg.expand import plain_delta, shortened
@@ -62,6 +63,7 @@ class Converted:
     energy: float
     left: float
     modules: Modules
+    kept: dict[str, Patch]  # by the names of modules that have the old tensors
 
 
 def run(
@@ -85,7 +87,8 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     path, save_to = Path(options["model"]), Path(options["save_to"])
     refuse_inputs(save_to, [path])
     recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
-    old = carried(request.network.metadata, recipe, ())
+    reading = ReadingBack(request.network, save_to, request.style)
+    old = carried(request.network.metadata, recipe, (), settings=reading.room)
     found: list[Converted] = []
     keys = 16 * sum(map(len, request.work.values())) + 4 * len(request.network.embeddings)
     try:
@@ -93,17 +96,18 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
             progress.start(len(request.work), "converting", "modules")
             for made in ordered(lambda key: _convert(request, key), request.work, count()):
                 for name, tensors in made.modules:
+                    reading.check(name, tensors, made.kept.get(name))
                     file.add(name, to_dtype(tensors, request.dtype))
                 found.append(made)
                 progress.advance(1, made.parameter)
             for name, parts in bundled(request.network):
                 file.add(name, {part: tensor.to(request.dtype) for part, tensor in parts.items()})
-            file.finish(_metadata(request, recipe, found))
+            file.finish(_metadata(request, recipe, found, reading.metadata))
             size = file.size
     finally:
         if request.weights is not None:
             request.weights.close()
-    outputs = [save_to, *_config(request, save_to, found)]
+    outputs = [save_to, *config_beside(save_to, request.style, [module for made in found for module in made.modules])]
     return _result(request, outputs, found, size, time.monotonic() - started)
 
 
@@ -127,15 +131,17 @@ def _understand(options: Mapping[str, Any]) -> ConvertOptions:
     checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
     network = load(given["model"], checkpoint.base if checkpoint else None)
     base = checkpoint.base if checkpoint else network.base
+    to_lora = given["algorithm"] == "lora"
+    changes = patches(network, base)
     work: dict[tuple[str, str], list[Patch]] = {}
-    for patch in [one for one in patches(network, base) if not changes_nothing(one, checkpoint)]:
+    for patch in [one for one in (changes if to_lora else with_own(changes)) if not changes_nothing(one, checkpoint)]:
         work.setdefault((patch.module, patch.leaf), []).append(patch)
     rule = Rule(given["rule"], given["value"], given["dim"]) if given["dim"] or given["rule"] != "fixed" else None
     style = given["style"] or style_of(network.modules.values())
     if style not in STYLES:
         raise ToolError(f'"{style}" is no key style; the styles are {", ".join(STYLES)}')
     dtype = dtype_of(given["save_precision"], stored_dtype(network))
-    return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, given["algorithm"] == "lora", rule, dtype, work)
+    return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, to_lora, rule, dtype, work)
 
 
 def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
@@ -144,13 +150,17 @@ def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     dense: dict[str, Tensor] = {}
     modules: Modules = []
+    kept: dict[str, Patch] = {}
     total = left = 0.0
     direct = len(names_of(request.base, request.style, module)) == 1 if items[0].part == "" else False
     direct = direct or is_direct(request.base, request.style, module, [patch.part for patch in items])
     for patch in items:
         if leaf == "weight" and len(patch.shape) > 1:
             if _stays(request, patch, direct):
-                modules.append((_own_name(request, patch), _kept(request, patch)))
+                name = _own_name(request, patch)
+                modules.append((name, _kept(request, patch)))
+                if modules[-1][1].keys() == patch.algorithm.to_state_dict().keys():
+                    kept[name] = patch
                 continue
             *pair, size, lost = _factors(request, patch)
             pairs[patch.part] = (pair[0], pair[1])
@@ -161,7 +171,7 @@ def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
         modules += lora_modules(request.base, request.style, module, part, *shortened(up, down))
     if dense:
         modules += dense_modules(request.base, request.style, module, leaf, dense)
-    return Converted(items[0].name.partition("[")[0], total, left, modules)
+    return Converted(items[0].name.partition("[")[0], total, left, modules, kept)
 
 
 def _stays(request: ConvertOptions, patch: Patch, direct: bool) -> bool:
@@ -229,7 +239,9 @@ def _factors(request: ConvertOptions, patch: Patch) -> tuple[Tensor, Tensor, flo
     return *svd.factors(), size, lost
 
 
-def _metadata(request: ConvertOptions, recipe: Mapping[str, Any], found: Sequence[Converted]) -> dict[str, str]:
+def _metadata(
+    request: ConvertOptions, recipe: Mapping[str, Any], found: Sequence[Converted], settings: Mapping[str, str]
+) -> dict[str, str]:
     ranks = [
         tensor.shape[0]
         for made in found
@@ -238,33 +250,7 @@ def _metadata(request: ConvertOptions, recipe: Mapping[str, Any], found: Sequenc
         if key in ("lora_down.weight", "lora_A.weight")
     ]
     plain = all(key.startswith(("lora_", "alpha")) for made in found for _, t in made.modules for key in t)
-    return carried(request.network.metadata, recipe, ranks, plain)
-
-
-def _config(request: ConvertOptions, save_to: Path, found: Sequence[Converted]) -> list[Path]:
-    """Write PEFT's configuration beside a file that has the name PEFT asks for."""
-    if request.style != "peft" or save_to.name != "adapter_model.safetensors":
-        return []
-    ranks = {
-        name.removeprefix("base_model.model."): t["lora_A.weight"].shape[0]
-        for made in found
-        for name, t in made.modules
-        if "lora_A.weight" in t
-    }
-    common = max(set(ranks.values()), key=list(ranks.values()).count, default=1)
-    others = {name: rank for name, rank in ranks.items() if rank != common}
-    config = {
-        "peft_type": "LORA",
-        "r": common,
-        "lora_alpha": common,
-        "target_modules": sorted(ranks),
-        "rank_pattern": others,
-        "alpha_pattern": others,
-        "bias": "none",
-    }
-    path = save_to.with_name("adapter_config.json")
-    path.write_text(json.dumps(config, indent=1) + "\n", "utf-8")
-    return [path]
+    return carried(request.network.metadata, recipe, ranks, plain, settings=settings)
 
 
 def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted], size: int, seconds: float) -> Result:

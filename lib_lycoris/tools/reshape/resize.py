@@ -25,8 +25,9 @@ from ..files.checkpoint import open_checkpoint
 from ..files.growing import GrowingFile, dtype_of, header_room
 from ..files.metadata import describe, make_recipe
 from ..files.naming import lora, to_dtype
-from ..files.network_file import Patch, bundled, carried, patches, stored_dtype, style_of
+from ..files.network_file import Patch, bundled, carried, patches, stored_dtype, style_of, with_own
 from ..files.output import refuse_inputs
+from ..files.reading_back import ReadingBack
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.low_rank import Svd, qr_svd, relative
@@ -89,13 +90,15 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     recipe = make_recipe("resize", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
     keys = sum(max(4, len(patch.algorithm.tensors()) + 1) for patch in request.work) + sum(map(len, network.embeddings.values()))
     longest = max(map(len, network.modules.values()), default=0) + 20
-    old = carried(network.metadata, recipe, ())
+    reading = ReadingBack(network, save_to, request.style)
+    old = carried(network.metadata, recipe, (), settings=reading.room)
     ranks = _shared(request, header_room(keys, longest, old), progress) if request.size else {}
     found: list[Resized] = []
     with GrowingFile(save_to, keys, longest, old) as file:
         progress.start(len(request.work), "resizing", "modules")
-        for row, tensors in ordered(lambda patch: _resize(request, patch, ranks), request.work, count()):
+        for row, kept, tensors in ordered(lambda patch: _resize(request, patch, ranks), request.work, count()):
             if tensors:
+                reading.check(row.module, tensors, kept)
                 file.add(row.module, tensors)
             found.append(row)
             progress.advance(1, row.module)
@@ -104,7 +107,8 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
         for name, parts in bundled(network):
             file.add(name, {part: tensor.to(request.dtype) for part, tensor in parts.items()})
         plain = all(row.algorithm == "lora" for row in found)
-        file.finish(carried(network.metadata, recipe, [row.new for row in found], plain, _comment(options, found)))
+        kept_settings = reading.metadata
+        file.finish(carried(network.metadata, recipe, [row.new for row in found], plain, _comment(options, found), kept_settings))
         size = file.size
     return _result(save_to, request, found, path.stat().st_size, size, time.monotonic() - started)
 
@@ -134,7 +138,7 @@ def _understand(options: Mapping[str, Any]) -> ResizeOptions:
         raise ToolError("nothing says how large the network shall be; give --new_rank, --dynamic_method or --size")
     checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
     network = load(given["model"], checkpoint.base if checkpoint else None)
-    work = patches(network, checkpoint.base if checkpoint else network.base)
+    work = with_own(patches(network, checkpoint.base if checkpoint else network.base))
     kind = method or "fixed"
     rules = (Rule(kind, value or 0.0, rank), Rule(kind, value or 0.0, conv))
     size = int(given["size"] * MIB) if given["size"] else None
@@ -197,21 +201,22 @@ def _chosen(request: ResizeOptions, patch: Patch, svd: Svd, ranks: Mapping[str, 
     return _rule(request, patch).choose(svd.s, svd.total)
 
 
-def _resize(request: ResizeOptions, patch: Patch, ranks: Mapping[str, int]) -> tuple[Resized, dict[str, Tensor]]:
+def _resize(request: ResizeOptions, patch: Patch, ranks: Mapping[str, int]) -> tuple[Resized, Patch | None, dict[str, Tensor]]:
+    """Return what became of a module, its change where it is kept, and its tensors."""
     module = request.network.modules[patch.name]
     svd = decomposed(patch)
     if svd is None:
         tensors = to_dtype(patch.algorithm.to_state_dict(), request.dtype)
-        return Resized(module, patch.algorithm.rank, patch.algorithm.rank, 0.0, 0.0, patch.algorithm.name), tensors
+        return Resized(module, patch.algorithm.rank, patch.algorithm.rank, 0.0, 0.0, patch.algorithm.name), patch, tensors
     rank = _chosen(request, patch, svd, ranks)
     left = float(svd.s[rank:].double().square().sum())
     row = Resized(module, patch.algorithm.rank, rank, svd.total, left, "lora")
     if not rank:
-        return row, {}
+        return row, None, {}
     up, down = svd.factors(rank)
     tensors = lora(request.style, up.contiguous(), down.contiguous(), patch.shape[2:])
     tensors.update({suffix: magnitude.float() for suffix, magnitude in patch.algorithm.magnitudes().items()})
-    return row, to_dtype(tensors, request.dtype)
+    return row, None, to_dtype(tensors, request.dtype)
 
 
 def _shared(request: ResizeOptions, header: int, progress: Progress) -> dict[str, int]:

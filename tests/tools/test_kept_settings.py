@@ -1,0 +1,123 @@
+"""What a file says outside its tensors stays true of the modules that a tool keeps: its output changes the model as its input did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lib_lycoris.networks import load
+from lib_lycoris.tools.files.network_file import patches
+from lib_lycoris.tools.reshape import bake, convert, prune, resize
+from tests import samples
+
+LAYER = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+SHAPE = (320, 768)
+DEAD = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
+
+LORA = {"peft_type": "LORA", "r": samples.RANK, "lora_alpha": 7}
+SAID: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, config) for name, config in samples.CONFIGS.items()},
+    "hra_gs": ("hra", {"peft_type": "HRA", "apply_GS": True}),
+    "oft_exact": ("peft_oft", {"peft_type": "OFT", "use_cayley_neumann": False}),
+    "coft": ("peft_oft_rows", {"peft_type": "OFT", "coft": True, "eps": 1e-3}),
+    "supertuning_rs": ("supertuning_supra", {"peft_type": "SUPERTUNING", "r": 2, "lora_alpha": 9, "use_rslora": True}),
+    "dora_scaled": ("dora_out", LORA),
+    **{f"{name}_scaled": (name, LORA) for name in ("lora", "lora_sparse", "lokr", "loha", "glora")},
+    **{name: (name, {}) for name in ("shira", "supertuning", "peft_ia3_out", "delora", "miss", "vera")},
+}
+ARGUED: dict[str, dict[str, str]] = {
+    "oft": {"bypass_mode": "True"}, "boft": {"bypass_mode": "True"}, "ia3_out": {"bypass_mode": "True"},
+    "glora": {"rs_lora": "True"}, "lokr": {"cdka_alpha": "1"},
+}  # fmt: skip
+
+
+def deltas(path: Path) -> dict[str, torch.Tensor]:
+    """Return what a file does to fixed weights and biases."""
+    network = load(path)
+    made = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(SHAPE, generator=made) * 0.05, torch.randn(SHAPE[0], generator=made)
+    return {
+        patch.name: patch.algorithm.beside(lambda: weight).delta(weight if patch.leaf == "weight" else bias)
+        for patch in patches(network, network.base)
+        if patch.shape in (SHAPE, SHAPE[:1])
+    }
+
+
+def written(path: Path, module: str, name: str, metadata: Mapping[str, str], dtype: torch.dtype = torch.float32) -> Path:
+    made = samples.builders("linear")[name](torch.Generator().manual_seed(1), SHAPE)
+    tensors = {f"{module}.{suffix}": t.to(dtype) if t.is_floating_point() and t.numel() > 1 else t for suffix, t in made.items()}
+    dead = {"lora_up.weight": torch.zeros(320, 1), "lora_down.weight": torch.ones(1, 320), "alpha": torch.tensor(1.0)}
+    save_file({**tensors, **{f"{DEAD}.{suffix}": tensor for suffix, tensor in dead.items()}}, path, dict(metadata))
+    return path
+
+
+def assert_same(old: Path, new: Path, tolerance: float) -> None:
+    before, after = deltas(old), deltas(new)
+    assert before and before.keys() <= after.keys()
+    for name, delta in before.items():
+        assert float((delta - after[name]).norm()) <= tolerance * float(delta.norm()), name
+
+
+def outputs(path: Path, folder: Path, style: str) -> list[Path]:
+    """Return what the tools make of a file that leave its modules what they were."""
+    made = {name: folder / f"{name}.safetensors" for name in ("resize", "convert", "prune", "bake")}
+    resize.run(model=path, save_to=made["resize"], new_rank=64)
+    convert.run(model=path, save_to=made["convert"], style=style)
+    bake.run(path, made["bake"], ratio=1.0)
+    prune.run(path, made["prune"], save_precision="fp32")
+    return list(made.values())
+
+
+@pytest.mark.parametrize("case", SAID)
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_config_of_peft_comes_along(case: str, beside: bool, tmp_path: Path) -> None:
+    name, config = SAID[case]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    path = written(tmp_path / "in.safetensors", KOHYA, name, {} if beside or not config else {"lora_adapter_metadata": json.dumps(config)})
+    if beside and config:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    for new in outputs(path, folder, "kohya"):
+        assert_same(path, new, 1e-4)
+
+
+@pytest.mark.parametrize("name", ARGUED)
+def test_the_arguments_of_kohya_come_along(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "in.safetensors", KOHYA, name, {"ss_network_args": json.dumps(ARGUED[name])})
+    (tmp_path / "out").mkdir()
+    for new in outputs(path, tmp_path / "out", "kohya"):
+        assert_same(path, new, 1e-4)
+
+
+def test_a_config_beside_is_not_said_of_a_new_file_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(LORA))
+    path = written(tmp_path / "in.safetensors", KOHYA, "lora", {})
+    for new in outputs(path, tmp_path, "kohya"):
+        assert_same(path, new, 1e-4)
+
+
+def test_places_are_whole_numbers_in_any_precision(tmp_path: Path) -> None:
+    path = written(tmp_path / "in.safetensors", KOHYA, "shira", {}, torch.float16)
+    for tool in (resize, convert):
+        new = tmp_path / "out.safetensors"
+        tool.run(model=path, save_to=new, save_precision="fp16", **({"new_rank": 8} if tool is resize else {}))
+        assert_same(path, new, 1e-3)
+
+
+def test_the_magnitude_of_peft_is_that_of_the_outputs(tmp_path: Path) -> None:
+    made = samples.lora(torch.Generator().manual_seed(1), (320, 320))
+    tensors = {f"{DEAD}.{suffix}": tensor for suffix, tensor in made.items()}
+    tensors[f"{DEAD}.lora_magnitude_vector"] = torch.rand(1, 320) + 1
+    path, new = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file(tensors, path)
+    convert.run(model=path, save_to=new, style="kohya")
+    weight = torch.randn(320, 320)
+    before, after = (next(iter(load(one).patches.values())).delta(weight) for one in (path, new))
+    assert torch.allclose(before, after, atol=1e-4)
