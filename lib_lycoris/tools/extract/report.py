@@ -13,6 +13,8 @@ from ...models import block_of
 from ..files.checkpoint import Checkpoint
 from ..files.metadata import ARCHITECTURES, KEY, base_entry, dumps, make_recipe, rank_facts
 from ..linalg.low_rank import relative
+from .prediction import KEY as PREDICTION
+from .prediction import prediction
 
 RECORDED = (
     "algorithm",
@@ -105,6 +107,7 @@ def metadata(base: Checkpoint, tuned: Checkpoint, options: Mapping[str, Any], ro
     kinds = {row.algorithm for row in rows if row.algorithm}
     ranks = [row.rank for row in rows if row.rank]
     plain = kinds <= {"lora", "bias", "full"}
+    predicts = prediction(tuned)
     return {
         "format": "pt",
         "ss_base_model_version": {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}.get(family, family),
@@ -113,6 +116,7 @@ def metadata(base: Checkpoint, tuned: Checkpoint, options: Mapping[str, Any], ro
         **rank_facts(ranks, [float(rank) for rank in ranks]),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{ARCHITECTURES[family]}/lora",
+        **({PREDICTION: predicts} if predicts else {}),
         "modelspec.title": Path(str(options.get("save_to", ""))).stem,
         KEY: dumps(recipe),
     }

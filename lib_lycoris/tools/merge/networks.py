@@ -22,7 +22,7 @@ from ...errors import ToolError
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
 from ..files.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
 from ..files.growing import GrowingFile, header_room
-from ..files.metadata import base_entry, make_recipe, network_entry, triggers
+from ..files.metadata import base_entry, make_recipe, network_entry
 from ..files.naming import to_dtype
 from ..files.network_file import Patch, carried, changes_nothing
 from ..files.output import refuse_inputs
@@ -33,6 +33,7 @@ from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
 from .networks_options import MIB, OPTIONS, Item, NetworksMergeOptions, understand
+from .source_metadata import disagreed, joined
 
 RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "save_precision")
 
@@ -74,7 +75,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     save_to = Path(options["save_to"])
     refuse_inputs(save_to, [item.path for item in request.asked])
     recipe = _recipe(request, options)
-    old = {**_metadata(request), "modelspec.title": save_to.stem}
+    old = joined(_sources(request), [item.path.name for item in request.asked], save_to.stem)
     keys = sum(_keys(request, key) for key in request.work) + sum(len(p) for n in request.networks for p in n.embeddings.values())
     longest = max(len(module) for module, _ in request.work) + 60
     start = carried(old, recipe, ())
@@ -242,17 +243,9 @@ def _recipe(request: NetworksMergeOptions, options: Mapping[str, Any]) -> dict[s
     return make_recipe("networks_merge", networks=[network_entry(item) for item in request.asked], base_model=base, **given)
 
 
-def _metadata(request: NetworksMergeOptions) -> dict[str, str]:
-    """Return what of the inputs' metadata is true of the result: what all agree on, and everybody's trigger words."""
-    first, *others = (network.metadata for network in request.networks)
-    kept = {
-        k: v
-        for k, v in first.items()
-        if k.startswith(("ss_base", "ss_v2", "ss_sd_", "modelspec.arch")) and all(o.get(k) == v for o in others)
-    }
-    words = triggers(network.metadata for network in request.networks)
-    names = ", ".join(item.path.name for item in request.asked)
-    return {**kept, "modelspec.merged_from": names, **({"modelspec.trigger_phrase": ", ".join(words)} if words else {})}
+def _sources(request: NetworksMergeOptions) -> list[Mapping[str, str]]:
+    """Return the metadata of each network, of one that was given twice once."""
+    return list({network.digest: network.metadata for network in request.networks}.values())
 
 
 def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, seconds: float) -> Result:
@@ -262,11 +255,13 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
         "skipped": [[network.name, *item] for network in request.networks for item in network.skipped],
         "captured": 1 - left / total if total else 1.0, "error": relative(left, total), "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
+    report["metadata_left_out"] = disagreed(_sources(request))
     exact = request.linear is None and request.method == "sum"
     lines = [
         f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {size / MIB:.1f} MiB",
         "exactly their sum" if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *([f"{len(report['skipped'])} keys are for no layer and were left out"] if report["skipped"] else []),
+        *([f"the networks differ in {', '.join(report['metadata_left_out'])}, which was left out"] if report["metadata_left_out"] else []),
     ]
     return Result(report, "\n".join(lines), (save_to,))
 
