@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_lycoris.errors import ToolError
+from lib_lycoris.errors import NetworkFormatError, ToolError
 from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.files.checkpoint import open_checkpoint
 from tests.tools.test_extract import base, low_rank, tuned_by  # noqa: F401 - base is a fixture
@@ -49,3 +49,11 @@ def test_a_folder_with_a_pickled_text_encoder_is_read_and_not_written_without_it
     with pytest.raises(ToolError, match=r"text_encoder\.pytorch_model\.bin of pipe is no \.safetensors file"):
         MERGE.run(sd_model=diffusers_folder, models=[files / "one.safetensors"], save_to=files / "merged")
     assert not (files / "merged").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+@pytest.mark.parametrize("content", [b"the page is gone\n" * 9, b"%PDF-1.7\n" * 9, b"\x89PNG\r\n" + bytes(60)])
+def test_what_is_no_file_of_weights_is_no_checkpoint(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(NetworkFormatError, match=rf"^{name} is an? .*, not a checkpoint"):
+        open_checkpoint(tmp_path / name)

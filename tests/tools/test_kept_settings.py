@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lib_lycoris.errors import ToolError
 from lib_lycoris.networks import load
 from lib_lycoris.tools.files.network_file import patches
 from lib_lycoris.tools.reshape import bake, convert, prune, resize
@@ -121,3 +122,22 @@ def test_the_magnitude_of_peft_is_that_of_the_outputs(tmp_path: Path) -> None:
     weight = torch.randn(320, 320)
     before, after = (next(iter(load(one).patches.values())).delta(weight) for one in (path, new))
     assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_a_number_beyond_the_precision_is_named_with_its_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "large.safetensors", KOHYA, "lokr_whole", {})
+    with pytest.raises(ToolError, match=rf"^large\.safetensors: {KOHYA}: alpha holds numbers that torch.float16 cannot"):
+        convert.run(model=path, save_to=tmp_path / "out.safetensors", save_precision="fp16")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_modules_that_need_a_config_are_refused_beside_ones_that_it_would_make_others(tmp_path: Path) -> None:
+    """A LoRA that is made anew would be read as one that was started by PiSSA."""
+    path, new = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    made = samples.pissa(torch.Generator().manual_seed(1), SHAPE)
+    loha = samples.loha(torch.Generator().manual_seed(1), (320, 320))
+    tensors = {**{f"{KOHYA}.{k}": v for k, v in made.items()}, **{f"{DEAD}.{k}": v for k, v in loha.items()}}
+    save_file(tensors, path, {"lora_adapter_metadata": json.dumps(samples.CONFIGS["pissa"])})
+    with pytest.raises(ToolError, match=r"^in\.safetensors: .* depends on settings of the training"):
+        resize.run(model=path, save_to=new, new_rank=4)
+    assert not new.exists()

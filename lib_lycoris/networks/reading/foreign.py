@@ -10,22 +10,22 @@ from ...errors import readable
 SHOWN = 80  # characters of a text that a site sent in place of a file
 _STARTS = (
     (b"\x1f\x8b", "is a gzip archive, not a safetensors file; unpack it first"),
-    (b"GGUF", "is a GGUF file, a quantised base model for other programs, not a network"),
+    (b"GGUF", "is a GGUF file, a quantised base model for other programs, not {wanted}"),
     (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive; unpack it first"),
     (b"Rar!", "is a RAR archive; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "is a Zstandard archive; unpack it first"),
-    (b"\x89PNG", "is an image (PNG), not a network"),
-    (b"\xff\xd8\xff", "is an image (JPEG), not a network"),
-    (b"RIFF", "is an image or sound (RIFF), not a network"),
-    (b"%PDF", "is a PDF document, not a network"),
-    (b"\x93NUMPY", "is a NumPy array, not a network"),
-    (b"\x08\x00\x00\x00TFL", "is a TensorFlow Lite model, not a network"),
+    (b"\x89PNG", "is an image (PNG), not {wanted}"),
+    (b"\xff\xd8\xff", "is an image (JPEG), not {wanted}"),
+    (b"RIFF", "is an image or sound (RIFF), not {wanted}"),
+    (b"%PDF", "is a PDF document, not {wanted}"),
+    (b"\x93NUMPY", "is a NumPy array, not {wanted}"),
+    (b"\x08\x00\x00\x00TFL", "is a TensorFlow Lite model, not {wanted}"),
 )
 PICKLE = "is a PyTorch pickle (.pt, .ckpt) under another name; give it the ending .pt or save it as .safetensors"
 _JSON = re.compile(rb"\s*(\{\s*[\"}]|\[)")
 
 
-def content_name(start: bytes, size: int) -> str | None:
+def content_name(start: bytes, size: int, wanted: str = "a network") -> str | None:
     """Say what a file is that begins with these bytes, in words that follow its name; None when they do not tell it."""
     if size == 0:
         return "is empty (0 bytes); download it again"
@@ -39,13 +39,13 @@ def content_name(start: bytes, size: int) -> str | None:
     if text.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the file that it stands for; download it itself (git lfs pull)"
     if said := next((words for begin, words in _STARTS if start.startswith(begin)), None):
-        return said
+        return said.format(wanted=wanted)
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return PICKLE
     if _JSON.match(text):
         return f"is a JSON text, not the file - an error message of the site? It says: {readable(text.decode('utf-8', 'replace'), SHOWN)}"
     if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text):
-        return f"is a text, not a network; it says: {readable(text.decode('ascii'), SHOWN)}"
+        return f"is a text, not {wanted}; it says: {readable(text.decode('ascii'), SHOWN)}"
     return None
 
 

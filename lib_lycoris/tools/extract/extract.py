@@ -149,13 +149,14 @@ class _Extraction:
     def _made(
         self, target: Target, item: Named, delta: Tensor, total: float, base: float, weight: Tensor | None
     ) -> tuple[Row, str, dict[str, Tensor]]:
+        whose = f"{self.request.tuned.path.name}: {target.name}"
         if target.suffix:
-            kept = to_dtype({target.suffix: delta.clone().cpu()}, self.request.dtype)
+            kept = to_dtype({target.suffix: delta.clone().cpu()}, self.request.dtype, whose)
             return Row(target.name, "bias" if target.suffix.endswith("_b") else "full", None, total, 0.0, base), item.name, kept
         if total == 0 or (self.ranks is not None and not self.ranks[target.name]):
             return Row(target.name, "", None, total, total, base), "", {}
         made = make(self._wanted(target), self.request.style, delta, total, weight)
-        tensors = to_dtype({key: value.cpu() for key, value in made.tensors.items()}, self.request.dtype)
+        tensors = to_dtype({key: value.cpu() for key, value in made.tensors.items()}, self.request.dtype, whose)
         return Row(target.name, made.algorithm, made.rank, total, made.left, base), item.name, tensors
 
     def measured(self, target: Target) -> Tensor:

@@ -21,7 +21,8 @@ from ...models import BaseModel, LayerInfo, LiveNames
 from ...models.parameters import BARE, SCALED
 from ...networks.keys import sort_out
 from ...networks.reading import dtypes
-from ...networks.reading.header import TensorInfo
+from ...networks.reading.foreign import content_name, is_torch_zip
+from ...networks.reading.header import SNIFFED, TensorInfo, looks_like_header
 from ...networks.reading.reader import open_file
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -144,8 +145,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def open_source(path: Path, prefix: str = "") -> CheckpointFile:
     """Read the header of one weights file."""
+    _refuse_foreign(path)
     file = open_file(path)
     return CheckpointFile(path, prefix, file.order or tuple(file.tensors), file.header, file.tensors, file.metadata, file.data_start)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise for what is no file of weights at all, in words about a checkpoint; the reader's own are about networks."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start, size = file.read(SNIFFED), path.stat().st_size
+    if looks_like_header(start, int.from_bytes(start[:8], "little")) or is_torch_zip(start) or start[:1] == b"\x80":
+        return
+    if said := content_name(start, size, "a checkpoint"):
+        raise NetworkFormatError(f"{path.name} {said}")
 
 
 def _folder(path: Path) -> Iterable[CheckpointFile]:

@@ -72,8 +72,10 @@ def select(tensor: Tensor, which: Iterable[slice]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
-def to_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def to_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype, whose: str) -> dict[str, Tensor]:
     """Return a LoRA's tensors in the dtype of the file, its alpha too; what alpha loses by that goes into up.
+
+    whose: the file and the module that they come from, for the error.
 
     Raises ToolError when a number does not fit into the dtype.
     """
@@ -86,7 +88,7 @@ def to_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
     made = {key: value.to(dtype) if value.is_floating_point() else value for key, value in found.items()}  # places stay whole numbers
     broken = next((k for k, v in made.items() if v.numel() and not bool(torch.isfinite(v.float()).all())), None)
     if broken is not None:
-        raise ToolError(f"{broken} holds numbers that {dtype} cannot; use --save_precision bf16 or fp32")
+        raise ToolError(f"{whose}: {broken} holds numbers that {dtype} cannot; use --save_precision bf16 or fp32")
     return made
 
 

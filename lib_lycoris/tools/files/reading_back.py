@@ -36,7 +36,7 @@ class ReadingBack:
     """Reads each module of a new file as it is made, with each of the settings that the file could say."""
 
     def __init__(self, network: Network, save_to: Path, style: str) -> None:
-        self._name = network.name
+        self._name = network.path.name
         names = ["base_model.model."] if style == "peft" else []
         old = read_source(network.path, network.metadata, names)
         self._plain = SettingsSource({}, {}, None, bool(names))

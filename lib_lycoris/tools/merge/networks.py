@@ -193,7 +193,11 @@ def _cut(request: NetworksMergeOptions, pair: tuple[Tensor, Tensor], kernel: boo
 
 
 def _cast(request: NetworksMergeOptions, modules: Modules) -> Modules:
-    return [(name, to_dtype({key: value.cpu() for key, value in tensors.items()}, request.dtype)) for name, tensors in modules]
+    files = ", ".join(item.path.name for item in request.asked)
+    return [
+        (name, to_dtype({key: value.cpu() for key, value in tensors.items()}, request.dtype, f"{files}: {name}"))
+        for name, tensors in modules
+    ]
 
 
 def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> dict[tuple[str, str], int]:

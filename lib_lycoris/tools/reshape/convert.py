@@ -97,7 +97,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
             for made in ordered(lambda key: _convert(request, key), request.work, count()):
                 for name, tensors in made.modules:
                     reading.check(name, tensors, made.kept.get(name))
-                    file.add(name, to_dtype(tensors, request.dtype))
+                    file.add(name, to_dtype(tensors, request.dtype, f"{path.name}: {name}"))
                 found.append(made)
                 progress.advance(1, made.parameter)
             for name, parts in bundled(request.network):

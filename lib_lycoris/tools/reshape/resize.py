@@ -204,9 +204,9 @@ def _chosen(request: ResizeOptions, patch: Patch, svd: Svd, ranks: Mapping[str, 
 def _resize(request: ResizeOptions, patch: Patch, ranks: Mapping[str, int]) -> tuple[Resized, Patch | None, dict[str, Tensor]]:
     """Return what became of a module, its change where it is kept, and its tensors."""
     module = request.network.modules[patch.name]
-    svd = decomposed(patch)
+    svd, whose = decomposed(patch), f"{request.network.path.name}: {module}"
     if svd is None:
-        tensors = to_dtype(patch.algorithm.to_state_dict(), request.dtype)
+        tensors = to_dtype(patch.algorithm.to_state_dict(), request.dtype, whose)
         return Resized(module, patch.algorithm.rank, patch.algorithm.rank, 0.0, 0.0, patch.algorithm.name), patch, tensors
     rank = _chosen(request, patch, svd, ranks)
     left = float(svd.s[rank:].double().square().sum())
@@ -216,7 +216,7 @@ def _resize(request: ResizeOptions, patch: Patch, ranks: Mapping[str, int]) -> t
     up, down = svd.factors(rank)
     tensors = lora(request.style, up.contiguous(), down.contiguous(), patch.shape[2:])
     tensors.update({suffix: magnitude.float() for suffix, magnitude in patch.algorithm.magnitudes().items()})
-    return row, None, to_dtype(tensors, request.dtype)
+    return row, None, to_dtype(tensors, request.dtype, whose)
 
 
 def _shared(request: ResizeOptions, header: int, progress: Progress) -> dict[str, int]:
