@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from lib_lycoris.errors import ToolError
 from lib_lycoris.networks import load
 from lib_lycoris.tools.files.network_file import patches
-from lib_lycoris.tools.reshape import bake, convert, prune, resize
+from lib_lycoris.tools.reshape import bake, convert, prune, resize, split
+from lib_lycoris.tools.reshape.metadata import edit_metadata
 from tests import samples
 
 LAYER = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -141,3 +142,26 @@ def test_modules_that_need_a_config_are_refused_beside_ones_that_it_would_make_o
     with pytest.raises(ToolError, match=r"^in\.safetensors: .* depends on settings of the training"):
         resize.run(model=path, save_to=new, new_rank=4)
     assert not new.exists()
+
+
+@pytest.mark.parametrize("written_none", [False, True])
+def test_a_config_beside_goes_with_a_copy(written_none: bool, tmp_path: Path) -> None:
+    """As with many trainers, "None" in the metadata says nothing."""
+    (tmp_path / "adapter_config.json").write_text(json.dumps(samples.CONFIGS["deft_qr"]))
+    said = {"lora_adapter_metadata": "None"} if written_none else {}
+    path, folder = written(tmp_path / "in.safetensors", KOHYA, "deft_qr", said), tmp_path / "out"
+    folder.mkdir()
+    edit_metadata([path], title="A title", save_to=folder / "copy.safetensors")
+    for new in [folder / "copy.safetensors", *outputs(path, folder, "kohya")]:
+        assert_same(path, new, 1e-4)
+
+
+def test_a_split_has_the_scale_of_the_config(tmp_path: Path) -> None:
+    path, out = (
+        written(tmp_path / "in.safetensors", KOHYA, "lora", {"lora_adapter_metadata": json.dumps(LORA)}),
+        tmp_path / "cut.safetensors",
+    )
+    with pytest.raises(ToolError, match=r"the scale of in\.safetensors stands in PEFT's config"):
+        split.run(model=path, save_to=out, ranks=[2], alpha="keep")
+    split.run(model=path, save_to=out, ranks=[samples.RANK])
+    assert_same(path, split.target(out, samples.RANK), 1e-5)

@@ -39,6 +39,12 @@ class SettingsSource:
             found.extend(["*.bias"] if config.get("bias") in ("all", "lora_only") else [])
         return found
 
+    @property
+    def config_text(self) -> str | None:
+        """PEFT's configs as a file's metadata keeps them (``lora_adapter_metadata``); None without any."""
+        flat = {f"{part}.{key}" if part else key: value for part, config in self.configs.items() for key, value in config.items()}
+        return json.dumps(flat) if flat else None
+
     def settings(self, module: str, suffixes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """Return what the algorithm of a module must know besides its tensors; suffixes: suffix -> shape."""
         found: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -19,7 +18,7 @@ from ...networks import loading
 from ...networks.keys import Keys
 from ...networks.matching import parse_module
 from ...networks.reading.reader import TensorFile
-from ...networks.settings.source import SettingsSource
+from ...networks.settings.source import NOTHING, SettingsSource
 from .metadata import network_metadata
 from .output import Output, refuse_inputs, require_space
 
@@ -49,9 +48,8 @@ class NetworkFile:
     def metadata(self) -> dict[str, str]:
         """The file's metadata, with PEFT's configs from beside the file in it: a new file elsewhere would lose them."""
         metadata = dict(self.file.metadata)
-        if self.source.configs and "lora_adapter_metadata" not in metadata:
-            flat = {f"{part}.{k}" if part else k: v for part, config in self.source.configs.items() for k, v in config.items()}
-            metadata["lora_adapter_metadata"] = json.dumps(flat)
+        if metadata.get("lora_adapter_metadata") in NOTHING and (text := self.source.config_text):
+            metadata["lora_adapter_metadata"] = text
         return metadata
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,14 @@ class ReadingBack:
 
 def _carried(source: SettingsSource) -> dict[str, str]:
     """Return the settings of a file without the scales."""
-    flat: dict[str, Any] = {}
+    configs: dict[str, Mapping[str, Any]] = {}
     for part, config in source.configs.items():
         scaled = str(config.get("peft_type") or "LORA").upper() in SCALED
-        kept = {key: value for key, value in config.items() if not (scaled and key in SCALES)}
-        flat.update({f"{part}.{key}" if part else key: value for key, value in kept.items()})
+        configs[part] = {key: value for key, value in config.items() if not (scaled and key in SCALES)}
+    text = replace(source, configs=configs).config_text
     arguments = {key: value for key, value in source.arguments.items() if key in ARGUMENTS}
     return {
-        **({CONFIG: json.dumps(flat)} if flat else {}),
+        **({CONFIG: text} if text else {}),
         **({"ss_network_args": json.dumps(arguments)} if arguments else {}),
     }
 

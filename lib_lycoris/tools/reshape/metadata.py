@@ -14,9 +14,11 @@ from ...models import FAMILIES, detect_family
 from ...networks.hashes import model_hash
 from ...networks.loading import module_shapes, open_keys
 from ...networks.reading.header import read_header
+from ...networks.settings.source import NOTHING
 from ..declaration import FilePath, Files, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..files.header_edit import SUFFIX, keep_header, legacy_hash, restore, rewrite, undo_path, with_metadata
 from ..files.metadata import KEY as RECIPE
+from ..files.reading_back import CONFIG
 from ..jobs.progress import Cancelled, Progress
 
 FIELDS = {  # option -> its key
@@ -30,7 +32,7 @@ IMAGES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 LARGEST_IMAGE = 300_000  # bytes: every program that lists files reads it
 NEEDED = (  # by what reads the tensors: without them a file may mean something else, or be taken for another model's
     "format", "ss_network_module", "ss_network_args", "ss_network_dim", "ss_network_alpha", "ss_base_model_version", "ss_v2",
-    "ss_v_parameterization", "lora_adapter_metadata", "modelspec.architecture", "modelspec.prediction_type", SPEC,
+    "ss_v_parameterization", CONFIG, "modelspec.architecture", "modelspec.prediction_type", SPEC,
     "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256",
 )  # fmt: skip
 STRIPS: dict[str, Callable[[str], bool]] = {
@@ -185,7 +187,9 @@ def _do(path: Path, edit: Edit, progress: Progress) -> dict[str, Any]:
     report = _before(path, edit)
     if not report["changes"]:
         return report
-    raw = with_metadata(read_header(path), report["metadata"], path.name)
+    beside = open_keys(path)[1].config_text if edit.save_to is not None and report["metadata"].get(CONFIG) in NOTHING else None
+    whole = {**report["metadata"], **({CONFIG: beside} if beside else {})}  # a copy elsewhere would lose PEFT's config
+    raw = with_metadata(read_header(path), whole, path.name)
     if edit.save_to is None:
         report["undo_file"] = str(keep_header(path))
     elif edit.save_to.exists() and edit.save_to.samefile(path):

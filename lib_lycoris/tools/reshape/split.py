@@ -31,6 +31,7 @@ def run(
     progress, dtype = progress or Progress(), precision(save_precision)
     opened = open_network(model)
     wanted = which_ranks(opened, unit, as_list(ranks))
+    _refuse_outside_alpha(opened, alpha)
     progress.start(len(wanted), "splitting", "files")
     paths = []
     for rank in wanted:
@@ -41,6 +42,14 @@ def run(
         progress.advance(text=paths[-1].name)
     report = {"outputs": [str(path) for path in paths], "ranks": wanted}
     return Result(report, "\n".join(map(str, paths)), tuple(paths))
+
+
+def _refuse_outside_alpha(opened: NetworkFile, alpha: str) -> None:
+    """Raise ToolError where alpha is to stay and PEFT's config says the scale of all ranks: that of the new files would be the old one."""
+    if alpha == "keep" and opened.source.configs:
+        raise ToolError(
+            f"the scale of {opened.file.path.name} stands in PEFT's config and not in alpha, which could be kept; use --alpha scale"
+        )
 
 
 def target(save_to: Path | str, rank: int) -> Path:
@@ -100,6 +109,7 @@ def plan(
     precision(save_precision)
     opened = open_network(model)
     wanted = which_ranks(opened, unit, ranks)
+    _refuse_outside_alpha(opened, alpha)
     paths = [str(target(save_to, rank)) for rank in wanted]
     size = Path(model).stat().st_size
     report = {"outputs": paths, "ranks": wanted, "alpha": alpha}
