@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except LycorisError as error:
         print(f"error: {error}", file=sys.stderr)
+        if getattr(arguments, "json", False):
+            print(json.dumps({"failed": str(error), "kind": type(error).__name__}, indent=2, ensure_ascii=False))
         return FAILED
     except KeyboardInterrupt:
         print("\nStopped; nothing was written.", file=sys.stderr)

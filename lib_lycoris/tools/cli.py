@@ -8,19 +8,20 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from math import isfinite
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import ToolError
+from ..errors import LycorisError, ToolError
+from .arguments import check_files, completed, finite
 from .declaration import Option, Tool
 from .jobs.progress import Progress, ProgressState
 from .registry import VERBS, tools_of
 from .validation import missing, typed, validated
 
 FAILED_CHECK = 1  # exit code of a verification that found a difference
-OWN = ("run", "verb", "json", "dry_run", "recipe", "quiet")  # what every verb has beside its tool's options
+FAILED = 2  # exit code of a recipe with a job that failed
+OWN = ("run", "verb", "json", "dry_run", "recipe", "keep_going", "quiet")  # what every verb has beside its tool's options
 
 
 def add_tool_commands(subparsers: Any) -> None:
@@ -57,6 +58,7 @@ def fill(parser: argparse.ArgumentParser, verb: str, tools: Sequence[Tool]) -> N
         "--recipe", type=Path, metavar="FILE",
         help="a JSON file: a list of jobs, each a table of these options (paths from its folder on); what is given beside it holds for all",
     )  # fmt: skip
+    parser.add_argument("--keep-going", action="store_true", help="go on with the next job of a recipe after one that failed")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run, verb=verb)
 
@@ -68,23 +70,21 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     facts: dict[str, Any] = {"help": text.replace("%", "%%") if text != argparse.SUPPRESS else text, "default": argparse.SUPPRESS}
     positional = not option.flags[0].startswith("-")
     if option.type is bool:
-        facts["action"] = "store_true"
+        facts["action"] = argparse.BooleanOptionalAction if option.default else "store_true"
     else:
-        facts["type"] = _finite if option.type is float else option.type
+        facts["type"] = finite(_note) if option.type is float else option.type
         facts.update(choices=option.choices or None, nargs=option.nargs or ("?" if positional else None))
         facts["metavar"] = None if option.choices else _metavar(option)
     if positional:
         parser.add_argument(option.name, **facts)
     else:
-        parser.add_argument(*option.flags, dest=option.name, **facts)
+        parser.add_argument(*_spellings(option), dest=option.name, **facts)
 
 
-def _finite(text: str) -> float:
-    """Read a number as the user means it: neither NaN nor infinity."""
-    value = float(text)
-    if not isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is no strength or size; give a number")
-    return value
+def _spellings(option: Option) -> tuple[str, ...]:
+    """Return the flags; one that is on by itself is turned off with --no- before it, with either kind of dash."""
+    dashed = option.flags[0].replace("_", "-")
+    return (*option.flags, dashed) if option.type is bool and option.default and dashed not in option.flags else option.flags
 
 
 def _metavar(option: Option) -> str:
@@ -99,18 +99,50 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = [given] if arguments.recipe is None else read_jobs(arguments.recipe, given, tools)
     chosen = [(choose(tools, job), job) for job in jobs]
     # all of them are looked at before the first one runs
-    ready = [(tool, validated(tool, job, _note, "; see --help")) for tool, job in chosen]
-    reports, code = [], 0
+    ready = [(tool, validated(tool, completed(tool, job), _note, "; see --help")) for tool, job in chosen]
+    if arguments.recipe is None:
+        return _run_one(*ready[0], arguments)
+    check_files(ready)
+    return _run_all(ready, arguments)
+
+
+def _run_one(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -> int:
     with _terminable():
-        for tool, options in ready:
-            report, text = _do(tool, options, arguments)
-            code = FAILED_CHECK if report.get("ok") is False else code
-            reports.append(report)
-            if not arguments.json:
-                print(text)
-    if arguments.json:
-        print(json.dumps(reports[0] if arguments.recipe is None else reports, indent=2, ensure_ascii=False))
-    return code
+        report, text = _do(tool, options, arguments)
+    print(json.dumps(report, indent=2, ensure_ascii=False) if arguments.json else text)
+    return _code(report)
+
+
+def _run_all(jobs: Sequence[tuple[Tool, Mapping[str, Any]]], arguments: argparse.Namespace) -> int:
+    """Run the jobs of a recipe; what was done is reported also where one fails or the user stops."""
+    reports: list[Mapping[str, Any]] = []
+    try:
+        with _terminable():
+            for number, (tool, options) in enumerate(jobs, 1):
+                try:
+                    report, text = _do(tool, options, arguments)
+                except LycorisError as error:
+                    report, text = {"failed": str(error), "kind": type(error).__name__, "job": number}, ""
+                    print(f"error: job {number} of {len(jobs)}: {error}", file=sys.stderr)
+                reports.append(report)
+                if text and not arguments.json:
+                    print(text)
+                if "failed" in report and not arguments.keep_going:
+                    break
+    finally:
+        if arguments.json:
+            print(json.dumps(reports, indent=2, ensure_ascii=False))
+        failed = sum("failed" in report for report in reports)
+        if failed or len(reports) < len(jobs):
+            rest = len(jobs) - len(reports)
+            print(f"{len(reports) - failed} of {len(jobs)} jobs done, {failed} failed, {rest} not finished", file=sys.stderr)
+    return max(map(_code, reports))
+
+
+def _code(report: Mapping[str, Any]) -> int:
+    if "failed" in report:
+        return FAILED
+    return FAILED_CHECK if report.get("ok") is False else 0
 
 
 def _do(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:

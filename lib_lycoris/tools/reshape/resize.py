@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -48,6 +48,7 @@ class Resized:
     energy: float
     left: float
     algorithm: str
+    before: str = ""  # algorithm of the old file, where the new one is made from its change
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def _resize(request: ResizeOptions, patch: Patch, ranks: Mapping[str, int]) -> t
         return Resized(module, patch.algorithm.rank, patch.algorithm.rank, 0.0, 0.0, patch.algorithm.name), patch, tensors
     rank = _chosen(request, patch, svd, ranks)
     left = float(svd.s[rank:].double().square().sum())
-    row = Resized(module, patch.algorithm.rank, rank, svd.total, left, "lora")
+    row = Resized(module, patch.algorithm.rank, rank, svd.total, left, "lora", patch.algorithm.name)
     if not rank:
         return row, None, {}
     up, down = svd.factors(rank)
@@ -251,23 +252,25 @@ def _comment(options: Mapping[str, Any], found: list[Resized]) -> str:
 def _result(save_to: Path, request: ResizeOptions, found: list[Resized], before: int, after: int, seconds: float) -> Result:
     total, left = sum(row.energy for row in found), sum(row.left for row in found)
     changed = [row for row in found if row.algorithm == "lora"]
-    modules: Iterator[dict[str, Any]] = (
-        {"module": r.module, "old": r.old, "new": r.new, "error": relative(r.left, r.energy)} for r in changed
-    )
+    same = [row for row in changed if (row.before, row.old) == (row.algorithm, row.new)]
     report: dict[str, Any] = {
-        "modules": list(modules),
+        "modules": [{"module": r.module, "old": r.old, "new": r.new, "error": relative(r.left, r.energy)} for r in changed],
         "kept": [[row.module, row.algorithm] for row in found if row.algorithm != "lora"],
         "skipped": [list(item) for item in request.network.skipped],
         "captured": 1 - left / total if total else 1.0,
         "error": relative(left, total),
+        "resized": len(changed) - len(same),
         "bytes_before": before, "bytes": after, "seconds": round(seconds, 2),
     }  # fmt: skip
-    dora = any(patch.algorithm.magnitudes() for patch in request.work)
+    dora, expanded = any(patch.algorithm.magnitudes() for patch in request.work), sum(row.before != "lora" for row in changed)
+    why = f"{expanded} modules of other algorithms are LoRA now" if expanded else "its header or its dtype takes more room"
     lines = [
-        f"{save_to.name}: {len(changed)} modules resized, {len(report['kept'])} kept as they were; "
+        f"{save_to.name}: {len(changed) - len(same)} modules resized, {len(report['kept'])} kept as they were; "
         f"{before / MIB:.1f} -> {after / MIB:.1f} MiB",
         f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *([f"{len(request.network.skipped)} keys of the file are for no layer and were left out"] if request.network.skipped else []),
+        *([f"{len(same)} modules have no more than the rank that was asked for and keep it"] if same else []),
+        *([f"the file is larger than before; {why}"] if after > before else []),
         *(["DoRA's magnitudes are kept; errors are those of what they scale"] if dora else []),
     ]
     return Result(report, "\n".join(lines), (save_to,))

@@ -1,0 +1,94 @@
+"""What was typed or stands in a recipe -> options of a tool: numbers, folders and patterns of files, one strength for all networks."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from glob import glob, has_magic
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from ..errors import NetworkFormatError, ToolError
+from .declaration import Option, Tool, as_list
+
+COMMA = re.compile(r"[+-]?\d*,\d+")
+
+
+def finite(note: Callable[[str], None]) -> Callable[[str], float]:
+    """Return what reads a number as the user means it: with a decimal comma too, which is noted; neither NaN nor infinity."""
+
+    def number(text: str) -> float:
+        plain = text
+        if COMMA.fullmatch(text):
+            plain = text.replace(",", ".")
+            note(f"{text} is read as {plain}; several numbers are separated by spaces")
+        try:
+            value = float(plain)
+        except ValueError:
+            hint = "; several numbers are separated by spaces, not commas" if "," in text else ""
+            raise argparse.ArgumentTypeError(f"{text} is no number{hint}") from None
+        if not isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text} is no strength or size; give a number")
+        return value
+
+    return number
+
+
+def completed(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with folders and patterns of networks as files, and one value of a strength repeated for all networks."""
+    found = dict(given)
+    for option in tool.options:
+        if option.kind == "networks" and found.get(option.name):
+            found[option.name] = [path for item in as_list(found[option.name]) for path in networks_at(Path(item))]
+    count = len(as_list(found.get("models")))
+    for option in tool.options:
+        values = as_list(found.get(option.name))
+        if option.per_network and len(values) == 1 and count > 1:
+            found[option.name] = values * count
+    return found
+
+
+def networks_at(path: Path) -> list[Path]:
+    """Return the network files that a name stands for: itself, those of a folder, those that a pattern fits.
+
+    Raises:
+        ToolError: a folder or a pattern without network files.
+    """
+    from ..networks.reading.folder import network_in
+    from ..networks.reading.reader import EXTENSIONS
+
+    if path.is_dir():
+        try:
+            network_in(path, EXTENSIONS)
+            return [path]  # one network, in a folder as PEFT saves it
+        except NetworkFormatError:
+            files = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix.lower() in EXTENSIONS]
+    elif has_magic(str(path)) and not path.exists():
+        files = [Path(file) for file in sorted(glob(str(path))) if Path(file).suffix.lower() in EXTENSIONS]
+    else:
+        return [path]
+    if not files:
+        raise ToolError(f"{path} holds no network file ({', '.join(EXTENSIONS)})")
+    return files
+
+
+def check_files(jobs: Sequence[tuple[Tool, Mapping[str, Any]]]) -> None:
+    """Raise ToolError naming every file that a job of a recipe reads and that is neither there nor written by a job before it."""
+    written: set[Path] = set()
+    lost = []
+    for number, (tool, options) in enumerate(jobs, 1):
+        paths = [(option, Path(path)) for option in tool.options for path in _paths(option, options)]
+        for option, path in paths:
+            if option.kind != "output" and not path.exists() and path.absolute() not in written:
+                lost.append(f"job {number}: there is no {path} (--{option.name})")
+            if option.kind == "output" and not path.absolute().parent.is_dir():
+                lost.append(f"job {number}: there is no folder {path.absolute().parent} (--{option.name})")
+        written |= {path.absolute() for option, path in paths if option.kind == "output"}
+    if lost:
+        raise ToolError("\n".join(["nothing was done, since files are missing", *lost]))
+
+
+def _paths(option: Option, options: Mapping[str, Any]) -> list[Any]:
+    return as_list(options.get(option.name)) if option.type is Path else []
