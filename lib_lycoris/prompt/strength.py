@@ -19,9 +19,6 @@ from .weights import BlockWeights
 
 Strength = float | Schedule
 
-# Whom the counts of weights are made for; SD3 has no layout that can be typed.
-_MADE_FOR = {12: ("sdxl",), 17: ("sd1", "sd2"), 20: ("sdxl",), 26: ("sd1", "sd2", "sdxl-refiner"), 61: ("flux",)}
-
 
 @dataclass(frozen=True)
 class StrengthMap:
@@ -132,12 +129,14 @@ def flat_name(parameter: str) -> str:
 
 def _notes(tag: Tag, weights: BlockWeights | None, family: str) -> tuple[str, ...]:
     """Say when a layout is another family's, as preset ALL on SDXL: blocks that it lacks are then off."""
-    if weights is None or family in _MADE_FOR[len(weights.cells)]:
+    told = FAMILIES[family]
+    if weights is None or len(weights.cells) in told.blocks.counts:
         return ()
-    count, label = len(weights.cells), FAMILIES[family].label
-    made_for = " and ".join(FAMILIES[other].label for other in _MADE_FOR[count])
-    fitting = " or ".join(str(other) for other, families in _MADE_FOR.items() if family in families)
+    count = len(weights.cells)
+    made_for = " and ".join(other.label for other in FAMILIES.values() if count in other.blocks.counts)
+    fitting = " or ".join(str(other) for other in sorted(told.blocks.counts))
     advice = f"use {fitting} weights for it" if fitting else "use element filters (lbwe) for it"
     return (
-        f"{shown(tag.text or tag.format())}: {count} weights are made for {made_for}; blocks of {label} not among them get 0, {advice}",
+        f"{shown(tag.text or tag.format())}: {count} weights are made for {made_for}; "
+        f"blocks of {told.label} not among them get 0, {advice}",
     )

@@ -24,7 +24,7 @@ from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.hosts.protocol import GenerationCancelled, GenerationRequest
 from lib_lycoris.hosts.webui.folders import PresetFiles
-from lib_lycoris.models import LAYOUTS, block_of, sd3_layout
+from lib_lycoris.models import LAYOUTS, UNKNOWN, block_of, sd3_layout
 from lib_lycoris.networks import load
 from lib_lycoris.prompt import OwnPresets, Presets, find_tags, parse_weights, resolve
 from lib_lycoris.tools.examine.block_norms import BaseWeights, measure, touched
@@ -161,6 +161,12 @@ def test_a_change_of_the_layout_and_back_loses_no_value() -> None:
 def test_a_network_picks_its_layout(family: str, blocks: list[str], count: int) -> None:
     assert layout_for(family, dict.fromkeys(blocks, 1)) == count
     assert len(blocks_of(count)) == count and (count != 43 or blocks_of(43) == sd3_layout(38))
+
+
+@pytest.mark.parametrize("family", ["qwen-image", "chroma", UNKNOWN.id])
+def test_a_model_whose_blocks_have_no_sliders_says_so(family: str) -> None:
+    with pytest.raises(ToolError, match=r"there are no sliders for the blocks of .*lbwe"):
+        layout_for(family, {})
 
 
 def test_rows_join_what_skip_connections_join() -> None:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import LycorisError, naming
+from ...models.families import FAMILIES
 from ...networks.hashes import short
 from ...networks.reading import header
 
 SUFFIX = ".safetensors"
-VERSIONS: Mapping[str, str] = {  # what the webui's loader writes as "sd version" where it knows the family, and our words for the others
-    "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL", "sdxl-refiner": "SDXL", "sd3": "SD3", "flux": "Flux",
-}  # fmt: skip
+# what the webui's loader writes as "sd version" where it knows the family, and the family's short name for the others
+VERSIONS: Mapping[str, str] = {family.id: family.short for family in FAMILIES.values()}
 UNKNOWN = "Unknown"
 TITLES: Mapping[str, str] = {
     "lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "ia3": "IA3", "oft": "OFT", "boft": "BOFT",

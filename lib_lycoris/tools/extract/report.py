@@ -9,9 +9,9 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from ...models import block_of
+from ...models import FAMILIES, block_of
 from ..files.checkpoint import Checkpoint
-from ..files.metadata import ARCHITECTURES, KEY, base_entry, dumps, make_recipe, rank_facts
+from ..files.metadata import KEY, base_entry, dumps, make_recipe, rank_facts
 from ..linalg.low_rank import relative
 from .prediction import KEY as PREDICTION
 from .prediction import prediction
@@ -103,19 +103,20 @@ def metadata(base: Checkpoint, tuned: Checkpoint, options: Mapping[str, Any], ro
     """Return the metadata of the extracted network, without hashes."""
     asked = {key: options[key] for key in RECORDED if options.get(key) is not None}
     recipe = make_recipe("extract", model_org=base_entry(base, False), model_tuned=base_entry(tuned, False), **asked)
-    family = tuned.base.family
+    written = FAMILIES[tuned.base.family].written
+    architecture = written.get("modelspec.architecture")
     kinds = {row.algorithm for row in rows if row.algorithm}
     ranks = [row.rank for row in rows if row.rank]
     plain = kinds <= {"lora", "bias", "full"}
     predicts = prediction(tuned)
     return {
         "format": "pt",
-        "ss_base_model_version": {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}.get(family, family),
-        "ss_v2": str(family == "sd2"),
+        "ss_base_model_version": written.get("ss_base_model_version", tuned.base.family),
+        "ss_v2": written.get("ss_v2", "False"),
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
         **rank_facts(ranks, [float(rank) for rank in ranks]),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{ARCHITECTURES[family]}/lora",
+        **({"modelspec.architecture": f"{architecture}/lora"} if architecture else {}),
         **({PREDICTION: predicts} if predicts else {}),
         "modelspec.title": Path(str(options.get("save_to", ""))).stem,
         KEY: dumps(recipe),

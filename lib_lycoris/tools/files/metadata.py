@@ -17,16 +17,13 @@ from torch import Tensor
 
 from ... import __version__
 from ...errors import ToolError
+from ...models.families import FAMILIES
 from ...networks.hashes import sha256
 from ..merge.strengths import NetworkOptions
 from .checkpoint import Checkpoint, open_source
 from .stream import DATA_HASH, INPUT_HASH
 
 KEY = "lycoris.recipe"
-ARCHITECTURES = {
-    "sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-768-v", "sdxl": "stable-diffusion-xl-v1-base",
-    "sdxl-refiner": "stable-diffusion-xl-v1-refiner", "sd3": "stable-diffusion-3-medium", "flux": "flux-1-dev",
-}  # fmt: skip
 TRIGGERS = ("modelspec.trigger_phrase", "ssmd_keywords", "trained_words")
 # What a network's metadata says of its own tensors and a changed file must say anew.
 OWN_HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
@@ -85,9 +82,10 @@ def checkpoint_metadata(
     kept = {key: value for key, value in old.items() if key not in OWN_HASHES}
     names = [recipe["sd_model"]["name"], *(network["name"] for network in recipe["networks"])]
     words = triggers([old, *sources])
+    architecture = old.get("modelspec.architecture") or FAMILIES[family].written.get("modelspec.architecture")
     spec = {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": old.get("modelspec.architecture") or ARCHITECTURES[family],
+        **({"modelspec.architecture": architecture} if architecture else {}),
         "modelspec.title": title,
         "modelspec.merged_from": ", ".join(names),
         **({"modelspec.trigger_phrase": ", ".join(words)} if words else {}),

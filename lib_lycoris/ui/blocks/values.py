@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Union
 
-from ...errors import LycorisError, PromptError
-from ...models.blocks import LAYOUTS, sd3_layout
+from ...errors import LycorisError, PromptError, ToolError
+from ...models.blocks import LAYOUTS, layout, sd3_layout
+from ...models.families import FAMILIES
 from ...prompt import BlockWeights, Cell, ElementRule, Presets, Schedule, Tag, TagError, escape_name, find_tags
 from ...prompt.number import format_number, parse_number
 
@@ -15,8 +16,8 @@ LABELS = {
     17: "SD 1/2: attention (17)", 26: "SD 1/2: full set (26)", 12: "SDXL: attention (12)", 20: "SDXL: full set (20)",
     61: "Flux: full set (61)", 29: "SD3 medium: all (29)", 43: "SD3.5 large: all (43)",
 }  # fmt: skip
-FULL = {"sd1": 26, "sd2": 26, "sdxl": 20, "sdxl-refiner": 26, "flux": 61, "sd3": 29}
-SHORT = {"sd1": 17, "sd2": 17, "sdxl": 12}
+SD3_COUNTS = (29, 43)  # medium, 3.5 large
+WHOLE = {max(told.blocks.counts) for told in FAMILIES.values() if told.blocks.counts} | {SD3_COUNTS[0]}  # as many as a whole model has
 KEPT = 50  # steps that can be undone
 Weights = Union[BlockWeights, tuple[ElementRule, ...], None]
 
@@ -97,10 +98,13 @@ class BlockValues:
 
 def layout_for(family: str, touched: Mapping[str, int]) -> int:
     """Return the number of values that fits a network of a family."""
-    if family == "sd3":
-        return 43 if any(block > "J23" for block in touched if block.startswith("J")) else 29
-    short = SHORT.get(family)
-    return short if short and all(block in LAYOUTS[short] for block in touched if block != "-") else FULL[family]
+    told = FAMILIES[family]
+    if layout(family) == sd3_layout():
+        return next(count for count in SD3_COUNTS if set(touched) <= {*blocks_of(count), "-"})
+    fitting = [count for count in told.blocks.counts if all(block in LAYOUTS[count] for block in touched if block != "-")]
+    if not told.blocks.counts:
+        raise ToolError(f"there are no sliders for the blocks of {told.label}; write element filters in the tag (lbwe=...) for it")
+    return min(fitting, default=told.blocks.counts[0])
 
 
 def rows(count: int) -> list[tuple[str, str]]:
@@ -123,7 +127,7 @@ def read_values(text: str) -> list[float]:
 
 def weights_of(board: BlockValues) -> Weights:
     """Return what the sliders say, as a tag takes it; None where that is no more than strength 1 everywhere."""
-    whole = board.count in FULL.values() if board.touched is None else not board.left_out
+    whole = board.count in WHOLE if board.touched is None else not board.left_out
     if set(board.shown) == {1.0} and whole:
         return None
     if board.count in LAYOUTS:
