@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris import cli
 from lib_lycoris.errors import ToolError
+from lib_lycoris.models import FAMILIES, UNKNOWN
 from lib_lycoris.networks.hashes import model_hash
 from lib_lycoris.tools import TOOLS
-from lib_lycoris.tools.files.metadata import kohya_hashes
+from lib_lycoris.tools.files.metadata import checkpoint_metadata, kohya_hashes, make_recipe
 from lib_lycoris.tools.reshape.metadata import LARGEST_IMAGE, NEEDED
 from lib_lycoris.tools.reshape.metadata import edit_metadata as run
 
@@ -184,3 +185,11 @@ def test_the_command_shows_and_tells_beforehand(network: Path, capsys: pytest.Ca
 
 def test_it_is_a_tool_like_the_others() -> None:
     assert TOOLS["metadata"].defaults()["repair"] is False and TOOLS["metadata"].verb in ("", "metadata")
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, UNKNOWN.id])
+def test_a_merged_checkpoint_names_the_architecture_that_its_family_declares(family: str) -> None:
+    recipe = make_recipe("merge", sd_model={"name": "a"}, networks=[{"name": "b"}])
+    written = checkpoint_metadata({}, recipe, family, "c", [], hashed=False)
+    assert written.get("modelspec.architecture") == FAMILIES[family].written.get("modelspec.architecture")
+    assert written["modelspec.merged_from"] == "a, b"
