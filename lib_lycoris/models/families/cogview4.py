@@ -10,6 +10,17 @@ from ..rows import Rows, linear
 B = "transformer_blocks.#"
 
 
+def joint_blocks(d: int, t: int, blocks: int) -> Rows:
+    """Yield the blocks and the layers after them; d: width, t: of the embedding of time."""
+    yield linear(f"{B}.norm1.linear", 12 * d, t, times=blocks)
+    for name in ("to_q", "to_k", "to_v", "to_out.0"):
+        yield linear(f"{B}.attn1.{name}", d, d, times=blocks)
+    yield linear(f"{B}.ff.net.0.proj", 4 * d, d, times=blocks)
+    yield linear(f"{B}.ff.net.2", d, 4 * d, times=blocks)
+    yield linear("norm_out.linear", 2 * d, t)
+    yield linear("proj_out", 64, d)
+
+
 def layers(d: int = 4096, t: int = 512, blocks: int = 28) -> Rows:
     """Yield the layers; d: width, t: of the embedding of time."""
     yield linear("patch_embed.proj", d, 64)
@@ -18,13 +29,7 @@ def layers(d: int = 4096, t: int = 512, blocks: int = 28) -> Rows:
     yield linear("time_condition_embed.timestep_embedder.linear_2", t, t)
     yield linear("time_condition_embed.condition_embedder.linear_1", t, 1536)
     yield linear("time_condition_embed.condition_embedder.linear_2", t, t)
-    yield linear(f"{B}.norm1.linear", 12 * d, t, times=blocks)
-    for name in ("to_q", "to_k", "to_v", "to_out.0"):
-        yield linear(f"{B}.attn1.{name}", d, d, times=blocks)
-    yield linear(f"{B}.ff.net.0.proj", 4 * d, d, times=blocks)
-    yield linear(f"{B}.ff.net.2", d, 4 * d, times=blocks)
-    yield linear("norm_out.linear", 2 * d, t)
-    yield linear("proj_out", 64, d)
+    yield from joint_blocks(d, t, blocks)
 
 
 FAMILY = Family(

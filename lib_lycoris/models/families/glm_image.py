@@ -6,8 +6,7 @@ names are those of diffusers; files in another style of this model have not been
 
 from ..family import Blocks, Family, transformer
 from ..rows import Rows, layer, linear
-
-B = "transformer_blocks.#"
+from .cogview4 import joint_blocks
 
 
 def layers(d: int = 2560, t: int = 512, blocks: int = 30) -> Rows:
@@ -22,13 +21,7 @@ def layers(d: int = 2560, t: int = 512, blocks: int = 30) -> Rows:
         yield linear(f"time_condition_embed.timestep_embedder.{name}", t, t)
     yield linear("time_condition_embed.condition_embedder.linear_1", t, 1024)
     yield linear("time_condition_embed.condition_embedder.linear_2", t, t)
-    yield linear(f"{B}.norm1.linear", 12 * d, t, times=blocks)
-    for name in ("to_q", "to_k", "to_v", "to_out.0"):
-        yield linear(f"{B}.attn1.{name}", d, d, times=blocks)
-    yield linear(f"{B}.ff.net.0.proj", 4 * d, d, times=blocks)
-    yield linear(f"{B}.ff.net.2", d, 4 * d, times=blocks)
-    yield linear("norm_out.linear", 2 * d, t)
-    yield linear("proj_out", 64, d)
+    yield from joint_blocks(d, t, blocks)
 
 
 FAMILY = Family(

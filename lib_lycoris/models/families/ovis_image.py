@@ -6,9 +6,7 @@ not been seen. Text encoders are not declared.
 
 from ..family import Blocks, Family, transformer
 from ..rows import Rows, linear, norm
-
-T = "transformer_blocks.#"
-U = "single_transformer_blocks.#"
+from .longcat_image import double_and_single_blocks
 
 
 def layers(d: int = 3072, double: int = 6, single: int = 27) -> Rows:
@@ -18,29 +16,7 @@ def layers(d: int = 3072, double: int = 6, single: int = 27) -> Rows:
     yield norm("context_embedder_norm", 2048)
     yield linear("context_embedder", d, 2048)
     yield linear("x_embedder", d, 64)
-    for name in ("norm1.linear", "norm1_context.linear"):
-        yield linear(f"{T}.{name}", 6 * d, d, times=double)
-    for name in ("norm_q", "norm_k"):
-        yield norm(f"{T}.attn.{name}", 128, times=double)
-    for name in ("to_q", "to_k", "to_v", "to_out.0"):
-        yield linear(f"{T}.attn.{name}", d, d, times=double)
-    for name in ("norm_added_q", "norm_added_k"):
-        yield norm(f"{T}.attn.{name}", 128, times=double)
-    for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
-        yield linear(f"{T}.attn.{name}", d, d, times=double)
-    yield linear(f"{T}.ff.net.0.proj", 8 * d, d, times=double)
-    yield linear(f"{T}.ff.net.2", d, 4 * d, times=double)
-    yield linear(f"{T}.ff_context.net.0.proj", 8 * d, d, times=double)
-    yield linear(f"{T}.ff_context.net.2", d, 4 * d, times=double)
-    yield linear(f"{U}.norm.linear", 3 * d, d, times=single)
-    yield linear(f"{U}.proj_mlp", 8 * d, d, times=single)
-    yield linear(f"{U}.proj_out", d, 5 * d, times=single)
-    for name in ("norm_q", "norm_k"):
-        yield norm(f"{U}.attn.{name}", 128, times=single)
-    for name in ("to_q", "to_k", "to_v"):
-        yield linear(f"{U}.attn.{name}", d, d, times=single)
-    yield linear("norm_out.linear", 2 * d, d)
-    yield linear("proj_out", 64, d)
+    yield from double_and_single_blocks(d, double, single, gate=2)
 
 
 FAMILY = Family(
