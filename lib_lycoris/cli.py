@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LycorisError as error:
         print(f"error: {error}", file=sys.stderr)
         if getattr(arguments, "json", False):
-            print(json.dumps({"failed": str(error), "kind": type(error).__name__}, indent=2, ensure_ascii=False))
+            print(json.dumps({"failure": str(error), "kind": type(error).__name__}, indent=2, ensure_ascii=False))
         return FAILED
     except KeyboardInterrupt:
         print("\nStopped; nothing was written.", file=sys.stderr)

@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -122,17 +123,17 @@ def _run_all(jobs: Sequence[tuple[Tool, Mapping[str, Any]]], arguments: argparse
                 try:
                     report, text = _do(tool, options, arguments)
                 except LycorisError as error:
-                    report, text = {"failed": str(error), "kind": type(error).__name__, "job": number}, ""
+                    report, text = {"failure": str(error), "kind": type(error).__name__, "job": number}, ""
                     print(f"error: job {number} of {len(jobs)}: {error}", file=sys.stderr)
                 reports.append(report)
                 if text and not arguments.json:
                     print(text)
-                if "failed" in report and not arguments.keep_going:
+                if "failure" in report and not arguments.keep_going:
                     break
     finally:
         if arguments.json:
             print(json.dumps(reports, indent=2, ensure_ascii=False))
-        failed = sum("failed" in report for report in reports)
+        failed = sum("failure" in report for report in reports)
         if failed or len(reports) < len(jobs):
             rest = len(jobs) - len(reports)
             print(f"{len(reports) - failed} of {len(jobs)} jobs done, {failed} failed, {rest} not finished", file=sys.stderr)
@@ -140,7 +141,7 @@ def _run_all(jobs: Sequence[tuple[Tool, Mapping[str, Any]]], arguments: argparse
 
 
 def _code(report: Mapping[str, Any]) -> int:
-    if "failed" in report:
+    if "failure" in report:
         return FAILED
     return FAILED_CHECK if report.get("ok") is False else 0
 
@@ -149,9 +150,17 @@ def _do(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -
     if arguments.dry_run:
         planned = tool.plan(**options)
         return planned.as_json(), planned.text
+    started = time.monotonic()
     with _bar(arguments.quiet or not sys.stderr.isatty()) as callback:
         result = tool.run(progress=Progress(callback), **options)
-    return result.report, result.text
+    return {**_written(result.outputs, time.monotonic() - started), **result.report}, result.text
+
+
+def _written(outputs: Sequence[Path], seconds: float) -> dict[str, Any]:
+    """Return what every report says: the first file or folder that was written, bytes of all of them, seconds."""
+    files = [file for path in outputs for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    first = str(outputs[0]) if outputs else None
+    return {"output": first, "bytes": sum(file.stat().st_size for file in files), "seconds": round(seconds, 3)}
 
 
 def _note(sentence: str) -> None:

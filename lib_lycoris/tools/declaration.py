@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from ..atomic import removed_leftovers
+from .files.output import require_space
 from .jobs.progress import Progress
 from .validation import validated
 
@@ -87,9 +87,7 @@ class Tool:
         """Do it. Raises ToolError for an option that is unknown or wrong before anything is read, LycorisError for what cannot be done."""
         given = validated(self, options)
         removed = removed_leftovers(Path(given["save_to"]).parent) if given.get("save_to") else []
-        started = time.monotonic()
         result = self.function(progress=progress or Progress(), **given)
-        result = replace(result, report={**_written(result.outputs, time.monotonic() - started), **result.report})
         if removed:  # said, since it may have been somebody's only copy of a long run
             text = f"{result.text}\nremoved what killed runs had left half-written: {', '.join(removed)}"
             result = replace(result, text=text, report={**result.report, "removed_leftovers": removed})
@@ -97,18 +95,15 @@ class Tool:
 
     def plan(self, **options: Any) -> Plan:
         """Tell what :meth:`run` would do with these options, without doing it; raises what it would raise."""
-        return self.planner(**validated(self, options))
+        given = validated(self, options)
+        planned = self.planner(**given)
+        if given.get("save_to"):
+            require_space(Path(given["save_to"]).absolute().parent, planned.disk_bytes or 0, Path(given["save_to"]).name)
+        return planned
 
     def defaults(self) -> dict[str, Any]:
         """Return the default of every option that means something here."""
         return {o.name: o.default for o in self.options if not (o.ignored or o.refused)}
-
-
-def _written(outputs: Sequence[Path], seconds: float) -> dict[str, Any]:
-    """Return what every report says: the first file or folder that was written, bytes of all of them, seconds."""
-    files = [file for path in outputs for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
-    first = str(outputs[0]) if outputs else None
-    return {"output": first, "bytes": sum(file.stat().st_size for file in files), "seconds": round(seconds, 3)}
 
 
 def options_of(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_reports_and_errors_have_the_same_keys(tmp_path: Path, capsys: pytest.Ca
     assert (report["output"], report["bytes"]) == (None, 0) and report["seconds"] >= 0
     assert main(["resize", "--model", str(tmp_path / "no.safetensors"), "--new_rank", "2", "--save_to", str(out), "--json"]) == 2
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["failed"] in captured.err and "no.safetensors" in captured.err
+    assert json.loads(captured.out)["failure"] in captured.err and "no.safetensors" in captured.err
 
 
 def test_a_resize_counts_what_differs_and_says_when_the_file_grows(tmp_path: Path) -> None:
@@ -129,11 +129,35 @@ def test_a_recipe_reports_what_was_done_before_an_error(tmp_path: Path, capsys: 
     assert main([*recipe(tmp_path, *jobs), "--json"]) == 2
     captured = capsys.readouterr()
     done, failed = json.loads(captured.out)
-    assert Path(done["output"]).name == "0.safetensors" and failed["job"] == 2 and "bad.safetensors" in failed["failed"]
+    assert Path(done["output"]).name == "0.safetensors" and failed["job"] == 2 and "bad.safetensors" in failed["failure"]
     assert "1 of 3 jobs done, 1 failed, 1 not finished" in captured.err
     assert not (tmp_path / "2.safetensors").exists()
     assert main([*recipe(tmp_path, *jobs), "--json", "--keep-going"]) == 2
     captured = capsys.readouterr()
-    assert ["failed" in report for report in json.loads(captured.out)] == [False, True, False]
+    assert ["failure" in report for report in json.loads(captured.out)] == [False, True, False]
     assert "2 of 3 jobs done, 1 failed, 0 not finished" in captured.err
     assert (tmp_path / "2.safetensors").is_file()
+
+
+def test_concat_is_exact_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, out = network(tmp_path / "a.safetensors", 1), network(tmp_path / "b.safetensors", 2), tmp_path / "out.safetensors"
+    words = ["merge", "--models", str(one), str(two), "--ratios", "0.7", "-0.3", "--save_to", str(out), "--concat"]
+    for cut in (["--dim", "4"], ["--size", "1"], ["--rule", "energy", "--value", "0.9"], ["--method", "ties"]):
+        assert main([*words, *cut]) == 2
+        assert f"--concat keeps all ranks and is exact, {cut[0]} {cut[1]}" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(words) == 0
+    assert load_file(out)[f"{NAME}.lora_down.weight"].shape == (8, 320)
+    torch.testing.assert_close(delta(out), 0.7 * delta(one) - 0.3 * delta(two), rtol=1e-5, atol=1e-6)
+
+
+def test_a_plan_refuses_what_the_run_would(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = network(tmp_path / "a.safetensors", 1)
+    words = ["resize", "--model", str(one), "--new_rank", "2", "--dry-run", "--save_to"]
+    assert main([*words, str(tmp_path / "no" / "out.safetensors")]) == 2
+    assert "is not there; make the folder first" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "out.safetensors")]) == 0
+    full = type("Usage", (), {"free": 1000})()
+    monkeypatch.setattr("lib_lycoris.tools.files.output.shutil.disk_usage", lambda folder: full)
+    assert main([*words, str(tmp_path / "out.safetensors")]) == 2
+    assert "the disk is full" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def run(
     unet: Numbers | None = None, lbw: Texts | None = None, lbwe: Texts | None = None, base_model: FilePath | None = None,
     dim: int | None = None, conv_dim: int | None = None, rule: str = "fixed", value: float = 0.0, size: float | None = None,
     method: str = "sum", density: float = 0.5, seed: int = 0, style: str | None = None, save_precision: str | None = None,
-    device: str = "cpu", progress: Progress | None = None,
+    concat: bool = False, device: str = "cpu", progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Merge networks into one, ΔW = Σ s · ΔW_i: exactly, or the nearest of a rank (`dim`), an energy (`rule`) or a file size.
 

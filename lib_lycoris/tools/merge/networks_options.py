@@ -48,7 +48,7 @@ OPTIONS = (
     Option("style", "names of the modules in the file (default: the networks')", choices=STYLES),
     Option("save_precision", "dtype of the file (default: the networks')", choices=("fp32", "fp16", "bf16", "float")),
     DEVICE,
-    Option("concat", "", bool, ignored="--concat is not needed: ranks are put side by side unless --dim says how many to keep"),
+    Option("concat", "keep all ranks, side by side: exactly the sum; what would cut them is refused", bool, default=False),
     Option("shuffle", "", bool, ignored="--shuffle has no meaning here: the order of ranks changes nothing"),
     *IGNORED_KOHYA,
 )  # fmt: skip
@@ -118,10 +118,19 @@ def _rules(given: Mapping[str, Any]) -> tuple[Rule | None, Rule | None]:
     if given["method"] not in METHODS:
         raise ToolError(f'"{given["method"]}" is no way to merge; there are {", ".join(METHODS)}')
     dim, kind = given["dim"], given["rule"]
+    if given["concat"]:
+        _refuse_cuts(given)
     if dim is None and kind == "fixed" and not given["size"]:
         return None, None
     conv = dim if given["conv_dim"] is None else given["conv_dim"]
     return Rule(kind, given["value"], dim), Rule(kind, given["value"], conv)
+
+
+def _refuse_cuts(given: Mapping[str, Any]) -> None:
+    cuts = [f"--{name} {given[name]}" for name in ("dim", "conv_dim", "size") if given[name] is not None]
+    cuts += [f"--{name} {given[name]}" for name, exact in (("rule", "fixed"), ("method", "sum")) if given[name] != exact]
+    if cuts:
+        raise ToolError(f"--concat keeps all ranks and is exact, {', '.join(cuts)} would not be; give only one of them")
 
 
 def _work(loaded: Sequence[tuple[Network, StrengthMap, NetworkOptions]], base: BaseModel) -> dict[tuple[str, str], list[Item]]:
