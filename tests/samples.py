@@ -314,7 +314,7 @@ FLAT = (
     supertuning_supra, peft_glora, peft_glora_vectors, vera, delora, c3a, road, road_1, road_4,
 )  # fmt: skip
 LINEAR: dict[str, Callable[[torch.Generator, Shape], Tensors]] = {
-    f.__name__: f for f in (
+    sample.__name__: sample for sample in (
         lora, lora_sparse, loha, lokr, lokr_whole, lokr_both, glora, glora_old, full, bias_only, replacement, ia3_in, ia3_out, peft_ia3_out,
         oft, coft_rescaled, oft_stored, boft, boft_rescaled, peft_oft, peft_oft_rows, peft_oft_output, peft_boft, hra,
         adalora, hira, abba, beft, dora_out, dora_in, *FLAT,

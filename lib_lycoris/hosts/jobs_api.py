@@ -102,8 +102,8 @@ def add_docs(app: FastAPI, service: JobService) -> None:
 def _answers(code: int, text: str, schema: dict[str, Any], refusals: Sequence[int]) -> dict[int | str, dict[str, Any]]:
     why = {
         403: "asked by a page of another site", 404: "there is no such job", 409: "the file is there already, or there is no result (yet)",
-        413: "the body is too large", 415: "the body is no JSON", 429: "too many jobs are waiting",
-        422: "an option is wrong; the sentence says which",
+        413: "the body is too large", 415: "the header Content-Type: application/json is missing", 429: "too many jobs are waiting",
+        422: "the body is no JSON, or an option is wrong; the sentence says which",
     }  # fmt: skip
     return {
         code: {"description": text, "content": {"application/json": {"schema": schema}}},

@@ -333,3 +333,16 @@ def test_wrong_arguments_are_named(strength: object, mode: str, named: str, tmp_
     with pytest.raises(LycorisError, match=named), lib_lycoris.apply(model, {path: strength}, mode):  # type: ignore[dict-item,arg-type]
         model(torch.ones(2, 8, 8, 8))
     assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+@torch.no_grad()
+def test_a_list_of_networks_has_strength_1_each(x: Tensor, tmp_path: Path) -> None:
+    model = TinyModel()
+    path = write_network(tmp_path / "style.safetensors", "lokr", 1)
+    with lib_lycoris.apply(model, {path: 1.0}):
+        expected = model(x)
+    with lib_lycoris.apply(model, [path]):
+        assert torch.equal(model(x), expected)
+    for wrong, named in ((str(path), "as a list"), ([path, path], "twice"), ([(path, 0.7)], "as a list")):
+        with pytest.raises(LycorisError, match=named), lib_lycoris.apply(model, wrong):  # type: ignore[arg-type]
+            model(x)

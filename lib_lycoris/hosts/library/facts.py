@@ -18,6 +18,7 @@ from ...errors import LycorisError, naming
 from ...models.families import FAMILIES
 from ...networks.hashes import short
 from ...networks.reading import header
+from ...networks.tag_counts import top_tags
 
 SUFFIX = ".safetensors"
 # what the webui's loader writes as "sd version" where it knows the family, and the family's short name for the others
@@ -102,22 +103,6 @@ class Describer:
         except LycorisError as error:  # it costs its own line in the list, not the list
             return replace(names, described=True, broken=str(error))
         return replace(names, described=True, version=version, algorithms=dict(algorithms), tags=tuple(top_tags(metadata, KEPT_TAGS)))
-
-
-def top_tags(metadata: Mapping[str, Any], count: int) -> list[tuple[str, int]]:
-    """Return the most frequent caption tags; metadata of another form has none."""
-    folders = metadata.get("ss_tag_frequency")
-    if isinstance(folders, str):
-        try:
-            folders = json.loads(folders)
-        except (ValueError, RecursionError):
-            return []
-    counts: Counter[str] = Counter()
-    for tags in folders.values() if isinstance(folders, dict) else ():
-        for tag, number in tags.items() if isinstance(tags, dict) else ():
-            if isinstance(number, int):
-                counts[tag.strip()] += number
-    return counts.most_common(count)
 
 
 def _read_table(path: str | Path) -> tuple[Mapping[str, Any], object]:

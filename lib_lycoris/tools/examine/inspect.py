@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.matching import Match, match, own_model
 from ...networks.reading.reader import TensorFile
 from ...networks.settings.source import SettingsSource
+from ...networks.tag_counts import top_tags
 
 TOP_TAGS = 20
 
@@ -105,7 +105,7 @@ def _inspect(path: str | Path, base: models.BaseModel | None) -> Inspection:
         matched_keys=len(file.tensors) - len({key for key, _ in unmatched}), unmatched=unmatched, modules=modules,
         embeddings={word: {part: file.tensors[key].shape for part, key in parts.items()} for word, parts in keys.embeddings.items()},
         not_finite=not_finite, dead=tuple(dict.fromkeys(module.name for module in modules if module.dead)),
-        training=_training(file.metadata), tags=_tags(file.metadata), metadata=dict(file.metadata),
+        training=_training(file.metadata), tags=tuple(top_tags(file.metadata, TOP_TAGS)), metadata=dict(file.metadata),
         problems=tuple(_problems(file, source, told.family, compared, found, keys, not_finite)),
     )  # fmt: skip
 
@@ -210,17 +210,3 @@ def _date(text: str) -> str:
         return datetime.fromtimestamp(float(text), timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     except (ValueError, OverflowError, OSError):
         return text  # modelspec writes a date for people already
-
-
-def _tags(metadata: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    """Return the most frequent caption tags over all folders; metadata that is no such table has none."""
-    try:
-        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
-    except ValueError:
-        return ()
-    counts: Counter[str] = Counter()
-    for tags in folders.values() if isinstance(folders, dict) else ():
-        for tag, count in tags.items() if isinstance(tags, dict) else ():
-            if isinstance(count, int):
-                counts[tag.strip()] += count
-    return tuple(counts.most_common(TOP_TAGS))

@@ -9,7 +9,8 @@ from typing import Any
 
 from ....errors import LycorisError
 from ....networks.hashes import short
-from ...library.facts import COVERS, UNKNOWN, VERSIONS, NetworkFacts, read_metadata, top_tags
+from ....networks.tag_counts import top_tags
+from ...library.facts import COVERS, UNKNOWN, VERSIONS, NetworkFacts, read_metadata
 from ...library.library import Library
 
 __all__ = ["COVERS", "UNKNOWN", "VERSIONS", "Metadata", "NetworkFacts", "facts", "known_hash", "library", "top_tags"]
