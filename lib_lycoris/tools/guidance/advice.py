@@ -21,6 +21,7 @@ PAPER = "https://arxiv.org/abs/"
 SOURCE_NAMES = {ALGO_LIST: "LyCORIS, Algo-List", GUIDELINES: "LyCORIS, Guidelines", KOHYA: "sd-scripts, train_network"}
 MARKS = {4: "best", 3: "good", 2: "fair", 1: "weak"}
 WIDTH = 2  # bytes of an fp16 number
+UNET_MIDDLE = "diffusion_model.middle_block."  # in each UNet and in no transformer: the presets choose among the layers of UNets
 IA3_LAYERS = "k, v, feed-forward"  # what LyCORIS trains by (IA)³, whatever the preset
 IA3_OUTPUTS, IA3_INPUTS = ("to_k", "to_v", "k_proj", "v_proj", ".k", ".v"), ("ff.net.2", "mlp.fc2", "mlp.c_proj")
 KEYS = 5  # of a module, as many as room is kept for
@@ -236,7 +237,7 @@ def example_sizes(family: str) -> list[tuple[Example, int]]:
 
 def sizes_of(key: str, family: str) -> str:
     """Return an algorithm's usual sizes on a family as a sentence; empty where none is computed."""
-    if family not in ("sd1", "sd2", "sdxl"):
+    if not any(module.startswith(UNET_MIDDLE) for module in models.reference(family).layers):
         return ""
     found = [f"{_named(item)}: {size / MIB:.3g} MiB" for item, size in example_sizes(family) if item.key == key]
     return f"Files on {models.FAMILIES[family].label} (fp16): {'; '.join(found)}." if found else ""
