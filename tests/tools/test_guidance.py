@@ -63,7 +63,7 @@ def write(path: Path, family: str, preset: str, tensors: Callable[[tuple[int, ..
         for number, (module, shape) in enumerate(layers):
             key = (shape, module.endswith(IA3_INPUTS))
             if key not in kept:
-                kept[key] = to_dtype(tensors(*key), torch.float16)
+                kept[key] = to_dtype(tensors(*key), torch.float16, module)
             file.add(base.name_in("kohya", module) or f"part_{number}", kept[key])
         file.finish({"format": "pt"})
     return path.stat().st_size
