@@ -39,8 +39,14 @@ CHECKS = {  # what follows from an addition without another line, said in Python
         from lib_lycoris.ui.pages.change import ChangePage
         from tests.ui.test_extract import PageContext
         from lib_lycoris.prompt import Presets
-        store = SimpleNamespace(networks=list, checkpoints=list, presets=Presets.default)
-        assert "Keep modules" in ChangePage(PageContext(store, Jobs(), None, None, "x")).forms
+        store = SimpleNamespace(networks=list, checkpoints=list, presets=Presets.default, refresh=list)
+        import gradio as gr
+        context = PageContext(store, Jobs(), send="x")
+        with gr.Blocks() as blocks:
+            ChangePage(context).build()
+            context.finish(blocks)
+        tabs = {part["props"].get("elem_id"): part["props"].get("label") for part in blocks.get_config_file()["components"]}
+        assert tabs["lyco_tab_change_keep"] == "Keep modules"
     """,
 }
 
