@@ -157,7 +157,9 @@ def _app(arguments: argparse.Namespace) -> int:
 
     guard = partial(SiteGuard, names=(*LOOPBACK, *arguments.allow_host))
     launch(host, save_png, context, routes, guard, port=arguments.port, browser=not arguments.no_browser)
-    return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # requests that still compute are threads inside torch, and Python's own end around them aborts or hangs
 
 
 def _generate(arguments: argparse.Namespace) -> int:

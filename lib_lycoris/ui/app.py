@@ -6,7 +6,9 @@ import inspect
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,10 @@ def launch(
     host: Generator, save: Callable[[GeneratedImage, Path], None], context: PageContext, routes: Routes, guard: Guard, port: int,
     browser: bool,
 ) -> None:  # fmt: skip
-    """Open the app on this machine's loopback address and stay until Ctrl-C; raise HostError if no port is free."""
+    """Open the app on this machine's loopback address and stay until Ctrl-C; raise HostError if no port is free.
+
+    The server still runs afterwards, in threads that may be inside torch: the caller ends the process.
+    """
     blocks, page = build(host, save, context)
     chosen = free_port(port)
     print(f"LyCORIS is at http://{LOOPBACK}:{chosen} - stop it with Ctrl-C", file=sys.stderr, flush=True)
@@ -74,11 +79,18 @@ def launch(
         )  # fmt: skip
         outermost(app, guard)
         routes(app)
-        blocks.block_thread()
+        _stay()
     finally:
         page.cancel.set()
         context.jobs.close()
         page.folder.cleanup()
+
+
+def _stay() -> None:
+    """Wait for Ctrl-C. Gradio's own waiting closes its server then, which waits without end for requests that still compute."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(0.2)
 
 
 def outermost(app: Any, guard: Guard) -> None:
