@@ -34,14 +34,18 @@ class LoadedModel:
     def towers(self) -> list[tuple[Any, Any]]:
         """Return (tokenizer, text encoder) pairs."""
         found = [(self.pipe.tokenizer, self.pipe.text_encoder)]
-        if self.family == "sdxl":
+        if _has_two_text_encoders(self.pipe):
             found.append((self.pipe.tokenizer_2, self.pipe.text_encoder_2))
         return found
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules that networks change, by the names that diffusers gives them."""
-        names = ["unet", "text_encoder"] + (["text_encoder_2"] if self.family == "sdxl" else [])
+        names = ["unet", "text_encoder"] + (["text_encoder_2"] if _has_two_text_encoders(self.pipe) else [])
         return {name: getattr(self.pipe, name) for name in names}
+
+
+def _has_two_text_encoders(pipe: Any) -> bool:
+    return getattr(pipe, "text_encoder_2", None) is not None
 
 
 def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
@@ -66,7 +70,7 @@ def _folder(path: Path, dtype: torch.dtype) -> LoadedModel:
         raise HostError(f"{path} is a {type(pipe).__name__}; this command needs SD1, SD2 or SDXL base for text")
     if hasattr(pipe, "safety_checker"):
         pipe.safety_checker = None
-    double = getattr(pipe, "text_encoder_2", None) is not None
+    double = _has_two_text_encoders(pipe)
     family = "sdxl" if double else "sd2" if pipe.unet.config.use_linear_projection else "sd1"
     size = int(pipe.unet.config.sample_size) * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     return LoadedModel(pipe, family, path.name, double, size)
@@ -110,10 +114,10 @@ def _assemble(state: State, shapes: Shapes, family: str, notes: dict[str, Any], 
     unet = _filled(UNet2DConditionModel, config, convert_ldm_unet_checkpoint, state, dtype)
     vae = _filled(AutoencoderKL, vae_config(shapes, family), convert_ldm_vae_checkpoint, state, dtype)
     towers = TOWERS[family]
-    texts = [_text_encoder(state, shapes, tower, family == "sdxl" and tower.open_clip, dtype) for tower in towers]
+    texts = [_text_encoder(state, shapes, tower, len(towers) > 1 and tower.open_clip, dtype) for tower in towers]
     tokenizers = [_tokenizer(text, tower) for text, tower in zip(texts, towers)]
     common = {"vae": vae, "unet": unet, "scheduler": DDIMScheduler(**SCHEDULE), "text_encoder": texts[0], "tokenizer": tokenizers[0]}
-    if family == "sdxl":
+    if len(texts) > 1:
         return StableDiffusionXLPipeline(**common, text_encoder_2=texts[1], tokenizer_2=tokenizers[1], add_watermarker=False)
     return StableDiffusionPipeline(**common, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
