@@ -31,13 +31,17 @@ def test_extract_names_the_tensor_that_is_broken(which: str, value: float, base:
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize("precision", [None, "fp32", "bf16", "fp8"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_merge_names_the_tensor_that_is_broken(value: float, files: Path) -> None:  # noqa: F811
+def test_merge_names_the_tensor_that_is_broken(value: float, precision: str | None, files: Path) -> None:  # noqa: F811
     tensors = small()
     tensors[Q][3, 3] = value
     save_file(tensors, files / "base.safetensors")
     with pytest.raises(ToolError, match=rf"the checkpoint is broken: {Q} holds NaN or infinity before anything is merged"):
-        MERGE.run(sd_model=files / "base.safetensors", models=[files / "one.safetensors"], save_to=files / "out.safetensors")
+        MERGE.run(
+            sd_model=files / "base.safetensors", models=[files / "one.safetensors"], save_to=files / "out.safetensors",
+            save_precision=precision,
+        )  # fmt: skip
     assert not (files / "out.safetensors").exists()
 
 

@@ -281,7 +281,7 @@ def test_a_unet_alone_takes_what_is_for_it_and_reports_the_rest(files: Path, pre
 
 
 def test_scaled_fp8_checkpoints_are_refused(files: Path) -> None:
-    save_file({**small(), Q.replace("weight", "scale_weight"): torch.ones(1)}, files / "base.safetensors")
+    save_file({**small(), Q.replace("weight", "scale_input"): torch.ones(1)}, files / "base.safetensors")
     with pytest.raises(ToolError, match="keeps its weights scaled"):
         go(files, "one")
 

@@ -15,7 +15,7 @@ from .demo import data_folder, own_networks
 from .host import EmbeddedHost
 from .models import load_model
 
-CHECKPOINTS = (".safetensors", ".ckpt")
+CHECKPOINTS = (".safetensors", ".ckpt", ".gguf")  # what the tools read; images are made with the first alone
 
 
 class FolderStore:

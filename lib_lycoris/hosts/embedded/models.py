@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...errors import HostError
+from ...tools.files.scaled import is_scale
 from .shapes import SCHEDULE, TOWERS, UNET, VAE, Shapes, TextTower, clip_root, family_of, text_config, unet_config, vae_config
 from .tokenizer import clip_tokenizer, demo_tokenizer, demo_vocabulary
 
@@ -83,6 +84,7 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             shapes: Shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
             metadata = file.metadata() or {}
+            _refuse_scaled(shapes, path.name)
             family = family_of(shapes, path.name)
             state = {key: file.get_tensor(key) for key in shapes if _needed(key, family)}
     except (OSError, SafetensorError) as error:
@@ -100,6 +102,11 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
     if shapes[f"{UNET}input_blocks.0.0.weight"][0] < 320:
         return LoadedModel(pipe, family, path.stem, family != "sd1", NARROW, GENTLE, file=path)
     return LoadedModel(pipe, family, path.stem, family != "sd1", size, file=path)
+
+
+def _refuse_scaled(shapes: Shapes, name: str) -> None:
+    if scale := next((key for key in shapes if is_scale(key)), None):
+        raise HostError(f"{name} keeps its weights scaled ({scale}), which images are not made with here; use its fp16 or bf16 version")
 
 
 def _needed(key: str, family: str) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...errors import NetworkFormatError, naming, readable
 from .dtypes import memory_dtype, torch_dtype, unsigned
 from .folder import network_in
+from .foreign import content_name
 from .header import LARGEST_HEADER, SNIFFED, TensorInfo, looks_like_header, read_header
 from .torch_file import open_torch
 
@@ -113,7 +114,9 @@ def open_file(path: str | Path) -> TensorFile:
             raise NetworkFormatError(f"{path.name} is no file; give a network file")
         ending = path.suffix.lower()
         if ending not in EXTENSIONS:
-            raise NetworkFormatError(f"{path.name} is no network file: its name must end in one of {', '.join(EXTENSIONS)}")
+            said = content_name(_start(path), path.stat().st_size)
+            also = f"; it {said}" if said else ""
+            raise NetworkFormatError(f"{path.name} is no network file: its name must end in one of {', '.join(EXTENSIONS)}{also}")
         if ending == SAFETENSORS or _is_safetensors(path):
             return _open_safetensors(path)
         opened = open_torch(path)
@@ -131,7 +134,12 @@ def _open_safetensors(path: Path) -> TensorFile:
 
 def _is_safetensors(path: Path) -> bool:
     """Tell whether a file with the ending of a pickle is a safetensors file: eight bytes of a length, and a table."""
-    with path.open("rb") as file:
-        start = file.read(SNIFFED)
+    start = _start(path)
     length = int.from_bytes(start[:8], "little")
     return length <= LARGEST_HEADER and looks_like_header(start, length)
+
+
+def _start(path: Path) -> bytes:
+    """Return the bytes by which a file is told."""
+    with path.open("rb") as file:
+        return file.read(SNIFFED)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ...networks.reading.dtypes import BYTES
-from ..files.checkpoint import Checkpoint, CheckpointFile, as_numbers
+from ..files.checkpoint import Checkpoint, CheckpointFile
+from ..files.packing import Packing, packing_of
 
 PIECE = 1 << 17  # numbers handled at a time, so that a piece stays in the processor's cache
 
@@ -24,8 +24,9 @@ class Segment:
     """Numbers of a parameter that lie together in a file."""
 
     source: CheckpointFile
-    dtype: str
-    offset: int  # bytes from the start of the file
+    packing: Packing
+    offset: int  # where its tensor begins, in bytes from the start of the file
+    first: int  # of the tensor's numbers
     count: int
     key: str
 
@@ -52,34 +53,34 @@ class Reader:
         places = sorted(self.checkpoint.places(name), key=lambda place: place.its.start)
         found = []
         for place in places:
-            source = next(s for s in self.checkpoint.sources if place.key.startswith(s.prefix) and place.key[len(s.prefix) :] in s.entries)
-            entry = source.entries[place.key[len(source.prefix) :]]
+            source = self.checkpoint.source_of(place.key)
+            key = place.key[len(source.prefix) :]
+            entry = source.entries[key]
             row = prod(entry.shape[1:])
-            offset = source.data_start + entry.begin + place.rows.start * row * BYTES[entry.dtype]
-            count = (place.rows.stop - place.rows.start) * row
-            found.append(Segment(source, entry.dtype, offset, count, place.key[len(source.prefix) :]))
+            first, count = place.rows.start * row, (place.rows.stop - place.rows.start) * row
+            found.append(Segment(source, packing_of(entry), source.data_start + entry.begin, first, count, key))
         return found or None
 
     def pieces(self, segments: list[Segment]) -> Iterator[Tensor]:
-        """Yield a parameter's numbers as they are stored; a piece is good until the next one is asked for."""
+        """Yield a parameter's numbers as they are stored, packed ones in float32; a piece is good until the next one is asked for."""
         for segment in segments:
             for start in range(0, segment.count, PIECE):
                 yield self._piece(segment, start, min(PIECE, segment.count - start))
 
     def _piece(self, segment: Segment, start: int, count: int) -> Tensor:
-        size = BYTES[segment.dtype]
+        first = segment.first + start
         if not hasattr(self._mine, "memory"):
             self._mine.memory, self._mine.files = torch.empty(PIECE * 8, dtype=torch.uint8), {}
-        memory: Tensor = self._mine.memory[: count * size]
+        memory: Tensor = self._mine.memory[: segment.packing.size(count)]
         file = self._file(segment.source.path)
-        file.seek(segment.offset + start * size)
+        file.seek(segment.offset + segment.packing.size(first))
         view, done = memoryview(memory.numpy()), 0  # type: ignore[arg-type]
         while done < len(view):
             got = file.readinto(view[done:])
             if not got:
                 raise ToolError(f"{segment.source.path.name} is cut off: {len(view) - done} bytes of {segment.key} are missing")
             done += got
-        return as_numbers(memory, segment.dtype)
+        return segment.packing.numbers(memory, first)
 
     def _file(self, path: Path) -> FileIO:
         files: dict[Path, FileIO] = self._mine.files

@@ -27,8 +27,7 @@ from ..linalg.candidates import READS_WEIGHT, Wanted, leading_values, make
 from ..linalg.ranks import Rule, Share, share_out
 from .difference import PieceBuffers, Reader, difference
 from .options import MIB, OPTIONS, ExtractOptions, Target, find_targets, understand
-from .prediction import changed
-from .report import Row, facts, metadata, summary
+from .report import Row, facts, metadata, summary, warnings
 
 BUDGET_RANKS = 128  # per module at most, where a file size decides
 SECONDS = 1.2e-8  # for a number of the models, on one core
@@ -76,7 +75,7 @@ def _extract(progress: Progress, options: Mapping[str, Any]) -> Result:
         file.finish(metadata(request.base, request.tuned, options, rows))
         size = file.size
     report = facts(rows, left_out, size, time.monotonic() - started, request.tuned.base.family)
-    report["warnings"] = list(filter(None, [changed(request.base, request.tuned)]))
+    report["warnings"] = warnings(request.base, request.tuned)
     return Result(report, "\n".join([summary(save_to.name, report, rows), *report["warnings"]]), (save_to,))
 
 
@@ -88,7 +87,7 @@ def plan(**options: Any) -> Plan:
     numbers = sum(prod(target.shape) for target in targets)
     report: dict[str, Any] = {"matched": [t.name for t in targets], "unmatched": [list(item) for item in left_out]}
     text = f"{len(targets)} parameters of both models are compared, {len(left_out)} are left out; the file has about {size / MIB:.1f} MiB"
-    report["warnings"] = list(filter(None, [changed(request.base, request.tuned)]))
+    report["warnings"] = warnings(request.base, request.tuned)
     text = "\n".join([text, *report["warnings"]])
     memory = count(request.device) * 6 * max(prod(target.shape) for target in targets)
     return Plan(report, text, numbers * SECONDS * (2 if request.size else 1), memory, size)

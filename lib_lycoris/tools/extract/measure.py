@@ -30,7 +30,7 @@ from ..linalg.low_rank import energy, gram_svd
 from ..linalg.size_curve import LEADING, CurveRequest, Layer, Part, Point, Spectra
 from .difference import PieceBuffers, Reader, difference
 from .options import MIB, OPTIONS, ExtractOptions, Target, find_targets, understand
-from .report import metadata
+from .report import metadata, warnings
 
 SECONDS = 4e-8  # for a number of the models, on two cores
 WHOLE_SECONDS = 1.2e-7
@@ -63,13 +63,14 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     if save_to is not None:
         write(save_to, spectra)
     points = spectra.curve(CurveRequest(style=request.style))
+    warned = warnings(request.base, request.tuned)
     report = {
         "layers": sum(1 for layer in spectra.layers if layer.energy > 0),
         "identical": sum(1 for layer in spectra.layers if not layer.energy),
         "curve": [{"dim": int(p.setting), "bytes": p.bytes, "error": p.error} for p in points],
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    return Result(report, _table(report, points), (save_to,) if save_to is not None else ())
+        "seconds": round(time.monotonic() - started, 2), "warnings": warned,
+    }  # fmt: skip
+    return Result(report, "\n".join([_table(report, points), *warned]), (save_to,) if save_to is not None else ())
 
 
 def plan(**options: Any) -> Plan:

@@ -14,7 +14,7 @@ from ..files.checkpoint import Checkpoint
 from ..files.metadata import KEY, base_entry, dumps, make_recipe, rank_facts
 from ..linalg.low_rank import relative
 from .prediction import KEY as PREDICTION
-from .prediction import prediction
+from .prediction import changed, prediction
 
 RECORDED = (
     "algorithm",
@@ -35,6 +35,18 @@ RECORDED = (
 WORST = 5
 REST = "-"  # what no block holds
 MIB = 1 << 20
+
+
+def warnings(base: Checkpoint, tuned: Checkpoint) -> list[str]:
+    """Return what is to be known of a difference of these two beside its numbers."""
+    prediction_changed = changed(base, tuned)
+    rounded = [
+        f"{one.path.name} is quantised ({', '.join(one.packing)}): what its weights lost by that is part of the difference; "
+        "use its fp16 or bf16 version where there is one"
+        for one in (base, tuned)
+        if one.packing
+    ]
+    return [prediction_changed, *rounded] if prediction_changed else rounded
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """Checkpoint <-> canonical names: a single file in LDM, diffusers or bare layout, or a diffusers folder, read tensor by tensor.
 
+Quantised ones (GGUF, scaled fp8) are read as the numbers that they stand for, and never written: see :mod:`.packing`.
 Names are matched as a live model's are, by ``models.from_live``: a checkpoint's keys are the parameters of the model it is loaded into.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +26,12 @@ from ...networks.reading import dtypes
 from ...networks.reading.foreign import content_name, is_torch_zip
 from ...networks.reading.header import SNIFFED, TensorInfo, looks_like_header
 from ...networks.reading.reader import open_file
+from .gguf import is_gguf, read_gguf
+from .packing import PackedInfo, packing_of
+from .scaled import is_scale, packed
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.(safetensors|bin)$")
-FP8_SCALES = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale")
 
 
 class TensorLocation(NamedTuple):
@@ -51,13 +55,13 @@ class CheckpointFile:
     data_start: int  # where the data begins in the file, in bytes
 
     def read(self, key: str) -> Tensor:
-        """Return one tensor, in memory of its own, as it is stored."""
+        """Return one tensor, in memory of its own: as it is stored, or the float32 numbers that a packed one stands for."""
         entry = self.entries[key]
         values = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.data_start + entry.begin)
             fill(file, values, self.path)
-        return as_numbers(values, entry.dtype).reshape(entry.shape)
+        return packing_of(entry).numbers(values, 0).reshape(entry.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +86,12 @@ class Checkpoint:
                 raise ModelMismatchError(f"{self.path.name} is a network, not a checkpoint; give a base model's file") from error
             raise ModelMismatchError(f"{self.path.name} is of no base model known here: {error}") from error
 
+    @cached_property
+    def packing(self) -> tuple[str, ...]:
+        """How the quantised weights are kept, the commonest first; empty for a model that is not quantised."""
+        kinds = Counter(packing_of(entry).label for entry in self.entries.values() if isinstance(entry, PackedInfo))
+        return tuple(kind for kind, _ in kinds.most_common())
+
     @property
     def base(self) -> BaseModel:
         """The model's layers under canonical names."""
@@ -94,8 +104,12 @@ class Checkpoint:
 
     def read(self, key: str) -> Tensor:
         """Return one tensor by its key."""
-        source = next(s for s in self.sources if key.startswith(s.prefix) and key[len(s.prefix) :] in s.entries)
+        source = self.source_of(key)
         return source.read(key[len(source.prefix) :])
+
+    def source_of(self, key: str) -> CheckpointFile:
+        """Return the file that holds a tensor."""
+        return next(s for s in self.sources if key.startswith(s.prefix) and key[len(s.prefix) :] in s.entries)
 
     def places(self, name: str) -> list[TensorLocation]:
         """Return where a canonical parameter, or a part of one, is kept; empty when this checkpoint lacks it."""
@@ -112,11 +126,6 @@ def torch_dtype(code: str) -> torch.dtype:
         return dtypes.torch_dtype(code)
     except NetworkFormatError as error:
         raise ToolError(f"tensors of the type {code} cannot be handled: {error}") from error
-
-
-def as_numbers(values: Tensor, code: str) -> Tensor:
-    """Return bytes as the numbers that they hold."""
-    return dtypes.unsigned(values.view(dtypes.memory_dtype(code)), code)
 
 
 def fill(file: Any, values: Tensor, path: Path) -> None:
@@ -138,16 +147,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             checkpoint = Checkpoint(path, tuple(_folder(path)))
         else:
             checkpoint = Checkpoint(path, (open_source(path),))
-        _refuse_scaled(checkpoint)
         _refuse_strided(checkpoint)
         return checkpoint
 
 
 def open_source(path: Path, prefix: str = "") -> CheckpointFile:
     """Read the header of one weights file."""
+    if path.is_file() and is_gguf(path):
+        found = read_gguf(path)
+        return CheckpointFile(path, prefix, tuple(found.tensors), found.raw, found.tensors, found.metadata, found.data_start)
     _refuse_foreign(path)
     file = open_file(path)
-    return CheckpointFile(path, prefix, file.order or tuple(file.tensors), file.header, file.tensors, file.metadata, file.data_start)
+    order = file.order or tuple(file.tensors)
+    source = CheckpointFile(path, prefix, order, file.header, file.tensors, file.metadata, file.data_start)
+    scaled = packed(source.entries, source.metadata, source.read, path.name)
+    return replace(source, entries={**source.entries, **scaled}) if scaled else source
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -180,11 +194,15 @@ def weight_files(folder: Path) -> list[Path]:
     return [file for file in files if kinds and (match := VARIANT.search(file.name)) and match[1] == kinds[0]]
 
 
-def _refuse_scaled(checkpoint: Checkpoint) -> None:
-    """fp8 files that keep a scale beside each weight mean weight x scale; adding a change to the weight alone would ruin them."""
-    scales = [key for key in checkpoint.entries if key.endswith(FP8_SCALES) or key.endswith("scaled_fp8")]
-    if scales:
-        raise ToolError(f"{checkpoint.path.name} keeps its weights scaled ({scales[0]}); use its fp16, bf16 or plain fp8 version")
+def refuse_packed(checkpoint: Checkpoint) -> None:
+    """Raise ToolError for a quantised model, which is to be changed and written: a change of the stored numbers alone would ruin it."""
+    scale = next((key for key in checkpoint.entries if is_scale(key)), None)
+    if checkpoint.packing or scale is not None:
+        how = ", ".join(checkpoint.packing) or scale
+        raise ToolError(
+            f"{checkpoint.path.name} keeps its weights scaled or in blocks ({how}), which is read here and not written; "
+            "use its fp16, bf16 or plain fp8 version"
+        )
 
 
 def _refuse_strided(checkpoint: Checkpoint) -> None:

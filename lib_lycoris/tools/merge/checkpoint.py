@@ -33,7 +33,7 @@ from ..declaration import (
     options_of,
 )  # fmt: skip
 from ..files.ahead import workers
-from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
+from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint, refuse_packed
 from ..files.folder import OutputFolder, copy_other_files
 from ..files.metadata import OWN_HASHES, base_entry, checkpoint_metadata, make_recipe, network_entry
 from ..files.output import InputHash, Output, refuse_inputs, require_space
@@ -76,6 +76,7 @@ def prepare(
     """Read all headers and networks and decide what is written; strengths: ratios, te, te2, unet, lbw, lbwe, dyn."""
     wanted = asked(models, **strengths)
     checkpoint = open_checkpoint(sd_model)
+    refuse_packed(checkpoint)
     save_to = _target(checkpoint, Path(save_to), [checkpoint.path, *(item.path for item in wanted)])
     if undo_file is not None:
         _check_undo(checkpoint, save_to, Path(undo_file))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -89,10 +90,10 @@ def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
 
     base: the checkpoint's own values, which may be broken from the start.
     """
-    if code in FP8_LARGEST:
-        return exact.clamp(-FP8_LARGEST[code], FP8_LARGEST[code])
     if exact.numel():
         low, high = (float(v) for v in torch.aminmax(exact))
+        if code in FP8_LARGEST and isfinite(low) and isfinite(high):
+            return exact.clamp(-FP8_LARGEST[code], FP8_LARGEST[code])
         largest = torch.finfo(torch_dtype(code)).max
         if not (-largest <= low and high <= largest):
             if not sound(base, torch.finfo(torch.float32).max):
