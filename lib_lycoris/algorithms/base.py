@@ -162,6 +162,10 @@ class Algorithm(ABC):
         found = {name: value for name in self.one_of_each_term if (value := getattr(self, name)) is not None}
         return replace(self, **{name: value.double() * strength for name, value in found.items()}) if found else None
 
+    def with_alpha(self, alpha: float) -> Algorithm | None:
+        """Return the same ΔW written with another alpha, changed tensors in float64; None where no alpha scales it."""
+        return None
+
     def rows(self, its: slice) -> Algorithm | None:
         """Return the algorithm of these rows of ΔW alone; None where they cannot be had without all others or the base weight."""
         return None
@@ -243,6 +247,11 @@ class Scaled(Algorithm):
         if self.alpha is None or not self.rank:
             return 1.0
         return self.alpha / self.rank
+
+    def with_alpha(self, alpha: float) -> Algorithm | None:
+        """Return the same ΔW with this alpha: what the scale loses one factor of each term takes."""
+        written = replace(self, alpha=alpha, fixed_scale=None)
+        return written.scaled(self.scale / written.scale) if self.rank else None
 
     def to_state_dict(self) -> dict[str, Tensor]:
         """Return ``suffix -> tensor``, a scale from outside the tensors written as alpha."""

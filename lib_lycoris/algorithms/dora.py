@@ -7,7 +7,7 @@ DoRA (arXiv 2402.09353) over any other algorithm. The axis is decided by the mag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -85,6 +85,11 @@ class DoRA(Algorithm):
     def truncated(self, ranks: int) -> Algorithm:
         """Return this: the magnitude belongs to all ranks."""
         return self
+
+    def with_alpha(self, alpha: float) -> Algorithm | None:
+        """Return the inner algorithm with this alpha under the same magnitude."""
+        inner = self.inner.with_alpha(alpha)
+        return None if inner is None else replace(self, inner=inner)
 
     def _gain(self, value: Tensor) -> Tensor:
         """Return magnitude / ‖V‖, shaped to multiply V."""

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_lycoris.cli import main
+from lib_lycoris.errors import ToolError
 from lib_lycoris.tools.arguments import completed, networks_at
 from lib_lycoris.tools.cli import fill
 from lib_lycoris.tools.registry import tools_of
@@ -94,7 +95,10 @@ def test_reports_and_errors_have_the_same_keys(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_resize_counts_what_differs_and_says_when_the_file_grows(tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
-    same = resize.run(network(tmp_path / "a.safetensors", 1), out, new_rank=64)
+    with pytest.raises(ToolError, match="nothing to resize"):
+        resize.run(network(tmp_path / "a.safetensors", 1), out, new_rank=64)
+    assert not out.exists()
+    same = resize.run(tmp_path / "a.safetensors", out, new_rank=64, save_precision="bf16")
     assert same.report["resized"] == 0 and "0 modules resized" in same.text and "1 modules have no more than the rank" in same.text
     smaller = resize.run(tmp_path / "a.safetensors", out, new_rank=2)
     assert smaller.report["resized"] == 1 and "1 modules resized" in smaller.text
@@ -111,7 +115,7 @@ def recipe(folder: Path, *jobs: dict[str, object]) -> list[str]:
 
 def test_a_recipe_looks_for_all_files_before_its_first_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network(tmp_path / "a.safetensors", 1)
-    chain = {"model": "a.safetensors", "save_to": "b.safetensors"}, {"model": "b.safetensors", "save_to": "c.safetensors"}
+    chain = {"model": "a.safetensors", "save_to": "b.safetensors"}, {"model": "b.safetensors", "save_to": "c.safetensors", "new_rank": 1}
     words = recipe(tmp_path, *chain, {"model": "lost.safetensors", "save_to": "no/d.safetensors"})
     assert main(words) == 2
     error = capsys.readouterr().err

@@ -15,7 +15,7 @@ from ..files.checkpoint import open_checkpoint
 from ..files.network_file import Patch, carried, patches, stored_dtype, style_of
 from ..jobs.workers import count, ordered
 from ..linalg.size_curve import CurveRequest, Layer, Part, Spectra
-from ..reshape.resize import decomposed
+from ..reshape.shrink import decomposed
 
 RECIPE = 200  # bytes that the recipe of a resize takes in the metadata, about
 REMEMBERED = 4  # networks

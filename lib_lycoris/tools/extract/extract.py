@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ..declaration import FilePath, Plan, Result, Tool, options_of
+from ..files.alpha import alpha_notes, with_alpha
 from ..files.growing import GrowingFile, header_room
 from ..files.naming import Named, select, to_dtype
 from ..files.output import refuse_inputs, require_space
@@ -36,8 +37,9 @@ SECONDS = 1.2e-8  # for a number of the models, on one core
 def run(
     model_org: FilePath, model_tuned: FilePath, save_to: FilePath, *, algorithm: str = "locon", dim: int | None = None,
     conv_dim: int | None = None, rule: str = "fixed", value: float = 0.0, conv_value: float | None = None, size: float | None = None,
-    factor: int = -1, lokr_rank: int | None = None, block: int = 32, style: str = "kohya", save_precision: str = "fp16",
-    embeddings: bool = False, text_encoder: bool = True, device: str = "cpu", progress: Progress | None = None,
+    factor: int = -1, lokr_rank: int | None = None, block: int = 32, style: str = "kohya", alpha: float | None = None,
+    save_precision: str = "fp16", embeddings: bool = False, text_encoder: bool = True, device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Extract the difference of two checkpoints as a network: ΔW = W_tuned - W_org, layer by layer, in the algorithm asked for.
 
@@ -73,9 +75,9 @@ def _extract(progress: Progress, options: Mapping[str, Any]) -> Result:
         if not any(row.algorithm for row in rows):
             raise ToolError(f"{request.tuned.path.name} and {request.base.path.name} have the same weights; there is nothing to extract")
         file.finish(metadata(request.base, request.tuned, options, rows))
-        size = file.size
+        size, notes = file.size, alpha_notes(file.keys, request.alpha)
     report = facts(rows, left_out, size, time.monotonic() - started, request.tuned.base.family)
-    report["warnings"] = warnings(request.base, request.tuned)
+    report["warnings"] = [*warnings(request.base, request.tuned), *notes]
     return Result(report, "\n".join([summary(save_to.name, report, rows), *report["warnings"]]), (save_to,))
 
 
@@ -155,7 +157,8 @@ class _Extraction:
         if total == 0 or (self.ranks is not None and not self.ranks[target.name]):
             return Row(target.name, "", None, total, total, base), "", {}
         made = make(self._wanted(target), self.request.style, delta, total, weight)
-        tensors = to_dtype({key: value.cpu() for key, value in made.tensors.items()}, self.request.dtype, whose)
+        found = with_alpha({key: value.cpu() for key, value in made.tensors.items()}, self.request.alpha)
+        tensors = to_dtype(found, self.request.dtype, whose)
         return Row(target.name, made.algorithm, made.rank, total, made.left, base), item.name, tensors
 
     def measured(self, target: Target) -> Tensor:

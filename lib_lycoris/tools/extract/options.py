@@ -13,6 +13,7 @@ import torch
 from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ..declaration import DEVICE, IGNORED_KOHYA, SAVE_TO, Option
+from ..files.alpha import ALPHA, check_alpha
 from ..files.checkpoint import Checkpoint, open_checkpoint
 from ..files.growing import dtype_of
 from ..files.naming import STYLES, Named, named
@@ -42,6 +43,7 @@ OPTIONS = (
     Option("lokr_rank", "lokr: rank of the second matrix (default: whole)", int),
     Option("block", "oft: rows that are rotated together", int, default=32),
     Option("style", "names of the modules in the file", default="kohya", choices=STYLES),
+    ALPHA,
     Option("save_precision", "dtype of the file", default="fp16", choices=("fp32", "fp16", "bf16", "float")),
     Option("embeddings", "take the difference of token embeddings too, whole", bool, default=False),
     Option("text_encoder", "take the text encoders too", bool, default=True),
@@ -67,6 +69,7 @@ class ExtractOptions:
     embeddings: bool
     text_encoder: bool
     size: int | None  # bytes
+    alpha: float | None
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,16 @@ def understand(options: Mapping[str, Any]) -> ExtractOptions:
         )
     dtype = dtype_of(given["save_precision"], torch.float16)
     return ExtractOptions(
-        base, tuned, linear, conv, given["style"], dtype, given["device"], given["embeddings"], given["text_encoder"], size
-    )
+        base, tuned, linear, conv, given["style"], dtype, given["device"], given["embeddings"], given["text_encoder"], size,
+        _alpha(given),
+    )  # fmt: skip
+
+
+def _alpha(given: Mapping[str, Any]) -> float | None:
+    alpha, algorithm = check_alpha(given["alpha"], given["style"]), given["algorithm"]
+    if alpha is not None and (algorithm in ("full", "oft", "ia3") or (algorithm == "lokr" and given["lokr_rank"] is None)):
+        raise ToolError(f"{algorithm} has no ranks and so no alpha; leave --alpha out{', or give --lokr_rank' * (algorithm == 'lokr')}")
+    return alpha
 
 
 def _positive(value: int | None) -> int | None:

@@ -28,6 +28,7 @@ RECORDED = (
     "lokr_rank",
     "block",
     "style",
+    "alpha",
     "save_precision",
     "embeddings",
     "text_encoder",
@@ -119,14 +120,14 @@ def metadata(base: Checkpoint, tuned: Checkpoint, options: Mapping[str, Any], ro
     architecture = written.get("modelspec.architecture")
     kinds = {row.algorithm for row in rows if row.algorithm}
     ranks = [row.rank for row in rows if row.rank]
-    plain = kinds <= {"lora", "bias", "full"}
+    plain, alpha = kinds <= {"lora", "bias", "full"}, options.get("alpha")
     predicts = prediction(tuned)
     return {
         "format": "pt",
         "ss_base_model_version": written.get("ss_base_model_version", tuned.base.family),
         "ss_v2": written.get("ss_v2", "False"),
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
-        **rank_facts(ranks, [float(rank) for rank in ranks]),
+        **rank_facts(ranks, [float(rank) if alpha is None else alpha for rank in ranks]),
         "modelspec.sai_model_spec": "1.0.0",
         **({"modelspec.architecture": f"{architecture}/lora"} if architecture else {}),
         **({PREDICTION: predicts} if predicts else {}),

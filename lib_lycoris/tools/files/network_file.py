@@ -87,11 +87,11 @@ def stored_dtype(network: Network) -> torch.dtype:
 
 def carried(
     old: Mapping[str, str], recipe: Mapping[str, Any], ranks: Iterable[int | None], plain: bool = True, comment: str = "",
-    settings: Mapping[str, str] = NOTHING,
+    settings: Mapping[str, str] = NOTHING, alpha: float | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """Return the old metadata with what the new tensors make untrue corrected; hashes are added when the file is written.
 
-    settings: what the new tensors need to be read as what they are.
+    settings: what the new tensors need to be read as what they are; alpha: of all modules, else each has its rank.
     """
     known = [rank for rank in ranks if rank]
     kept = {key: value for key, value in old.items() if key not in STALE}
@@ -101,7 +101,7 @@ def carried(
         **kept,
         **settings,
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
-        **rank_facts(known, [float(rank) for rank in known]),
+        **rank_facts(known, [float(rank) if alpha is None else alpha for rank in known]),
         **({"ss_training_comment": said} if said else {}),
         KEY: dumps(recipe),
     }

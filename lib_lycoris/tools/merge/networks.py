@@ -20,6 +20,7 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
+from ..files.alpha import alpha_notes, with_alpha
 from ..files.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
 from ..files.growing import GrowingFile, header_room
 from ..files.metadata import base_entry, make_recipe, network_entry
@@ -35,7 +36,7 @@ from ..linalg.ranks import Share, share_out, truncated_svd
 from .networks_options import MIB, OPTIONS, Item, NetworksMergeOptions, understand
 from .source_metadata import disagreed, joined
 
-RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "save_precision")
+RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "alpha", "save_precision")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def run(
     models: Files, save_to: FilePath, *, ratios: Numbers | None = None, te: Numbers | None = None, te2: Numbers | None = None,
     unet: Numbers | None = None, lbw: Texts | None = None, lbwe: Texts | None = None, base_model: FilePath | None = None,
     dim: int | None = None, conv_dim: int | None = None, rule: str = "fixed", value: float = 0.0, size: float | None = None,
-    method: str = "sum", density: float = 0.5, seed: int = 0, style: str | None = None, save_precision: str | None = None,
-    concat: bool = False, device: str = "cpu", progress: Progress | None = None,
+    method: str = "sum", density: float = 0.5, seed: int = 0, style: str | None = None, alpha: float | None = None,
+    save_precision: str | None = None, concat: bool = False, device: str = "cpu", progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Merge networks into one, ΔW = Σ s · ΔW_i: exactly, or the nearest of a rank (`dim`), an energy (`rule`) or a file size.
 
@@ -91,12 +92,12 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
                 progress.advance(1, made.parameter)
             _add_embeddings(request, file)
             plain = all(set(t) <= {"lora_up.weight", "lora_down.weight", "alpha"} for made in found for _, t in made.modules)
-            file.finish(carried(old, recipe, [made.rank for made in found], plain))
-            size = file.size
+            file.finish(carried(old, recipe, [made.rank for made in found], plain, alpha=request.alpha))
+            size, notes = file.size, alpha_notes(file.keys, request.alpha)
     finally:
         if request.weights is not None:
             request.weights.close()
-    return _result(save_to, request, found, size, time.monotonic() - started)
+    return _result(save_to, request, found, size, notes, time.monotonic() - started)
 
 
 def plan(**options: Any) -> Plan:
@@ -195,7 +196,7 @@ def _cut(request: NetworksMergeOptions, pair: tuple[Tensor, Tensor], kernel: boo
 def _cast(request: NetworksMergeOptions, modules: Modules) -> Modules:
     files = ", ".join(item.path.name for item in request.asked)
     return [
-        (name, to_dtype({key: value.cpu() for key, value in tensors.items()}, request.dtype, f"{files}: {name}"))
+        (name, to_dtype(with_alpha({key: t.cpu() for key, t in tensors.items()}, request.alpha), request.dtype, f"{files}: {name}"))
         for name, tensors in modules
     ]
 
@@ -252,20 +253,21 @@ def _sources(request: NetworksMergeOptions) -> list[Mapping[str, str]]:
     return list({network.digest: network.metadata for network in request.networks}.values())
 
 
-def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, seconds: float) -> Result:
+def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, notes: list[str], seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
     report: dict[str, Any] = {
         "modules": [{"parameter": m.parameter, "rank": m.rank, "error": relative(m.left, m.energy)} for m in found],
         "skipped": [[network.name, *item] for network in request.networks for item in network.skipped],
         "captured": 1 - left / total if total else 1.0, "error": relative(left, total), "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
-    report["metadata_left_out"] = disagreed(_sources(request))
+    report["notes"], report["metadata_left_out"] = notes, disagreed(_sources(request))
     exact = request.linear is None and request.method == "sum"
     lines = [
         f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {size / MIB:.1f} MiB",
         "exactly their sum" if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *([f"{len(report['skipped'])} keys are for no layer and were left out"] if report["skipped"] else []),
         *([f"the networks differ in {', '.join(report['metadata_left_out'])}, which was left out"] if report["metadata_left_out"] else []),
+        *notes,
     ]
     return Result(report, "\n".join(lines), (save_to,))
 

@@ -16,6 +16,7 @@ from ...networks import Network, load
 from ...prompt import StrengthMap
 from ..declaration import DEVICE, IGNORED_KOHYA, MODELS, PER_NETWORK, SAVE_TO, Option
 from ..extract.difference import Reader
+from ..files.alpha import ALPHA, check_alpha
 from ..files.checkpoint import open_checkpoint
 from ..files.growing import dtype_of
 from ..files.naming import STYLES
@@ -46,6 +47,7 @@ OPTIONS = (
     Option("density", "ties, dare: share of the values that is kept", float, default=0.5),
     Option("seed", "of dare's choice and of random block weights", int, default=0),
     Option("style", "names of the modules in the file (default: the networks')", choices=STYLES),
+    ALPHA,
     Option("save_precision", "dtype of the file (default: the networks')", choices=("fp32", "fp16", "bf16", "float")),
     DEVICE,
     Option("concat", "keep all ranks, side by side: exactly the sum; what would cut them is refused", bool, default=False),
@@ -81,6 +83,7 @@ class NetworksMergeOptions:
     style: str
     dtype: torch.dtype
     device: str
+    alpha: float | None
 
 
 def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeOptions:
@@ -105,10 +108,11 @@ def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeO
         raise ToolError("nothing is left: every strength is 0 where the networks have a change; give other strengths or block weights")
     linear, conv = _rules(given)
     networks = [network for network, _, _ in loaded]
+    style = given["style"] or _style(networks)
     request = NetworksMergeOptions(
         [item for _, _, item in loaded], networks, base, Reader(checkpoint) if checkpoint else None, work, linear, conv,
         int(given["size"] * MIB) if given["size"] else None, given["method"], given["density"], given["seed"],
-        given["style"] or _style(networks), dtype_of(given["save_precision"], _widest(networks)), given["device"],
+        style, dtype_of(given["save_precision"], _widest(networks)), given["device"], check_alpha(given["alpha"], style),
     )  # fmt: skip
     _refuse_without_base(request)
     return request

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...models import BaseModel, with_part
 from ...networks import Network, load
 from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..extract.difference import Reader
+from ..files.alpha import ALPHA, alpha_notes, check_alpha, with_alpha
 from ..files.checkpoint import open_checkpoint
 from ..files.compose import Modules, dense_modules, is_direct, join, lora_modules, names_of
 from ..files.growing import GrowingFile, dtype_of
@@ -37,7 +38,7 @@ from ..linalg.low_rank import energy, relative, residual
 from ..linalg.ranks import RULES, Rule, truncated_svd
 
 KEEPS_CORES = ("kohya", "lycoris")
-RECORDED = ("style", "algorithm", "dim", "rule", "value", "save_precision")
+RECORDED = ("style", "algorithm", "dim", "rule", "value", "alpha", "save_precision")
 MIB = 1 << 20
 
 
@@ -52,6 +53,7 @@ class ConvertOptions:
     to_lora: bool
     rule: Rule | None
     dtype: torch.dtype
+    alpha: float | None
     work: dict[tuple[str, str], list[Patch]]
 
 
@@ -68,7 +70,8 @@ class Converted:
 
 def run(
     model: FilePath, save_to: FilePath, *, style: str | None = None, algorithm: str = "keep", base_model: FilePath | None = None,
-    dim: int | None = None, rule: str = "fixed", value: float = 0.0, save_precision: str | None = None, progress: Progress | None = None,
+    dim: int | None = None, rule: str = "fixed", value: float = 0.0, alpha: float | None = None, save_precision: str | None = None,
+    progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Rename a network's keys, change its precision, or turn it into a plain LoRA; what it does stays the same.
 
@@ -103,12 +106,12 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
             for name, parts in bundled(request.network):
                 file.add(name, {part: tensor.to(request.dtype) for part, tensor in parts.items()})
             file.finish(_metadata(request, recipe, found, reading.metadata))
-            size = file.size
+            size, notes = file.size, alpha_notes(file.keys, request.alpha)
     finally:
         if request.weights is not None:
             request.weights.close()
     outputs = [save_to, *config_beside(save_to, request.style, [module for made in found for module in made.modules])]
-    return _result(request, outputs, found, size, time.monotonic() - started)
+    return _result(request, outputs, found, size, notes, time.monotonic() - started)
 
 
 def plan(**options: Any) -> Plan:
@@ -141,7 +144,8 @@ def _understand(options: Mapping[str, Any]) -> ConvertOptions:
     if style not in STYLES:
         raise ToolError(f'"{style}" is no key style; the styles are {", ".join(STYLES)}')
     dtype = dtype_of(given["save_precision"], stored_dtype(network))
-    return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, to_lora, rule, dtype, work)
+    alpha = check_alpha(given["alpha"], style)
+    return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, to_lora, rule, dtype, alpha, work)
 
 
 def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
@@ -157,10 +161,10 @@ def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
     for patch in items:
         if leaf == "weight" and len(patch.shape) > 1:
             if _stays(request, patch, direct):
-                name = _own_name(request, patch)
-                modules.append((name, _kept(request, patch)))
-                if modules[-1][1].keys() == patch.algorithm.to_state_dict().keys():
-                    kept[name] = patch
+                name, same = _own_name(request, patch), _with_alpha(request, patch)
+                modules.append((name, _kept(request, same)))
+                if modules[-1][1].keys() == same.algorithm.to_state_dict().keys():
+                    kept[name] = same
                 continue
             *pair, size, lost = _factors(request, patch)
             pairs[patch.part] = (pair[0], pair[1])
@@ -168,7 +172,8 @@ def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
         else:
             dense[patch.part] = _delta(request, patch)
     for part, (up, down) in join(request.base, request.style, module, pairs).items() if pairs else ():
-        modules += lora_modules(request.base, request.style, module, part, *shortened(up, down))
+        made = lora_modules(request.base, request.style, module, part, *shortened(up, down))
+        modules += [(name, with_alpha(tensors, request.alpha)) for name, tensors in made]
     if dense:
         modules += dense_modules(request.base, request.style, module, leaf, dense)
     return Converted(items[0].name.partition("[")[0], total, left, modules, kept)
@@ -196,6 +201,11 @@ def _own_name(request: ConvertOptions, patch: Patch) -> str:
         return _name(request.base, request.style, with_part(patch.module, patch.part)) or patch.module
     item = names_of(request.base, request.style, patch.module)[0]
     return item.name if item.rows == (WHOLE,) else patch.module
+
+
+def _with_alpha(request: ConvertOptions, patch: Patch) -> Patch:
+    made = None if request.alpha is None else patch.algorithm.with_alpha(request.alpha)
+    return patch if made is None else replace(patch, algorithm=made)
 
 
 def _kept(request: ConvertOptions, patch: Patch) -> dict[str, Tensor]:
@@ -250,22 +260,22 @@ def _metadata(
         if key in ("lora_down.weight", "lora_A.weight")
     ]
     plain = all(key.startswith(("lora_", "alpha")) for made in found for _, t in made.modules for key in t)
-    return carried(request.network.metadata, recipe, ranks, plain, settings=settings)
+    return carried(request.network.metadata, recipe, ranks, plain, settings=settings, alpha=request.alpha)
 
 
-def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted], size: int, seconds: float) -> Result:
+def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted], size: int, notes: list[str], seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
     lossy = [{"parameter": m.parameter, "error": relative(m.left, m.energy)} for m in found if m.left > 0]
     report = {
         "parameters": len(found), "lossy": lossy, "error": relative(left, total),
         "skipped": [list(item) for item in request.network.skipped],
-        "bytes": size, "seconds": round(seconds, 2),
+        "notes": notes, "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
     exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.4f})" if lossy else "nothing is lost but rounding"
     lines = [f"{outputs[0].name}: {len(found)} parameters in the {request.style} style, {size / MIB:.1f} MiB; {exact}"]
     if request.network.skipped:
         lines.append(f"{len(request.network.skipped)} keys of the file are for no layer and were left out")
-    return Result(report, "\n".join(lines), tuple(outputs))
+    return Result(report, "\n".join([*lines, *notes]), tuple(outputs))
 
 
 TOOL = Tool(
@@ -280,6 +290,7 @@ TOOL = Tool(
         Option("dim", "largest rank of what cannot become a LoRA exactly", int),
         Option("rule", "how that rank is chosen up to dim", default="fixed", choices=RULES),
         Option("value", "the rule's value", float, default=0.0),
+        ALPHA,
         Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
     ),
 )  # fmt: skip
