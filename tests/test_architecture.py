@@ -19,9 +19,10 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LEAVES = {"algorithms", "models"}
 FILES = LEAVES | {"networks"}
-MAY_IMPORT = {  # part of the package -> parts it may import; `errors`, `atomic` and itself always
+MAY_IMPORT = {  # part of the package -> parts it may import; `errors`, `atomic`, `plain_json` and itself always
     "errors": set(),
     "atomic": set(),
+    "plain_json": set(),
     "algorithms": set(),
     "models": set(),
     "networks": LEAVES,
@@ -40,6 +41,7 @@ CORE_NEEDS = {"torch", "safetensors", "typing_extensions"}  # the last one comes
 FOREIGN = {  # part -> packages beside the standard library; None: whatever is in no other part's care
     "errors": set(),
     "atomic": set(),
+    "plain_json": set(),
     "models": set(),
     "algorithms": {"torch", "typing_extensions"},
     "networks": CORE_NEEDS,
@@ -93,7 +95,7 @@ def label(path: Path) -> str:
 @pytest.mark.parametrize("path", SOURCES, ids=label)
 def test_parts_import_only_what_is_below_them(path: Path) -> None:
     part = part_of(path)
-    allowed = MAY_IMPORT[part] | {"errors", "atomic", part}
+    allowed = MAY_IMPORT[part] | {"errors", "atomic", "plain_json", part}
     for target in inner_targets(path):
         names = {target.split(".")[0], ".".join(target.split(".")[:2])}
         package_itself = not (PACKAGE / target.split(".")[0]).is_dir() and not (PACKAGE / f"{target}.py").is_file()
@@ -115,6 +117,13 @@ def test_inside_the_package_imports_are_relative_and_foreign_ones_stay_where_the
 def test_every_module_can_be_the_first_that_is_imported(path: Path) -> None:
     parts = path.relative_to(ROOT).with_suffix("").parts
     assert import_circles.first(".".join(parts[:-1] if parts[-1] == "__init__" else parts)) is None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_json_of_strangers_is_read_in_one_place(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    own = path.name == "plain_json.py" or "demo" in path.parts  # and the reader of headers has its own, for their speed
+    assert own or ("json.loads(" not in text and "json.load(" not in text), f"{label(path)}: use plain_json.parse_json"
 
 
 def test_no_top_level_name_collides_with_a_host() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
 
 from ..errors import LycorisError
+from ..plain_json import parse_json
 from ..tools.jobs.service import JobService
 from . import jobs_docs
 from .site import LOOPBACK, is_own_page, name_of
@@ -157,8 +157,8 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(text) > LARGEST:
             raise HTTPException(413, f"the request has more than {LARGEST} bytes; a list of options has less", {"Connection": "close"})
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise HTTPException(422, f"the body cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
         raise HTTPException(422, 'the body must be a table of options, such as {"models": ["style"], "save_to": "merged"}')

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+from ..plain_json import parse_json
 
 
 def top_tags(metadata: Mapping[str, Any], count: int) -> list[tuple[str, int]]:
@@ -13,8 +14,8 @@ def top_tags(metadata: Mapping[str, Any], count: int) -> list[tuple[str, int]]:
     folders = metadata.get("ss_tag_frequency")
     if isinstance(folders, str):
         try:
-            folders = json.loads(folders)
-        except (ValueError, RecursionError):
+            folders = parse_json(folders)
+        except ValueError:
             return []
     counts: Counter[str] = Counter()
     for tags in folders.values() if isinstance(folders, dict) else ():

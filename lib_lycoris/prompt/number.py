@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Union
 
-from ..errors import PromptError
+from ..errors import PromptError, readable
 
 LARGEST = 10_000  # of any number in a tag: half precision ends at 65504, and a strength far below it already wrecks every image
 QUOTED = 40  # characters of the user's text that a sentence repeats
@@ -20,7 +20,8 @@ _DECIMAL_COMMA = re.compile(r"([+-]?\d*),(\d+)", re.ASCII)
 def quoted(text: str) -> str:
     """Return what the user typed for a sentence: in quotation marks, cut when it is long."""
     text = text.strip()
-    return f'"{text}"' if len(text) <= QUOTED else f'"{text[:QUOTED]}..." ({len(text)} characters)'
+    shown = readable(text[:QUOTED])
+    return f'"{shown}"' if len(text) <= QUOTED else f'"{shown}..." ({len(text)} characters)'
 
 
 def is_number(text: str) -> bool:

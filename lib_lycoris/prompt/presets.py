@@ -165,5 +165,5 @@ def read_text(path: str | Path) -> str:
 def _write(path: str | Path, text: str) -> None:
     try:
         write_text(Path(path), text)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:  # half a character cannot be written
         raise PromptError(f"the presets cannot be written to {path} ({error}); nothing was changed there") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..errors import PromptError
+from ..errors import PromptError, readable
 from .elements import ElementRule
 from .number import Moment, format_number
 from .schedule import ONE, Schedule
@@ -14,8 +14,8 @@ SHOWN = 200  # characters of a tag that a sentence repeats
 
 
 def shown(tag: str) -> str:
-    """Return a tag's text for a sentence, cut when it is long."""
-    return tag if len(tag) <= SHOWN else f"{tag[:SHOWN]}...>"
+    """Return a tag's text for a sentence: what can be shown of it, cut when it is long."""
+    return readable(tag if len(tag) <= SHOWN else f"{tag[:SHOWN]}...>", SHOWN + 4)
 
 
 class TagError(PromptError):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import NetworkFormatError, ToolError
 from .declaration import Option, Tool, as_list
+from .validation import check_path
 
 COMMA = re.compile(r"[+-]?\d*,\d+")
 
@@ -41,6 +42,8 @@ def completed(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(given)
     for option in tool.options:
         if option.kind == "networks" and found.get(option.name):
+            for item in as_list(found[option.name]):
+                check_path(option.name, Path(item))
             found[option.name] = [path for item in as_list(found[option.name]) for path in networks_at(Path(item))]
     count = len(as_list(found.get("models")))
     for option in tool.options:

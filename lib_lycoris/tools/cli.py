@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from ..errors import LycorisError, ToolError
+from ..plain_json import parse_json
 from .arguments import check_files, completed, finite
 from .declaration import Option, Tool
 from .jobs.progress import Progress, ProgressState
@@ -180,7 +181,7 @@ def choose(tools: Sequence[Tool], given: Mapping[str, Any]) -> Tool:
 def read_jobs(path: Path, given: Mapping[str, Any], tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """Return the jobs of a recipe file, with what was given beside it as defaults. Raises ToolError naming the file."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ToolError(f"{path.name} cannot be read as JSON: {error}") from error
     jobs = found.get("jobs", [found]) if isinstance(found, dict) else found

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from ..atomic import removed_leftovers
-from .files.output import require_space
+from .files.output import refuse_inputs, refuse_strangers, require_space
+from .jobs.devices import check_device
 from .jobs.progress import Progress
 from .validation import validated
 
@@ -18,6 +19,8 @@ Numbers = Union[float, Sequence[float]]  # one for each network
 Counts = Union[int, Sequence[int]]
 Texts = Union[str, Sequence[str]]
 Kind = Literal["value", "network", "networks", "checkpoint", "output", "file", "folder"]
+WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin")  # what a file may be called that networks and checkpoints may replace
+FILES = (".undo", ".json", ".safetensors")  # and one that a file of another kind may replace
 Makes = Literal["network", "networks", "checkpoint", "file"]  # networks: several, with a number behind the name
 
 
@@ -37,6 +40,7 @@ class Option:
     per_network: bool = False  # one value for each of --models
     kind: Kind = "value"  # what a page offers to fill it in
     makes: Makes = "network"  # what is written, where the kind is output
+    check: Callable[[Any], None] | None = None  # raises ToolError for a value of the right type that cannot be used
     ignored: str = ""  # accepted for old command lines: the sentence that says why it has no meaning here
     refused: str = ""  # known, but obeying it would change the result: the sentence that says what to use instead
 
@@ -86,6 +90,7 @@ class Tool:
     def run(self, progress: Progress | None = None, **options: Any) -> Result:
         """Do it. Raises ToolError for an option that is unknown or wrong before anything is read, LycorisError for what cannot be done."""
         given = validated(self, options)
+        self._refuse_inputs(given)
         removed = removed_leftovers(Path(given["save_to"]).parent) if given.get("save_to") else []
         result = self.function(progress=progress or Progress(), **given)
         if removed:  # said, since it may have been somebody's only copy of a long run
@@ -96,10 +101,19 @@ class Tool:
     def plan(self, **options: Any) -> Plan:
         """Tell what :meth:`run` would do with these options, without doing it; raises what it would raise."""
         given = validated(self, options)
+        self._refuse_inputs(given)
         planned = self.planner(**given)
         if given.get("save_to"):
             require_space(Path(given["save_to"]).absolute().parent, planned.disk_bytes or 0, Path(given["save_to"]).name)
         return planned
+
+    def _refuse_inputs(self, given: Mapping[str, Any]) -> None:
+        """Raise ToolError when a file that is written is one that is read, or that is written too."""
+        files = [(option, Path(path)) for option in self.options if option.type is Path for path in as_list(given.get(option.name))]
+        for option, path in files:
+            if option.kind == "output":
+                refuse_inputs(path, [other for one, other in files if one is not option])
+                refuse_strangers(path, FILES if option.makes == "file" else WEIGHTS, option.flags[0])
 
     def defaults(self) -> dict[str, Any]:
         """Return the default of every option that means something here."""
@@ -126,7 +140,7 @@ PER_NETWORK = (
 SAVE_TO = Option("save_to", "the file to write", Path, required=True, kind="output", aliases=("-o", "--output"))
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "fp8_e4m3fn", "fp8_e5m2")
 SAVE_PRECISION = Option("save_precision", "dtype of the tensors that are written", choices=(*PRECISIONS, "float"))
-DEVICE = Option("device", "where to compute: cpu, cuda, cuda:0, mps", default="cpu")
+DEVICE = Option("device", "where to compute: cpu, cuda, cuda:0, mps", default="cpu", check=check_device)
 IGNORED_KOHYA = (
     Option("v2", "", bool, ignored="--v2 is not needed: which model a file is for is read from the file"),
     Option("sdxl", "", bool, ignored="--sdxl is not needed: which model a file is for is read from the file"),

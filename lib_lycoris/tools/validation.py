@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ToolError
+from ..errors import ToolError, readable
 
 if TYPE_CHECKING:
     from .declaration import Option, Tool
@@ -43,9 +45,19 @@ def validated(tool: Tool, given: Mapping[str, Any], note: Note = warnings.warn, 
             note(option.ignored)
         else:
             options[name] = typed(option, value)
+            _check(option, options[name])
     if lacking := missing(tool, options):
         raise ToolError(f"{tool.pretty} needs {', '.join(option.name for option in lacking)}{hint}")
     return options
+
+
+def _check(option: Option, value: Any) -> None:
+    """Raise ToolError for values of the right type that cannot be used."""
+    for one in value if isinstance(value, list) else [value]:
+        if option.type is Path:
+            check_path(option.name, one, new=option.kind == "output")
+        if option.check is not None:
+            option.check(one)
 
 
 def missing(tool: Tool, given: Mapping[str, Any]) -> list[Option]:
@@ -72,6 +84,19 @@ def _one(option: Option, value: Any) -> Any:
     if option.choices and value not in option.choices:
         raise ToolError(f"{option.name} is {_shown(value)}, but one of {', '.join(map(str, option.choices))} is expected")
     return option.type(value)
+
+
+def check_path(name: str, path: Path, new: bool = False) -> None:
+    """Raise ToolError naming the option for a path that no file can have on this system; a new file's needs a name at its end."""
+    reason = "it names no file" if new and path.name in ("", "..") else ""
+    try:
+        os.lstat(path)
+    except ValueError:  # a null byte, half a character
+        reason = "it holds a character that no name of a file can have"
+    except OSError as error:
+        reason = "it is too long" if error.errno == errno.ENAMETOOLONG else reason
+    if reason:
+        raise ToolError(f"{name} is {readable(repr(str(path)), 80)}, which cannot be used: {reason}")
 
 
 def _usable(value: float) -> bool:

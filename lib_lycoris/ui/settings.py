@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
+from ..plain_json import parse_json
 
 
 class Settings:
@@ -53,7 +54,7 @@ def _plain(value: Any) -> bool:
 
 def _read(path: Path | None) -> dict[str, dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        found = parse_json(path.read_text(encoding="utf-8")) if path is not None else {}
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):

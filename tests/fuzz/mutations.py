@@ -26,7 +26,22 @@ SUFFIXES = (
 )  # fmt: skip
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)
 VALUES = (0.0, -1.0, 1e5, 1e20, 1e30, 1e38, -1e20, 1e-40, float("nan"), float("inf"), -float("inf"))
-ODD_NAMES = ("", ".", "..", "a" * 5000, "\x00", "\ud800", "<script>", "../../x", "lora_unet_", "e\u0301\n", "[0]", "x]", "%s{}", "*" * 40)
+ODD_NAMES = (
+    "",
+    ".",
+    "..",
+    "a" * 5000,
+    "\x00",
+    "\ud800",
+    "<script>",
+    "../../outside",
+    "lora_unet_",
+    "e\u0301\n",
+    "[0]",
+    "x]",
+    "%s{}",
+    "*" * 40,
+)
 
 
 @dataclass

@@ -19,9 +19,7 @@ from lib_lycoris.tools.examine.inspect import inspect
 from tests.corpus.test_corpus import arch_of, layers_of, output, sample_input
 from tests.corpus_loader import live_model
 
-
-class Unclean(Exception):
-    """A file led to something else than success or one sentence."""
+from .judge import Unclean
 
 
 @cache

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...atomic import write_text
 from ...networks.hashes import sha256
+from ...plain_json import parse_json
 
 NAME = "model-hashes.json"
 SHOWN = 10  # characters in an infotext, as the webui writes them
@@ -27,7 +28,7 @@ def model_file_hash(path: Path, data: Path | None) -> str:
 
 def _read(data: Path | None) -> dict[str, str]:
     try:
-        found = json.loads((data / NAME).read_text(encoding="utf-8")) if data is not None else {}
+        found = parse_json((data / NAME).read_text(encoding="utf-8")) if data is not None else {}
     except (OSError, ValueError):  # not there yet, or damaged: it is made again
         return {}
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}

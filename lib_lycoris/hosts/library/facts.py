@@ -6,7 +6,6 @@ The metadata is read without the table where it comes first, as nearly all write
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from ...models.families import FAMILIES
 from ...networks.hashes import short
 from ...networks.reading import header
 from ...networks.tag_counts import top_tags
+from ...plain_json import parse_json
 
 SUFFIX = ".safetensors"
 # what the webui's loader writes as "sd version" where it knows the family, and the family's short name for the others
@@ -144,7 +144,7 @@ def _algorithms(modules: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[st
 
 def _has_cover(metadata: Mapping[str, str]) -> bool:
     try:
-        covers = json.loads(metadata.get(COVERS) or "[]")
-    except (ValueError, RecursionError):
+        covers = parse_json(metadata.get(COVERS) or "[]")
+    except ValueError:
         return False
     return isinstance(covers, list) and any(covers[:1])

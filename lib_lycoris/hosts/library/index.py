@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...atomic import write_text
+from ...plain_json import parse_json
 from .facts import NetworkFacts
 
 VERSION = 1  # of what the lines mean: an index of another number is not read
@@ -99,18 +100,18 @@ class _Stored:
         self._heads: dict[str, Row] = {}
         try:
             lines = path.read_text(encoding="ascii").split("\n") if path is not None else []
-            if len(lines) == 3 and json.loads(lines[0]) == {"version": VERSION}:
-                heads = json.loads(lines[1])
+            if len(lines) == 3 and parse_json(lines[0]) == {"version": VERSION}:
+                heads = parse_json(lines[1])
                 if all(_like(row, _HEAD) for row in heads.values()):
                     self._heads, self._tail_text = heads, lines[2]
-        except (OSError, ValueError, RecursionError, AttributeError):
+        except (OSError, ValueError, AttributeError):
             self._heads = {}
 
     @cached_property
     def _tails(self) -> dict[str, Row]:
         try:
-            found = json.loads(self._tail_text)
-        except (ValueError, RecursionError):
+            found = parse_json(self._tail_text)
+        except ValueError:
             found = None
         if not isinstance(found, list) or len(found) != len(self._heads):
             return {}

@@ -8,7 +8,7 @@ the time is bounded by its length times the name's; what goes beyond is refused 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from ...errors import NetworkFormatError, readable
@@ -37,10 +37,17 @@ def covers(pattern: str, name: str) -> bool:
     return _compiled(pattern).matches(name, [0])
 
 
+def found_in(pattern: str, name: str, where: str) -> bool:
+    """Tell whether a pattern fits somewhere in a name; where: the file that it stands in. Raises NetworkFormatError."""
+    starts = [0] if pattern.startswith("^") else range(len(name) + 1)
+    return _compiled(pattern, where).matches(name, starts, to_end=pattern.endswith("$"))
+
+
 class _Automaton:
     """A pattern's states; 0 is the end."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, where: str) -> None:
+        self.where = where
         self.pattern, self.place, self.depth = pattern.removeprefix("^").removesuffix("$"), 0, 0
         self.states: list[State] = [(None, [])]
         self._known: dict[tuple[frozenset[int], str], frozenset[int]] = {}
@@ -52,12 +59,14 @@ class _Automaton:
         if len(self.states[self.first][1]) > 1 and self.pattern != pattern:
             raise self._refused("an anchor beside alternatives")
 
-    def matches(self, name: str, starts: list[int]) -> bool:
-        """Tell whether the pattern covers a name from one of these places to its end."""
+    def matches(self, name: str, starts: Iterable[int], to_end: bool = True) -> bool:
+        """Tell whether the pattern covers a name from one of these places to its end, or to any place behind."""
         begin, current = set(starts), frozenset[int]()
         for place, char in enumerate(name):
             if place in begin:
                 current |= {self.first}
+            if not to_end and 0 in self._reachable(current):
+                return True
             current = self._next(current, char)
         return 0 in self._reachable(current | {self.first} if len(name) in begin else current)
 
@@ -166,9 +175,9 @@ class _Automaton:
         return lambda c: any(low <= c <= high if low else c == one for low, high, one in ranges) != turned
 
     def _refused(self, reason: str) -> NetworkFormatError:
-        return NetworkFormatError(f"the pattern {readable(self.pattern, 60)} in adapter_config.json is not read: it has {reason}")
+        return NetworkFormatError(f"the pattern {readable(self.pattern, 60)} in {self.where} is not read: it has {reason}")
 
 
 @lru_cache(maxsize=512)
-def _compiled(pattern: str) -> _Automaton:
-    return _Automaton(pattern)
+def _compiled(pattern: str, where: str = "adapter_config.json") -> _Automaton:
+    return _Automaton(pattern, where)

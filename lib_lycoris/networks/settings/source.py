@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkFormatError, readable
+from ...plain_json import parse_json
 from .peft import peft_settings
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -121,8 +122,8 @@ def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any
 def _hints(text: str | None) -> dict[str, Any]:
     """Return metadata that is a table; many programs write "None" or Python literals there, which say nothing."""
     try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        value = parse_json(text or "{}")
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -130,8 +131,8 @@ def _hints(text: str | None) -> dict[str, Any]:
 def _table(text: str | None, where: str) -> dict[str, Any]:
     """Return PEFT's config. Raises NetworkFormatError: without it the strength of every layer would be a guess."""
     try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text or "{}")
+    except ValueError as error:
         raise NetworkFormatError(f"{where} is not JSON: {readable(error, 80)}") from error
     if not isinstance(value, dict):
         raise NetworkFormatError(f"{where} is a {type(value).__name__}, but PEFT's config is a table; save the network again")

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ...networks.reading.reader import open_file
+from ...plain_json import parse_json
 from ..declaration import DEVICE, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.naming import select
 from ..files.output import Output, refuse_inputs, require_space
@@ -178,7 +179,7 @@ def read(path: Path) -> Spectra:
     """Read spectra that :func:`write` wrote. Raises ToolError, NetworkFormatError for another file."""
     file = open_file(path)
     try:
-        facts = json.loads(file.metadata[KEY])
+        facts = parse_json(file.metadata[KEY])
         tensors = file.read(file.tensors)
         layers = tuple(_read_layer(tensors, index, row) for index, row in enumerate(facts["layers"]))
         return Spectra(layers, str(facts["family"]), int(facts["notes"]), bool(facts["whole"]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ...atomic import beside
 from ...errors import ToolError
 from ...networks.reading.header import data_start
+from ...plain_json import parse_json
 from ..jobs.progress import Progress
 from .checkpoint import COMPONENTS, Checkpoint
 from .output import Output
@@ -70,7 +71,7 @@ def copy_other_files(checkpoint: Checkpoint, target: Path, progress: Progress) -
 
 def correct_index(index: Path) -> None:
     """Write the true size into the index of a model in several files; it changes with the dtype."""
-    facts = json.loads(index.read_text("utf-8"))
+    facts = parse_json(index.read_text("utf-8"))
     files = [index.parent / name for name in set(facts.get("weight_map", {}).values())]
     if all(file.is_file() for file in files) and "total_size" in facts.get("metadata", {}):
         facts["metadata"]["total_size"] = sum(_data_size(file) for file in files)

@@ -11,6 +11,7 @@ from typing import Any
 from ...errors import ToolError
 from ...networks.hashes import model_hash
 from ...networks.reading.header import LARGEST_HEADER, Header, read_header
+from ...plain_json import parse_json
 from ..jobs.progress import Progress
 from .output import Output, require_space
 
@@ -26,7 +27,7 @@ def undo_path(path: Path) -> Path:
 
 def with_metadata(header: Header, metadata: Mapping[str, str], name: str) -> bytes:
     """Return the bytes of a header with other metadata, its tensors as they are. Raises ToolError when it would be too large."""
-    table = {key: entry for key, entry in json.loads(header.raw).items() if key != "__metadata__"}
+    table = {key: entry for key, entry in parse_json(header.raw).items() if key != "__metadata__"}
     first = {"__metadata__": dict(metadata)} if metadata else {}
     raw = json.dumps({**first, **table}, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     raw += b" " * (-len(raw) % ALIGNED)
@@ -68,7 +69,7 @@ def restore(path: Path, progress: Progress) -> None:
 
 def _kept(undo: Path, name: str) -> dict[str, Any]:
     try:
-        facts = json.loads(undo.read_text(encoding="utf-8"))
+        facts = parse_json(undo.read_text(encoding="utf-8"))
         header = facts["header"].encode("utf-8", "surrogateescape")
         if facts["format"] != FORMAT or not isinstance(facts["data_sha256"], str) or not header:
             raise ValueError("it was written by another version")

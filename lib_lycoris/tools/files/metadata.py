@@ -19,6 +19,7 @@ from ... import __version__
 from ...errors import ToolError
 from ...models.families import FAMILIES
 from ...networks.hashes import sha256
+from ...plain_json import parse_json
 from ..merge.strengths import NetworkOptions
 from .checkpoint import Checkpoint, open_source
 from .stream import DATA_HASH, INPUT_HASH
@@ -62,7 +63,7 @@ def make_recipe(tool: str, **facts: Any) -> dict[str, Any]:
 def read_recipe(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     """Return the recipe in a file's metadata. Raises ToolError naming the file when there is none."""
     try:
-        recipe = json.loads(metadata.get(KEY, ""))
+        recipe = parse_json(metadata.get(KEY, ""))
     except ValueError:
         recipe = None
     if not isinstance(recipe, dict) or "tool" not in recipe:

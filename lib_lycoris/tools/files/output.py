@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -257,9 +257,16 @@ def require_space(folder: Path, needed: int, name: str) -> None:
         raise ToolError(f"the disk is full: {name} needs {needed / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB left; free some space")
 
 
+def refuse_strangers(path: Path, suffixes: Sequence[str], flag: str) -> None:
+    """Raise ToolError when an output would replace a file of another kind than itself: somebody's notes, a file of the system."""
+    if path.is_file() and path.suffix.lower() not in suffixes:
+        kinds = " or ".join(suffixes)
+        raise ToolError(f"{path.name} is there already and is no {kinds} file, so it is not replaced; give {flag} another name")
+
+
 def refuse_inputs(save_to: Path, inputs: list[Path]) -> None:
     """Raise ToolError when an output would take an input's place, or has a name that nobody could use."""
     check_name(save_to)
     for path in inputs:
-        if save_to.exists() and path.exists() and os.path.samefile(save_to, path):
+        if os.path.realpath(save_to) == os.path.realpath(path) or (save_to.exists() and path.exists() and os.path.samefile(save_to, path)):
             raise ToolError(f"{save_to.name} is an input; inputs are never overwritten, give --save_to another name")

@@ -16,8 +16,10 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 import torch
 from torch import Tensor
 
-from ...errors import ToolError
+from ...errors import ToolError, readable
 from ...networks.reading.dtypes import BYTES
+from ...networks.reading.header import TensorInfo
+from ...plain_json import parse_json
 from .checkpoint import CheckpointFile, fill
 from .output import Output
 from .stream import Layout, as_bytes
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 SAMPLE = 1 << 17  # bytes tried before a plane is packed
 LEVEL = 1
+MOST_PACKED = 100  # times its own size: what the manifest and the headers, which are texts, unpack to at most
+ENCRYPTED = 1  # bit of a member's flags
 EPOCH = (1980, 1, 1, 0, 0, 0)  # no dates: the same merge gives the same file
 
 
@@ -108,37 +112,90 @@ class _Sink:
 
 
 class Undo:
-    """An undo file, opened."""
+    """An undo file, opened. It may come from anybody: what it holds is believed as far as it fits the merged file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._zip = ZipFile(path)
-            self.manifest: dict[str, Any] = json.loads(self._zip.read("manifest.json"))
-            self.files: list[dict[str, Any]] = self.manifest["files"]
-        except (BadZipFile, OSError, KeyError, ValueError) as error:
+        except (BadZipFile, OSError, ValueError) as error:
             raise ToolError(f"{path.name} is no undo file, or is damaged ({error}); give the one that --undo-file wrote") from error
-        if self.manifest.get("format") != FORMAT:
-            raise ToolError(f"{path.name} was written by another version (format {self.manifest.get('format')}, not {FORMAT})")
+        try:
+            found = parse_json(self._packed("manifest.json"))
+        except ValueError as error:
+            raise self._damaged("manifest.json", error) from error
+        if isinstance(found, dict) and found.get("format") != FORMAT:
+            raise ToolError(f"{path.name} was written by another version (format {readable(found.get('format'), 20)}, not {FORMAT})")
+        if not is_manifest(found):
+            raise self._damaged("manifest.json", "it lists no files as a merge does")
+        self.merged: str = found["merged"]
+        self.files: list[dict[str, Any]] = found["files"]
 
     def header(self, number: int) -> bytes:
         """Return the original header of a file."""
-        return self._read(f"{number}/header")
+        return self._packed(f"{number}/header")
 
-    def original(self, number: int, key: str, size: int, merged: CheckpointFile) -> Tensor:
-        """Return the original bytes of a changed tensor whose elements have so many bytes."""
-        facts = self.files[number]["tensors"][key]
-        planes = [self._read(f"{number}/{facts['number']}.{plane}") for plane in range(size)]
-        old = torch.empty(sum(map(len, planes)), dtype=torch.uint8)
-        for plane, data in enumerate(planes):
+    def original(self, number: int, key: str, entry: TensorInfo, merged: CheckpointFile) -> Tensor:
+        """Return the original bytes of a changed tensor; entry: what it was."""
+        facts, place = self.files[number]["tensors"][key], self.files[number]["places"][key]
+        length, size = entry.end - entry.begin, BYTES[entry.dtype]
+        if facts["xor"] and place[1] - place[0] != length:
+            raise self._damaged(key, "it has another length than in the merged file")
+        old = torch.empty(length, dtype=torch.uint8)
+        for plane in range(size if length else 0):
+            data = self._read(f"{number}/{facts['number']}.{plane}", length // size)
             old[plane::size] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return old ^ merged_bytes(merged, self.files[number]["places"][key]) if facts["xor"] else old
+        return old ^ merged_bytes(merged, place) if facts["xor"] else old
 
-    def _read(self, name: str) -> bytes:
+    def _packed(self, name: str) -> bytes:
+        """Return a text of the archive; one that would unpack to far more than the file stores is none of ours."""
+        stored = self.path.stat().st_size
+        info = self._info(name)
+        if info.file_size > MOST_PACKED * stored:
+            raise self._damaged(name, f"it would unpack to {info.file_size / 1e6:.0f} MB")
+        return self._read(name, info.file_size)
+
+    def _info(self, name: str) -> ZipInfo:
         try:
-            return self._zip.read(name)
-        except (BadZipFile, KeyError, OSError, zlib.error) as error:
-            raise ToolError(f"{self.path.name} is damaged at {name} ({error}); the original cannot be restored from it") from error
+            info = self._zip.getinfo(name)
+        except KeyError:
+            raise self._damaged(name, "it is missing") from None
+        if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED) or info.flag_bits & ENCRYPTED:
+            raise self._damaged(name, "it is packed as no merge packs it")
+        return info
+
+    def _read(self, name: str, size: int) -> bytes:
+        """Return a part of so many bytes; not more are ever unpacked."""
+        if self._info(name).file_size != size:
+            raise self._damaged(name, f"it has another length than the {size} bytes that belong there")
+        try:
+            with self._zip.open(name) as file:
+                data = file.read(size)
+        except (BadZipFile, OSError, EOFError, zlib.error) as error:
+            raise self._damaged(name, error) from error
+        if len(data) != size:
+            raise self._damaged(name, "it is cut off")
+        return data
+
+    def _damaged(self, name: str, reason: object) -> ToolError:
+        return ToolError(f"{self.path.name} is damaged at {readable(name)} ({reason}); the original cannot be restored from it")
+
+
+def is_manifest(found: Any) -> bool:
+    """Tell whether a value has the form of what :class:`UndoFile` writes as manifest.json."""
+    return (
+        isinstance(found, dict) and isinstance(found.get("merged"), str) and isinstance(found.get("files"), list) and bool(found["files"])
+        and all(isinstance(facts, dict) and _is_file(facts) for facts in found["files"])
+    )  # fmt: skip
+
+
+def _is_file(facts: dict[str, Any]) -> bool:
+    texts = all(isinstance(facts.get(name), str) for name in ("name", "sha256"))
+    tensors, places = facts.get("tensors"), facts.get("places")
+    if not texts or type(facts.get("merged_size")) is not int or not isinstance(tensors, dict) or not isinstance(places, dict):
+        return False
+    kept = (isinstance(one, dict) and type(one.get("number")) is int and type(one.get("xor")) is bool for one in tensors.values())
+    return tensors.keys() <= places.keys() and all(kept)
 
 
 def merged_bytes(merged: CheckpointFile, place: list[int]) -> Tensor:

@@ -161,5 +161,10 @@ def _add_change(
     if problem := algorithm.check_shape((rows, *first[1:])):
         raise ModelMismatchError(f"{name}: {problem}")
     for key in dict.fromkeys(place.key for place in sources):
+        if not torch_dtype(entries[key].dtype).is_floating_point:
+            raise ToolError(
+                f"{found.checkpoint.path.name} holds {key} as whole numbers ({entries[key].dtype}), to which no change can be added; "
+                "use its fp16, bf16 or fp32 version"
+            )
         mine = tuple(place for place in sources if place.key == key)
         found.by_key.setdefault(key, []).append(TensorChange(algorithm, strength, order, sources, mine))

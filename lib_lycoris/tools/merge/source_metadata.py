@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...plain_json import parse_json
 from ..files.metadata import KEY, OWN_HASHES, triggers
 
 FREQUENCIES = "ss_tag_frequency"
@@ -55,7 +56,7 @@ def disagreed(sources: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _table(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = parse_json(text)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import NetworkFormatError, ToolError
-from ...networks.reading.dtypes import BYTES
+from ...errors import NetworkFormatError, ToolError, readable
 from ...networks.reading.header import TensorInfo, parse
 from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
@@ -29,7 +28,7 @@ def prepare(merged: Path | str, undo_file: Path | str, save_to: Path | str) -> t
     for facts, source in zip(undo.files, checkpoint.sources):
         places = {key: [entry.begin, entry.end] for key, entry in source.entries.items()}
         if facts["places"] != places or source.path.stat().st_size != facts["merged_size"]:
-            raise ToolError(f"{undo.path.name} is not the undo file of {source.path.name}: it was written for {undo.manifest['merged']}")
+            raise ToolError(f"{undo.path.name} is not the undo file of {source.path.name}: it was written for {readable(undo.merged, 80)}")
     return checkpoint, undo
 
 
@@ -62,12 +61,12 @@ def run(merged: FilePath, undo_file: FilePath, save_to: FilePath, *, progress: P
 
 def _restore(undo: Undo, number: int, merged: CheckpointFile, target: Path, progress: Progress) -> None:
     facts, header = undo.files[number], undo.header(number)
-    entries = original_entries(header, undo.path.name)
+    entries = original_entries(header, undo.path.name, facts)
     with Output(target, hashed=True) as output, merged.path.open("rb", buffering=0) as file:
         output.write(len(header).to_bytes(8, "little") + header)
         for key, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
             if key in facts["tensors"]:
-                output.write(as_bytes(undo.original(number, key, BYTES[entry.dtype], merged)))
+                output.write(as_bytes(undo.original(number, key, entry, merged)))
                 progress.advance(entry.end - entry.begin, key)
             else:
                 output.copy(file, merged.data_start + facts["places"][key][0], entry.end - entry.begin, progress)
@@ -75,12 +74,17 @@ def _restore(undo: Undo, number: int, merged: CheckpointFile, target: Path, prog
             raise ToolError(f"{merged.path.name} was changed after the merge, the original {facts['name']} cannot be restored from it")
 
 
-def original_entries(header: bytes, name: str) -> Mapping[str, TensorInfo]:
-    """Return where each tensor was, from a kept header of a file with so many bytes of data."""
+def original_entries(header: bytes, name: str, facts: Mapping[str, Any]) -> Mapping[str, TensorInfo]:
+    """Return where each tensor was, from a kept header; facts: what the undo file says of the merged file's tensors, all of them."""
     try:
-        return parse(header, name).tensors
+        found = parse(header, name).tensors
     except NetworkFormatError as error:
         raise ToolError(f"{name} is damaged: its copy of the header cannot be read ({error})") from error
+    places = facts["places"]
+    kept = {key: places[key][1] - places[key][0] for key in places if key not in facts["tensors"]}
+    if found.keys() != places.keys() or any(found[key].end - found[key].begin != length for key, length in kept.items()):
+        raise ToolError(f"{name} is damaged: its copy of the header lists other tensors than the merged file has")
+    return found
 
 
 def plan(merged: Path | str, undo_file: Path | str, save_to: Path | str) -> Plan:

@@ -18,11 +18,12 @@ from ...networks.hashes import CHUNK, sha256
 from ..declaration import DEVICE, FilePath, Files, Option, Plan, Result, Tool, options_of
 from ..files.ahead import Ahead, workers
 from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
-from ..files.metadata import header_hash, read_recipe
+from ..files.metadata import header_hash
 from ..files.stream import as_bytes
 from ..jobs.progress import Progress
 from .checkpoint import target_dtypes
 from .deltas import Changes, find_changes
+from .recorded import recorded_merge
 from .strengths import NetworkOptions
 
 ROUNDING = 1  # units in the last place that another processor's order of additions may make
@@ -46,9 +47,7 @@ def prepare(
     """Find the inputs of a merge: those given, else files of the recorded name and hash beside the merged one or in folders."""
     opened = open_checkpoint(merged)
     found = next((s for s in opened.sources if "lycoris.recipe" in s.metadata), opened.sources[0])
-    recipe = read_recipe(found.metadata, opened.path.name)
-    if recipe["tool"] != "merge":
-        raise ToolError(f"{opened.path.name} was made by {recipe['tool']}; verify checks what merge into a checkpoint has made")
+    recipe = recorded_merge(found.metadata, opened.path.name)
     places = [opened.path.parent, *map(Path, folders), Path.cwd()]
     base = _locate(recipe["sd_model"], [Path(sd_model)] if sd_model else [], places, "--sd_model")
     wanted = [_asked(entry, [Path(m) for m in models], places) for entry in recipe["networks"]]

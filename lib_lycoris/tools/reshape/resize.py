@@ -6,16 +6,17 @@ stays as it is.
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from ...errors import ToolError
+from ...networks.settings.name_patterns import found_in
+from ...plain_json import parse_json
 from ..declaration import IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.alpha import ALPHA, check_alpha
 from ..files.growing import dtype_of
@@ -36,7 +37,7 @@ class ResizeOptions:
     job: Shrinking
     linear: Rule
     conv: Rule
-    by_name: tuple[tuple[re.Pattern[str], int], ...]
+    by_name: tuple[tuple[Callable[[str], bool], int], ...]
     size: int | None
 
     def rule(self, patch: Patch) -> Rule:
@@ -46,7 +47,7 @@ class ResizeOptions:
     def choose(self, patch: Patch, svd: Svd) -> int:
         """Return the rank that a module keeps, where no size is shared out."""
         for pattern, rank in self.by_name:
-            if pattern.search(patch.name):
+            if pattern(patch.name):
                 return min(rank, svd.rank)
         return self.rule(patch).choose(svd.s, svd.total)
 
@@ -118,17 +119,20 @@ def _understand(options: Mapping[str, Any]) -> ResizeOptions:
     return ResizeOptions(job, *rules, _patterns(given["module_ranks"]), size)
 
 
-def _patterns(path: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
-    """Read {regular expression of a canonical name: rank}; the first that is found in a name counts."""
+def _patterns(path: Any) -> tuple[tuple[Callable[[str], bool], int], ...]:
+    """Read {pattern of a canonical name: rank}; the first that is found in a name counts."""
     if not path:
         return ()
+    name = Path(path).name
     try:
-        table = json.loads(Path(path).read_text("utf-8"))
-        return tuple((re.compile(key), int(value)) for key, value in table.items())
-    except (OSError, ValueError, AttributeError, re.error) as error:
-        raise ToolError(
-            f"{Path(path).name} is no table of ranks: {error}; write a JSON file with names, or parts of them, and ranks"
-        ) from error
+        table = parse_json(Path(path).read_text("utf-8"))
+        if not isinstance(table, dict) or any(type(rank) is not int or rank < 0 for rank in table.values()):
+            raise ValueError("it must be one table whose values are whole numbers from 0 on")
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{name} is no table of ranks: {error}; write a JSON file with names, or parts of them, and ranks") from error
+    for pattern in table:
+        found_in(pattern, "", name)  # one that is not read is refused before anything is computed
+    return tuple((partial(found_in, pattern, where=name), rank) for pattern, rank in table.items())
 
 
 def _most_ranks(patch: Patch) -> int:
@@ -217,7 +221,7 @@ TOOL = Tool(
         Option("dynamic_method", "choose each module's rank by its singular values", choices=METHODS),
         Option("dynamic_param", "sv_ratio: largest over smallest value; sv_fro: share of the norm, sv_cumulative: of the sum", float),
         Option("size", "size of the new file in MiB; ranks are shared out over the modules", float),
-        Option("module_ranks", "JSON file of names (regular expressions) and their ranks", Path, kind="file"),
+        Option("module_ranks", "JSON file of names, or patterns such as attn[12], and their ranks", Path, kind="file"),
         Option("base_model", "the checkpoint, for networks of a model of unusual size", Path, kind="checkpoint"),
         ALPHA,
         Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),

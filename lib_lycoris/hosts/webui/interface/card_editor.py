@@ -11,6 +11,7 @@ from typing import Any
 from modules import shared, sysinfo, ui_extra_networks_user_metadata  # type: ignore[import-not-found,unused-ignore]
 
 from ....atomic import write_text
+from ....plain_json import parse_json
 from . import card_files as files
 
 gr = shared.gr  # the gradio that the host itself draws with
@@ -117,8 +118,8 @@ def unreadable(path: Path) -> str:
     if not path.exists():
         return ""
     try:
-        kept = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError, RecursionError):
+        kept = isinstance(parse_json(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
         kept = False
     return "" if kept else f"{path.name} is there but holds no table of notes; move it away to save yours."
 

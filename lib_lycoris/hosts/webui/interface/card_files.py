@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ....errors import LycorisError
 from ....networks.hashes import short
 from ....networks.tag_counts import top_tags
+from ....plain_json import parse_json
 from ...library.facts import COVERS, UNKNOWN, VERSIONS, NetworkFacts, read_metadata
 from ...library.library import Library
 
@@ -95,6 +95,6 @@ def _parsed(value: str) -> Any:
     if not value.startswith("{"):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value)
+    except ValueError:
         return value

@@ -1,0 +1,182 @@
+"""Options and companion files that somebody made up: refused by one sentence, and what is there already stays as it is."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lib_lycoris.cli import main
+from lib_lycoris.errors import LycorisError, ToolError
+from lib_lycoris.networks.settings.name_patterns import found_in
+from lib_lycoris.plain_json import parse_json
+from lib_lycoris.tools import TOOLS
+from tests.fuzz.tiny_files import prepared
+
+MERGE, UNDO, VERIFY, RESIZE = (TOOLS[name] for name in ("merge", "undo", "verify", "resize"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with one good file of each kind."""
+    prepared(tmp_path)
+    return tmp_path
+
+
+def merge(folder: Path, **options: Any) -> None:
+    inputs = {"sd_model": folder / "base.safetensors", "models": [folder / "one.safetensors"], "save_to": folder / "out.safetensors"}
+    MERGE.run(**{**inputs, **options})
+
+
+@pytest.mark.parametrize("name", ["one.safetensors", "base.safetensors", "out.safetensors"])
+def test_an_undo_file_takes_no_place_of_another_file_of_its_run(name: str, folder: Path) -> None:
+    before = (folder / "one.safetensors").read_bytes(), (folder / "base.safetensors").read_bytes()
+    with pytest.raises(ToolError, match="is an input"):
+        merge(folder, undo_file=folder / name)
+    assert before == ((folder / "one.safetensors").read_bytes(), (folder / "base.safetensors").read_bytes())
+    assert not (folder / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("option", ["save_to", "undo_file"])
+def test_a_file_of_another_kind_is_never_replaced(option: str, folder: Path) -> None:
+    notes = folder / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(ToolError, match=r"notes.txt is there already and is no .* file, so it is not replaced"):
+        merge(folder, **{option: notes})
+    assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cpu:-1", "meta", "cuda:99", "\ud800", "0.5,0.5", "IN05:attn:0"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(device: str, folder: Path) -> None:
+    with pytest.raises(ToolError, match="there is no device"):
+        merge(folder, device=device, sd_model=folder / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a" * 300])
+@pytest.mark.parametrize("option", ["sd_model", "models", "save_to"])
+def test_a_name_that_no_file_can_have_is_refused(option: str, name: str, folder: Path) -> None:
+    with pytest.raises(ToolError, match=f"^{option} is .* which cannot be used: it"):
+        merge(folder, **{option: [name] if option == "models" else name})
+    with pytest.raises(ToolError, match="save_to is '/', which cannot be used: it names no file"):
+        merge(folder, save_to="/")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"jobs":[' * 50_000, "1" * 6_000, "[" + "9" * 500 + "]", "\ud800", "null", "[[]]"])
+def test_a_recipe_that_is_none_is_one_sentence(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert main(["merge", "--recipe", str(tmp_path / "recipe.json")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: recipe.json ") and said.count("\n") == 1
+
+
+def test_json_of_strangers_raises_one_kind_of_error() -> None:
+    assert parse_json('{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]} and parse_json("9" * 400) == int("9" * 400)
+    for text in ("[" * 200_000, '{"a":' * 200_000, "9" * 401, "-" + "9" * 100_000, "{", b"\xff", ""):
+        with pytest.raises(ValueError):
+            parse_json(text)
+
+
+def test_whole_numbers_are_no_weights_to_merge_into(folder: Path) -> None:
+    tensors = load_file(folder / "base.safetensors")
+    key = next(key for key in tensors if "to_q" in key)
+    save_file({**tensors, key: (tensors[key] * 100).int()}, folder / "base.safetensors")
+    with pytest.raises(ToolError, match=r"base.safetensors holds model.*to_q.weight as whole numbers \(I32\)"):
+        merge(folder)
+
+
+PATTERNS = (
+    ("attn1", "a.attn1.to_q", True), ("attn2", "a.attn1.to_q", False), ("^a", "a.b", True), ("^b", "a.b", False), ("b$", "a.b", True),
+    ("a$", "a.b", False), (".*fc[12]$", "text.fc1", True), ("", "x", True), (".", "", False), ("(q|k)", "to_k.x", True),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("pattern", "name", "found"), PATTERNS)
+def test_a_pattern_is_found_anywhere_in_a_name_as_by_re_search(pattern: str, name: str, found: bool) -> None:
+    assert found_in(pattern, name, "ranks.json") is found
+
+
+@pytest.mark.parametrize("table", [[], {"a": "2"}, {"a": 2.5}, {"a": -1}, {"a": True}, {"a": None}, {"(": 1}, {"a{3}": 1}])
+def test_a_table_of_ranks_that_is_none_is_refused_and_named(table: Any, folder: Path) -> None:
+    (folder / "x.json").write_text(json.dumps(table))
+    with pytest.raises(LycorisError, match=r"x\.json"):
+        RESIZE.run(model=folder / "one.safetensors", new_rank=2, module_ranks=folder / "x.json", save_to=folder / "out.safetensors")
+
+
+def test_patterns_of_a_table_of_ranks_take_no_time(folder: Path) -> None:
+    (folder / "x.json").write_text(json.dumps({"(a*)*" * 30 + "x": 1, "(.*.*)*y": 1, "(t|to|to_)+$": 2}))
+    began = time.process_time()
+    RESIZE.run(model=folder / "one.safetensors", new_rank=2, module_ranks=folder / "x.json", save_to=folder / "out.safetensors")
+    assert time.process_time() - began < 3
+
+
+def changed_undo(
+    folder: Path, change: Callable[[dict[str, Any]], Any], parts: Callable[[str, bytes], bytes | None] = lambda _, d: d
+) -> Path:  # fmt: skip
+    """Write an undo file with another manifest and other parts."""
+    path = folder / "x.undo"
+    with zipfile.ZipFile(folder / "merged.undo") as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            data = parts(name, old.read(name))
+            if name == "manifest.json":
+                facts = json.loads(old.read(name))
+                facts = change(facts) or facts
+                data = facts if isinstance(facts, bytes) else json.dumps(facts).encode()
+            if data is not None:
+                new.writestr(name, data)
+    return path
+
+
+MANIFESTS: tuple[Callable[[dict[str, Any]], Any], ...] = (
+    lambda m: [1], lambda m: {"format": 1}, lambda m: {"format": 2}, lambda m: b"[" * 100_000, lambda m: b"\xff",
+    lambda m: m.update(files=[]),
+    lambda m: m.update(files={}), lambda m: m["files"][0].pop("places"), lambda m: m["files"][0].update(places=[1]),
+    lambda m: m["files"][0].update(tensors=3), lambda m: m["files"][0].update(merged_size="x"), lambda m: m.update(files=m["files"] * 3),
+    lambda m: m["files"][0]["tensors"].update(other={"number": 1, "xor": True}), lambda m: m["files"][0]["tensors"].clear(),
+    lambda m: next(iter(m["files"][0]["tensors"].values())).update(number=99), lambda m: b" " * 10**8,
+    lambda m: next(iter(m["files"][0]["tensors"].values())).update(xor=False),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", MANIFESTS)
+def test_a_manifest_that_no_merge_wrote_is_refused(change: Callable[[dict[str, Any]], Any], folder: Path) -> None:
+    with pytest.raises(ToolError, match=r"x\.undo|merged\.safetensors was changed"):
+        UNDO.run(merged=folder / "merged.safetensors", undo_file=changed_undo(folder, change), save_to=folder / "out.safetensors")
+    assert not (folder / "out.safetensors").exists() and not list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("data", [b"", bytes(10), bytes(3 * 10**8), None])
+@pytest.mark.parametrize("part", ["0/header", "0/0.0"])
+def test_parts_of_an_undo_file_that_are_others_are_refused_without_unpacking_them(part: str, data: bytes | None, folder: Path) -> None:
+    path = changed_undo(folder, lambda m: None, lambda name, old: data if name == part else old)
+    with pytest.raises(ToolError, match=r"x\.undo is damaged"):
+        UNDO.run(merged=folder / "merged.safetensors", undo_file=path, save_to=folder / "out.safetensors")
+    assert not (folder / "out.safetensors").exists()
+
+
+RECIPES: tuple[dict[str, Any], ...] = (
+    {"networks": None}, {"networks": [3]}, {"networks": [{"name": "one.safetensors"}]}, {"sd_model": "x"}, {"sd_model": {"name": 3}},
+    {"sd_model": {"name": "a\0b", "bytes": 1, "sha256": "x"}}, {"sd_model": {"name": "x", "files": [{"file": "../../secret",
+    "name": "x"}]}},
+    {"sd_model": {"name": "x", "files": [{"file": "/etc/hosts", "name": "hosts", "bytes": 1, "sha256": ""}]}}, {"seed": "x"},
+    {"networks": [{"name": "one.safetensors", "bytes": 1, "sha256": "", "te": "disk"}]}, {"save_precision": []}, {"seed": True},
+    {"networks": [{"name": "one.safetensors", "bytes": 1, "sha256": "", "unet": 1e308}]}, {"sd_model": {"name": "..", "bytes": 1,
+    "sha256": ""}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", RECIPES)
+def test_a_recipe_in_a_merged_file_that_no_merge_wrote_is_refused(change: dict[str, Any], folder: Path) -> None:
+    merged = folder / "merged.safetensors"
+    with safe_open(merged, "pt") as file:
+        metadata = dict(file.metadata())
+    metadata["lycoris.recipe"] = json.dumps({**json.loads(metadata["lycoris.recipe"]), **change})
+    save_file(load_file(merged), folder / "case.safetensors", metadata)
+    with pytest.raises(ToolError, match=r"the recipe in case\.safetensors is damaged: "):
+        VERIFY.run(merged=folder / "case.safetensors")
