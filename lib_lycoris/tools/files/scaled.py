@@ -7,7 +7,6 @@ a factor in spite of its name). All mean number x scale. ``X.scale_input``, ``X.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ...errors import NetworkFormatError, readable
 from ...networks.reading.header import TensorInfo, count
+from ...plain_json import parse_json
 from .packing import PackedInfo, Scaled, parts_of
 
 SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
@@ -64,8 +64,8 @@ def is_scale(key: str) -> bool:
 
 def _formats(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     try:
-        layers = json.loads(metadata.get("_quantization_metadata", "{}"))["layers"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        layers = parse_json(metadata.get("_quantization_metadata", "{}"))["layers"]
+    except (ValueError, KeyError, TypeError):
         return {}
     return layers if isinstance(layers, dict) else {}
 
@@ -80,8 +80,8 @@ def _format(
         try:
             if entries[key].dtype != "U8" or entries[key].size > LONGEST_FORMAT:
                 raise ValueError("it is no text")
-            said = json.loads(bytes(read(key).flatten().tolist()))
-        except (ValueError, RecursionError) as error:
+            said = parse_json(bytes(read(key).flatten().tolist()))
+        except ValueError as error:
             raise NetworkFormatError(f"{name}: {readable(key)} cannot be understood ({readable(error, 60)}); {_INSTEAD}") from error
     if not isinstance(said, dict):
         raise NetworkFormatError(f"{name}: {readable(key)} is a {type(said).__name__}, where a table is expected; {_INSTEAD}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import PurePath, PurePosixPath
 from typing import Any
@@ -61,7 +61,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e300 and isfinite(value)
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[Any], bool]] = {
     "sd_model": _is_file,
     "networks": lambda found: isinstance(found, list) and all(map(_is_network, found)),
     "seed": lambda found: found is None or type(found) is int,
