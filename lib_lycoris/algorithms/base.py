@@ -166,7 +166,7 @@ class Algorithm(ABC):
         """Return the same ΔW written with another alpha, changed tensors in float64; None where no alpha scales it."""
         return None
 
-    def rows(self, its: slice) -> Algorithm | None:
+    def rows(self, its: slice | Tensor) -> Algorithm | None:
         """Return the algorithm of these rows of ΔW alone; None where they cannot be had without all others or the base weight."""
         return None
 

@@ -24,7 +24,7 @@ class BEFT(Full):
 
     diff: Tensor = stored("beft_bias", axes=(1, 2))  # (1, out)
 
-    def rows(self, its: slice) -> Algorithm | None:
+    def rows(self, its: slice | Tensor) -> Algorithm | None:
         """Return these entries of the difference."""
         return replace(self, diff=self.diff.flatten()[its])
 

@@ -82,6 +82,13 @@ class DoRA(Algorithm):
             return f"dora_scale {tuple(self.magnitude.shape)} fits no axis of the layer {tuple(shape)}"
         return None
 
+    def rows(self, its: slice | Tensor) -> Algorithm | None:
+        """Return the inner algorithm's rows with their magnitudes; None where inputs have them, whose norms all rows make."""
+        one_each = self.per_output or self.magnitude.dim() <= 1 or self.magnitude.shape[0] == self.magnitude.numel() > 1
+        inner = self.inner.rows(its) if one_each else None
+        magnitude = self.magnitude.flatten()[its].reshape(-1, *(1,) * (self.magnitude.dim() - 1))
+        return None if inner is None else replace(self, inner=inner, magnitude=magnitude)
+
     def truncated(self, ranks: int) -> Algorithm:
         """Return this: the magnitude belongs to all ranks."""
         return self

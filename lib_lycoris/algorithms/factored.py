@@ -62,9 +62,9 @@ class Factored(Algorithm):
         return Cost(rank * (shape[0] + columns(shape)), 2.0 * shape[0], rank * size, 2.0 * size)
 
 
-def shaped(shape: Sequence[int]) -> Tensor:
-    """Return a weight of this shape in float64, without memory: for what reads no values of it."""
-    return torch.empty(1, dtype=torch.float64).expand(tuple(shape))
+def shaped(shape: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return a weight of this shape without memory: for what reads no values of it."""
+    return torch.empty(1, dtype=dtype).expand(tuple(shape))
 
 
 def energy_of(up: Tensor, down: Tensor) -> float:

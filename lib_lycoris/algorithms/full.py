@@ -32,7 +32,7 @@ class Full(Algorithm):
         """Tell whether the difference is all zero."""
         return not bool(self.diff.float().any())
 
-    def rows(self, its: slice) -> Algorithm | None:
+    def rows(self, its: slice | Tensor) -> Algorithm | None:
         """Return these rows of the difference."""
         return replace(self, diff=self.diff[its])
 

@@ -65,7 +65,7 @@ class LoRA(Scaled):
             return self
         return replace(self, up=self.up[:, :ranks], down=self.down[:ranks], fixed_scale=self.scale)
 
-    def rows(self, its: slice) -> Algorithm | None:
+    def rows(self, its: slice | Tensor) -> Algorithm | None:
         """Return the rows of up with all of down."""
         return replace(self, up=self.up[its]) if self.sparse_values is None else None
 
@@ -107,7 +107,7 @@ class LoRA(Scaled):
 
     def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
         """Return the factors; what is stored sparse has none."""
-        return flattened(*self.factors(shaped(shape).float())) if self.sparse_values is None else None
+        return flattened(*self.factors(shaped(shape, torch.float32))) if self.sparse_values is None else None
 
     def energy(self, shape: Sequence[int]) -> float | None:
         """Return ‖ΔW‖² from the factors' Gram matrices."""

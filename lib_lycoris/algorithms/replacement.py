@@ -7,7 +7,7 @@ that it trained (``bias="all"``) as they are, too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
@@ -30,6 +30,10 @@ class Replacement(Algorithm):
     def key(self) -> str:
         """The key suffix that the value is stored under."""
         return self.suffixes()["value"]
+
+    def rows(self, its: slice | Tensor) -> Algorithm | None:
+        """Return these rows of the value."""
+        return replace(self, value=self.value[its])
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that the parameter has another shape."""

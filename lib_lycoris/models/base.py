@@ -13,7 +13,7 @@ from .families import FAMILIES, UNKNOWN
 from .family import UNET_PREFIX, Component, Family
 from .parameters import LayerInfo, rows, split_part, with_part
 from .rows import expand
-from .spellings import flat, fused_parts, modern, split_prefix, unwrap
+from .spellings import ENCODERS, flat, fused_parts, modern, split_prefix, unwrap
 from .stored import Shapes, layer_shape
 
 
@@ -64,7 +64,7 @@ class BaseModel:
         return tuple(Alias(component.pipeline, other, part) for other, part in found)
 
     def name_in(self, style: str, target: str) -> str | None:
-        """Write a target (`module` or `module[part]`) in the style "diffusers" or "kohya"; None if no name says it."""
+        """Write a target (`module` or `module[part]`) in the style "diffusers", "kohya" or "original"; None if no name says it."""
         module, part = split_part(target)
         component = self.component_of(module)
         if component is None:
@@ -72,11 +72,21 @@ class BaseModel:
         alias = next((item for item in self.aliases(module) if item.part == part), None)
         if style == "diffusers":
             return alias.name if alias else None
+        if style == "original":
+            return self._original_name(component, target, alias)
         if component.key == "unet" and FAMILIES[self.family].kohya_native:
             path = None if part else module[len(component.prefix) :]
         else:
             path = alias.path if alias else None
         return f"{component.kohya}_{flat(path)}" if path else None
+
+    @staticmethod
+    def _original_name(component: Component, target: str, alias: Alias | None) -> str | None:
+        """Write a target as ComfyUI does: the transformer as its authors released it, text encoders as transformers names them."""
+        if component.key == "unet" or component.inside:
+            return None if target.endswith("]") else target
+        encoder = next((slot for slot in component.slots if slot in ENCODERS), None)
+        return f"text_encoders.{encoder}.transformer.{alias.path}" if encoder and alias else None
 
     def find(self, file_module: str) -> str | None:
         """Find the target that a file's module name means, in any known key style; None if this model lacks it.

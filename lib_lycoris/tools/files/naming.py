@@ -13,7 +13,8 @@ from ...errors import ToolError
 from ...models import BaseModel, rows, split_part, with_part
 from ...models.families import UNET_PREFIX
 
-STYLES = ("kohya", "diffusers", "peft", "lycoris")
+STYLES = ("kohya", "diffusers", "peft", "lycoris", "original")  # original: dotted, as ComfyUI and ai-toolkit have them
+DOTTED = ("diffusers", "peft", "original")  # factors are called as PEFT calls them
 WHOLE = slice(0, None)
 
 
@@ -25,11 +26,16 @@ class Named:
     rows: tuple[slice, ...]
 
 
-def named(base: BaseModel, style: str, module: str) -> list[Named]:
-    """Return the modules that stand for a canonical one: itself, or the parts that the style knows it by; empty where it has no name."""
+def known_style(style: str) -> str:
+    """Return a key style as it is. Raises ToolError for one that is none."""
     if style not in STYLES:
         raise ToolError(f'"{style}" is no key style; the styles are {", ".join(STYLES)}')
-    whole = _name(base, style, module)
+    return style
+
+
+def named(base: BaseModel, style: str, module: str) -> list[Named]:
+    """Return the modules that stand for a canonical one: itself, or the parts that the style knows it by; empty where it has no name."""
+    whole = _name(base, known_style(style), module)
     if whole is not None:
         return [Named(whole, (WHOLE,))]
     found = []
@@ -41,8 +47,8 @@ def named(base: BaseModel, style: str, module: str) -> list[Named]:
 
 
 def _name(base: BaseModel, style: str, target: str) -> str | None:
-    if style == "diffusers":
-        return base.name_in("diffusers", target)
+    if style in ("diffusers", "original"):
+        return base.name_in(style, target)
     kohya = base.name_in("kohya", target)
     if style == "kohya" or (style == "lycoris" and not target.startswith(UNET_PREFIX)):
         return kohya  # LyCORIS names text encoders as kohya's trainer does, since it is that trainer that wraps them
@@ -61,7 +67,7 @@ def lora(style: str, up: Tensor, down: Tensor, kernel: tuple[int, ...] = ()) -> 
     rank = down.shape[0]
     up = up.reshape(*up.shape[:2], *(1,) * len(kernel))
     down = down.reshape(rank, -1, *kernel)
-    if style in ("diffusers", "peft"):
+    if style in DOTTED:
         return {"lora_A.weight": down, "lora_B.weight": up}
     return {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(float(rank))}
 

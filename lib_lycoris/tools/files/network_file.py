@@ -72,6 +72,8 @@ def style_of(names: Iterable[str]) -> str:
         return "peft"
     if any(name.startswith("lycoris_") for name in names):
         return "lycoris"
+    if any(name.startswith(("diffusion_model.", "text_encoders.")) for name in names):
+        return "original"
     return "diffusers" if any(name.startswith(("unet.", "text_encoder", "transformer.")) for name in names) else "kohya"
 
 

@@ -23,10 +23,10 @@ from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool, options
 from ..extract.difference import Reader
 from ..files.alpha import ALPHA, alpha_notes, check_alpha, with_alpha
 from ..files.checkpoint import open_checkpoint
-from ..files.compose import Modules, dense_modules, is_direct, join, lora_modules, names_of
+from ..files.compose import Modules, dense_modules, join, lora_modules, names_of
 from ..files.growing import GrowingFile, dtype_of
 from ..files.metadata import describe, make_recipe
-from ..files.naming import STYLES, WHOLE, _name, lora, to_dtype
+from ..files.naming import STYLES, WHOLE, _name, known_style, lora, to_dtype
 from ..files.network_file import Patch, bundled, carried, changes_nothing, delta_on, patches, stored_dtype, style_of, with_own
 from ..files.output import refuse_inputs
 from ..files.peft_config import config_beside
@@ -36,6 +36,7 @@ from ..jobs.workers import count, ordered
 from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, relative, residual
 from ..linalg.ranks import RULES, Rule, truncated_svd
+from .parts import divided, is_named, not_renamed, stored_magnitude, united
 
 KEEPS_CORES = ("kohya", "lycoris")
 RECORDED = ("style", "algorithm", "dim", "rule", "value", "alpha", "save_precision")
@@ -118,13 +119,10 @@ def plan(**options: Any) -> Plan:
     """Say what would be converted."""
     request = _understand(options)
     size = Path(options["model"]).stat().st_size
-    report = {
-        "matched": [f"{module}.{leaf}" for module, leaf in request.work],
-        "unmatched": [list(item) for item in request.network.skipped],
-    }
-    return Plan(
-        report, f"{len(request.work)} parameters are converted to the {request.style} style", 0.005 * len(request.work), 4 * size, size
-    )
+    unmatched = [list(item) for item in request.network.skipped]
+    report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
+    text = f"{len(request.work)} parameters are converted to the {request.style} style"
+    return Plan(report, text, 0.005 * len(request.work), 4 * size, size)
 
 
 def _understand(options: Mapping[str, Any]) -> ConvertOptions:
@@ -135,14 +133,11 @@ def _understand(options: Mapping[str, Any]) -> ConvertOptions:
     network = load(given["model"], checkpoint.base if checkpoint else None)
     base = checkpoint.base if checkpoint else network.base
     to_lora = given["algorithm"] == "lora"
-    changes = patches(network, base)
-    work: dict[tuple[str, str], list[Patch]] = {}
+    changes, work = patches(network, base), dict[tuple[str, str], list[Patch]]()
     for patch in [one for one in (changes if to_lora else with_own(changes)) if not changes_nothing(one, checkpoint)]:
         work.setdefault((patch.module, patch.leaf), []).append(patch)
     rule = Rule(given["rule"], given["value"], given["dim"]) if given["dim"] or given["rule"] != "fixed" else None
-    style = given["style"] or style_of(network.modules.values())
-    if style not in STYLES:
-        raise ToolError(f'"{style}" is no key style; the styles are {", ".join(STYLES)}')
+    style = known_style(given["style"] or style_of(network.modules.values()))
     dtype = dtype_of(given["save_precision"], stored_dtype(network))
     alpha = check_alpha(given["alpha"], style)
     return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, to_lora, rule, dtype, alpha, work)
@@ -156,10 +151,14 @@ def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
     modules: Modules = []
     kept: dict[str, Patch] = {}
     total = left = 0.0
-    direct = len(names_of(request.base, request.style, module)) == 1 if items[0].part == "" else False
-    direct = direct or is_direct(request.base, request.style, module, [patch.part for patch in items])
+    direct = is_named(request.base, request.style, module, items)
+    if not request.to_lora and not direct and (one := united(request.base, request.style, module, items)):
+        return Converted(items[0].name.partition("[")[0], 0.0, 0.0, [(one[0], with_alpha(one[1], request.alpha))], kept)
     for patch in items:
         if leaf == "weight" and len(patch.shape) > 1:
+            if several := _divided(request, patch):
+                modules += [(name, _kept(request, _with_alpha(request, part))) for name, part in several.items()]
+                continue
             if _stays(request, patch, direct):
                 name, same = _own_name(request, patch), _with_alpha(request, patch)
                 modules.append((name, _kept(request, same)))
@@ -179,6 +178,13 @@ def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
     return Converted(items[0].name.partition("[")[0], total, left, modules, kept)
 
 
+def _divided(request: ConvertOptions, patch: Patch) -> dict[str, Patch]:
+    """Return name -> change of the rows of a change that has no name as a whole, where it keeps its form and can be divided."""
+    lora = patch.algorithm.is_lora
+    becomes_lora = request.style not in KEEPS_CORES if lora else patch.algorithm.low_rank(patch.shape) is not None
+    return {} if request.to_lora or becomes_lora else divided(request.base, request.style, patch)
+
+
 def _stays(request: ConvertOptions, patch: Patch, direct: bool) -> bool:
     """Tell whether a module keeps its tensors and only gets another name."""
     algorithm = patch.algorithm
@@ -189,10 +195,7 @@ def _stays(request: ConvertOptions, patch: Patch, direct: bool) -> bool:
     if not direct and algorithm.low_rank(patch.shape) is not None:
         return False
     if not direct:
-        raise ToolError(
-            f"{patch.module} has several names in the {request.style} style and {algorithm.name} cannot be taken apart; "
-            "use --algorithm lora"
-        )
+        raise ToolError(not_renamed(request.style, patch))
     return True
 
 
@@ -214,7 +217,7 @@ def _kept(request: ConvertOptions, patch: Patch) -> dict[str, Tensor]:
     pair = algorithm.direction.low_rank(patch.shape)
     if request.style in KEEPS_CORES or magnitude is None or pair is None:
         return algorithm.to_state_dict()
-    return {**lora(request.style, *pair, patch.shape[2:]), "lora_magnitude_vector": magnitude.float()}
+    return {**lora(request.style, *pair, patch.shape[2:]), **stored_magnitude(request.style, magnitude, len(patch.shape))}
 
 
 def _delta(request: ConvertOptions, patch: Patch) -> Tensor:

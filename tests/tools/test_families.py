@@ -1,0 +1,127 @@
+"""Networks of every family between the key styles: the same change, whole layers and their parts, alpha and DoRA kept right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lib_lycoris import load
+from lib_lycoris.errors import ToolError
+from lib_lycoris.models import FAMILIES, BaseModel, reference, rows, split_parameter
+from lib_lycoris.networks import Network
+from lib_lycoris.tools import TOOLS
+from lib_lycoris.tools.files.naming import STYLES, named
+
+PROBES = 4
+KINDS = ("Linear", "Conv2d", "MultiheadAttention")
+
+
+def some_layers(base: BaseModel) -> list[str]:
+    """Return two layers of every set of parts that other styles know layers by, and two of every kind that they know whole."""
+    found: dict[object, list[str]] = {}
+    for module, info in base.layers.items():
+        if info.kind in KINDS and prod(info.shape) < 1 << 29:
+            component = base.component_of(module)
+            parts = tuple(alias.part for alias in base.aliases(module))
+            found.setdefault((component and component.key, info.kind, parts), []).append(module)
+    return [module for same in found.values() for module in dict.fromkeys((same[0], same[-1]))]
+
+
+def random_network(base: BaseModel, style: str, modules: list[str]) -> dict[str, Tensor]:
+    """Return a file's tensors in a style: every part with a rank and an alpha of its own, every second layer with DoRA."""
+    g = torch.Generator().manual_seed(len(modules))
+    tensors: dict[str, Tensor] = {}
+    for place, module in enumerate(modules):
+        info = base.layers[module]
+        for number, item in enumerate(named(base, style, module)):
+            out, rank = sum(len(range(*piece.indices(info.shape[0]))) for piece in item.rows), 1 + number
+            kernel = tuple(info.shape[2:])
+            down, up = torch.randn(rank, info.shape[1], *kernel, generator=g), torch.randn(out, rank, *(1,) * len(kernel), generator=g)
+            names = ("lora_A", "lora_B") if style in ("diffusers", "peft", "original") else ("lora_down", "lora_up")
+            tensors |= {f"{item.name}.{names[0]}.weight": down, f"{item.name}.{names[1]}.weight": up}
+            if names[0] == "lora_down":
+                tensors[f"{item.name}.alpha"] = torch.tensor(0.7 * rank)
+            if place % 2:
+                tensors[f"{item.name}.dora_scale"] = 1 + torch.rand(out, 1, *(1,) * len(kernel), generator=g)
+    return tensors
+
+
+def meant(network: Network) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """Yield for each parameter what its change does to a few random inputs, and the magnitudes of its outputs."""
+    base, found = network.base, {}
+    for name, algorithm in network.patches.items():
+        module, _, part = split_parameter(name)
+        shape = tuple(base.layers[module].shape)
+        shape = shape[::-1] if part == "T" else shape
+        its = torch.cat([torch.arange(shape[0])[piece] for piece in rows(part, shape)])
+        up, down = algorithm.direction.low_rank((len(its), *shape[1:]))  # type: ignore[misc]
+        probe = torch.randn(down.shape[1], PROBES, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        values = up.double() @ (down.double() @ probe)
+        change, magnitude = found.setdefault(
+            (module, part == "T"), (torch.zeros(shape[0], PROBES, dtype=torch.float64), torch.zeros(shape[0]))
+        )
+        change[its] += values
+        own = algorithm.output_magnitude((len(its), *shape[1:]))
+        if own is not None:
+            magnitude[its] = own.float()
+    for (module, _), (change, magnitude) in found.items():
+        yield module, change, magnitude if bool(magnitude.any()) else None
+
+
+def same(one: Network, other: Network) -> None:
+    mine, its = ({name: (change, magnitude) for name, change, magnitude in meant(network)} for network in (one, other))
+    assert mine.keys() == its.keys()
+    for name, (change, magnitude) in mine.items():
+        assert (change - its[name][0]).norm() <= 1e-6 * change.norm(), name
+        assert (magnitude is None) == (its[name][1] is None), name
+        assert magnitude is None or torch.allclose(magnitude, its[name][1], rtol=1e-6), name
+
+
+def read(path: Path, family: str) -> Network:
+    network = load(path, reference(family))
+    assert not network.skipped and len(set(network.modules.values())) == network.layers
+    return network
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_means_the_same_in_every_style(family: str, tmp_path: Path) -> None:
+    base = reference(family)
+    modules = some_layers(base)
+    for style in STYLES:
+        path, whole = tmp_path / f"{style}.safetensors", tmp_path / f"{style}-original.safetensors"
+        save_file(random_network(base, style, modules), path)
+        network = read(path, family)
+        convert = TOOLS["convert"].run
+        convert(model=path, style="original", save_to=whole)
+        same(network, read(whole, family))
+        for other in STYLES if style in ("original", "kohya") else ():
+            again = tmp_path / f"{style}-to-{other}.safetensors"
+            convert(model=whole, style=other, save_to=again)
+            same(network, read(again, family))
+            again.unlink()
+
+
+@pytest.mark.parametrize("style", ["original", "kohya"])
+def test_magnitudes_of_some_parts_alone_are_refused_by_name(style: str, tmp_path: Path) -> None:
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.rand(2, 3072), f"{name}.lora_B.weight": torch.rand(3072, 2),
+               f"{name}.lora_magnitude_vector": torch.rand(3072)}  # fmt: skip
+    save_file(tensors, tmp_path / "q.safetensors")
+    with pytest.raises(ToolError, match=r"img_attn\.qkv\.weight\[q\]: dora over lora changes a part of a layer"):
+        TOOLS["convert"].run(model=tmp_path / "q.safetensors", style=style, save_to=tmp_path / "made.safetensors")
+    assert not (tmp_path / "made.safetensors").exists()
+
+
+def test_the_names_of_comfyui_are_kept_by_default(tmp_path: Path) -> None:
+    base = reference("chroma")
+    save_file(random_network(base, "original", some_layers(base)), tmp_path / "a.safetensors")
+    TOOLS["convert"].run(model=tmp_path / "a.safetensors", save_precision="bf16", save_to=tmp_path / "b.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as one, safe_open(tmp_path / "b.safetensors", "pt") as other:
+        assert sorted(one.keys()) == sorted(other.keys())
