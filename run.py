@@ -6,6 +6,7 @@
   python3 run.py bench NAME ...     a benchmark of tests/benchmarks
   python3 run.py VERB ...           generate, inspect, merge, extract, resize, convert, bake, split, prune, compare, measure,
                                     verify, undo, metadata
+  python3 run.py train ...          train a network from a folder of images; installs what that needs first
 
 `python3 run.py VERB --help` explains a verb. Needs Python 3.10 or newer.
 """
@@ -75,6 +76,12 @@ SETS = {environment.name: environment for environment in (NEW, OLD, MIDDLE)}
 
 def in_venv(folder: Path, program: str) -> Path:
     return folder / "Scripts" / f"{program}.exe" if os.name == "nt" else folder / "bin" / program
+
+
+TRAIN, TRAIN_MB = ("app", "train"), 25
+OPTIMISERS = {  # what is asked for by --optimizer_type -> the extra that has it, and MB to download
+    "8bit": ("train-8bit", 45), "prodigy": ("train-prodigy", 1), "schedulefree": ("train-schedulefree", 1),
+}  # fmt: skip
 
 
 class Display:
@@ -396,6 +403,23 @@ def run_tests(arguments: list[str]) -> int:
     return run_through([*pytest, *core, *chosen, *map(from_here, rest)], ROOT, **variables)
 
 
+def train_extras(arguments: Sequence[str]) -> tuple[list[str], int]:
+    """Give the extras that a training needs, and the MB to download: an optimiser's packages only where it is asked for."""
+    words = [arguments[place + 1] for place, word in enumerate(arguments[:-1]) if word == "--optimizer_type"]
+    words += [word.partition("=")[2] for word in arguments if word.startswith("--optimizer_type=")]
+    chosen = [OPTIMISERS[part] for word in words for part in OPTIMISERS if part in word.lower()]
+    return [*TRAIN, *(extra for extra, _ in chosen)], TRAIN_MB + sum(size for _, size in chosen)
+
+
+def ensure_training(arguments: Sequence[str]) -> None:
+    """Install what a training needs into our own environment, and say how much that is and where it goes."""
+    extras, megabytes = train_extras(arguments)
+    if not is_ready(NEW, extras):
+        more = "beside" if is_ready(NEW, ["app"]) else "after"
+        print(f"Training needs more packages, about {megabytes} MB, {more} those of the app, in {NEW.path}; no webui is touched.")
+        ensure(NEW, extras)
+
+
 def kind_of(folder: Path) -> str:
     """Return which webui a folder holds, as the tests know them."""
     sys.path[:0] = [str(ROOT)]
@@ -447,7 +471,7 @@ def main(arguments: list[str]) -> int:
         if {"-h", "--help"} & set(arguments) and not is_ready(NEW, ["app"]):
             print(f"{__doc__}\nThe options of a verb are shown once the packages are installed: start `run.py` without arguments for that.")
             return 0
-        ensure(NEW, ["app"])
+        ensure_training(arguments) if arguments[:1] == ["train"] else ensure(NEW, ["app"])
         return run_through([str(NEW.python), str(ROOT / "run.py"), "--inside", *arguments])
     except Trouble as trouble:
         print(trouble, file=sys.stderr)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = "".join(f" did you mean {name}?" for name in get_close_matches(words[0], list(verbs), 1))
         print(f'error: there is no verb "{words[0]}";{near} There are {", ".join(verbs)}', file=sys.stderr)
         return FAILED
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(words) if words[0] != "train" else argparse.Namespace(run=_train, words=words[1:])
     try:
         run: Callable[[argparse.Namespace], int] = arguments.run
         code = run(arguments)
@@ -66,6 +66,7 @@ def command_parser() -> tuple[argparse.ArgumentParser, Any]:
     _add_generate(verbs.add_parser("generate", help="make one image", description=f"Make one image. {TAG_HELP}."))
     _add_inspect(verbs.add_parser("inspect", help="tell what a network file is", description="Tell everything about a network file."))
     add_tool_commands(verbs)
+    _add_train(verbs.add_parser("train", help="train a network from a folder of images", add_help=False))
     return parser, verbs.choices
 
 
@@ -122,6 +123,18 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", choices=list(FAMILIES), help="compare with this family of base models (default: the file's own)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=_inspect)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs=argparse.REMAINDER)
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Train in a process of its own: nothing of it is ever part of this one."""
+    from .tools.training.runs import run_to_end
+
+    return run_to_end(arguments.words)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,0 +1,50 @@
+"""A command line of a training -> what was given, by the names of the options; validated as every tool's options are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..cli import _add_option
+from ..declaration import Plan, Result, Tool
+from ..validation import validated
+from .options import OPTIONS
+
+
+def _elsewhere(**_: Any) -> Result:
+    raise RuntimeError("a training is started as a process")
+
+
+def _unplanned(**_: Any) -> Plan:
+    raise RuntimeError("a training is planned by --dry_run, in its own process")
+
+
+TRAIN = Tool("train", "Train", "train a network from a folder of images", _elsewhere, _unplanned, OPTIONS)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return a parser of all options, those of sd-scripts that are refused too."""
+    made = argparse.ArgumentParser(prog="train", description="Train a network from a folder of images.", allow_abbrev=False)
+    groups: dict[str, Any] = {}
+    for option in OPTIONS:
+        group = groups.setdefault(option.section, made.add_argument_group(option.section or "others"))
+        _add_option(group, option)
+    return made
+
+
+def given(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a command line by their names; those that were not given are not there."""
+    found = vars(parser().parse_args(list(argv)))
+    return {name: value for name, value in found.items() if str(value) != argparse.SUPPRESS}
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option with its type and default. Raises ToolError for one that is unknown, wrong, or cannot be obeyed."""
+    return validated(TRAIN, options, note, "; see train --help")
+
+
+def note(sentence: str) -> None:
+    """Say a sentence beside what is asked for."""
+    print(f"note: {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,32 @@
+"""One option of a training: an option of a tool, the part of the page that it belongs to, and who says what it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..declaration import Option
+
+KOHYA = "https://github.com/kohya-ss/sd-scripts/blob/main/docs/train_network.md"
+DATASETS = "https://github.com/kohya-ss/sd-scripts/blob/main/docs/config_README-en.md"
+LYCORIS = "https://github.com/KohakuBlueleaf/LyCORIS/blob/main/docs/Network-Args.md"
+OWN = "this project"
+PAPER = "https://arxiv.org/abs/"
+
+
+@dataclass(frozen=True)
+class TrainingOption(Option):
+    """An option with its place and its source."""
+
+    section: str = ""
+    source: str = KOHYA
+    runtime: bool = False  # says how a run goes, not what comes of it: no part of the settings that a file keeps
+
+    @property
+    def takes_part(self) -> bool:
+        """Tell whether it is obeyed: neither accepted without effect nor refused."""
+        return not (self.ignored or self.refused)
+
+
+def section(name: str, *options: TrainingOption) -> tuple[TrainingOption, ...]:
+    """Return options as those of one section."""
+    return tuple(replace(option, section=name) for option in options)

@@ -1,0 +1,92 @@
+"""The network while it is trained: lycoris-lora's modules on live layers, their weights under the names of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TrainedModule:
+    """One module of the network."""
+
+    name: str  # in the file
+    component: str  # of the pipeline: unet, text_encoder, text_encoder_2
+    path: str  # of its layer inside the component
+    target: str  # the layer's canonical name
+    module: Any  # lycoris-lora's
+
+
+class TrainedNetwork(nn.Module):
+    """All modules; the base model computes with them from the moment on that it is made."""
+
+    def __init__(self, modules: list[TrainedModule]) -> None:
+        super().__init__()
+        self.entries = modules
+        self.layers = nn.ModuleDict({one.name: one.module for one in modules})
+        for one in modules:
+            one.module.apply_to()
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return what is trained, by name."""
+        return {name: parameter for name, parameter in self.layers.named_parameters() if parameter.requires_grad}
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """Return everything that the modules hold, what a file leaves out too."""
+        return {**dict(self.layers.named_parameters()), **dict(self.layers.named_buffers())}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a whole state."""
+        for name, tensor in self.whole_state().items():
+            tensor.copy_(state[name])
+
+    def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return the file's tensors."""
+        found: dict[str, Tensor] = {}
+        for one in self.entries:
+            for suffix, tensor in one.module.state_dict().items():
+                plain = tensor.detach().to("cpu")
+                found[f"{one.name}.{suffix}"] = plain.to(dtype).clone() if plain.is_floating_point() else plain.clone()
+        return found
+
+    @contextmanager
+    def rounded(self, dtype: torch.dtype) -> Iterator[None]:
+        """Compute for a while as a file in this dtype will: its weights are rounded, nothing is dropped at random."""
+        kept = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            for tensor in self.weights().values():
+                tensor.copy_(tensor.to(dtype).to(tensor.dtype))
+        try:
+            yield
+        finally:
+            self.train(training)
+            with torch.no_grad():
+                for name, tensor in self.weights().items():
+                    tensor.copy_(kept[name])
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Take the modules off for a while: the base model computes as if there were none."""
+        for one in self.entries:
+            one.module.restore()
+            _own_forward(one.module.org_module[0])
+        try:
+            yield
+        finally:
+            for one in self.entries:
+                one.module.apply_to()
+
+
+def _own_forward(layer: nn.Module) -> None:
+    """Remove the forward that lycoris-lora leaves on a layer, where it is the layer's own: other programs would take it for a hook."""
+    kept = layer.__dict__.get("forward")
+    if getattr(kept, "__func__", None) is type(layer).forward:
+        del layer.__dict__["forward"]

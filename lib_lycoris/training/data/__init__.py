@@ -1,0 +1,1 @@
+"""Images and captions on disk -> batches of latents and texts."""

@@ -1,0 +1,236 @@
+"""The run: step after step, with files, images and states between, until the end, a wish to stop, or numbers that are none."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import LycorisError, ToolError
+from .average import Average
+from .check import check_file
+from .files import ENDING, between, dtype_of, thin_out, write_network
+from .optimisers import told
+from .samples import Samples
+from .setup import Run, mark_facts
+from .spectra import spectra
+from .state import FILE, RunState, mark_of, read_state, write_state
+from .step import Taken, without_mask
+from .validation import validation_loss
+
+RECENT = 100  # steps in the loss that is shown
+EXPLODED = 1000.0  # times the recent loss
+
+
+class Diverged(LycorisError):
+    """The numbers of a run are of no use any more."""
+
+
+class Loop:
+    """Does a prepared run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.settings, self.network, self.events = run.settings, run.network, run.events
+        self.mark = mark_of(*mark_facts(run))
+        self.average = Average(run.network, run.settings.ema_decay) if run.settings.ema_decay else None
+        self.samples = Samples(run)
+        self.losses: deque[float] = deque(maxlen=RECENT)
+        self.step = 0
+        self.written: list[Path] = []
+
+    def go(self) -> Path | None:
+        """Train to the end and return the network's file; None when it was stopped before."""
+        self._begin()
+        run, settings = self.run, self.settings
+        if self.step == 0 and settings.sample_at_first:
+            self._draw()
+        self.network.train()
+        accumulated = settings.gradient_accumulation_steps
+        while self.step < run.steps:
+            if self.events.stopped:
+                self._stop()
+                return None
+            batches = [run.order.batch(self.step * accumulated + number) for number in range(accumulated)]
+            started = time.monotonic()
+            taken = run.stepper.take(batches, run.optimiser, run.schedule)
+            self._guard(taken)
+            self.step += 1
+            if self.average is not None:
+                self.average.follow(self.step)
+            self._tell(taken, time.monotonic() - started)
+            self._between()
+        return self._finish()
+
+    def _begin(self) -> None:
+        """Find the place to begin at: the kept state's, or the start. Raises ToolError where that is not clear."""
+        run, settings = self.run, self.settings
+        final = run.output / f"{settings.output_name}{ENDING}"
+        state = read_state(run.folder, self.mark) if settings.resume else None
+        there = (run.folder / FILE).is_file()
+        if not settings.resume and not settings.overwrite and (there or final.exists()):
+            what = f"a run called {settings.output_name}" if there else final.name
+            raise ToolError(f"{what} is there already; give --resume to go on with it, --overwrite to begin anew, or another --output_name")
+        if settings.overwrite and run.main and not settings.resume:
+            (run.folder / FILE).unlink(missing_ok=True)
+        if state is not None:
+            self._restore(state)
+        if run.main:
+            self.events.begin(self.step)
+            facts = {"steps": run.steps, "name": settings.output_name, "seed": settings.seed, "layers": len(self.network.entries)}
+            words = f"{settings.output_name}: {len(self.network.entries)} layers, {run.steps} steps, {run.order.length} batches an epoch"
+            self.events.tell("start", words + (f"; going on after step {self.step}" if self.step else ""), step=self.step, **facts)
+        run.lessons.fill(run.found.items + run.found.validation, self._caching)
+        if state is None and run.main:
+            self._keep()
+
+    def _caching(self, done: int, total: int) -> None:
+        if self.run.main and (done == total or done % 20 == 0):
+            self.events.tell("caching", f"latents: {done} of {total}", done=done, total=total)
+
+    def _restore(self, state: RunState) -> None:
+        run = self.run
+        self.network.restore(state.network)
+        run.optimiser.load_state_dict(state.optimiser)
+        run.schedule.load_state_dict(state.schedule)
+        if state.scaler is not None and run.accelerator.scaler is not None:
+            run.accelerator.scaler.load_state_dict(state.scaler)
+        if state.average is not None and self.average is not None:
+            self.average.take(state.average)
+        self.step = state.step
+
+    def _keep(self) -> None:
+        """Write the state."""
+        run = self.run
+        scaler = run.accelerator.scaler
+        average = self.average.weights if self.average else None
+        state = RunState(
+            self.step, {name: tensor.detach() for name, tensor in self.network.whole_state().items()}, run.optimiser.state_dict(),
+            run.schedule.state_dict(), scaler.state_dict() if scaler is not None else None, average, self.mark,
+        )  # fmt: skip
+        write_state(run.folder, state)
+
+    def _guard(self, taken: Taken) -> None:
+        """Go back to the last good state and end the run when a step came to nothing usable."""
+        if not self.settings.guard:
+            return
+        usual = sum(self.losses) / len(self.losses) if len(self.losses) >= 10 else None
+        fine = isfinite(taken.loss) and (isfinite(taken.norm) or taken.skipped or self.run.accelerator.scaler is not None)
+        if fine and (usual is None or taken.loss <= EXPLODED * max(usual, 1e-6)):
+            self.losses.append(taken.loss)
+            return
+        state = read_state(self.run.folder, self.mark)
+        back = ""
+        if state is not None:
+            failed, self.step = self.step + 1, state.step
+            self._restore(state)
+            back = f"; the network is as it was after step {self.step}"
+            self._save(self.run.output / f"{self.settings.output_name}{ENDING}") if self.step else None
+        else:
+            failed = self.step + 1
+        hint = "a rate of a half or a third, a longer --lr_warmup_steps, or a smaller --max_grad_norm"
+        if self.settings.mixed_precision == "fp16":
+            hint += ", or --mixed_precision bf16"
+        raise Diverged(f"step {failed} came to a loss of {taken.loss:.3g} and a gradient of {taken.norm:.3g}{back}; begin anew with {hint}")
+
+    def _tell(self, taken: Taken, seconds: float) -> None:
+        if not self.run.main:
+            return
+        rates = {str(group.get("name", number)): group["lr"] for number, group in enumerate(self.run.optimiser.param_groups)}
+        recent = sum(self.losses) / max(len(self.losses), 1)
+        words = f"step {self.step} of {self.run.steps}, loss {recent:.4f}, {seconds:.2f} s a step"
+        self.events.step(
+            words, step=self.step, steps=self.run.steps, epoch=self.run.epoch_after(self.step), loss=taken.loss, recent=recent,
+            norm=taken.norm, rates=rates, seconds=seconds,
+        )  # fmt: skip
+
+    def _between(self) -> None:
+        """Do what is due after this step."""
+        run, settings, step = self.run, self.settings, self.step
+        epoch = run.epoch_after(step) if run.epoch_after(step) > run.epoch_after(step - 1) else None
+        last = step == run.steps
+        if _due(settings.validate_every_n_steps, step) or (not settings.validate_every_n_steps and epoch is not None) or last:
+            self._validate()
+        if _due(settings.spectra_every_n_steps, step) and run.main:
+            self.events.tell("spectra", step=step, **spectra(run.network, run.model.family))
+        if _due(settings.sample_every_n_steps, step) or (epoch is not None and _due(settings.sample_every_n_epochs, epoch)) or last:
+            self._draw()
+        if not last and _due(settings.save_every_n_steps, step):
+            self._save(between(settings, run.output, step, None))
+        if not last and epoch is not None and _due(settings.save_every_n_epochs, epoch):
+            self._save(between(settings, run.output, step, epoch))
+        if run.main and (_due(settings.state_every_n_steps, step) or last):
+            self._keep()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Let the network be for a while what a file of it is."""
+        told(self.settings, self.run.optimiser, training=False)
+        without_mask()
+        self.network.eval()
+        try:
+            if self.average is not None:
+                with self.average.put_in():
+                    yield
+            else:
+                yield
+        finally:
+            self.network.train()
+            told(self.settings, self.run.optimiser, training=True)
+
+    def _validate(self) -> None:
+        if self.run.found.validation:
+            with self._in_use():
+                loss = validation_loss(self.run)
+            if self.run.main:
+                self.events.tell("validation", f"validation loss {loss:.4f} after step {self.step}", step=self.step, loss=loss)
+
+    def _draw(self) -> None:
+        if self.run.main and self.samples.prompts:
+            with self._in_use():
+                for path in self.samples.make(self.step):
+                    self.events.tell("sample", f"image {path.name}", step=self.step, file=path.name)
+
+    def _save(self, path: Path) -> None:
+        run = self.run
+        if not run.main:
+            return
+        with self._in_use():
+            write_network(path, run.network, self.settings, run.recorded, self.step, run.epoch_after(self.step))
+            facts: dict[str, Any] = {}
+            if self.settings.self_check:
+                facts = check_file(path, run.model, run.network, dtype_of(self.settings))
+        self.written.append(path)
+        gone = thin_out(self.settings, run.output, self.step, run.epoch_after(self.step))
+        size = path.stat().st_size
+        words = f"{path.name}: {size / 1e6:.1f} MB" + (", read again and found equal to what was trained" if facts else "")
+        self.events.tell("saved", words, step=self.step, file=path.name, bytes=size, removed=gone, **facts)
+
+    def _stop(self) -> None:
+        if self.run.main:
+            self._keep()
+            words = f"stopped after step {self.step} of {self.run.steps}; --resume goes on from there"
+            self.events.tell("stopped", words, step=self.step)
+
+    def _finish(self) -> Path:
+        run = self.run
+        path = run.output / f"{self.settings.output_name}{ENDING}"
+        self._save(path)
+        if run.main:
+            with self._in_use(), torch.no_grad():
+                found = spectra(run.network, run.model.family)
+            self.events.tell("spectra", step=self.step, **found)
+            for hint in found["hints"]:
+                self.events.tell("hint", hint, step=self.step, text=hint)
+            self.events.tell("done", f"{path}", step=self.step, file=path.name)
+        return path
+
+
+def _due(every: int | None, count: int) -> bool:
+    return bool(every) and count % int(every or 1) == 0

@@ -1,0 +1,1 @@
+"""Base models as training sees them: one interface, whatever they are made of."""

@@ -1,0 +1,103 @@
+"""SD1, SD2 and SDXL: a UNet, one or two CLIP text encoders and a VAE, as the embedded host opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...hosts.embedded.models import LoadedModel
+from ..data.items import Item
+from ..data.pictures import Cut
+from .base import Texts, TrainedModel
+from .diffusion import Diffusion
+
+PIECE = 75  # tokens between the marks of beginning and end
+
+
+class StableDiffusion(TrainedModel):
+    """The interface over a pipeline of diffusers."""
+
+    def __init__(self, model: LoadedModel, settings: Any) -> None:
+        self.model, self.pipe = model, model.pipe
+        self.family, self.name, self.size = model.family, model.name, model.size
+        self.clip_skip = settings.clip_skip
+        self.pieces = settings.max_token_length // PIECE
+        self.process = Diffusion(self.pipe.scheduler.config, settings.zero_terminal_snr, settings.v_parameterization)
+        weight = next(self.pipe.unet.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.pipe.vae.to(dtype=torch.float32)  # SDXL's overflows in half precision
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return UNet and text encoders."""
+        return self.model.parts()
+
+    def vae(self) -> nn.Module:
+        """Return the VAE."""
+        return self.pipe.vae
+
+    def text_encoders(self) -> list[nn.Module]:
+        """Return the text encoders."""
+        return [encoder for _, encoder in self.model.towers()]
+
+    def loaded(self) -> LoadedModel:
+        """Return the pipeline with what it does not say about itself."""
+        return self.model
+
+    def latent_shape(self, bucket: tuple[int, int]) -> tuple[int, int, int]:
+        """Return channels, height, width: eight pixels are one."""
+        scale = 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+        return self.pipe.vae.config.latent_channels, bucket[1] // scale, bucket[0] // scale
+
+    @torch.no_grad()
+    def latents(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the scaled latents."""
+        spread = self.pipe.vae.encode(pixels.to(self.device)).latent_dist
+        found = spread.mean if noise is None else spread.mean + spread.std * noise.to(self.device)
+        return (found * self.pipe.vae.config.scaling_factor).contiguous()
+
+    def texts(self, captions: Sequence[str]) -> Texts:
+        """Return states (n, pieces * 77, width), and SDXL's pooled vector of the last encoder."""
+        states, pooled = [], None
+        for tokenizer, encoder in self.model.towers():
+            tokens = self._tokens(tokenizer, captions).to(self.device)
+            result = encoder(tokens.flatten(0, 1), output_hidden_states=True)
+            state = self._state(encoder, result)
+            states.append(state.reshape(len(captions), -1, state.shape[-1]))
+            pooled = result[0].reshape(len(captions), self.pieces, -1)[:, 0] if len(self.model.towers()) > 1 else None
+        found = {"states": torch.cat(states, dim=-1)}
+        return Texts(found if pooled is None else {**found, "pooled": pooled})
+
+    def _tokens(self, tokenizer: Any, captions: Sequence[str]) -> Tensor:
+        """Return (n, pieces, 77) numbers of tokens; what is longer is cut."""
+        begin, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+        rows = []
+        for caption in captions:
+            words = tokenizer(caption, add_special_tokens=False, truncation=False, verbose=False).input_ids[: self.pieces * PIECE]
+            cut = [words[start : start + PIECE] for start in range(0, self.pieces * PIECE, PIECE)]
+            rows.append([[begin, *piece, end, *[pad] * (PIECE - len(piece))] for piece in cut])
+        return torch.tensor(rows)
+
+    def _state(self, encoder: Any, result: Any) -> Tensor:
+        """Return what the UNet reads: the layer that the model was made with, or that of clip_skip."""
+        place = self.clip_skip or (2 if self.model.penultimate else 1)
+        if len(self.model.towers()) > 1:
+            return result.hidden_states[-place]
+        inner = getattr(encoder, "text_model", encoder)
+        return inner.final_layer_norm(result.hidden_states[-place])
+
+    def predict(self, noisy: Tensor, steps: Tensor, texts: Texts, sizes: Sequence[tuple[Item, Cut]]) -> Tensor:
+        """Return the UNet's answer; SDXL is told the images' sizes and cuts too."""
+        more = {}
+        if "pooled" in texts.tensors:
+            numbers = [_size_numbers(item, cut) for item, cut in sizes]
+            more = {"text_embeds": texts.tensors["pooled"], "time_ids": torch.tensor(numbers, device=noisy.device, dtype=noisy.dtype)}
+        return self.pipe.unet(noisy, steps, encoder_hidden_states=texts.tensors["states"], added_cond_kwargs=more or None).sample
+
+
+def _size_numbers(item: Item, cut: Cut) -> list[int]:
+    """Return original height and width, top and left of the cut, height and width of what is trained on."""
+    left = item.fit.resized[0] - item.fit.bucket[0] - cut.left if cut.flipped else cut.left
+    return [item.size[1], item.size[0], cut.top, left, item.fit.bucket[1], item.fit.bucket[0]]

@@ -1,0 +1,182 @@
+"""Settings -> everything that a run works with: model, images, network, optimiser, in the order in which they can fail."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import HostError, ToolError
+from ..hosts.embedded.demo import data_folder, own_networks
+from ..patching import Patcher
+from ..tools.jobs.places import check_name
+from .algorithms.arguments import NetworkRequest, understand
+from .algorithms.build import build_network
+from .algorithms.initial import Initial
+from .algorithms.trained_network import TrainedNetwork
+from .cache import Cache
+from .data.folders import datasets_of
+from .data.items import Catalogue, catalogue
+from .data.order import Order
+from .data.report import as_text, data_report
+from .draws import seed_everything
+from .events import Events
+from .files import run_folder
+from .lessons import Lessons
+from .models.base import TrainedModel
+from .models.opening import open_model
+from .optimisers import groups, optimiser, schedule
+from .recorded import Recorded
+from .settings import Settings
+from .step import Stepper
+
+WEIGHTS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Run:
+    """One training, ready to go."""
+
+    settings: Settings
+    request: NetworkRequest
+    output: Path
+    folder: Path
+    events: Events
+    accelerator: Any
+    model: TrainedModel
+    found: Catalogue
+    network: TrainedNetwork
+    lessons: Lessons
+    order: Order
+    optimiser: Any
+    schedule: Any
+    stepper: Stepper
+    recorded: Recorded
+    steps: int
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def epoch_after(self, step: int) -> int:
+        """Return how many epochs are whole after so many steps."""
+        return step * self.settings.gradient_accumulation_steps // self.order.length
+
+
+def prepare(settings: Settings) -> Run:
+    """Open everything. Raises LycorisError with a sentence on what cannot be trained."""
+    settings = _seeded(settings)
+    check_name(settings.output_name)
+    request = understand(settings)
+    accelerator, device = _accelerator(settings)
+    output = Path(settings.output_dir) if settings.output_dir else own_networks(data_folder())
+    folder = run_folder(settings, output)
+    events = Events(folder, quiet=not accelerator.is_main_process)
+    model = open_model(settings, device, WEIGHTS[settings.mixed_precision])
+    found = _images(settings, model, events)
+    network = _network(settings, request, model)
+    lessons = _lessons(settings, model, network, found)
+    order = Order(found, settings.seed, accelerator.num_processes)
+    steps = settings.max_train_steps
+    if settings.max_train_epochs:
+        steps = ceil(settings.max_train_epochs * order.length / settings.gradient_accumulation_steps)
+    made = optimiser(settings, groups(network, settings, request))
+    rate = schedule(settings, made, steps)
+    prepared = accelerator.prepare(made)
+    stepper = Stepper(model, network, settings, request, lessons, accelerator)
+    recorded = Recorded(settings, request, model, found, order.length)
+    return Run(
+        settings,
+        request,
+        output,
+        folder,
+        events,
+        accelerator,
+        model,
+        found,
+        network,
+        lessons,
+        order,
+        prepared,
+        rate,
+        stepper,
+        recorded,
+        steps,
+    )
+
+
+def _network(settings: Settings, request: NetworkRequest, model: TrainedModel) -> TrainedNetwork:
+    seed_everything(settings.seed, "network")
+    base = Patcher(model.parts(), model.family).base
+    initial = Initial(settings.network_weights, base, settings.dim_from_weights) if settings.network_weights else None
+    network = build_network(model, request, _parts(settings, model), initial)
+    if settings.gradient_checkpointing:
+        _checkpoint(model)
+    return network
+
+
+def _lessons(settings: Settings, model: TrainedModel, network: TrainedNetwork, found: Catalogue) -> Lessons:
+    texts = any(one.component.startswith("text_encoder") for one in network.entries)
+    fixed = all(subset.fixed_captions for data in found.datasets for subset in data.subsets)
+    cache = Cache(settings.cache_dir or data_folder() / "cache" / "training") if settings.cache_latents else None
+    return Lessons(model, settings, cache, texts, fixed)
+
+
+def _seeded(settings: Settings) -> Settings:
+    if settings.v_parameterization is None:
+        settings = settings.with_(v_parameterization=False)
+    return settings if settings.seed is not None else settings.with_(seed=secrets.randbelow(2**31))
+
+
+def _accelerator(settings: Settings) -> tuple[Any, torch.device]:
+    from accelerate import Accelerator
+
+    on_cpu = settings.device == "cpu"
+    made = Accelerator(mixed_precision=settings.mixed_precision, cpu=on_cpu)
+    try:
+        device = torch.device(settings.device) if settings.device and made.num_processes == 1 else made.device
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise HostError(f'there is no device "{settings.device}" here; leave --device out, or give cpu, cuda, cuda:1 or mps') from error
+    if settings.mixed_precision == "fp16" and device.type == "cpu":
+        raise ToolError("--mixed_precision fp16 is for GPUs; on the CPU give bf16 or no")
+    return made, device
+
+
+def _images(settings: Settings, model: TrainedModel, events: Events) -> Catalogue:
+    seed = settings.validation_seed if settings.validation_seed is not None else settings.seed
+    found = catalogue(datasets_of(settings, model.size), lambda done, total: None, settings.validation_split, seed)
+    if not events.quiet:
+        print(as_text(data_report(found)), flush=True)
+    return found
+
+
+def _parts(settings: Settings, model: TrainedModel) -> list[str]:
+    """Return the components that are trained: those with a rate that the settings do not leave alone."""
+    names = list(model.parts())
+    if settings.network_train_unet_only or (settings.text_encoder_lr is not None and not any(settings.text_encoder_lr)):
+        names = names[:1]
+    if settings.network_train_text_encoder_only or settings.unet_lr == 0:
+        names = [name for name in names if name.startswith("text_encoder")]
+    return names
+
+
+def _checkpoint(model: TrainedModel) -> None:
+    """Compute activations again where they are needed; diffusers and transformers do so in training only."""
+    model.denoiser().enable_gradient_checkpointing()  # type: ignore[operator]
+    model.denoiser().train()
+    for encoder in model.text_encoders():
+        encoder.gradient_checkpointing_enable()  # type: ignore[operator]
+        encoder.train()
+
+
+def mark_facts(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Return what a run's bits depend on: settings, and the images' content."""
+    digests: Sequence[str] = [f"{item.digest} {item.subset.repeats} {item.caption}" for item in run.found.items]
+    return {**run.settings.kept(), "max_train_steps": run.steps, "processes": run.accelerator.num_processes}, list(digests)

@@ -1,0 +1,60 @@
+"""Where a run is: written as a whole or not at all, so that a run that was killed goes on to the same bits.
+
+Every random choice follows from the seed and the place in the run (:mod:`.draws`), so that no generator's state is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..atomic import replacing
+from ..errors import ToolError
+
+FILE = "state.pt"
+
+
+@dataclass
+class RunState:
+    """All that a step reads and changes."""
+
+    step: int  # steps done
+    network: dict[str, torch.Tensor]
+    optimiser: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any] | None
+    average: dict[str, torch.Tensor] | None
+    mark: str  # of the settings and data that it belongs to
+
+
+def mark_of(settings: dict[str, Any], digests: list[str]) -> str:
+    """Return a hash of what a run's bits depend on."""
+    return hashlib.blake2b(json.dumps([settings, sorted(digests)], sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Put a state in the place of the one before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / FILE) as beside:
+        torch.save(state.__dict__, beside)
+
+
+def read_state(folder: Path, mark: str) -> RunState | None:
+    """Return the state that is kept; None where there is none. Raises ToolError for one of another run, or of no use."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        found = RunState(**torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise ToolError(f"the state in {folder.name} cannot be read ({type(error).__name__}); begin anew with --overwrite") from error
+    if found.mark != mark:
+        raise ToolError(
+            f"the run in {folder.name} was started with other settings or images, so it cannot go on with these; give those, or --overwrite"
+        )
+    return found
