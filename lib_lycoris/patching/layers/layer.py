@@ -104,7 +104,9 @@ class PatchedLayer:
             size = prod(shape) * dtype.itemsize
             works = [edit.algorithm.cost(shape) for edit in self.edits.get("weight", ())]
             kept = "merged" in self._ways.values()  # for an input of another size
-            if works:
+            if self.workspace.mode == "auto" and self.access.is_packed(self.module, self.main):
+                found = "functional"  # who quantises a model has no room for its weights unpacked
+            elif works:
                 found = self.workspace.way(works, positions, size, dtype, x.device, not self.varies, kept)
             else:  # a vector beside the bias's takes no room to speak of
                 found = "functional" if self.varies or self.workspace.mode == "functional" else "merged"
@@ -119,7 +121,7 @@ class PatchedLayer:
     def gain(self) -> tuple[float, int] | None:
         """Return what keeping the effective weight gains for each byte, and its bytes; None where none would be kept."""
         works, stored = [edit.algorithm.cost(self.shape) for edit in self.edits.get("weight", ())], self.stored
-        if self.varies or not works or stored is None:
+        if self.varies or not works or stored is None or self.access.is_packed(self.module, self.main):
             return None
         size = prod(self.shape) * self.live(self.main).dtype.itemsize
         return gain(works, size, stored.device.type), size

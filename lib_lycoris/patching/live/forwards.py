@@ -86,12 +86,16 @@ def stand_in(module: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
 
 @contextmanager
 def exchanged(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Have the module hold these parameters for that long."""
+    """Have the module hold these parameters for that long.
+
+    As aliases: what another program's forward does to the parameters that it finds - diffusers' layerwise casting moves them to the dtype
+    they are stored in and back - is not done to ours, which are used again.
+    """
     places = [(module.get_submodule(name.rpartition(".")[0])._parameters, name.rpartition(".")[2], value) for name, value in values.items()]
     own = [table[leaf] for table, leaf, _ in places]
     try:
         for table, leaf, value in places:
-            table[leaf] = value  # type: ignore[assignment]
+            table[leaf] = nn.Parameter(value.detach(), requires_grad=False)
         yield
     finally:
         for (table, leaf, _), parameter in zip(places, own):

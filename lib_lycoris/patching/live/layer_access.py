@@ -1,4 +1,4 @@
-"""How layers hold their parameters: as torch's own do; a host whose layers cast, dequantise or patch them has a way of its own."""
+"""How layers hold their parameters: as torch's own do, or quantised; a host whose layers cast or patch them has a way of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .forwards import exchanged, is_method_of, plain_forward, stand_in
+from .forwards import OPERATIONS, exchanged, is_method_of, plain_forward, stand_in
+from .packed import packed
 
 Inner = Callable[..., Any]
 COMPUTED_IN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -55,7 +56,9 @@ class LayerAccess:
         return found
 
     def shape(self, module: nn.Module, leaf: str) -> tuple[int, ...] | None:
-        """Return a parameter's shape; None where the layer has no such parameter."""
+        """Return a parameter's shape, a quantised one's as it is computed with; None where the layer has no such parameter."""
+        if found := packed(module, leaf):
+            return found.shape
         parameter = self.stored(module, leaf)
         return None if parameter is None else tuple(parameter.shape)
 
@@ -65,30 +68,47 @@ class LayerAccess:
         found: Tensor | None = table[leaf] if leaf in table else getattr(module, leaf, None)
         return found
 
+    def is_packed(self, module: nn.Module, leaf: str) -> bool:
+        """Tell whether a parameter lies in memory as other numbers than the layer computes with: quantised."""
+        return packed(module, leaf) is not None
+
     def can_hold(self, module: nn.Module, leaf: str) -> bool:
         """Tell whether a layer can be called with a parameter of this name, which it may lack."""
         return leaf in module._parameters
 
     def value(self, module: nn.Module, leaf: str, device: torch.device | None = None) -> Tensor | None:
         """Return a parameter as the layer computes with it, on this device or its own; a dtype that is only stored may stay."""
-        found = self.stored(module, leaf)
+        quantised = packed(module, leaf)
+        found = self.stored(module, leaf) if quantised is None else quantised.numbers()
         return found if found is None or device is None else found.to(device)
 
     def made_of(self, module: nn.Module, leaf: str) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
         """Return the tensors, and what else, that a parameter's value follows from: while they are the same the value is too."""
+        if quantised := packed(module, leaf):
+            return quantised.parts, ()
         found = self.stored(module, leaf)
         return (() if found is None else (found,)), ()
 
     def call(self, module: nn.Module, inner: Inner, values: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what the layer's own forward ``inner`` gives with these parameters in place of its own for that long."""
+        if self.is_packed(module, "weight"):  # its own forward would unpack what is no longer packed
+            return self._operate(module, values, *args, **kwargs)
         if is_method_of(inner, module):
             return inner.__func__(stand_in(module, values), *args, **kwargs)  # type: ignore[attr-defined]
         with exchanged(module, values):
             return inner(*args, **kwargs)
 
+    def _operate(self, module: nn.Module, values: Mapping[str, Tensor], input: Tensor) -> Tensor:
+        """Return what torch's layer of this kind computes with these parameters, and the layer's own numbers for the others."""
+        weight, bias = (values[leaf] if leaf in values else self.value(module, leaf, input.device) for leaf in ("weight", "bias"))
+        kind = self.kind(module)
+        assert kind is not None and weight is not None
+        return OPERATIONS[kind](module, input, weight.to(input), None if bias is None else bias.to(input))
+
     def caller(self, module: nn.Module, inner: Inner, values: Mapping[str, Tensor]) -> Inner:
         """Return a function (inner, *args, **kwargs) that does so with the same parameters each time."""
-        plain = plain_forward(module, inner, values) if self._exchanges_alone else None
+        known = self._exchanges_alone and not self.is_packed(module, "weight")
+        plain = plain_forward(module, inner, values) if known else None
         return plain or (lambda inner, *args, **kwargs: self.call(module, inner, values, args, kwargs))
 
     def leaves_alone(self, module: nn.Module, inner: Inner) -> bool:
@@ -130,7 +150,8 @@ class LiveParameter:
     def is_plain(self) -> bool:
         """Whether the layer holds it, and computes with it as it is."""
         as_torch = type(self.access).made_of is LayerAccess.made_of and type(self.access).stored is LayerAccess.stored
-        return as_torch and self.module._parameters.get(self.leaf) is not None
+        held = self.module._parameters.get(self.leaf) is not None
+        return as_torch and held and not self.access.is_packed(self.module, self.leaf)
 
     def value(self, device: torch.device | None = None) -> Tensor | None:
         """Return it as the layer computes with it, in a dtype that can be computed in; None where the layer lacks it."""

@@ -29,6 +29,10 @@ class ForgeLayers(LayerAccess):
         unpacked = getattr(state, "shape", None) or getattr(params, "orig_shape", None)
         return tuple(unpacked if unpacked is not None else stored.shape)
 
+    def is_packed(self, module: nn.Module, leaf: str) -> bool:
+        """Tell whether a parameter lies in memory as other numbers than the layer computes with."""
+        return not is_plain(self.stored(module, leaf))
+
     def can_hold(self, module: nn.Module, leaf: str) -> bool:
         """Tell whether a layer can be called with a parameter of this name: Forge's linear layers hold no place for a bias they lack."""
         return super().can_hold(module, leaf) or (leaf == "bias" and self.kind(module) is nn.Linear)
