@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .tools.reshape.metadata import edit_metadata
     from .tools.reshape.prune import run as prune
     from .tools.reshape.resize import run as resize
+    from .tools.reshape.slim import run as slim
     from .tools.reshape.split import run as split
 
 __version__ = "0.1.0"
@@ -43,7 +44,8 @@ __all__ = [
     "Activation", "Cancelled", "HostError", "LycorisError", "Mode", "ModelMismatchError", "Network", "NetworkFormatError", "Patcher",
     "Plan", "Progress", "ProgressState", "PromptError", "Report", "Result", "ToolError", "UnknownFamilyError", "__version__",
     "algorithms", "apply", "bake", "compare", "convert", "edit_metadata", "errors", "extract", "inspect", "load", "measure", "merge",
-    "merge_networks", "models", "networks", "patching", "prompt", "prune", "resize", "split", "tools", "undo", "verify",
+    "merge_networks", "models", "networks", "patching", "prompt", "prune", "resize", "slim", "split", "tools", "undo",
+    "verify",
 ]  # fmt: skip
 
 _HOMES = {

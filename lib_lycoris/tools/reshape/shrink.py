@@ -6,10 +6,10 @@ What `resize` and `slim` have in common; which rank a module keeps is theirs to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class Shrinking:
         return torch.empty(0, dtype=self.dtype).element_size()
 
 
-Choose = Callable[[Patch, Svd], int]  # the rank that a module keeps; 0: it is left out
+Choose = Callable[[Patch, Svd], Union[int, None]]  # the rank that a module keeps; 0: it is left out; None: it stays as it is
 
 
 def opened(model: Any, base_model: Any) -> tuple[Network, list[Patch], Checkpoint | None]:
@@ -92,12 +92,15 @@ def is_kernel(patch: Patch) -> bool:
 
 def shrunk(job: Shrinking, patch: Patch, choose: Choose) -> tuple[Shrunk, Patch | None, dict[str, Tensor]]:
     """Return what became of a module, its change where it is kept, and its tensors."""
+    svd = job.decompose(patch)
+    rank = None if svd is None else choose(patch, svd)
     module = job.network.modules[patch.name]
-    svd, whose = job.decompose(patch), f"{job.network.path.name}: {module}"
-    if svd is None:
-        tensors = to_dtype(patch.algorithm.to_state_dict(), job.dtype, whose)
-        return Shrunk(module, patch.algorithm.rank, patch.algorithm.rank, 0.0, 0.0, patch.algorithm.name), patch, tensors
-    rank = choose(patch, svd)
+    whose = f"{job.network.path.name}: {module}"
+    if svd is None or rank is None:
+        made = None if job.alpha is None else patch.algorithm.with_alpha(job.alpha)
+        kept = patch if made is None else replace(patch, algorithm=made)
+        row = Shrunk(module, patch.algorithm.rank, patch.algorithm.rank, 0.0, 0.0, patch.algorithm.name, patch.algorithm.name)
+        return row, kept, to_dtype(kept.algorithm.to_state_dict(), job.dtype, whose)
     left = float(svd.s[rank:].double().square().sum())
     row = Shrunk(module, patch.algorithm.rank, rank, svd.total, left, "lora", patch.algorithm.name)
     if not rank:
