@@ -238,7 +238,15 @@
         }, 1500);
     }
 
-    /* The tag replaces one of the same network, else it goes behind the prompt. */
+    /* Words go behind the prompt if they are not there yet; each tag replaces one of the same network, else it goes behind too. */
+    function added(prompt, text) {
+        const tags = text.match(/<lyco:[^>]*>/g);
+        if (tags) {
+            return tags.reduce(withTag, prompt);
+        }
+        return prompt.includes(text) ? prompt : prompt.trim() ? `${prompt.trimEnd()}, ${text}` : text;
+    }
+
     function withTag(prompt, tag) {
         const name = (tag.match(/^<lyco:([^:>]+)/) || [])[1];
         const same = name && prompt.match(/<lyco:[^>]*>/g)?.find((found) => found.slice(6).split(/[:>]/)[0].trim() === name.trim());
@@ -259,7 +267,7 @@
         if (!area) {
             return false;
         }
-        area.value = withTag(area.value, text);
+        area.value = added(area.value, text);
         area.dispatchEvent(new Event("input", {bubbles: true}));
         openTab(area);
         return true;
@@ -285,5 +293,41 @@
         } else if (!send(button.dataset.lycoSend)) {
             say(button, "No prompt here");
         }
+    });
+})();
+
+/* Tables of networks: what is typed into the cells goes, as JSON, into the field that the table names. */
+(function() {
+    function tell(table) {
+        const field = document.querySelector("#" + table.dataset.lycoRows + " :is(textarea, input)");
+        const rows = Array.from(table.querySelectorAll("tbody tr"), (row) => [
+            row.dataset.name,
+            ...Array.from(row.querySelectorAll("[data-cell]"), (cell) => cell.value),
+        ]);
+        if (field) {
+            field.value = JSON.stringify(rows);
+            field.dispatchEvent(new Event("input", {bubbles: true}));
+        }
+    }
+
+    document.addEventListener("input", (event) => {
+        const table = event.target instanceof Element && event.target.matches("[data-cell]") && event.target.closest("[data-lyco-rows]");
+        if (table) {
+            tell(table);
+        }
+    });
+
+    document.addEventListener("click", (event) => {
+        const button = event.target instanceof Element ? event.target.closest("[data-lyco-remove]") : null;
+        if (!button) {
+            return;
+        }
+        const row = button.closest("tr");
+        const table = row.closest("[data-lyco-rows]");
+        const next = row.nextElementSibling || row.previousElementSibling;
+        const adder = document.querySelector("#" + table.dataset.lycoRows.replace(/_rows$/, "_add") + " input");
+        row.remove();
+        ((next && next.querySelector("[data-lyco-remove]")) || adder)?.focus();
+        tell(table);
     });
 })();

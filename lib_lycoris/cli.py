@@ -84,7 +84,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--networks", type=Path, metavar="DIR", help="a folder with network files, searched with its subfolders")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the app keeps what it makes (default: the user's cache folder)")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where the app keeps what it makes (default: LyCORIS in the user's documents)"
+    )
 
 
 def _add_app(parser: argparse.ArgumentParser) -> None:
@@ -150,6 +152,7 @@ def _app(arguments: argparse.Namespace) -> int:
     from .hosts.embedded.files import open_store, use_checkpoint
     from .hosts.infotext import save_png
     from .hosts.jobs_api import add_docs, add_job_routes
+    from .hosts.library.cards import LibraryCards
     from .hosts.site import LOOPBACK, SiteGuard
     from .tools.jobs.queue import shared
     from .tools.jobs.service import JobService
@@ -160,8 +163,12 @@ def _app(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end by a service manager tidies up as Ctrl-C does
     store, jobs = open_store(host, arguments.ckpt, arguments.networks, arguments.data_dir), shared()
     print(host.about(), file=sys.stderr)
-    settings = Settings(store.data_folder() / "pages.json")
+    print(f"Results, images and presets are kept in {store.kept_folder()}", file=sys.stderr)
+    if old := store.old.sentence():
+        print(f"{old} The page can move them to your results.", file=sys.stderr)
+    settings = Settings(store.kept_folder() / "pages.json")
     context = PageContext(store, jobs, host, settings, "Generate", lambda path: use_checkpoint(host, path))
+    context.networks, context.any_path = LibraryCards(lambda: host.library), True
     service = JobService(jobs, store)
 
     def routes(app: Any) -> None:

@@ -6,6 +6,7 @@ from lib_lycoris.hosts.webui.adapters import unsupported
 if detect() is None:
     print(unsupported())
 else:
+    from lib_lycoris.hosts.library.cards import LibraryCards
     from lib_lycoris.hosts.webui import files, register
     from lib_lycoris.hosts.webui.generate import WebuiGenerator
     from lib_lycoris.hosts.webui.interface import tab as interface
@@ -19,12 +20,13 @@ else:
     register.register()
     LycorisRun = register.script()  # the webui looks for classes of scripts in this module
 
-    store = files.WebuiFileStore()
+    store, cards = files.WebuiFileStore(), LibraryCards(files.library)
 
     def tab():
         """Build the tab, anew at each reload of the UI."""
         context = PageContext(store, shared(), WebuiGenerator(), Settings(store.data_folder() / "pages.json"), "txt2img")
         context.use_checkpoint, context.checkpoint_title = files.use_checkpoint, files.checkpoint_title
+        context.networks = cards
         return build_tab(context)
 
     interface.register(lambda path: inspect(path).as_dict(), tab, JobService(shared(), store))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -84,7 +84,7 @@ class GenerationProgress:
         if self.rate is None or self.eta is None:
             return done
         speed = f"{self.rate:.1f} steps/s" if self.rate >= 1 else f"{1 / self.rate:.1f} s/step"
-        return f"{done} - {speed} - {self.eta:.0f} s left"
+        return f"{done} - {speed} - {f'{self.eta:.0f} s left' if self.eta >= 0.5 else 'finishing'}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,41 @@ class GenerationCancelled(Exception):
     """The user asked to stop; nothing was written and the model is as it was."""
 
 
+@dataclass(frozen=True)
+class NetworkCard:
+    """What a page shows of one network file."""
+
+    name: str  # what a tag takes
+    path: Path
+    folder: str = ""  # below the folder of networks
+    base: str = ""  # the base model's short name: "SD1"
+    algorithms: tuple[str, ...] = ()  # the most frequent first
+    tags: tuple[tuple[str, int], ...] = ()  # of the training's captions, with how often they were there
+    triggers: tuple[str, ...] = ()  # what the user or the trainer says to write
+    title: str = ""
+    size: int = 0  # bytes
+    changed: float = 0.0  # seconds since 1970
+    hash: str = ""  # the first 12 characters, where the file tells
+    preview: Path | None = None
+    notes: str = ""
+    favourite: bool = False
+    preferred: float | None = None  # strength
+    broken: str = ""  # why the file cannot be read
+
+
+class NetworkCards(Protocol):
+    """A host's networks as a page shows them."""
+
+    def cards(self) -> Sequence[NetworkCard]:
+        """Return all cards, sorted by name."""
+
+    def card(self, name: str) -> NetworkCard:
+        """Return one card; raise HostError if no file has this name."""
+
+    def keep(self, name: str, changes: Mapping[str, Any]) -> None:
+        """Write fields of a card (notes, favourite, preferred, triggers) into the file of notes next to the network; raise HostError."""
+
+
 class Generator(Host, Protocol):
     """A host that makes images by itself."""
 
@@ -126,6 +161,9 @@ class Generator(Host, Protocol):
 
     def about(self) -> str:
         """Return one sentence on the model that is loaded."""
+
+    def memory(self) -> str:
+        """Return how much memory is in use, of the machine and of the GPU; empty where that is not known."""
 
     @property
     def size(self) -> int:

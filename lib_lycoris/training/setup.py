@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import HostError, ToolError
-from ..hosts.embedded.demo import data_folder, own_networks
+from ..hosts.embedded.folders import data_folder, kept_folder, own_networks
 from ..patching import Patcher
 from ..tools.jobs.places import check_name
 from .algorithms.arguments import NetworkRequest, understand
@@ -75,7 +75,7 @@ def prepare(settings: Settings) -> Run:
     check_name(settings.output_name)
     request = understand(settings)
     accelerator, device = _accelerator(settings)
-    output = Path(settings.output_dir) if settings.output_dir else own_networks(data_folder())
+    output = Path(settings.output_dir) if settings.output_dir else own_networks(kept_folder())
     folder = run_folder(settings, output)
     events = Events(folder, quiet=not accelerator.is_main_process)
     model = open_model(settings, device, WEIGHTS[settings.mixed_precision])

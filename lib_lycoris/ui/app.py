@@ -22,7 +22,7 @@ from ..hosts.protocol import GeneratedImage, Generator
 from .context import PageContext
 from .pages import build_pages
 from .pages.generate import GeneratePage
-from .style import APP_CSS, page_css, script, scripted
+from .style import APP_CSS, notes, page_css, script, scripted
 
 LOOPBACK = "127.0.0.1"
 TRIED = 20  # ports after the one asked for
@@ -39,20 +39,44 @@ Guard = Callable[[Any], Any]  # wraps an ASGI application: who may talk to it
 def build(host: Generator, save: Callable[[GeneratedImage, Path], None], context: PageContext) -> tuple[gr.Blocks, GeneratePage]:
     """Return the app for a host; ``save`` writes an image with its texts to a file."""
     theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"]).set(**PRIMARY)
-    page = GeneratePage(host, save)
+    page = GeneratePage(context, save)
     blocks = gr.Blocks(title="LyCORIS", css=page_css() + APP_CSS, theme=theme, analytics_enabled=False)
     with blocks, gr.Column(elem_id="lyco_page"):
         gr.Markdown("# LyCORIS", elem_id="lyco_title")
-        about = gr.Markdown(host.about(), elem_id="lyco_about")
+        about = gr.Markdown(_about(host), elem_id="lyco_about")
+        _offer_to_move(context)
         with gr.Tabs(elem_id="lyco_tabs"):
             with gr.Tab("Generate", elem_id="lyco_tab_generate") as tab:
                 page.build()
             build_pages(context)
-        tab.select(lambda: host.about(), None, about, queue=False, show_progress="hidden")
-        context.on_load(lambda: host.about(), [about])
+        tab.select(lambda: _about(host), None, about, queue=False, show_progress="hidden")
+        context.on_load(lambda: _about(host), [about])
         context.finish(blocks)
         run_in_browser(blocks, script())
     return blocks, page
+
+
+def _about(host: Generator) -> str:
+    """Return what is loaded, and how much memory is in use."""
+    return " · ".join(filter(None, (host.about().removesuffix("."), host.memory())))
+
+
+def _offer_to_move(context: PageContext) -> None:
+    """Say what an older version left in the cache folder, with a button that moves it to the results."""
+    old = getattr(context.store, "old", None)
+    if old is None or not old.sentence():
+        return
+    with gr.Row(elem_classes=["lyco_buttons"]) as row:
+        gr.HTML(notes(problems=[old.sentence()]), elem_id="lyco_old")
+        button = gr.Button(f"Move them to {context.store.kept_folder().name}", size="sm", elem_id="lyco_old_move", scale=0, min_width=160)
+    told = gr.HTML("", elem_id="lyco_old_told")
+
+    def move() -> tuple[dict[str, Any], dict[str, Any]]:
+        stay = old.move()
+        context.store.refresh()
+        return gr.update(visible=False), gr.update(value=notes([f"Your results are in {context.store.kept_folder()} now."], stay))
+
+    button.click(move, None, [row, told], show_progress="hidden")
 
 
 def run_in_browser(blocks: gr.Blocks, code: str) -> None:
@@ -74,16 +98,15 @@ def launch(
     try:
         app, *_ = queued(blocks).launch(
             server_name=LOOPBACK, server_port=chosen, share=False, inbrowser=browser, quiet=True, show_api=False,
-            allowed_paths=[page.folder.name], prevent_thread_lock=True,
+            allowed_paths=[str(page.images.folder)], prevent_thread_lock=True,
             app_kwargs={"docs_url": None, "redoc_url": None, "middleware": [Middleware(guard)]},
         )  # fmt: skip
         outermost(app, guard)
         routes(app)
         _stay()
     finally:
-        page.cancel.set()
+        page.maker.stop()
         context.jobs.close()
-        page.folder.cleanup()
 
 
 def _stay() -> None:

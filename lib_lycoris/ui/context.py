@@ -10,7 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from ..hosts.protocol import Generator
+from ..errors import LycorisError, ToolError
+from ..hosts.protocol import Generator, NetworkCards
+from ..models.families import FAMILIES
 from ..tools.files.store import FileStore
 from ..tools.jobs.places import SUFFIX, new_file
 from ..tools.jobs.queue import Jobs
@@ -18,6 +20,15 @@ from .settings import Settings
 
 Wire = Callable[[Any], Any]  # is handed the gr.Blocks when all pages are built
 Load = tuple[Callable[[], Any], list[Any]]
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """A page's part that takes networks which were chosen elsewhere: ``take(names, *values of inputs)`` returns updates of ``outputs``."""
+
+    take: Callable[..., Any]
+    inputs: list[Any]
+    outputs: list[Any]
 
 
 @dataclass
@@ -31,6 +42,10 @@ class PageContext:
     send: str = ""  # the page whose prompt takes tags: "txt2img" or "Generate"; empty where there is none
     use_checkpoint: Callable[[Path], str] | None = None  # makes images with a checkpoint file from now on; returns a sentence
     checkpoint_title: Callable[[Path], str] | None = None  # what a host with a list of its own calls a checkpoint there
+    networks: NetworkCards | None = None  # what a page shows of the network files
+    any_path: bool = False  # whether the user may name files anywhere on this machine: not where others can open the page
+    receivers: dict[str, Receiver] = field(default_factory=dict)  # pages that take chosen networks: "Merge", "Compare", ...
+    _used: list[Path] = field(default_factory=list)  # checkpoints that images were made with before
     _wires: list[Wire] = field(default_factory=list)
     _loads: list[Load] = field(default_factory=list)
     _after: list[tuple[Callable[..., Any], list[Any], Any]] = field(default_factory=list)
@@ -42,6 +57,42 @@ class PageContext:
     def new_checkpoint(self, name: str, a_folder: bool = False) -> Path:
         """Return the path of a new checkpoint of this name: a file, or a folder in diffusers' layout. Raises ToolError as above."""
         return new_file(self.store.checkpoint_folder(), name, "" if a_folder else SUFFIX)
+
+    def use(self, path: Path) -> str:
+        """Make images with a checkpoint from now on; return a sentence. Raises LycorisError, and all stays as it was."""
+        if self.use_checkpoint is None:
+            raise ToolError("images are not made here")
+        before = self.store.loaded()
+        said = self.use_checkpoint(path)
+        if before is not None and before.path != path:
+            self._used = [*self._used, before.path][-20:]
+        return said
+
+    def use_the_one_before(self) -> str:
+        """Go back to the checkpoint that was used before this one; return a sentence. Raises LycorisError if there is none."""
+        if not self._used or self.use_checkpoint is None:
+            raise ToolError("no other checkpoint was used before this one")
+        said = self.use_checkpoint(self._used[-1])
+        self._used.pop()
+        return said
+
+    def fits_loaded(self, names: Sequence[str]) -> bool:
+        """Tell whether networks may be for the loaded model: False where a file says that it is for another family."""
+        if self.networks is None or self.generator is None:
+            return True
+        try:
+            short = FAMILIES[self.generator.base.family].short
+            return all(self.networks.card(name).base in (short, "Unknown", "") for name in names)
+        except (LycorisError, KeyError):
+            return True
+
+    def preferred(self, name: str) -> float:
+        """Return the strength that the user prefers for a network, 1 if nothing is known."""
+        try:
+            found = self.networks.card(name).preferred if self.networks is not None else None
+        except LycorisError:
+            found = None
+        return 1.0 if found is None else found
 
     def later(self, wire: Wire) -> None:
         """Have a function called with the gr.Blocks when all pages are built, inside its context."""

@@ -210,7 +210,7 @@ def test_merge_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa: F811
     kept = data / "pages.json"
     for _ in json.loads(kept.read_text()).get("merge", {}).get("networks", []) if kept.exists() else ():  # of the last visit
         tab.click("#lyco_merge_row0_remove")
-    tab.wait_for_selector("#lyco_merge_row0", state="hidden")
+    tab.wait_for_selector("#lyco_merge_row0", state="detached")
     refused(tab, "merge", "no network is chosen")
     choose(tab, "#lyco_merge_add", HTML_NAME)
     shown_as_text(tab, "#lyco_merge_row0")

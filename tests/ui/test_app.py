@@ -49,10 +49,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedHost:
 
 
 @pytest.fixture
-def page(host: EmbeddedHost) -> Iterator[GeneratePage]:
-    made = GeneratePage(host, save_png)
-    yield made
-    made.folder.cleanup()
+def page(host: EmbeddedHost, tmp_path: Path) -> GeneratePage:
+    return GeneratePage(PageContext(open_store(host, None, None, tmp_path), Jobs(), host, Settings(None), "Generate"), save_png)
 
 
 def values(prompt: str, steps: int = 3) -> tuple[Any, ...]:
@@ -84,20 +82,26 @@ def test_cancel_ends_the_run_without_a_picture(page: GeneratePage) -> None:
     seen = next(run)
     while "step 0" not in seen[STATE]["value"] and "left" not in seen[STATE]["value"]:
         seen = next(run)
-    page.stop()
+    page.maker.stop()
     started = time.monotonic()
     *_, last = run
     assert time.monotonic() - started < 5
     assert "Cancelled." in last[STATE]["value"] and "value" not in last[GALLERY]
-    assert list(Path(page.folder.name).iterdir()) == []
+    assert page.images.newest() == []
 
 
-def test_a_closed_page_stops_its_picture(page: GeneratePage) -> None:
-    run = page.run(*values("a", steps=500))
+def test_an_image_goes_on_when_its_page_is_closed_and_is_followed_when_it_is_opened_again(page: GeneratePage) -> None:
+    run = page.run(*values("a", steps=300))
     next(run)
     next(run)
     run.close()
-    assert page.cancel.is_set()
+    *found, following = page.found()
+    assert found[START_BUTTON]["interactive"] is False and found[CANCEL_BUTTON]["interactive"] is True and following["value"]
+    *_, last = page.resume()
+    assert "Done, seed 3." in last[STATE]["value"] and len(page.images.newest()) == 1
+    *again, following = page.found()
+    assert again[GALLERY]["value"] == [str(page.images.newest()[0])] and "value" not in following
+    assert again[INFO]["value"] == last[INFO]["value"]
 
 
 def test_what_cannot_be_made_is_a_sentence(page: GeneratePage) -> None:
@@ -129,8 +133,10 @@ def test_a_chosen_network_becomes_a_tag(prompt: str, name: str | None, strength:
 
 
 def test_a_request_is_read_from_the_controls() -> None:
-    request = read_request("a", "b", None, 20.0, 100, 70, 7, "Euler")
+    request = read_request("a", "b", -1, 20.0, 100, 70, 7, "Euler")
     assert (request.seed, request.steps, request.width, request.height, request.sampler) == (-1, 20, 96, 72, "Euler")
+    with pytest.raises(LycorisError, match="Seed: a number is missing"):
+        read_request("a", "b", None, 20.0, 100, 70, 7, "Euler")
     with pytest.raises(LycorisError, match="Width and Height"):
         read_request("a", "", 1, 20, None, None, 7, "Euler")
 
@@ -154,9 +160,8 @@ def test_a_taken_port_is_passed_over() -> None:
 
 def test_the_page_has_every_control(host: EmbeddedHost, tmp_path: Path) -> None:
     context = PageContext(open_store(host, None, None, tmp_path), Jobs(), host, Settings(None), "Generate")
-    blocks, page = build(host, save_png, context)
+    blocks, _ = build(host, save_png, context)
     ids = {component["props"].get("elem_id") for component in blocks.config["components"]}
-    page.folder.cleanup()
     names = "prompt negative add strength seed steps width height cfg sampler generate cancel progress gallery notes info"
     pages = "tab_generate tab_merge tab_extract tab_change tab_blocks tab_inspect"
     assert {f"lyco_{name}" for name in f"{names} {pages}".split()} <= ids
@@ -167,7 +172,7 @@ def test_one_picture_is_made_at_a_time(page: GeneratePage) -> None:
     next(first)
     (second,) = page.run(*values("b"))
     assert "an image is being made already" in second[NOTES]["value"] and second[STATE]["value"].count("No image was made.") == 1
-    page.stop()
+    page.maker.stop()
     list(first)
     *_, third = page.run(*values("b", steps=1))
     assert "Done" in third[STATE]["value"]
@@ -357,9 +362,7 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
     tab.wait_for_selector("#lyco_merge_row0")
     choose(tab, "#lyco_merge_add", "demo-loha")
     tab.wait_for_selector("#lyco_merge_row1")
-    tab.click("#lyco_merge_row1_up")
-    wait_until_says(tab, "#lyco_merge_row0", "demo-loha")
-    tab.fill("#lyco_merge_row0_strength input", "0.5")
+    tab.fill("#lyco_merge_row0_strength", "0.5")
     tab.fill("#lyco_merge_name textarea, #lyco_merge_name input", "both of them")
     wait_until_says(tab, "#lyco_merge_plan", "216 parameters are changed by 2 networks")
     tab.click("#lyco_merge_run")
@@ -372,8 +375,8 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
     wait_until_says(tab, "#lyco_merge_notes", "both of them.safetensors is there already")
     tab.reload(wait_until="domcontentloaded")  # what was asked for, and what came of it, is there again
     tab.click('#lyco_tabs .tab-nav button:has-text("Merge")')
-    wait_until_says(tab, "#lyco_merge_row0", "demo-loha")
-    tab.wait_for_function("document.querySelector('#lyco_merge_row0_strength input').value === '0.5'")
+    wait_until_says(tab, "#lyco_merge_row1", "demo-loha")
+    tab.wait_for_function("document.querySelector('#lyco_merge_row0_strength').value === '0.5'")
     tab.click("#lyco_merge_tag [data-lyco-send]")
     tab.wait_for_selector("#lyco_prompt textarea", state="visible")
     assert tab.input_value("#lyco_prompt textarea") == "<lyco:both of them:1>"

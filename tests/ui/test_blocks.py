@@ -108,7 +108,9 @@ def test_the_tag_is_the_shortest_true_one(count: int, values: list[float], touch
 
 
 def test_strengths_and_steps_are_in_the_tag_only_where_they_say_something() -> None:
-    assert tag_of(BlockValues(), "n", None, te=None, unet=None, start=0, stop=None) == "<lyco:n:1>"
+    assert tag_of(BlockValues(), "n", None, start=0, stop=None) == "<lyco:n:1>"
+    with pytest.raises(LycorisError, match="need a strength each"):
+        tag_of(BlockValues(), "n", None, te=None)
     assert tag_of(BlockValues(), "n", None, te=0.5, unet=0.5, start=3.0, stop=9) == "<lyco:n:0.5:start=3:stop=9>"
     with pytest.raises(LycorisError, match="never on"):
         tag_of(BlockValues(), "n", None, start=9, stop=3)
@@ -354,7 +356,7 @@ def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPag
     *shown, emptied = page.save(" mine ", Sitting(board), "demo-lora", *NUMBERS)
     assert emptied == gr.update(value="") and value(tuple(shown), "preset") == "mine"
     assert page.own.path.read_text(encoding="utf-8") == f"mine:{board.text}\n"
-    assert page.own.path == page.context.store.data_folder() / "lbwpresets.txt"
+    assert page.own.path == page.context.store.kept_folder() / "lbwpresets.txt"
     request = GenerationRequest("a house <lyco:demo-lora:1:lbw=mine>", seed=1, steps=1, width=64, height=64)
     generator = page.context.generator
     assert generator is not None
@@ -401,7 +403,7 @@ def test_the_app_opens_with_own_presets_in_its_prompts(tmp_path: Path) -> None:
     tiny.session.library = Library([tmp_path])
     store = open_store(tiny, tmp_path / "model.safetensors", tmp_path, tmp_path / "data")
     weights = parse_weights(",".join(["0.5"] * 12))
-    OwnPresets(store.data_folder()).save("mine", weights)
+    OwnPresets(store.kept_folder()).save("mine", weights)
     assert tiny.session.presets().weights("mine") == store.presets().weights("mine") == weights
 
 
@@ -415,7 +417,7 @@ def test_the_webui_reads_own_presets_beside_the_extensions_file(tmp_path: Path, 
     modules = {"modules": SimpleNamespace(paths=paths, extensions=extensions), "modules.paths": paths, "modules.extensions": extensions}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    presets, own = PresetFiles(), OwnPresets(tmp_path / "cache" / "lycoris")
+    presets, own = PresetFiles(), OwnPresets(tmp_path / "lycoris")
     assert "THEIRS" in presets().weight_names and "MINE" not in presets().weight_names and "ALL" not in presets().weight_names
     own.save("MINE", parse_weights(",".join(["0.5"] * 12)))
     assert presets().weights("MINE") == parse_weights(",".join(["0.5"] * 12)) and "THEIRS" in presets().weight_names

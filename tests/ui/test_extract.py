@@ -60,6 +60,12 @@ class Folders:
     def data_folder(self) -> Path:
         return self._made("data")
 
+    def kept_folder(self) -> Path:
+        return self._made("data")
+
+    def loaded(self) -> ModelFile | None:
+        return None
+
     def presets(self) -> Presets:
         return Presets.default()
 

@@ -55,6 +55,12 @@ class FakeShelf:
     def data_folder(self) -> Path:
         return self.library.folders[0]
 
+    def kept_folder(self) -> Path:
+        return self.library.folders[0]
+
+    def loaded(self) -> ModelFile | None:
+        return None
+
     def presets(self) -> Presets:
         return Presets.default()
 

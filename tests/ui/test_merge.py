@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from html import unescape
@@ -28,7 +29,7 @@ from lib_lycoris.ui.pages.merge import BASE, CHECKPOINT, INTO_CHECKPOINT, INTO_N
 from lib_lycoris.ui.parts import live_plan
 from lib_lycoris.ui.parts.fields import DEFAULT, OptionFields
 from lib_lycoris.ui.parts.job_panel import JobPanel, duration, words
-from lib_lycoris.ui.parts.network_table import COLUMNS, EMPTY, MOST, NetworkRow, NetworkTable
+from lib_lycoris.ui.parts.network_table import EMPTY, MOST, NetworkRow, NetworkTable, rows_of_prompt
 from lib_lycoris.ui.settings import Settings
 from lib_lycoris.ui.style import tag_box
 
@@ -72,10 +73,8 @@ def values(
     precision: str = DEFAULT, undo: bool = False, rank: float | None = None, size: float | None = None,
 ) -> list[Any]:  # fmt: skip
     """Return the values of all the page's inputs, those that are not named at their defaults."""
-    cells = [(e.strength, e.te, e.unet, e.blocks) for e in entries] + [EMPTY] * (MOST - len(entries))
     rest = [component.value for component in (*page.more_checkpoint.components, *page.more_network.components)]
-    table = [[entry.name for entry in entries], *(value for row in cells for value in row)]
-    return [mode, checkpoint, name, precision, undo, rank, size, *table, *rest]
+    return [mode, checkpoint, name, precision, undo, rank, size, page.table.show(entries)[0]["value"], *rest]
 
 
 def run(page: MergePage, given: list[Any]) -> tuple[Any, ...]:
@@ -94,31 +93,36 @@ def table(context: PageContext) -> NetworkTable:
     return made
 
 
-def rows(shown: list[Any]) -> tuple[list[str], list[bool], list[tuple[Any, ...]]]:
-    """Return names, which rows can be seen, and the values of those."""
-    names = shown[0]
-    visible = [update["visible"] for update in shown[1 : MOST + 1]]
-    cells = [update["value"] for update in shown[2 * MOST + 1 :]]
-    return names, visible, [tuple(cells[i * COLUMNS : (i + 1) * COLUMNS]) for i in range(len(names))]
+def test_networks_are_added_with_labels_of_their_own(table: NetworkTable) -> None:
+    picker, rows, shown = table.add("demo-lora", EMPTY)
+    assert picker["value"] is None and table.read(rows["value"]) == [NetworkRow("demo-lora")]
+    _, rows, shown = table.add("<img src=x onerror=1>", json.dumps([["demo-lora", "0.", "", "", "MIDD"]]))
+    assert json.loads(rows["value"]) == [["demo-lora", "0.", "", "", "MIDD"], ["<img src=x onerror=1>", "1", "", "", ""]]
+    for label in ("Strength", "Text encoder", "UNet", "Block weights"):
+        assert f'aria-label="{label} of demo-lora"' in shown["value"]
+    assert "<img" not in shown["value"] and 'aria-label="Remove &lt;img' in shown["value"]
+    assert all("value" not in update for update in table.add(None, EMPTY))
 
 
-def test_networks_are_added_moved_and_taken_out(table: NetworkTable) -> None:
-    picker, *shown = table.add("demo-lora", [], *EMPTY * MOST)
-    assert picker["value"] is None and rows(shown) == (["demo-lora"], [True] + [False] * (MOST - 1), [(1.0, None, None, "")])
-    three = [["a", "b", "c"], 1, None, None, "", -0.5, 0.2, 0, "MIDD", 3, None, None, "", *EMPTY * (MOST - 3)]
-    names, visible, cells = rows(table._mover(1, 0)(*three))
-    assert names == ["b", "a", "c"] and cells == [(-0.5, 0.2, 0, "MIDD"), (1, None, None, ""), (3, None, None, "")]
-    assert visible == [True] * 3 + [False] * (MOST - 3)
-    assert rows(table._mover(0, -1)(*three))[0] == ["a", "b", "c"] == rows(table._mover(2, 3)(*three))[0]
-    assert rows(table._remover(1)(*three))[0] == ["a", "c"] and rows(table._remover(1)(*three))[2][1] == (3, None, None, "")
-    assert rows(table._remover(0)(["a"], *EMPTY * MOST))[0] == []
+def test_no_network_is_dropped_in_silence(table: NetworkTable) -> None:
+    text = EMPTY
+    for number in range(MOST):
+        _, rows, _ = table.add(f"n{number}", text)
+        text = rows["value"]
+    assert [row.name for row in table.read(text)] == [f"n{number}" for number in range(MOST)]
+    _, rows, shown = table.add("one-more", text)
+    assert rows["value"] == text and "one-more was not added: a merge takes up to 100 networks" in shown["value"]
 
 
-def test_the_table_ends_with_its_last_row_and_escapes_names(table: NetworkTable) -> None:
-    full = [[f"n{i}" for i in range(MOST)], *EMPTY * MOST]
-    assert all("value" not in update for update in table.add("one-more", *full))
-    shown = table.show([NetworkRow('<img src=x onerror="alert(1)">')])
-    assert "<img" not in shown[MOST + 1]["value"] and "&lt;img" in shown[MOST + 1]["value"]
+def test_rows_and_tags_mean_the_same() -> None:
+    rows = [NetworkRow("a b", 0.7), NetworkRow("c", 1.0, 0.0, 0.5), NetworkRow("d", -1.0, blocks="MIDD")]
+    assert [row.tag for row in rows] == ["<lyco:a b:0.7>", "<lyco:c:0:0.5>", "<lyco:d:-1:lbw=MIDD>"]
+    assert rows_of_prompt("x " + " ".join(row.tag for row in rows)) == [rows[0], NetworkRow("c", 0.0, None, 0.5), rows[2]]
+    with pytest.raises(ToolError, match="has no tag"):
+        rows_of_prompt("a house")
+    for tag in ("<lyco:a:1:start=3>", "<lyco:a:0@0,1@1>", "<lyco:a:1:lbwe=:attn:0>"):
+        with pytest.raises(ToolError, match="cannot be merged"):
+            rows_of_prompt(tag)
 
 
 def test_strengths_become_options(table: NetworkTable, context: PageContext) -> None:
@@ -134,7 +138,10 @@ def test_strengths_become_options(table: NetworkTable, context: PageContext) -> 
     with pytest.raises(ToolError, match='no network called "demo-lara"'):
         table.options([NetworkRow("demo-lara")])
     with pytest.raises(ToolError, match="demo-lora has no strength"):
-        table.read([["demo-lora"], None, None, None, "", *EMPTY * (MOST - 1)])
+        table.read('[["demo-lora", "", "", "", ""]]')
+    with pytest.raises(ToolError, match='demo-lora: its UNet strength is "x", which is no number'):
+        table.read('[["demo-lora", "1", "", "x", ""]]')
+    assert table.read("no table") == table.read('{"a": 1}') == []
 
 
 # --- the page
@@ -291,7 +298,7 @@ def test_the_mode_shows_its_own_fields() -> None:
 
 def test_the_table_of_the_last_visit_comes_back(page: MergePage, context: PageContext) -> None:
     context.settings.keep("merge", "networks", [["demo-lora", 0.5, None, 1, "ALL"]])
-    assert rows(page.restored())[2] == [(0.5, None, 1, "ALL")]
+    assert page.table.read(page.restored()[0]["value"]) == [NetworkRow("demo-lora", 0.5, None, 1.0, "ALL")]
     for broken in ([["a", 1, 2]] * 2 + [3], "x", [["a", 1, 2, 3, 4, 5, 6]]):
         context.settings.keep("merge", "networks", broken)
         assert isinstance(page.restored(), list)
@@ -349,8 +356,8 @@ def test_options_have_fields_of_their_kind(context: PageContext) -> None:
 
 
 def test_progress_is_told_in_words() -> None:
-    assert words(ProgressState(2_000_000, 8_000_000, "merging", "B", 2.0)) == "merging - 2 of 8 MB - 1 MB/s - 6 s left"
-    assert words(ProgressState(3, 12, "style", "modules", 1.5)) == "style - 3 of 12 modules - 2.0 modules/s - 4 s left"
+    assert words(ProgressState(2_000_000, 8_000_000, "merging", "B", 2.0)) == "25 % - 2 of 8 MB - 1 MB/s - 6 s left"
+    assert words(ProgressState(3, 12, "style", "modules", 1.5)) == "25 % - 3 of 12 modules - 2.0 modules/s - 4 s left"
     assert words(ProgressState(0, 0, "reading", "steps", 1.0)) == "reading"
     assert [duration(s) for s in (4.4, 89, 600, 7200)] == ["4 s", "89 s", "10 min", "2.0 h"]
 
@@ -361,8 +368,10 @@ def test_a_panel_tells_what_it_waits_for(context: PageContext) -> None:
         panel.build()
     other = Job(context.jobs.tool("verify"), {})
     mine = Job(context.jobs.tool("verify"), {})
-    context.jobs._jobs = {other.id: other, mine.id: mine}
+    context.jobs._jobs, context.jobs._order = {other.id: other, mine.id: mine}, [other, mine]
     assert "waiting for 1 other job" in panel._now(mine) and "starting" in panel._now(other)
+    context.jobs.move_up(mine.id)
+    assert context.jobs.waiting() == [mine, other] and "waiting for 1 other job" in panel._now(other)
 
 
 def test_a_tag_is_shown_escaped_with_its_buttons() -> None:

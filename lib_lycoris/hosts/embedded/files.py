@@ -11,7 +11,7 @@ from ...errors import HostError
 from ...prompt import OwnPresets, Presets
 from ...tools.files.store import ModelFile
 from ..library.library import Library
-from .demo import data_folder, own_networks
+from .folders import OldResults, data_folder, kept_folder, own_networks
 from .host import EmbeddedHost
 from .models import load_model
 
@@ -21,10 +21,12 @@ CHECKPOINTS = (".safetensors", ".ckpt", ".gguf")  # what the tools read; images 
 class FolderStore:
     """Networks of a library, and the checkpoints beside the one that is loaded; new files go where those of their kind are."""
 
-    def __init__(self, library: Library, checkpoints: Path, data: Path) -> None:
+    def __init__(self, library: Library, checkpoints: Path, data: Path, kept: Path | None = None, host: EmbeddedHost | None = None) -> None:
         self.library = library
         self._folder = checkpoints
-        self._data = data
+        self._data, self._kept = data, kept or data
+        self._host = host
+        self.old = OldResults(data, self._kept)
         self._look()
 
     def networks(self) -> Sequence[ModelFile]:
@@ -47,9 +49,21 @@ class FolderStore:
         """Return the folder for what can be made again."""
         return _made(self._data)
 
+    def kept_folder(self) -> Path:
+        """Return the folder for what people made and keep."""
+        return _made(self._kept)
+
+    def loaded(self) -> ModelFile | None:
+        """Return the checkpoint that images are made with, where it is among those that are offered."""
+        file = None if self._host is None else self._host.model.file
+        same = [one for one in self._checkpoints if file is not None and one.path == file]
+        named = [one for one in self._checkpoints if file == CHECKPOINT and one.name == CHECKPOINT.name]
+        folders = [one for one in self._checkpoints if file is None and self._host is not None and one.name == self._host.model.name]
+        return next(iter(same or named or folders), None)
+
     def presets(self) -> Presets:
         """Return our block weight presets with those that the user saved."""
-        return OwnPresets(self._data).added_to(Presets.default())
+        return OwnPresets(self._kept).added_to(Presets.default())
 
     def refresh(self) -> None:
         """Look at the folders again."""
@@ -68,15 +82,15 @@ def open_store(host: EmbeddedHost, ckpt: Path | None, networks: Path | None, dat
 
     Raises HostError if our own folder cannot be written to.
     """
-    data = data or data_folder()
+    data, kept = data or data_folder(), data or kept_folder()
     try:
-        own = _made(own_networks(data)) if networks is None else networks
+        own = _made(own_networks(kept)) if networks is None else networks
         host.session.library = Library([*(folder for folder in host.library.folders if folder != own), own], data)
-        host.library.scan(describe=False)  # nothing here lists more than names
-        folder = demo_checkpoint(data).parent if ckpt is None else ckpt.absolute().parent
+        host.library.scan()
+        folder = demo_checkpoint(kept).parent if ckpt is None else ckpt.absolute().parent
     except OSError as error:
-        raise HostError(f"the folder {data} cannot be written to: {error}; choose another with --data-dir") from error
-    store = FolderStore(host.library, folder, data)
+        raise HostError(f"the folder {kept} cannot be written to: {error}; choose another with --data-dir") from error
+    store = FolderStore(host.library, folder, data, kept, host)
     host.session.presets = store.presets
     return store
 

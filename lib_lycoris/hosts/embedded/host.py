@@ -25,11 +25,13 @@ from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
 from ..library.cache import KEPT_MIB
 from ..library.library import Library
+from ..memory import memory_in_use
 from ..protocol import GeneratedImage, GenerationProgress, GenerationRequest, TagsRefused
 from ..session import Plan, Session
 from .conditioning import TextNetwork, conditionings
-from .demo import ABOUT, data_folder, demo_model, own_networks
+from .demo import ABOUT, demo_model
 from .demo import NAME as DEMO
+from .folders import data_folder, kept_folder, own_networks
 from .model_hash import model_file_hash
 from .models import LoadedModel, load_model
 from .samplers import SAMPLERS
@@ -72,8 +74,8 @@ class EmbeddedHost:
             raise HostError(f"there is no folder {networks}; give --networks a folder with network files")
         place = _device(device)
         _quiet()
-        own = own_networks(data or data_folder())
-        folders = [networks] if networks is not None else [own] if own.is_dir() else []
+        places = [data] if data is not None else [data_folder(), kept_folder()]  # the first: where older versions kept networks
+        folders = [networks] if networks is not None else [own for own in map(own_networks, places) if own.is_dir()]
         if ckpt is not None:
             return cls(load_model(ckpt, place, torch.float16 if place.type == "cuda" else torch.float32), folders, data or data_folder())
         return cls(demo_model(place), [NETWORKS, *folders], data or data_folder())
@@ -113,6 +115,10 @@ class EmbeddedHost:
         where = next(self.model.pipe.unet.parameters()).device
         about = f"{self.model.name} ({self.base.label}) on {where}, {len(self.library.files)} networks"
         return f"{about}. {ABOUT}" if self.model.name == DEMO else about
+
+    def memory(self) -> str:
+        """Return how much memory is in use."""
+        return memory_in_use(next(self.model.pipe.unet.parameters()).device)
 
     @property
     def library(self) -> Library:

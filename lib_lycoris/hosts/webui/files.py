@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import HostError
 from ...prompt import Presets
 from ...tools.files.store import ModelFile
-from .folders import data_folder
+from .folders import data_folder, kept_folder
 from .interface.card_files import library
 
 
@@ -44,6 +44,18 @@ class WebuiFileStore:
     def data_folder(self) -> Path:
         """Return the folder for what can be made again."""
         return _made(data_folder())
+
+    def kept_folder(self) -> Path:
+        """Return the folder for what people made on our pages and keep."""
+        return _made(kept_folder())
+
+    def loaded(self) -> ModelFile | None:
+        """Return the checkpoint that the webui has loaded."""
+        from modules import sd_models
+
+        model = getattr(sd_models.model_data, "sd_model", None)  # shared.sd_model would load one
+        info = getattr(model, "sd_checkpoint_info", None)
+        return None if info is None else ModelFile(info.name, Path(info.filename))
 
     def presets(self) -> Presets:
         """Return the block weight presets that tags know here."""

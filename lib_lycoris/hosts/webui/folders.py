@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class PresetFiles:
     def __call__(self) -> Presets:
         """Return them as they are now; raise PromptError for a file that cannot be read."""
         weights, elements = preset_paths()
-        own = OwnPresets(data_folder())
+        own = OwnPresets(kept_folder())
         stamp = [*((path, path.stat().st_mtime_ns) for path in (weights, elements) if path), own.stamp]
         if stamp != self._stamp:
             self._presets = own.added_to(Presets.load(weights, elements))
@@ -61,6 +62,19 @@ def data_folder() -> Path:
     from modules import paths
 
     return Path(paths.data_path) / "cache" / "lycoris"
+
+
+def kept_folder() -> Path:
+    """Return the folder for what people made on our pages; presets that an older version put into the cache are moved there."""
+    from modules import paths
+
+    kept, old = Path(paths.data_path) / "lycoris", OwnPresets(data_folder()).path
+    new = OwnPresets(kept).path
+    if old.is_file() and not new.exists():
+        with suppress(OSError):  # they stay where they are, and can be moved by hand
+            kept.mkdir(parents=True, exist_ok=True)
+            old.replace(new)
+    return kept
 
 
 def preset_paths() -> tuple[Path | None, Path | None]:

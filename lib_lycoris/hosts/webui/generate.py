@@ -55,6 +55,10 @@ class WebuiGenerator:
         model = webui.current()
         return "no model is loaded yet" if model is None else f"{webui.label(model)} is loaded"
 
+    def memory(self) -> str:
+        """Return nothing: the webui shows it itself, below each image."""
+        return ""
+
     cfg = 7.0  # the webui's own default
 
     @property

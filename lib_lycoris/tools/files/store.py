@@ -35,7 +35,13 @@ class FileStore(Protocol):
         """Return the folder where new checkpoints go."""
 
     def data_folder(self) -> Path:
-        """Return the folder for what can be made again: indexes, kept settings."""
+        """Return the folder for what can be made again: indexes, measurements."""
+
+    def kept_folder(self) -> Path:
+        """Return the folder for what people made on our pages and keep: images, presets, stacks, the list of results."""
+
+    def loaded(self) -> ModelFile | None:
+        """Return the checkpoint that images are made with; None where none is loaded, or one that is not among the offered."""
 
     def presets(self) -> Presets:
         """Return the block weight presets as they are now; raise PromptError for a file that cannot be read."""

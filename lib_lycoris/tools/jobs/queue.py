@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class Job:
         self.progress: ProgressState | None = None
         self.result: Result | None = None
         self.error = ""  # a sentence
-        self.created = time.time()
+        self.created = self.started_at = self.ended_at = time.time()
         self._declared = tool
         self._progress = Progress(self._tell)
         self._ended = threading.Event()
@@ -51,6 +51,11 @@ class Job:
     def stopping(self) -> bool:
         """Tell whether it was asked to stop."""
         return self._progress.stopping
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran."""
+        return self.ended_at - self.started_at
 
     def cancel(self) -> None:
         """Stop it: at once if it waits, at the next step if it runs, which is a matter of less than a second."""
@@ -68,7 +73,7 @@ class Job:
         with self._change:
             if self.status != "waiting":
                 return
-            self.status = "running"
+            self.status, self.started_at = "running", time.time()
         try:
             self.result = self._declared.run(progress=self._progress, **self.options)
         except Cancelled as error:
@@ -85,7 +90,7 @@ class Job:
         self.progress = state
 
     def _end(self, status: Status, error: str = "") -> None:
-        self.error = error
+        self.error, self.ended_at = error, time.time()
         self.status = status
         self._ended.set()
 
@@ -104,9 +109,11 @@ class Jobs:
     def __init__(self, tools: Mapping[str, Tool] | None = None) -> None:
         self._tools = tools
         self._jobs: dict[str, Job] = {}  # in the order in which they were started
-        self._waiting: queue.Queue[Job | None] = queue.Queue()
+        self._waiting: queue.Queue[None] = queue.Queue()  # wakes the thread, once for each job
+        self._order: list[Job] = []  # those that wait, the next one first
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self.on_end: Callable[[Job], None] = lambda _: None  # is told of each job that ran
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -132,11 +139,12 @@ class Jobs:
             if sum(other.status == "waiting" for other in self._jobs.values()) >= WAITING:
                 raise QueueFull(f"{WAITING} jobs are waiting already; wait until some have ended, or stop them")
             self._jobs[job.id] = job
+            self._order.append(job)
             self._forget_old()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="lycoris-jobs", daemon=True)
                 self._thread.start()
-        self._waiting.put(job)
+        self._waiting.put(None)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -156,8 +164,23 @@ class Jobs:
 
     def before(self, job: Job) -> int:
         """Return how many jobs must end before this one begins."""
-        others = self.all()
-        return sum(not other.ended for other in others[: others.index(job)]) if job in others else 0
+        with self._lock:
+            ahead = self._order[: self._order.index(job)] if job in self._order else []
+        running = any(other.status == "running" for other in self.all() if other is not job)
+        return running + sum(not other.ended for other in ahead)
+
+    def waiting(self) -> list[Job]:
+        """Return the jobs that wait, the next one first."""
+        with self._lock:
+            return [job for job in self._order if not job.ended]
+
+    def move_up(self, job_id: str) -> None:
+        """Let a waiting job begin before the one that is ahead of it."""
+        with self._lock:
+            self._order = [job for job in self._order if not job.ended]
+            place = next((place for place, job in enumerate(self._order) if job.id == job_id), 0)
+            if place:
+                self._order[place - 1], self._order[place] = self._order[place], self._order[place - 1]
 
     def close(self, seconds: float = 5.0) -> None:
         """Stop all jobs and the thread; wait for it so long, so that what was half written is removed."""
@@ -171,8 +194,16 @@ class Jobs:
             thread.join(seconds)
 
     def _work(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            job.run()
+        mine = threading.current_thread()
+        while True:
+            self._waiting.get()
+            with self._lock:
+                if self._thread is not mine:
+                    return
+                job = self._order.pop(0) if self._order else None
+            if job is not None:
+                job.run()
+                self.on_end(job)
 
     def _forget_old(self) -> None:
         ended = [job.id for job in self._jobs.values() if job.ended]

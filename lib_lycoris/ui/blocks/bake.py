@@ -12,6 +12,7 @@ from ...prompt import BlockWeights
 from ..context import PageContext
 from ..parts.file_choice import Picker, checkpoint_picker
 from ..parts.job_panel import JobPanel
+from ..parts.names import free_name
 from .values import weights_of
 
 
@@ -41,13 +42,15 @@ class BakePart:
         if start or stop:
             raise ToolError("a file has the same strength at every step; empty the fields of steps, or keep the tag")
         path = self.network.path(network)
-        options: dict[str, Any] = {"model": path, "save_to": self.context.new_network(name or f"{path.stem}-baked")}
-        options |= {"te": 1.0 if te is None else float(te), "unet": 1.0 if unet is None else float(unet)}
+        options: dict[str, Any] = {"model": path, "save_to": free_name(self.context, name, f"{path.stem}-baked")}
+        if te is None or unet is None:
+            raise ToolError("text encoder and UNet need a strength each; 1 is what was trained")
+        options |= {"te": float(te), "unet": float(unet)}
         weights = weights_of(sitting.board)
         if isinstance(weights, BlockWeights):
             options["lbw"] = weights.format()
         elif weights:
             options["lbwe"] = ",".join(rule.format() for rule in weights)
-        if base:
+        if base and (base != self.base.default() or self.context.fits_loaded([network] if network else [])):
             options["sd_model"] = self.base.path(base)
         return "bake", options

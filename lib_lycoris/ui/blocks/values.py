@@ -206,7 +206,9 @@ def _tag(
     name: str, te: float | None, unet: float | None, start: float | None, stop: float | None, *,
     weights: str | BlockWeights | None = None, elements: tuple[ElementRule, ...] | None = None,
 ) -> Tag:  # fmt: skip
-    strengths = [Schedule.constant(1.0 if value is None else float(value)) for value in (te, unet)]
+    if te is None or unet is None:
+        raise ToolError("text encoder and UNet need a strength each; 1 is what was trained")
+    strengths = [Schedule.constant(float(value)) for value in (te, unet)]
     # steps count from 1: a field that is empty or 0 asks for nothing
     first, last = (int(step) if step else None for step in (start, stop))
     return Tag.of(name, *strengths, weights=weights, elements=elements, start=first, stop=last)

@@ -42,7 +42,7 @@ class BlocksPage:
 
     def __init__(self, context: PageContext) -> None:
         self.context = context
-        self.own = OwnPresets(context.store.data_folder())
+        self.own = OwnPresets(context.store.kept_folder())
         self.meter = Meter(context.generator)
 
     def build(self) -> None:
@@ -62,6 +62,7 @@ class BlocksPage:
                 self._numbers()
         self.fields = [self.network.component, self.te, self.unet, self.start, self.stop]
         self.outputs = [getattr(self, name) for name in OUTPUTS]
+        self.context.keep("blocks", {"network": self.network.component})
         self._wire(buttons, saving)
         self.bake = BakePart(self.context, self.network)
         self.bake.build(self.state, self.fields)

@@ -79,7 +79,7 @@ class ExtractPage:
 
     def _files(self) -> None:
         self.org = checkpoint_picker(self.context.store, "Original checkpoint", "lyco_extract_org")
-        self.tuned = checkpoint_picker(self.context.store, "Tuned checkpoint, made from it", "lyco_extract_tuned")
+        self.tuned = checkpoint_picker(self.context.store, "Fine-tuned checkpoint", "lyco_extract_tuned", loaded=False)
         self.fields.update(org=self.org.component, tuned=self.tuned.component)
 
     def _choices(self) -> None:

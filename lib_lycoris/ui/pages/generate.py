@@ -2,82 +2,101 @@
 
 from __future__ import annotations
 
-import queue
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Event, Lock, Thread
-from typing import Any, Union
+from typing import Any
 
 import gradio as gr
 
 from ...errors import LycorisError
-from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest, Generator
+from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationRequest
 from ...prompt import escape_name
-from ..parts.request import read_request
-from ..style import bar, idle, notes, small_picture
+from ..context import PageContext
+from ..parts.file_choice import checkpoint_picker
+from ..parts.images import LIMIT, ImageFolder, Save, text_of
+from ..parts.making import LABEL, Maker, Work
+from ..parts.request import read_generation_text, read_request
+from ..style import bar, idle, notes
 
+PAGE = "generate"
 KEPT = 24  # images in the gallery
 POLL = 0.15  # seconds between two states of the progress bar
 READY = "Ready."
-LABEL = "sampling"
-Message = Union[GenerationProgress, GeneratedImage, BaseException]
+FIELDS = ("prompt", "negative", "seed", "steps", "width", "height", "cfg", "sampler")  # in the order of a request
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 Update = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Controls:
-    """The components whose values make a request, in its order, and those that show what became of it."""
-
-    inputs: tuple[Any, ...]
-    outputs: tuple[Any, ...]  # state, gallery, notes, infotext, generate button, cancel button
-
-
 class GeneratePage:
-    """Builds the page and runs its images, one at a time; closing the app removes the images that were not downloaded."""
+    """Builds the page and runs its images, one at a time; an image goes on when the page is closed."""
 
-    def __init__(self, host: Generator, save: Callable[[GeneratedImage, Path], None]) -> None:
-        self.host = host
-        self.save = save
-        self.folder = tempfile.TemporaryDirectory(prefix="lycoris-pictures-")
-        self.pictures: list[str] = []
-        self.cancel = Event()
-        self._free = Lock()  # held by the thread that generates
+    def __init__(self, context: PageContext, save: Save) -> None:
+        assert context.generator is not None
+        self.context = context
+        self.host = context.generator
+        self.images = ImageFolder(context.store.kept_folder() / "images", save)
+        self.maker = Maker()
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
         with gr.Row():
-            with gr.Column(scale=5, min_width=380):
+            with gr.Column(scale=5, min_width=340):
+                self._checkpoint()
                 texts = self._texts()
                 with gr.Row():
                     start = gr.Button("Generate", variant="primary", elem_id="lyco_generate", scale=3)
                     stop = gr.Button("Cancel", interactive=False, elem_id="lyco_cancel", scale=1)
                 numbers = self._numbers()
-            with gr.Column(scale=6, min_width=380):
+            with gr.Column(scale=6, min_width=340):
                 state = gr.HTML(idle(READY), elem_id="lyco_progress")
-                gallery = gr.Gallery(label="Pictures", elem_id="lyco_gallery", columns=3, object_fit="contain", preview=True)
+                gallery = gr.Gallery(label="Images", elem_id="lyco_gallery", columns=3, object_fit="contain", preview=True)
                 told = gr.HTML("", elem_id="lyco_notes")
-                label = "Generation text (also inside the PNG)"
-                info = gr.Textbox(label=label, lines=3, interactive=False, show_copy_button=True, elem_id="lyco_info")
-        controls = Controls((*texts, *numbers), (state, gallery, told, info, start, stop))
-        start.click(self.run, list(controls.inputs), list(controls.outputs), show_progress="hidden")
-        texts[0].submit(self.run, list(controls.inputs), list(controls.outputs), show_progress="hidden")
-        stop.click(self.stop, None, None, queue=False, show_progress="hidden")
+                info = self._generation_text()
+        self.inputs = [*texts, *numbers]
+        self.shown = gr.State([])
+        self.outputs = [state, gallery, told, info, start, stop, self.shown]
+        self._wire(start, stop, texts[0], gallery, info)
+
+    def _checkpoint(self) -> None:
+        with gr.Row(elem_classes=["lyco_buttons"]):
+            self.checkpoint = checkpoint_picker(self.context.store, "Checkpoint", "lyco_checkpoint")
+            back = gr.Button("Back", size="sm", elem_id="lyco_checkpoint_back", min_width=60, scale=0)
+        told = gr.HTML("", elem_id="lyco_checkpoint_told")
+        self.checkpoint.component.input(self.use, self.checkpoint.component, [told, self.checkpoint.component], show_progress="minimal")
+        back.click(self.use_the_one_before, None, [told, self.checkpoint.component], show_progress="minimal")
+
+    def use(self, name: str | None) -> tuple[Update, Update]:
+        """Make images with a checkpoint of the list from now on; the field shows what is loaded, also after a failure."""
+        try:
+            said = notes([self.context.use(self.checkpoint.path(name))]) if name else ""
+        except LycorisError as error:
+            said = notes(errors=[str(error)])
+        return gr.update(value=said), self._loaded()
+
+    def use_the_one_before(self) -> tuple[Update, Update]:
+        """Go back to the checkpoint that was used before."""
+        try:
+            said = notes([self.context.use_the_one_before()])
+        except LycorisError as error:
+            said = notes(problems=[str(error)])
+        return gr.update(value=said), self._loaded()
+
+    def _loaded(self) -> Update:
+        found = self.context.store.loaded()
+        return self.checkpoint.shown(None if found is None else found.name)
 
     def _texts(self) -> tuple[Any, Any]:
         names = list(self.host.networks())
-        tip = f"a castle on a hill <lyco:{names[0] if names else 'style'}:0.7>"
-        prompt = gr.Textbox(label="Prompt", lines=3, placeholder=tip, elem_id="lyco_prompt")
+        tip = f"a red circle on the left, blue background <lyco:{escape_name(names[0]) if names else 'style'}:0.7>"
+        self.prompt = gr.Textbox(label="Prompt", lines=3, placeholder=tip, elem_id="lyco_prompt")
         with gr.Row():
             adder = gr.Dropdown(names, value=None, label="Add a network to the prompt", elem_id="lyco_add", scale=6)
-            strength = gr.Number(value=1, label="Strength", elem_id="lyco_strength", scale=2, min_width=90)
+            strength = gr.Number(value=1, step=0.05, label="Strength", elem_id="lyco_strength", scale=2, min_width=90)
             refresh = gr.Button("Refresh", size="sm", elem_id="lyco_refresh", scale=1, min_width=70)
         negative = gr.Textbox(label="Negative prompt", lines=2, placeholder="what to stay away from", elem_id="lyco_negative")
-        adder.input(add_tag, [prompt, adder, strength], [prompt, adder], show_progress="hidden")
+        adder.input(add_tag, [self.prompt, adder, strength], [self.prompt, adder], show_progress="hidden")
         refresh.click(lambda: gr.update(choices=list(self.host.networks())), None, [adder], show_progress="hidden")
-        return prompt, negative
+        return self.prompt, negative
 
     def _numbers(self) -> tuple[Any, ...]:
         samplers = list(self.host.samplers())
@@ -92,61 +111,114 @@ class GeneratePage:
             height = gr.Slider(64, 2048, value=self.host.size, step=8, label="Height", elem_id="lyco_height")
         return seed, steps, width, height, cfg, sampler
 
-    def run(self, *values: Any) -> Iterator[tuple[Update, ...]]:
+    def _generation_text(self) -> Any:
+        info = gr.Textbox(
+            label="Generation text of the selected image (also inside the PNG)", lines=3, show_copy_button=True, elem_id="lyco_info"
+        )
+        with gr.Row(elem_classes=["lyco_buttons"]):
+            self.apply = gr.Button("Use these settings", size="sm", elem_id="lyco_info_use", min_width=140)
+            self.upload = gr.UploadButton("Read a PNG's settings", file_types=["image"], size="sm", elem_id="lyco_info_read", min_width=140)
+        folder = f"The last {LIMIT:,} images are kept in {self.images.folder}"
+        gr.Markdown(folder.replace("\\", "\\\\").replace("_", "\\_"), elem_id="lyco_images_folder")
+        return info
+
+    def _wire(self, start: Any, stop: Any, prompt: Any, gallery: Any, info: Any) -> None:
+        kept = dict(zip(FIELDS, self.inputs))
+        self.context.keep(PAGE, kept)
+        for event in (start.click, prompt.submit):
+            event(self.run, self.inputs, self.outputs, show_progress="hidden")
+        stop.click(self.maker.stop, None, None, **QUICK)
+        gallery.select(self.selected, self.shown, info, **QUICK)
+        self.apply.click(self.read_back, info, [*self.inputs, self.outputs[2]], **QUICK)
+        uploaded = self.upload.upload(self.read_png, self.upload, info, **QUICK)
+        uploaded.then(self.read_back, info, [*self.inputs, self.outputs[2]], **QUICK)
+        following = gr.Textbox("", elem_id="lyco_following", elem_classes=["lyco_hidden"], show_label=False, container=False)
+        self.context.on_load(self.found, [*self.outputs, following])
+        following.change(self.resume, None, self.outputs, show_progress="hidden")
+
+    def found(self) -> tuple[Any, ...]:
+        """Return the updates for somebody who opens the page: the newest images, and the one in the making if there is one."""
+        paths = [str(path) for path in self.images.newest(KEPT)]
+        work = self.maker.running("image")
+        state = None if work is None else work.state()
+        text = _text(paths[0]) if paths else None
+        return (
+            *_shown(state, paths or None, info=text, busy=work is not None),
+            gr.update() if work is None else gr.update(value=str(id(work))),
+        )
+
+    def resume(self) -> Iterator[tuple[Any, ...]]:
+        """Follow the image in the making."""
+        work = self.maker.running("image")
+        if work is None:
+            yield _shown()
+        else:
+            yield from self._follow(work)
+
+    def selected(self, shown: list[str], event: gr.SelectData) -> Update:
+        """Show the text of the image that is selected."""
+        index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
+        return gr.update(value=_text(shown[index])) if index < len(shown) else gr.update()
+
+    def read_png(self, file: Any) -> Update:
+        """Return the text inside an image that the user gives; what is wrong with it is said in its place."""
+        path = Path(getattr(file, "name", file))
+        try:
+            return gr.update(value=text_of(path) or f"{path.name} holds no generation text")
+        except LycorisError as error:
+            return gr.update(value=str(error))
+
+    def read_back(self, text: str) -> list[Update]:
+        """Put the settings of a generation text into the fields; the last update says what was wrong with it."""
+        try:
+            found = read_generation_text(text or "")
+        except LycorisError as error:
+            return [*(gr.update() for _ in FIELDS), gr.update(value=notes(errors=[str(error)]))]
+        loaded, said = self.context.store.loaded(), []
+        if "model" in found and loaded is not None and Path(loaded.name).stem != Path(found["model"]).stem:
+            said = [f"the image was made with {found['model']}; {loaded.name} is loaded"]
+        if found.get("sampler") not in (None, *self.host.samplers()):
+            said.append(f"there is no sampler {found.pop('sampler')} here; the chosen one stays")
+        for name in FIELDS:
+            if name in found:
+                self.context.settings.keep(PAGE, name, found[name])
+        return [*(gr.update(value=found[name]) if name in found else gr.update() for name in FIELDS), gr.update(value=notes(problems=said))]
+
+    def run(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Make an image, telling how far it is; whatever goes wrong is one sentence under the gallery."""
         try:
             request = read_request(*values)
+            work = self.maker.start("image", lambda work: self._make(request, work))
         except LycorisError as error:
             yield _failed(str(error))
             return
-        if not self._free.acquire(blocking=False):
-            yield _failed("an image is being made already, in this window or another; wait for it, or cancel it there")
-            return
-        self.cancel = cancel = Event()
-        messages: queue.Queue[Message] = queue.Queue()
-        Thread(target=self._paint, args=(request, messages, cancel), daemon=True).start()
+        for name, value in zip(FIELDS, values):
+            self.context.settings.keep(PAGE, name, value)
         yield _shown(state=bar(0, "reading networks and prompt", LABEL), notes="", busy=True)
-        try:
-            yield from self._follow(messages)
-        finally:
-            cancel.set()  # the page was closed: nobody waits for the image
+        yield from self._follow(work)
 
-    def stop(self) -> None:
-        """Ask the image in the making to stop, at the end of its step. Nothing is shown from here: it might come after the end."""
-        self.cancel.set()
+    def _make(self, request: GenerationRequest, work: Work) -> GeneratedImage:
+        image = self.host.generate(request, work.tell, work.cancel)
+        self.images.add(image)
+        return image
 
-    def _paint(self, request: GenerationRequest, messages: queue.Queue[Message], cancel: Event) -> None:
-        try:
-            messages.put(self.host.generate(request, messages.put, cancel))
-        except BaseException as error:  # noqa: BLE001 - handed to the page's own thread, which tells the user
-            messages.put(error)
-        finally:
-            self._free.release()
+    def _follow(self, work: Work) -> Iterator[tuple[Any, ...]]:
+        shown = ""
+        while not work.ended.wait(POLL):
+            now = work.state()
+            if now != shown:
+                shown = now
+                yield _shown(state=now, busy=True)
+        yield self._finished(work)
 
-    def _follow(self, messages: queue.Queue[Message]) -> Iterator[tuple[Update, ...]]:
-        preview = ""
-        while True:
-            message = _latest(messages)
-            if isinstance(message, GenerationProgress):
-                preview = preview if message.preview is None else small_picture(message.preview)
-                going = not self.cancel.is_set()
-                state = bar(message.step / message.steps, message.text(), LABEL) + preview if going else idle("stopping ...")
-                yield _shown(state, busy=True)
-                continue
-            yield self._finished(message)
-            return
-
-    def _finished(self, message: GeneratedImage | BaseException) -> tuple[Update, ...]:
-        if isinstance(message, GenerationCancelled):
-            return _shown(state=idle("GenerationCancelled.", failed=True), info="")
-        if isinstance(message, BaseException):
-            kind = "" if isinstance(message, LycorisError) else f"the image could not be made: {type(message).__name__}: "
-            return _failed(f"{kind}{message}")
-        path = Path(self.folder.name) / f"{len(list(Path(self.folder.name).iterdir())):05}-{message.seed}.png"
-        self.save(message, path)
-        self.pictures = [str(path), *self.pictures][:KEPT]
-        told = notes(message.applied, message.problems)
-        return _shown(state=idle(f"Done, seed {message.seed}."), gallery=self.pictures, notes=told, info=message.infotext)
+    def _finished(self, work: Work) -> tuple[Any, ...]:
+        if isinstance(work.error, GenerationCancelled):
+            return _shown(state=idle("Cancelled.", failed=True), info="")
+        if work.error is not None:
+            return _failed(work.failure())
+        made: GeneratedImage = work.result
+        paths = [str(path) for path in self.images.newest(KEPT)]
+        return _shown(idle(f"Done, seed {made.seed}."), paths, notes(made.applied, made.problems), made.infotext)
 
 
 def add_tag(prompt: str, name: str | None, strength: float | None) -> tuple[str, Update]:
@@ -157,26 +229,21 @@ def add_tag(prompt: str, name: str | None, strength: float | None) -> tuple[str,
     return f"{prompt.rstrip()} {tag}".lstrip(), gr.update(value=None)
 
 
-def _latest(messages: queue.Queue[Message]) -> Message:
-    """Wait for news; of several steps only the last is shown, so that a slow browser does not hold the image up."""
-    message = messages.get()
-    if isinstance(message, GenerationProgress):
-        time.sleep(POLL)
-    while isinstance(message, GenerationProgress) and not messages.empty():
-        newer = messages.get()
-        seen = isinstance(newer, GenerationProgress) and newer.preview is None
-        message = replace(newer, preview=message.preview) if seen else newer  # type: ignore[type-var]
-    return message
+def _text(path: str) -> str:
+    try:
+        return text_of(Path(path))
+    except LycorisError as error:
+        return str(error)
 
 
-def _failed(sentence: str) -> tuple[Update, ...]:
+def _failed(sentence: str) -> tuple[Any, ...]:
     """Return the updates for a run without an image: those made before stay, dimmed, and their text goes."""
     return _shown(state=idle("No image was made.", failed=True), notes=notes(errors=[sentence]), info="")
 
 
 def _shown(
-    state: str, gallery: list[str] | None = None, notes: str | None = None, info: str | None = None, busy: bool = False
-) -> tuple[Update, ...]:
-    """Return the updates of Controls.outputs; None leaves a component as it is."""
-    kept = [gr.update() if value is None else gr.update(value=value) for value in (gallery, notes, info)]
-    return (gr.update(value=state), *kept, gr.update(interactive=not busy), gr.update(interactive=busy))
+    state: str | None = None, gallery: list[str] | None = None, notes: str | None = None, info: str | None = None, busy: bool = False
+) -> tuple[Any, ...]:
+    """Return the updates of the page's outputs; None leaves a component as it is."""
+    kept = [gr.update() if value is None else gr.update(value=value) for value in (state, gallery, notes, info)]
+    return (*kept, gr.update(interactive=not busy), gr.update(interactive=busy), gr.update() if gallery is None else gallery)

@@ -232,7 +232,8 @@ class InspectPage:
         paths = self.several.paths(names)
         if not paths:
             raise ToolError("no network is chosen; choose two or more to compare them")
-        return "compare", {"models": paths, **({"base_model": self.base.path(base)} if base else {})}
+        used = bool(base) and (base != self.base.default() or self.context.fits_loaded(list(names or ())))
+        return "compare", {"models": paths, **({"base_model": self.base.path(base)} if used else {})}
 
     def results(self, job: Job | None) -> list[Update]:
         """Return what shows a comparison that is done."""

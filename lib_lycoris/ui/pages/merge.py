@@ -17,7 +17,7 @@ from ..parts.file_choice import checkpoint_picker
 from ..parts.job_panel import JobPanel
 from ..parts.live_plan import LivePlan
 from ..parts.merge_result import MergeResult
-from ..parts.network_table import NetworkRow, NetworkTable
+from ..parts.network_table import EMPTY, NetworkRow, NetworkTable
 
 PAGE = "merge"
 INTO_CHECKPOINT, INTO_NETWORK = "into a checkpoint", "into one network"
@@ -91,7 +91,7 @@ class MergePage:
             )
         self.undo = gr.Checkbox(
             value=False,
-            label="Also write an undo file, from which the checkpoint can be restored to the byte",
+            label="Keep an undo file (restores the original exactly)",
             elem_id="lyco_merge_undo",
         )
         with gr.Row(visible=False) as self.limits:
@@ -108,10 +108,11 @@ class MergePage:
         rest = [*self.more_checkpoint.components, *self.more_network.components]
         inputs = [*own, *self.table.inputs, *rest]
         names = ("mode", "checkpoint", "name", "precision", "undo", "rank", "size")
-        self.context.keep(PAGE, dict(zip(names, own)))
+        self.context.keep(PAGE, {name: part for name, part in zip(names, own) if name != "name"})  # a name is for one result
+        self.context.receivers["Merge"] = self.table.receiver
         shown = [self.checkpoint.component, self.undo, self.limits, self.group_checkpoint, self.group_network]
         self.mode.change(mode_changed, self.mode, shown, queue=False, show_progress="hidden")
-        self.plan.watch([*own, *self.table.fields, *rest], self.planned, self.ready, inputs, self.table.events)
+        self.plan.watch([*own, *self.table.inputs, *rest], self.planned, self.ready, inputs, self.table.events)
         self.panel.start(start, self.options, inputs)
         self.context.on_load(self.restored, self.table.outputs)
 
@@ -131,11 +132,11 @@ class MergePage:
         into_network = own[0] == INTO_NETWORK
         more = self.more_network.read(rest[cut:]) if into_network else self.more_checkpoint.read(rest[:cut])
         mode, checkpoint, name, precision, undo, rank, size = own
-        return MergeInput(mode, checkpoint, name or "", precision or DEFAULT, bool(undo), rank, size, self.table.read(table), more)
+        return MergeInput(mode, checkpoint, name or "", precision or DEFAULT, bool(undo), rank, size, self.table.read(table[0]), more)
 
     def ready(self, *values: Any) -> bool:
         """Tell whether there is something to plan."""
-        return bool(values[FIELDS]) and (values[0] == INTO_NETWORK or bool(values[1]))
+        return values[FIELDS] not in (None, "", EMPTY) and (values[0] == INTO_NETWORK or bool(values[1]))
 
     def planned(self, *values: Any) -> tuple[str, dict[str, Any]]:
         """Return tool and options as :meth:`options` does, and keep the table for the next visit."""
@@ -165,7 +166,7 @@ class MergePage:
             raise ToolError(f"{asked.precision} is for checkpoints; a network is written in fp32, fp16 or bf16")
         names = [entry.name for entry in asked.entries]
         options["save_to"] = self._target(asked.name, names, self.context.new_network)
-        if asked.checkpoint:
+        if asked.checkpoint and (asked.checkpoint != self.checkpoint.default() or self.context.fits_loaded(names)):
             options["base_model"] = self.checkpoint.path(asked.checkpoint)
         if asked.rank:
             options["dim"] = int(asked.rank)

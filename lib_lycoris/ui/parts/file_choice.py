@@ -24,6 +24,7 @@ class Picker:
         self.component: Any = None  # its value is a name, or a list of names with ``multiselect``
         self.button: Any = None
         self.kept: Callable[[], Any] = lambda: None  # the value of the last visit; PageContext.keep sets it
+        self.default: Callable[[], str | None] = lambda: None  # what is chosen at the first visit
         self._files = files
         self._refresh = refresh
 
@@ -57,7 +58,7 @@ class Picker:
         stamp = hash(tuple(names))
         if stamp == known:
             return gr.update(), stamp
-        kept = self.kept() if known is None and not value else None
+        kept = (self.kept() or self.default()) if known is None and not value else None
         wanted = kept if isinstance(kept, list) else [kept]
         fits = kept and set(wanted) <= set(names)
         return (gr.update(choices=names, value=kept) if fits else gr.update(choices=names)), stamp
@@ -121,6 +122,9 @@ def network_picker(store: FileStore, label: str, elem_id: str, multiselect: bool
     return Picker("network", store.networks, store.refresh).build(label, elem_id, multiselect)
 
 
-def checkpoint_picker(store: FileStore, label: str, elem_id: str, multiselect: bool = False) -> Picker:
-    """Add a dropdown of checkpoint files to the open gr.Blocks."""
-    return Picker("checkpoint", store.checkpoints, store.refresh).build(label, elem_id, multiselect)
+def checkpoint_picker(store: FileStore, label: str, elem_id: str, loaded: bool = True) -> Picker:
+    """Add a dropdown of checkpoint files to the open gr.Blocks; at first the one is chosen that images are made with."""
+    picker = Picker("checkpoint", store.checkpoints, store.refresh)
+    if loaded:
+        picker.default = lambda: None if (found := store.loaded()) is None else found.name
+    return picker.build(label, elem_id, False)

@@ -140,9 +140,9 @@ class JobPanel:
             return self._updates(idle(READY), notes(errors=[job.error]))
         if self._last[0] != job.id:  # to draw it may take seconds, which the next opening of the page need not wait for
             self._last = (job.id, self._show(job))
-        began = time.strftime("%H:%M", time.localtime(job.created))
+        when = time.strftime("%H:%M", time.localtime(job.ended_at))
         said = notes(problems=job.notes) + (report(job.result.text) if job.result else "")
-        return self._updates(idle(f"Done (started at {began})."), said, results=self._last[1])
+        return self._updates(idle(f"Done in {took(job.seconds)}, at {when}."), said, results=self._last[1])
 
     def _updates(self, state: str, said: str | None = None, busy: bool = False, results: Sequence[Any] | None = None) -> tuple[Update, ...]:
         told = gr.update() if said is None else gr.update(value=said)
@@ -157,8 +157,10 @@ def share(state: ProgressState) -> float:
 
 
 def words(state: ProgressState) -> str:
-    """Return a state as the user reads it: what is done, step, rate and time left."""
-    parts = [state.text[:90]]
+    """Return a state as the user reads it: the share that is done, how much of what, rate and time left."""
+    parts = [f"{100 * share(state):.0f} %"] if state.total else []
+    if not state.total or " " in state.text:  # the name of a layer says nothing to anybody
+        parts.append(state.text[:90])
     if state.unit == "B":
         parts.append(f"{state.step / 1e6:,.0f} of {state.total / 1e6:,.0f} MB")
         parts.append(f"{state.rate / 1e6:,.0f} MB/s")
@@ -166,8 +168,13 @@ def words(state: ProgressState) -> str:
         parts.append(f"{state.step} of {state.total} {state.unit}")
         parts.append(f"{state.rate:.1f} {state.unit}/s" if state.rate >= 1 or not state.rate else f"{1 / state.rate:.1f} s each")
     if state.left is not None:
-        parts.append(f"{duration(state.left)} left")
+        parts.append(f"{duration(state.left)} left" if state.left >= 0.5 else "finishing ...")
     return " - ".join(parts)
+
+
+def took(seconds: float) -> str:
+    """Return how long a job ran."""
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
 def duration(seconds: float) -> str:

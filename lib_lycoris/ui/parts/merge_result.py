@@ -66,7 +66,7 @@ class MergeResult:
             return gr.update()
         path = job.result.outputs[0]
         try:
-            said = notes([self.context.use_checkpoint(path)])
+            said = notes([self.context.use(path)])
             title = self.context.checkpoint_title(path) if self.context.checkpoint_title is not None else ""
             return gr.update(value=f'{said}<i hidden data-lyco-checkpoint="{escape(title)}"></i>')
         except LycorisError as error:

@@ -1,21 +1,25 @@
-"""A table of networks with their strengths: add, remove, reorder. Its rows are built once and shown as they are needed."""
+"""A table of networks with their strengths, as many rows as are needed: one piece of HTML whose cells lycoris.js writes into one field."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from ...errors import PromptError, ToolError
-from ..context import PageContext
+from ...plain_json import parse_json
+from ...prompt import BlockWeights, Tag, TagError, escape_name, find_tags
+from ...prompt.number import format_number
+from ..context import PageContext, Receiver
 from .file_choice import network_picker
 
-MOST = 12  # rows
-COLUMNS = 4  # components of a row that hold values: strength, text encoder, UNet, block weights
-EMPTY = (1.0, None, None, "")
+MOST = 100  # rows
+EMPTY = "[]"
+NUMBERS = (("strength", "Strength", "1"), ("te", "Text encoder", "same"), ("unet", "UNet", "same"))  # field, heading, placeholder
 Update = dict[str, Any]
 
 
@@ -29,91 +33,56 @@ class NetworkRow:
     unet: float | None = None
     blocks: str = ""  # a preset's name, or values with commas
 
+    @property
+    def tag(self) -> str:
+        """The tag of a prompt that does the same."""
+        te, unet = (self.strength if value is None else value for value in (self.te, self.unet))
+        numbers = [te] if te == unet else [te, unet]
+        parts = [escape_name(self.name), *map(format_number, numbers), *([f"lbw={self.blocks}"] if self.blocks else [])]
+        return f"<lyco:{':'.join(parts)}>"
+
 
 class NetworkTable:
-    """The components of the table, and what happens at a click."""
+    """The components of the table, and what happens when a network is added."""
 
     def __init__(self, context: PageContext, page: str) -> None:
         self.context = context
         self.id = f"lyco_{page}"
-        self._rows: list[Any] = []
-        self._names: list[Any] = []
-        self._values: list[Any] = []
-        self._buttons: list[tuple[Any, Any, Any]] = []
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
         self.picker = network_picker(self.context.store, "Add a network", f"{self.id}_add")
-        self.names = gr.State([])
-        try:
-            presets = ["", *self.context.store.presets().weight_names]
-        except PromptError as error:  # a broken file of presets: the table works without names
-            presets = [""]
-            gr.HTML(escape(str(error)))
-        with gr.Column(elem_classes=["lyco_table"]):
-            for number in range(MOST):
-                self._build_row(number, presets)
-        self._wire()
-
-    def _build_row(self, number: int, presets: list[str]) -> None:
-        with gr.Row(visible=False, elem_id=f"{self.id}_row{number}", elem_classes=["lyco_row"]) as row:
-            self._names.append(gr.HTML("", elem_classes=["lyco_row_name"]))
-            for label, value in (("Strength", 1.0), ("Text enc.", None), ("UNet", None)):
-                place = {"Text enc.": "te"}.get(label, label.lower())
-                self._values.append(
-                    gr.Number(
-                        value=value, label=label, elem_id=f"{self.id}_row{number}_{place}", min_width=60, elem_classes=["lyco_number"]
-                    )
-                )
-            self._values.append(
-                gr.Dropdown(
-                    presets, value="", label="Block weights", allow_custom_value=True, elem_id=f"{self.id}_row{number}_blocks",
-                    min_width=110, elem_classes=["lyco_blocks_of_row"],
-                )
-            )  # fmt: skip
-            with gr.Row(elem_classes=["lyco_row_buttons"]):
-                words = (("↑", "up"), ("↓", "down"), ("✕", "remove"))
-                up, down, away = (
-                    gr.Button(sign, size="sm", elem_id=f"{self.id}_row{number}_{what}", elem_classes=["lyco_small"], min_width=30)
-                    for sign, what in words
-                )
-            self._buttons.append((up, down, away))
-        self._rows.append(row)
-
-    def _wire(self) -> None:
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-        self.events = [
-            self.picker.component.input(self.add, [self.picker.component, *self.inputs], [self.picker.component, *self.outputs], **quick)
-        ]
-        for number, (up, down, away) in enumerate(self._buttons):
-            self.events.append(up.click(self._mover(number, number - 1), self.inputs, self.outputs, **quick))
-            self.events.append(down.click(self._mover(number, number + 1), self.inputs, self.outputs, **quick))
-            self.events.append(away.click(self._remover(number), self.inputs, self.outputs, **quick))
+        self.rows = gr.Textbox(EMPTY, elem_id=f"{self.id}_rows", elem_classes=["lyco_hidden"], show_label=False, container=False)
+        self.table = gr.HTML(self._html([]), elem_id=f"{self.id}_table")
+        added = self.picker.component.input(
+            self.add, [self.picker.component, self.rows], [self.picker.component, *self.outputs], queue=False, show_progress="hidden"
+        )
+        self.events = [added]
 
     @property
     def inputs(self) -> list[Any]:
-        """The components that :meth:`read` takes the values of."""
-        return [self.names, *self._values]
-
-    @property
-    def fields(self) -> list[Any]:
-        """The components of which a change changes what :meth:`read` gives."""
-        return list(self._values)
+        """The component that :meth:`read` takes the value of."""
+        return [self.rows]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`show` updates."""
-        return [self.names, *self._rows, *self._names, *self._values]
+        return [self.rows, self.table]
 
-    def read(self, values: Sequence[Any]) -> list[NetworkRow]:
-        """Return the rows. Raises ToolError for an empty strength."""
-        names, cells = values[0] or [], values[1:]
+    @property
+    def receiver(self) -> Receiver:
+        """What puts networks that were chosen elsewhere into the table."""
+        return Receiver(lambda names, text: self.show(self._with(names, text)), self.inputs, self.outputs)
+
+    def read(self, text: str) -> list[NetworkRow]:
+        """Return the rows. Raises ToolError for a strength that is empty or no number."""
         found = []
-        for number, name in enumerate(names):
-            strength, te, unet, blocks = cells[number * COLUMNS : (number + 1) * COLUMNS]
-            if strength is None:
+        for name, strength, te, unet, blocks in _cells(text):
+            given = _number(strength, name, "strength")
+            if given is None:
                 raise ToolError(f"{name} has no strength; give a number, 1 is what was trained")
-            found.append(NetworkRow(name, float(strength), te, unet, (blocks or "").strip()))
+            te, unet = _number(te, name, "text encoder strength"), _number(unet, name, "UNet strength")
+            found.append(NetworkRow(name, given, te, unet, str(blocks or "").strip()))
         return found
 
     def options(self, entries: Sequence[NetworkRow]) -> dict[str, Any]:
@@ -137,46 +106,96 @@ class NetworkTable:
             return "-"
         return presets.weights(text).format() if text in presets.weight_names else text
 
-    def show(self, entries: Sequence[NetworkRow]) -> list[Any]:
-        """Return the updates of ``outputs`` for these rows."""
-        shown = [*entries, *[None] * (MOST - len(entries))]
-        rows = [gr.update(visible=entry is not None) for entry in shown]
-        names = [gr.update(value=_title(entry)) for entry in shown]
-        values = [gr.update(value=value) for entry in shown for value in _cells(entry)]
-        return [[entry.name for entry in entries], *rows, *names, *values]
+    def show(self, entries: Sequence[NetworkRow | Sequence[Any]], said: str = "") -> list[Update]:
+        """Return the updates of ``outputs`` for these rows; a row may hold texts that are no numbers yet."""
+        rows = [_texts(entry) for entry in entries]
+        return [gr.update(value=json.dumps(rows, ensure_ascii=False)), gr.update(value=self._html(rows, said))]
 
-    def add(self, name: str | None, *values: Any) -> list[Any]:
+    def add(self, name: str | None, text: str) -> list[Update]:
         """Add a network below the others, and clear the list that it was chosen from."""
-        entries = self._as_they_are(values)
-        if not name or len(entries) >= MOST:
-            return [gr.update(), *[gr.update() for _ in self.outputs]]
-        return [gr.update(value=None), *self.show([*entries, NetworkRow(name)])]
+        if not name:
+            return [gr.update(), *(gr.update() for _ in self.outputs)]
+        rows = _cells(text)
+        if len(rows) >= MOST:
+            return [gr.update(value=None), *self.show(rows, f"{name} was not added: a merge takes up to {MOST} networks.")]
+        return [gr.update(value=None), *self.show(self._with([name], text))]
 
-    def _mover(self, number: int, to: int) -> Callable[..., list[Any]]:
-        def move(*values: Any) -> list[Any]:
-            entries = self._as_they_are(values)
-            if 0 <= to < len(entries) and number < len(entries):
-                entries[number], entries[to] = entries[to], entries[number]
-            return self.show(entries)
+    def _with(self, names: Sequence[str], text: str) -> list[Any]:
+        """Return the rows with these networks behind them, at the strengths that the user prefers."""
+        return [*_cells(text), *(NetworkRow(name, self.context.preferred(name)) for name in names)][:MOST]
 
-        return move
-
-    def _remover(self, number: int) -> Callable[..., list[Any]]:
-        def remove(*values: Any) -> list[Any]:
-            entries = self._as_they_are(values)
-            return self.show(entries[:number] + entries[number + 1 :])
-
-        return remove
-
-    def _as_they_are(self, values: Sequence[Any]) -> list[NetworkRow]:
-        """Return the rows with fields that are empty for now."""
-        cells = list(values[1:])
-        return [NetworkRow(name, *cells[number * COLUMNS : (number + 1) * COLUMNS]) for number, name in enumerate(values[0] or [])]
-
-
-def _title(entry: NetworkRow | None) -> str:
-    return "" if entry is None else f'<span class="lyco_name_of_row" title="{escape(entry.name)}">{escape(entry.name)}</span>'
+    def _html(self, rows: Sequence[Sequence[Any]], said: str = "") -> str:
+        note = f'<p class="lyco_note bad">{escape(said)}</p>' if said else ""
+        if not rows:
+            return f'{note}<p class="lyco_state">No network yet: choose one above.</p>'
+        try:
+            presets = self.context.store.presets().weight_names
+        except PromptError as error:  # a broken file of presets: the table works without names
+            presets, note = (), note + f'<p class="lyco_note bad">{escape(str(error))}</p>'
+        headings = ("Network", *(heading for _, heading, _ in NUMBERS), "Block weights", "")
+        head = "".join(f'<th scope="col">{heading or "<span class=lyco_unseen>Remove</span>"}</th>' for heading in headings)
+        offered = "".join(f'<option value="{escape(preset)}"></option>' for preset in presets)
+        body = "".join(_row(self.id, number, row) for number, row in enumerate(rows))
+        return (
+            f'{note}<div class="lyco_scroll"><table class="lyco_networks" data-lyco-rows="{self.id}_rows"><thead><tr>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table></div><datalist id="{self.id}_presets">{offered}</datalist>'
+        )
 
 
-def _cells(entry: NetworkRow | None) -> tuple[Any, ...]:
-    return EMPTY if entry is None else (entry.strength, entry.te, entry.unet, entry.blocks)
+def rows_of_prompt(prompt: str) -> list[NetworkRow]:
+    """Return a prompt's tags as rows. Raises ToolError for one without tags, or with a tag that no file can hold."""
+    found = []
+    for tag in find_tags(prompt)[1]:
+        if isinstance(tag, TagError):
+            raise ToolError(str(tag))
+        found.append(_of_tag(tag))
+    if not found:
+        raise ToolError("the prompt has no tag; write one such as <lyco:style:0.7>")
+    return found
+
+
+def _of_tag(tag: Tag) -> NetworkRow:
+    plain = Tag.of(tag.name, tag.te, tag.unet, weights=tag.weights)
+    if tag != plain or tag.te.changes or tag.unet.changes:
+        raise ToolError(f"{tag.text or tag.format()} cannot be merged: a merge holds strengths and block weights, the same at every step")
+    blocks = tag.weights.format() if isinstance(tag.weights, BlockWeights) else tag.weights or ""
+    te, unet = tag.te.value(0, 1), tag.unet.value(0, 1)
+    return NetworkRow(tag.name, te, None, None if unet == te else unet, blocks)
+
+
+def _row(table: str, number: int, row: Sequence[Any]) -> str:
+    name, cells = escape(str(row[0])), []
+    for value, (field, heading, hint) in zip(row[1:4], NUMBERS):
+        cells.append(
+            f'<td data-label="{heading}"><input type="number" step="0.05" data-cell id="{table}_row{number}_{field}"'
+            f' value="{escape(value)}" placeholder="{hint}" aria-label="{heading} of {name}"></td>'
+        )
+    return (
+        f'<tr id="{table}_row{number}" data-name="{name}"><th scope="row">{name}</th>{"".join(cells)}<td data-label="Block weights">'
+        f'<input data-cell id="{table}_row{number}_blocks" list="{table}_presets" value="{escape(row[4])}" placeholder="all 1"'
+        f' aria-label="Block weights of {name}"></td><td><button type="button" class="lyco_button" id="{table}_row{number}_remove"'
+        f' data-lyco-remove aria-label="Remove {name}">✕</button></td></tr>'
+    )
+
+
+def _texts(entry: NetworkRow | Sequence[Any]) -> list[str]:
+    name, *values = astuple(entry) if isinstance(entry, NetworkRow) else entry
+    return [str(name), *("" if value is None else value if isinstance(value, str) else format_number(value) for value in values)]
+
+
+def _cells(text: str) -> list[list[Any]]:
+    """Return the rows as the browser holds them; none for a text that is no table."""
+    try:
+        found = parse_json(text or EMPTY)
+    except ValueError:
+        return []
+    return [row for row in found if isinstance(row, list) and len(row) == 5] if isinstance(found, list) else []
+
+
+def _number(value: Any, name: str, what: str) -> float | None:
+    if value in (None, ""):
+        return None
+    try:
+        return float(str(value).replace(",", "."))
+    except ValueError:
+        raise ToolError(f'{name}: its {what} is "{str(value)[:20]}", which is no number') from None

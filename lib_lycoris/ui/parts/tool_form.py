@@ -19,6 +19,7 @@ from .job_panel import JobPanel
 from .live_plan import LivePlan
 from .names import NO_NAME, free_name, tag_of
 
+BASES = ("base_model", "sd_model")  # options that are the base model of networks
 PICKED = ("network", "networks", "checkpoint")
 Update = dict[str, Any]
 
@@ -65,9 +66,11 @@ class ToolForm:
 
     def _pick(self) -> None:
         for option in self.picked:
-            make = checkpoint_picker if option.kind == "checkpoint" else network_picker
-            elem_id = f"lyco_{self.page}_{option.name}"
-            self.pickers[option.name] = make(self.context.store, label_of(option), elem_id, option.kind == "networks")
+            elem_id, label = f"lyco_{self.page}_{option.name}", label_of(option)
+            if option.kind == "checkpoint":
+                self.pickers[option.name] = checkpoint_picker(self.context.store, label, elem_id, option.name in BASES)
+            else:
+                self.pickers[option.name] = network_picker(self.context.store, label, elem_id, option.kind == "networks")
 
     def own_fields(self) -> list[Any]:
         """Add fields of one's own to the open gr.Blocks and return them."""
@@ -92,8 +95,11 @@ class ToolForm:
     def paths(self, values: Sequence[Any]) -> dict[str, Any]:
         """Return the chosen files by option. Raises ToolError for one that is missing or not in the list."""
         found: dict[str, Any] = {}
+        chosen = [value for option, value in zip(self.picked, values) if option.kind == "network" and value]
         for option, value in zip(self.picked, values):
             picker = self.pickers[option.name]
+            if option.name in BASES and not option.required and value == picker.default() and not self.context.fits_loaded(chosen):
+                continue  # the loaded model is only what is chosen by itself
             if option.kind == "networks" and value:
                 found[option.name] = picker.paths(value)
             elif value or option.required:

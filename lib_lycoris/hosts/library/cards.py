@@ -1,0 +1,114 @@
+"""What a page shows of each network file: its header's facts, its preview, and what the user wrote into the webui's own `<file>.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...atomic import write_text
+from ...errors import HostError
+from ...plain_json import parse_json
+from ..protocol import NetworkCard
+from .facts import NetworkFacts
+from .library import Library, NetworkFile
+
+PREVIEWS = tuple(f"{middle}.{kind}" for middle in (".preview", "") for kind in ("png", "jpg", "jpeg", "webp"))  # as the webui looks
+FIELDS = {  # of a card -> key of the webui's file; the favourite is ours: the webui keeps keys that it does not know
+    "notes": "notes", "preferred": "preferred weight", "triggers": "activation text", "favourite": "lycoris favourite",
+}  # fmt: skip
+MOST_TRIGGERS = 12
+Said = Mapping[str, Any]
+
+
+class LibraryCards:
+    """The cards of a library; headers come from its index, notes are read again when their file changed."""
+
+    def __init__(self, library: Callable[[], Library]) -> None:
+        self._library = library
+        self._notes: dict[str, tuple[int, Said]] = {}
+
+    def cards(self) -> Sequence[NetworkCard]:
+        """Return one card for each name that a tag can use, sorted by name; a file that is gone has none."""
+        library = self._library()
+        folders: dict[str, dict[str, int]] = {}
+        found = (self._card(library, name, file, folders) for name, file in library.named.items())
+        return [card for card in found if card is not None]
+
+    def card(self, name: str) -> NetworkCard:
+        """Return one card. Raises HostError if no file has this name."""
+        library = self._library()
+        file = library.named.get(name)
+        card = None if file is None else self._card(library, name, file, {})
+        if card is None:
+            raise HostError(f'there is no network called "{name}"; press Refresh')
+        return card
+
+    def keep(self, name: str, changes: Mapping[str, Any]) -> None:
+        """Write fields of a card into the file of notes; its other keys stay. Raises HostError if that fails."""
+        path = self.card(name).path.with_suffix(".json")
+        said: Any = {}
+        if path.exists():
+            try:
+                said = parse_json(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError):
+                said = None
+            if not isinstance(said, dict):
+                raise HostError(f"{path.name} is there but holds no table of notes; move it away to save yours")
+        said.update({FIELDS[field]: value for field, value in changes.items()})
+        try:
+            write_text(path, json.dumps(said, indent=4, ensure_ascii=False))
+        except OSError as error:
+            raise HostError(f"{path.name} cannot be written: {error.strerror or error}") from error
+
+    def _card(self, library: Library, name: str, file: NetworkFile, folders: dict[str, dict[str, int]]) -> NetworkCard | None:
+        try:
+            facts = library.facts(file.path)
+        except OSError:
+            return None
+        parent, bare = os.path.dirname(file.file), os.path.splitext(os.path.basename(file.file))[0]
+        if parent not in folders:
+            folders[parent] = _listing(parent)
+        inside = folders[parent]
+        said = self._said(os.path.join(parent, f"{bare}.json"), inside.get(f"{bare}.json"))
+        preview = next((bare + end for end in PREVIEWS if bare + end in inside), None)
+        return _made(name, file, facts, said, None if preview is None else Path(parent) / preview)
+
+    def _said(self, path: str, changed: int | None) -> Said:
+        """Return what the user wrote; nothing for a file that is not there or holds something else."""
+        if changed is None:
+            return {}
+        known = self._notes.get(path)
+        if known is None or known[0] != changed:
+            try:
+                found = parse_json(Path(path).read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError):
+                found = {}
+            known = self._notes[path] = (changed, found if isinstance(found, dict) else {})
+        return known[1]
+
+
+def _listing(folder: str) -> dict[str, int]:
+    """Return the names in a folder that may be previews or notes, with when they were changed."""
+    ends = (".json", ".png", ".jpg", ".jpeg", ".webp")
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.name.lower().endswith(ends)}
+    except OSError:
+        return {}
+
+
+def _made(name: str, file: NetworkFile, facts: NetworkFacts, said: Said, preview: Path | None) -> NetworkCard:
+    text = str(said.get("activation text") or facts.listed.get("modelspec.trigger_phrase") or "")
+    weight = said.get("preferred weight")
+    version = str(said.get("sd version") or "")
+    return NetworkCard(
+        name=name, path=file.path, folder=file.place.rpartition("/")[0], base=version if version not in ("", "Unknown") else facts.version,
+        algorithms=tuple(facts.algorithms), tags=facts.tags, changed=facts.stamp[0] / 1e9, size=facts.stamp[1], hash=facts.stored_hash,
+        triggers=tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))[:MOST_TRIGGERS],
+        title=facts.listed.get("modelspec.title") or facts.alias, broken=facts.broken, preview=preview,
+        notes=str(said.get("notes") or ""), favourite=said.get(FIELDS["favourite"]) is True,
+        preferred=float(weight) if isinstance(weight, (int, float)) and weight else None,
+    )  # fmt: skip
