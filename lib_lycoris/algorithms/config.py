@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 from ..errors import NetworkFormatError, readable
@@ -34,7 +33,7 @@ class Config:
     def number(self, key: str, default: float) -> float:
         """Return a number. Raises NetworkFormatError for what is none, or of no usual size."""
         value = self._checked(key, default, (int, float), "a number")
-        if isinstance(value, bool) or not isfinite(value) or abs(value) > LARGEST:
+        if isinstance(value, bool) or not abs(value) <= LARGEST:  # NaN neither; a whole number may be too long for a float
             raise self._refused(key, "a number of a usual size")
         return float(value)
 

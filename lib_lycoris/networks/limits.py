@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from math import isfinite
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ def check_tensors(tensors: Mapping[str, Tensor]) -> None:
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise NetworkFormatError naming what a config says that is no number of a usual size."""
     for name, value in settings.items():
-        if isinstance(value, (int, float)) and not (isfinite(value) and abs(value) <= LARGEST_NUMBER):
+        if isinstance(value, (int, float)) and not abs(value) <= LARGEST_NUMBER:  # NaN is not
             raise NetworkFormatError(f"{name} from the file's settings is {readable(value, 30)}, which is no usable number")
 
 

@@ -38,7 +38,7 @@ class Settings:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._path, json.dumps(self._values, indent=1, ensure_ascii=False))
+            write_text(self._path, json.dumps(self._values, indent=1))
         except OSError as error:  # a full disk must not keep anybody from merging
             print(f"LyCORIS: {self._path} cannot be written ({error.strerror}); fields are not kept for the next visit", file=sys.stderr)
             self._path = None
@@ -46,7 +46,7 @@ class Settings:
 
 def _plain(value: Any) -> bool:
     try:
-        json.dumps(value)
+        parse_json(json.dumps(value))
     except (TypeError, ValueError):
         return False
     return True

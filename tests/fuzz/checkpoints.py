@@ -82,7 +82,7 @@ def _damaged_undo(folder: Path, rng: random.Random) -> Path:
         for member in old.infolist():
             data = old.read(member)
             if member.filename == "manifest.json":
-                data = odd_json(rng, _mutated_table(json.loads(data), rng)) if rng.random() < 0.7 else data
+                data = odd_json(rng, mutated_table(json.loads(data), rng)) if rng.random() < 0.7 else data
             elif rng.random() < 0.2:
                 data = rng.choice((damage_bytes(data, rng), b"", bytes(rng.choice((10**4, 10**8)))))
             if rng.random() < 0.95:
@@ -90,17 +90,17 @@ def _damaged_undo(folder: Path, rng: random.Random) -> Path:
     return path
 
 
-def _mutated_table(value: Any, rng: random.Random) -> Any:
+def mutated_table(value: Any, rng: random.Random) -> Any:
     """Return a value with something in it replaced, left out or added, at any depth."""
     if rng.random() < 0.25 or not isinstance(value, (dict, list)) or not value:
         return odd_value(rng)
     if isinstance(value, list):
         place = rng.randrange(len(value))
-        return [_mutated_table(item, rng) if number == place else item for number, item in enumerate(value)]
+        return [mutated_table(item, rng) if number == place else item for number, item in enumerate(value)]
     key = rng.choice(list(value))
     if rng.random() < 0.15:
         return {name: item for name, item in value.items() if name != key}
-    return {**value, key: _mutated_table(value[key], rng)}
+    return {**value, key: mutated_table(value[key], rng)}
 
 
 def _verify_another_recipe(folder: Path, rng: random.Random) -> None:
@@ -108,7 +108,7 @@ def _verify_another_recipe(folder: Path, rng: random.Random) -> None:
     merged = folder / "merged.safetensors"
     with safe_open(merged, "pt") as file:
         metadata = dict(file.metadata())
-    recipe = _mutated_table(json.loads(metadata["lycoris.recipe"]), rng)
+    recipe = mutated_table(json.loads(metadata["lycoris.recipe"]), rng)
     metadata["lycoris.recipe"] = odd_json(rng, recipe).decode("utf-8", "replace")
     path = folder / "case.safetensors"
     save_file(load_file(merged), path, metadata)

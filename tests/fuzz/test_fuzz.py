@@ -17,10 +17,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # surface -> (cases in the suite, cases with --long, share of them that works at least)
 SURFACES = {
-    "files": (1_000, 110_000, 0.2),
-    "prompts": (450, 50_000, 0.3),
-    "options": (300, 20_000, 0.05),
+    "files": (1_000, 95_000, 0.2),
+    "prompts": (350, 50_000, 0.3),
+    "options": (200, 15_000, 0.05),
     "checkpoints": (250, 20_000, 0.1),
+    "requests": (120, 12_000, 0.05),
+    "notes": (80, 8_000, 0.5),
 }
 FIRST_LONG = 1_000_000
 A_PROCESS = 1_000  # cases
@@ -47,7 +49,8 @@ def test_what_is_hostile_works_or_is_one_sentence(surface: str, capsys: pytest.C
     with capsys.disabled():
         print(f"\nfuzz {surface}, seeds 1 to {count}: {dict(counts)}")
     assert not unclean
-    assert sum(counts.values()) == count and counts["worked"] > count * works and counts["sentence"] > count / 5
+    assert sum(counts.values()) == count and counts["worked"] > count * works
+    assert counts["sentence"] > count / 5 or surface == "notes"  # a small file that is broken counts as none
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -206,3 +207,40 @@ def test_a_file_that_cannot_be_read_says_why_and_stops_nothing(tmp_path: Path) -
     found = Library([tmp_path]).facts(tmp_path / "a.safetensors")
     assert "a.safetensors" in found.broken and found.label == "cannot be read"
     assert files.top_tags({"ss_tag_frequency": {"a": {"x": 1, "y": "many"}, "b": 3}}, 5) == [("x", 1)]
+
+
+def test_hashes_of_a_pasted_text_are_read_in_a_time_in_proportion_to_its_length() -> None:
+    assert paste.read_hashes({"Lyco hashes": '"a: 0123ABCD99, b, c: 0x89ef4567, d: 12, : 0123abcd"'}) == {
+        "a": "0123abcd",
+        "b, c": "89ef4567",
+    }
+    began = time.process_time()
+    for text in ("a: " * 60_000, "a," * 90_000, ":" * 180_000, "a: 0123abcd " * 15_000, " " * 180_000):
+        paste.read_hashes({"Lyco hashes": text})
+        paste.renamed(f"<lyco:{text}", {}, {}.get)
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("said", "weight"),
+    [
+        (0.8, 0.8),
+        ("0.5", 0.5),
+        (None, 0),
+        ("x", 0),
+        ([], 0),
+        (10**400, 0),
+        (1e308, 0),
+        ("nan", 0),
+        (float("inf"), 0),
+        (-3, -3),
+        ({"a": 1}, 0),
+    ],
+)
+def test_a_preferred_weight_is_one_that_a_tag_can_have(said: Any, weight: float) -> None:
+    assert files.weight(said) == weight
+
+
+def test_notes_of_people_can_be_put_on_a_page() -> None:
+    shown = files.showable({"a\ud800": ["\udfff", {"b": "<b>"}], "n": 1})
+    assert json.dumps(shown, ensure_ascii=False).encode("utf-8") and shown == {"a?": ["?", {"b": "<b>"}], "n": 1}

@@ -71,10 +71,15 @@ def copy_other_files(checkpoint: Checkpoint, target: Path, progress: Progress) -
 
 def correct_index(index: Path) -> None:
     """Write the true size into the index of a model in several files; it changes with the dtype."""
-    facts = parse_json(index.read_text("utf-8"))
-    files = [index.parent / name for name in set(facts.get("weight_map", {}).values())]
-    if all(file.is_file() for file in files) and "total_size" in facts.get("metadata", {}):
-        facts["metadata"]["total_size"] = sum(_data_size(file) for file in files)
+    try:
+        facts = parse_json(index.read_text("utf-8"))
+    except ValueError:  # whoever loads the folder will say so; no tensor of ours depends on it
+        return
+    named, told = (facts.get(key) if isinstance(facts, dict) else None for key in ("weight_map", "metadata"))
+    beside = {file.name: file for file in index.parent.iterdir() if file.is_file()}
+    names = list(named.values()) if isinstance(named, dict) else []
+    if isinstance(told, dict) and "total_size" in told and all(isinstance(name, str) and name in beside for name in names):
+        told["total_size"] = sum(_data_size(beside[name]) for name in set(names))
         index.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
 
 

@@ -107,7 +107,7 @@ class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):
         if problem:
             raise gr.Error(problem)
         try:
-            write_text(path, json.dumps(metadata, indent=4, ensure_ascii=False))
+            write_text(path, json.dumps(files.showable(metadata), indent=4, ensure_ascii=False))
         except OSError as error:
             raise gr.Error(f"{path.name} cannot be written: {error.strerror or error}.") from error
         self.page.lister.update_file_entry(str(path))

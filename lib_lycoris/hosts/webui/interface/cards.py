@@ -88,7 +88,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
         return {
             "name": chosen,
             "names": [n for n in dict.fromkeys((name, file.place, alias)) if n],
-            "weight": _weight(said.get("preferred weight")),
+            "weight": files.weight(said.get("preferred weight")),
             "text": str(said.get("activation text") or ""),
             "negative": str(said.get("negative text") or ""),
             "problem": "" if _writable(chosen) else f"{name} cannot be written in a tag: rename the file, without any of : < >",
@@ -101,7 +101,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
     def read_user_metadata(self, item: dict[str, Any], use_cache: bool = True) -> None:
         """Read `<file>.json`; one that is no table counts as empty, so that it cannot take the page down."""
         found = extra_networks.get_user_metadata(item["filename"], lister=self.lister if use_cache else None)
-        item["user_metadata"] = found if isinstance(found, dict) else {}
+        item["user_metadata"] = files.showable(found) if isinstance(found, dict) else {}
         if item["user_metadata"].get("description") is not None:
             item["description"] = str(item["user_metadata"]["description"])
 
@@ -173,14 +173,6 @@ def _usable(alias: str, file: NetworkFile) -> bool:
 def _writable(name: str) -> bool:
     """Say whether a name can stand in a tag."""
     return not any(mark in name for mark in ":<>\n")
-
-
-def _weight(value: Any) -> float:
-    """Return the preferred weight of a file's notes, 0 for none."""
-    try:
-        return round(float(value or 0), 4)
-    except (TypeError, ValueError):
-        return 0.0
 
 
 def loaded_version() -> str | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from . import card_files as files
 
 FIELDS = ("Lyco hashes", "Lora hashes")  # the built-in loader lists `<lyco:` tags in the second one
 PROMPTS = ("Prompt", "Hires prompt")
-HASH = re.compile(r"\s*(.+?): *(?:0x)?([0-9a-fA-F]{8,64})\s*(?:,|$)")
+HASH = re.compile(r"(?:0x)?([0-9a-fA-F]{8,64})")
 TAG = re.compile(r"<lyco:([^:>]+)(?=[:>])")
 
 
@@ -38,9 +38,23 @@ def read_hashes(fields: Mapping[str, Any]) -> dict[str, str]:
     """Return tag name -> the first 8 characters of its hash, in lower case."""
     found: dict[str, str] = {}
     for field in FIELDS:
-        for name, digest in HASH.findall(str(fields.get(field) or "").strip('"')):
+        for name, digest in _pairs(str(fields.get(field) or "").strip('"')):
             found.setdefault(name, digest[:8].lower())
     return found
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Give the names and hashes of `a: 0123abcd, b: 89ef4567`; a name may hold commas. Takes a time in proportion to the length."""
+    before: list[str] = []
+    for piece in text.split(","):
+        head, colon, digest = piece.rpartition(":")
+        match = HASH.fullmatch(digest.strip()) if colon else None
+        if match is None:
+            before.append(piece)
+            continue
+        if name := ",".join([*before, head]).strip():
+            yield name, match[1]
+        before.clear()
 
 
 def renamed(prompt: str, hashes: Mapping[str, str], local: Callable[[str], str | None]) -> str:
