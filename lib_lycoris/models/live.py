@@ -126,7 +126,8 @@ def _family(cleaned: Mapping[str, LayerInfo]) -> str:
         # A text encoder on its own: several families share it, the width is all there is to see.
         width = next(iter(texts.values())).shape[-1]
         return _family_of_texts(texts) or {1024: "sd2", 1280: "sdxl"}.get(width, "sd1")
-    shapes = {name: {"diff": info.shape} for name, info in main.items()}
+    # norms, of which some families leave a few undeclared, say little: their names and sizes are those of many models
+    shapes = {name: {"diff": info.shape} for name, info in main.items() if info.kind not in ("LayerNorm", "GroupNorm")}
     if found := detect_family(shapes):
         return found
     unet = [name.removeprefix("unet.").removeprefix(UNET_PREFIX) for name in main]

@@ -39,9 +39,11 @@ class TableNames:
         self._other: dict[str, list[tuple[Row, str | None]]] = {}
         self._heads: set[str] = set()
         self._also: dict[str, list[tuple[str, str | None]]] = {}
+        self._further: dict[str, tuple[str, str | None]] = {}
         for name, target in (also or {}).items():
             path, part = split_part(target)
             self._also.setdefault(path, []).append((name, part))
+            self._further[name] = path, part
         for row in rows:
             self._own.setdefault(row.path, []).append(row)
             self._heads |= {name.partition(".")[0] for name in (row.path, *(name for name, _ in row.names))}
@@ -86,8 +88,13 @@ class TableNames:
         own = sum(self._look_up(self._own, path) is not None for path in infos)
         other = {path: found for path, info in infos.items() if (found := self.to_canonical(path, info.shape))}
         if own >= len(other):
-            return {path: [(path, None, None)] for path in infos}
+            return {path: [(*(self._from_further(path) or (path, None)), None)] for path in infos}
         return {path: [(canonical, part, None)] for path, (canonical, part) in other.items()}
+
+    def _from_further(self, path: str) -> tuple[str, str | None] | None:
+        """Give the canonical path, and the part of it, that one of the family's further names means in a model of original names."""
+        found = self._look_up(self._further, path) if self._look_up(self._own, path) is None else None
+        return (found[0][0].replace("#", found[1]), found[0][1]) if found else None
 
     @staticmethod
     def _look_up(table: Mapping[str, T], path: str) -> tuple[T, str] | None:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 BARE = ("model.text_projection", "model.positional_embedding", "diffusion_model.pos_embed")
-SCALED = (".query_norm", ".key_norm")
+SCALED = (".norm.query_norm", ".norm.key_norm")
 FUSED = ".attn"
 PARTS = ("q", "k", "v", "mlp", "swap", "T", "qkv", "grouped_k", "grouped_v")  # and fractions of the rows: 0/2, 1/2
 

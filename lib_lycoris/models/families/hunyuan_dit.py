@@ -6,17 +6,18 @@ a name alone does not tell which is meant.
 """
 
 from ..family import Blocks, Family, transformer
-from ..rows import HALVES, QKV, Rows, conv, fused, linear, norm
+from ..rows import HALVES, QKV, Rows, conv, fused, layer, linear, norm
 
 B = "blocks.#"
 
 
-def layers(d: int = 1408, f: int = 6144, blocks: int = 40) -> Rows:
-    """Yield the layers; d: width, f: width of the feed-forward."""
+def layers(d: int = 1408, f: int = 6144, blocks: int = 40, style: bool = True) -> Rows:
+    """Yield the layers; d: width, f: width of the feed-forward, style: with conditions of the image's style and size."""
     later = range(blocks // 2 + 1, blocks)
     yield conv("x_embedder.proj", d, 4, (2, 2), "pos_embed.proj")
     yield linear("t_embedder.mlp.0", d, 256, "time_extra_emb.timestep_embedder.linear_1")
     yield linear("t_embedder.mlp.2", d, d, "time_extra_emb.timestep_embedder.linear_2")
+    yield from conditions(d, style)
     yield norm(f"{B}.norm1", d, f"{B}.norm1.norm", bias=True, times=blocks)
     yield linear(f"{B}.default_modulation.1", d, d, f"{B}.norm1.linear", times=blocks)
     yield linear(f"{B}.attn1.Wqkv", 3 * d, d, fused(f"{B}.attn1", QKV), times=blocks)
@@ -35,12 +36,25 @@ def layers(d: int = 1408, f: int = 6144, blocks: int = 40) -> Rows:
     yield linear("final_layer.linear", 32, d, "proj_out")
 
 
+def conditions(d: int, style: bool, text: int = 2048, pooled: int = 1024) -> Rows:
+    """Yield the layers that read mT5's features and what else the blocks are told."""
+    yield linear("mlp_t5.0", 4 * text, text, "text_embedder.linear_1")
+    yield linear("mlp_t5.2", 1024, 4 * text, "text_embedder.linear_2")
+    for letter, out in (("k", text), ("q", text), ("v", text), ("c", pooled)):
+        yield linear(f"pooler.{letter}_proj", out, text, f"time_extra_emb.pooler.{letter}_proj")
+    if style:
+        yield layer("Embedding", "style_embedder", (1, d), "time_extra_emb.style_embedder", False)
+    yield linear("extra_embedder.0", 4 * d, pooled + (256 * 6 + d if style else 0), "time_extra_emb.extra_embedder.linear_1")
+    yield linear("extra_embedder.2", d, 4 * d, "time_extra_emb.extra_embedder.linear_2")
+
+
 FAMILY = Family(
     id="hunyuan-dit",
     label="HunyuanDiT",
     short="HunyuanDiT",
     components=(transformer(layers),),
     blocks=Blocks({"blocks": "B"}),
+    variants={"1.1": {}, "1.2": {"style": False}},
     spellings=("hunyuandit",),
     written={"modelspec.architecture": "hunyuan-dit"},
 )
