@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .tools.extract.extract import run as extract
     from .tools.extract.measure import run as measure
     from .tools.jobs.progress import Cancelled, Progress, ProgressState
+    from .tools.library.find import run as find
     from .tools.merge.checkpoint import run as merge
     from .tools.merge.networks import run as merge_networks
     from .tools.merge.undo import run as undo
@@ -43,7 +44,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Activation", "Cancelled", "HostError", "LycorisError", "Mode", "ModelMismatchError", "Network", "NetworkFormatError", "Patcher",
     "Plan", "Progress", "ProgressState", "PromptError", "Report", "Result", "ToolError", "UnknownFamilyError", "__version__",
-    "algorithms", "apply", "bake", "compare", "convert", "edit_metadata", "errors", "extract", "inspect", "load", "measure", "merge",
+    "algorithms", "apply", "bake", "compare", "convert", "edit_metadata", "errors", "extract", "find",
+    "inspect", "load", "measure", "merge",
     "merge_networks", "models", "networks", "patching", "prompt", "prune", "resize", "slim", "split", "tools", "undo",
     "verify",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ def completed(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with folders and patterns of networks as files, and one value of a strength repeated for all networks."""
     found = dict(given)
     for option in tool.options:
-        if option.kind == "networks" and found.get(option.name):
+        if option.kind == "networks" and not option.walks and found.get(option.name):
             for item in as_list(found[option.name]):
                 check_path(option.name, Path(item))
             found[option.name] = [path for item in as_list(found[option.name]) for path in networks_at(Path(item))]

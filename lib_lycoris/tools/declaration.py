@@ -41,6 +41,7 @@ class Option:
     kind: Kind = "value"  # what a page offers to fill it in
     makes: Makes = "network"  # what is written, where the kind is output
     check: Callable[[Any], None] | None = None  # raises ToolError for a value of the right type that cannot be used
+    walks: bool = False  # networks: the tool itself goes through folders, subfolders too
     ignored: str = ""  # accepted for old command lines: the sentence that says why it has no meaning here
     refused: str = ""  # known, but obeying it would change the result: the sentence that says what to use instead
 

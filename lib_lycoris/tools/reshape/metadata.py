@@ -269,7 +269,8 @@ def _shown(metadata: Metadata) -> Iterator[str]:
 TOOL = Tool(
     "metadata", "Metadata", "show, edit, repair or strip what network files say about themselves", edit_metadata, plan,
     (
-        Option("models", "network files, or folders of them", Path, flag="models", nargs="+", required=True, kind="networks"),
+        Option("models", "network files, or folders of them", Path, flag="models", nargs="+", required=True, kind="networks",
+               walks=True),
         Option("title", 'the title; "" removes it, as with the other texts'),
         Option("triggers", "trigger words, with commas between them"), Option("author", "who made it"),
         Option("license", "the licence, such as CC-BY-4.0"), Option("description", "what it is and does"),

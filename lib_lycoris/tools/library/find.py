@@ -1,0 +1,247 @@
+"""Which network is this, which are alike, what is this checkpoint made of, which need which base model: asked of a whole library.
+
+Of each file the header and a few layers are read, of pairs that look the same the rest; nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ModelMismatchError, ToolError
+from ...networks.hashes import sha256
+from ..declaration import FilePath, Files, Option, Plan, Result, Tool, as_list
+from ..extract.difference import Reader
+from ..files.checkpoint import open_checkpoint
+from ..jobs.progress import Progress
+from .made_of import Explained, explained, layers_to_look_at
+from .shelf import Layers, Shelf, Shelved, by_hash, content_hash, files_of, shelved
+from .sketch import compared, near_pairs
+
+NEAR = 0.98
+SAME = 0.999999  # a cosine from which a change is the same but for its rounding
+SHOWN = 40  # lines of a list in the text
+SECONDS = 0.03  # a file
+
+
+def run(
+    library: Files, *, model: FilePath | None = None, checkpoint: FilePath | None = None, base_model: FilePath | None = None,
+    near: float = NEAR, progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Look through a library: which files are equal or nearly so and which base model each needs; with a file, which network it is.
+
+    With a checkpoint and its base model: which networks, at which strengths, its difference is the sum of.
+
+    Raises:
+        ToolError: there is no network file, or an option is wrong.
+        NetworkFormatError: the file that is asked about cannot be read.
+    """
+    progress = progress or Progress()
+    if checkpoint is not None:
+        return _made_of(Path(checkpoint), base_model, files_of(_paths(library)), progress)
+    if not 0.5 <= near <= 1:
+        raise ToolError(f"near is a cosine from 0.5 to 1, but got {near:g}")
+    shelf, paths = Shelf(), files_of(_paths(library))
+    asked = None if model is None else shelf.read(Path(model))
+    files, broken, read = _read(shelf, paths, by_hash, progress)
+    if asked is not None:
+        others = [file for file in files if not file.path.samefile(asked.path)]
+        report: dict[str, Any] = {"model": str(model), "is": _which(asked, others, near)}
+    else:
+        report = {**_alike(files, near), "bases": _bases(files)}
+    report |= {"files": len(paths), "unreadable": broken, "bytes_read": read, "bytes_of_all": sum(path.stat().st_size for path in paths)}
+    return Result(report, _text(report))
+
+
+def plan(**options: Any) -> Plan:
+    """Tell how many files would be looked at."""
+    paths = files_of(_paths(options["library"]))
+    if options.get("checkpoint") is not None:
+        _checkpoints(Path(options["checkpoint"]), options.get("base_model"))
+    report = {"matched": [str(path) for path in paths], "unmatched": []}
+    return Plan(report, f"{len(paths)} files would be looked at; nothing is written", SECONDS * len(paths), 300 << 20, 0)
+
+
+def _paths(library: Files) -> list[Path]:
+    return [Path(path) for path in as_list(library)]
+
+
+def _read(shelf: Shelf, paths: Sequence[Path], layers: Layers, progress: Progress) -> tuple[list[Shelved], list[list[str]], int]:
+    progress.start(len(paths), "looking at files", "files")
+    files: list[Shelved] = []
+    broken: list[list[str]] = []
+    for found in shelved(paths, shelf, layers, lambda path: progress.advance(1, path.name)):
+        if isinstance(found, Shelved):
+            files.append(found)
+        else:
+            broken.append([str(found[0]), found[1]])
+    return files, broken, sum(file.read for file in files)
+
+
+def _which(asked: Shelved, files: Sequence[Shelved], near: float) -> list[dict[str, Any]]:
+    """Return the files that a network is, or is nearly, the nearest first."""
+    found = []
+    for file in files:
+        cosine, size, layers = compared(asked, file)
+        same = asked.content == file.content and _same_content(asked, file)
+        if same or abs(cosine) >= near:
+            found.append({"file": str(file.path), **_relation(asked, file, same, cosine, size, layers)})
+    return sorted(found, key=lambda one: (not one["kind"].startswith("same"), -abs(one["cosine"])))
+
+
+def _alike(files: Sequence[Shelved], near: float) -> dict[str, Any]:
+    """Return the groups of equal files, and the pairs of others that do nearly the same."""
+    by_content: dict[str, list[Shelved]] = {}
+    for file in files:
+        by_content.setdefault(file.content, []).append(file)
+    groups: list[list[Shelved]] = []
+    for listed in by_content.values():
+        whole: dict[str, list[Shelved]] = {}
+        for file in listed if len(listed) > 1 else []:
+            whole.setdefault(content_hash(file.path), []).append(file)
+        groups += [group for group in whole.values() if len(group) > 1]
+    twins = {file.path for group in groups for file in group[1:]}
+    rest = [file for file in files if file.path not in twins]
+    pairs = []
+    for a, b in near_pairs(rest, near):
+        cosine, size, layers = compared(rest[a], rest[b])
+        if abs(cosine) >= near:
+            relation = _relation(rest[a], rest[b], False, cosine, size, layers)
+            pairs.append({"files": [str(rest[a].path), str(rest[b].path)], **relation})
+    return {
+        "equal": [{"files": [str(file.path) for file in group], "kind": _kind(group)} for group in groups],
+        "alike": sorted(pairs, key=lambda pair: -abs(pair["cosine"])),
+    }
+
+
+def _kind(group: Sequence[Shelved]) -> str:
+    same = len({file.path.stat().st_size for file in group}) == 1 and len({sha256(file.path) for file in group}) == 1
+    return "same file" if same else "same tensors"
+
+
+def _same_content(one: Shelved, other: Shelved) -> bool:
+    return content_hash(one.path) == content_hash(other.path)
+
+
+def _relation(one: Shelved, other: Shelved, same: bool, cosine: float, size: float, layers: int) -> dict[str, Any]:
+    if same:
+        kind = _kind([one, other])
+    elif cosine >= SAME and abs(size - 1) < 1e-3 and one.layout.modules.keys() == other.layout.modules.keys():
+        kind = "same change"
+    else:
+        kind = "alike"
+    return {"kind": kind, "cosine": round(cosine, 6), "strength": round(size, 4), "layers": layers}
+
+
+def _bases(files: Sequence[Shelved]) -> list[dict[str, Any]]:
+    """Return the base models with the files that are for each; `exact`: those whose change is of that very model's weights."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(files, key=lambda file: file.path):
+        row = found.setdefault(file.label, {"base": file.label, "files": [], "named": {}, "exact": []})
+        row["files"].append(str(file.path))
+        name = file.said.get("ss_sd_model_name")
+        if name and name != "None":
+            row["named"].setdefault(name.replace("\\", "/").rpartition("/")[2], []).append(str(file.path))
+        if any(change.algorithm.reads_weight for change in file.changes.values()):
+            row["exact"].append(str(file.path))
+    return sorted(found.values(), key=lambda row: -len(row["files"]))
+
+
+def _checkpoints(path: Path, base_model: FilePath | None) -> tuple[Reader, Reader]:
+    if base_model is None:
+        raise ToolError("what a checkpoint is made of is read from its difference; give the model that it was made from with --base_model")
+    tuned, base = open_checkpoint(path), open_checkpoint(base_model)
+    if tuned.base.family != base.base.family:
+        raise ModelMismatchError(
+            f"{path.name} is {tuned.base.label}, but {base.path.name} is {base.base.label}; both must be of one family"
+        )
+    return Reader(tuned), Reader(base)
+
+
+def _made_of(path: Path, base_model: FilePath | None, paths: Sequence[Path], progress: Progress) -> Result:
+    tuned, base = _checkpoints(path, base_model)
+    shelf = Shelf()
+    try:
+        heads, broken, _ = _read(shelf, paths, lambda _: (), progress)
+        fitting = [head for head in heads if head.family == base.checkpoint.base.family]
+        places = layers_to_look_at(base.checkpoint, [head.layout.modules for head in fitting])
+        wanted = [layer for listed in places.values() for layer in listed]
+        files, more, read = _read(shelf, [head.path for head in fitting], lambda _: wanted, progress)
+        progress.start(len(places), "fitting", "parts")
+        found: dict[str, Explained] = {}
+        for component, layers in places.items():
+            found[component] = explained(tuned, base, files, layers)
+            progress.advance(1, component)
+    finally:
+        tuned.close()
+        base.close()
+    if not any(one.energy for one in found.values()):
+        raise ToolError(f"{path.name} is {base.checkpoint.path.name} itself in the {len(wanted)} layers that were looked at")
+    report = {
+        "checkpoint": str(path), "base_model": str(base_model), "made_of": _strengths(files, found),
+        "explained": {key: 1 - one.left / one.energy if one.energy else 1.0 for key, one in found.items()},
+        "layers": wanted, "files": len(paths), "unreadable": [*broken, *more], "bytes_read": read,
+        "other_families": [str(head.path) for head in heads if head.family != base.checkpoint.base.family],
+    }  # fmt: skip
+    return Result(report, _made_text(path.name, report))
+
+
+def _strengths(files: Sequence[Shelved], found: Mapping[str, Explained]) -> list[dict[str, Any]]:
+    rows: dict[int, dict[str, Any]] = {}
+    for component, one in found.items():
+        for part in one.parts:
+            row = rows.setdefault(part.network, {"file": str(files[part.network].path), "strengths": {}, "errors": {}})
+            row["strengths"][component], row["errors"][component] = round(part.strength, 4), round(part.error, 5)
+    return sorted(rows.values(), key=lambda row: -max(map(abs, row["strengths"].values())))
+
+
+def _made_text(name: str, report: Mapping[str, Any]) -> str:
+    lines = [f"{name}, by {len(report['layers'])} of its layers:"]
+    for row in report["made_of"]:
+        said = ", ".join(f"{key} {value:+.3f} ± {row['errors'][key]:.3f}" for key, value in row["strengths"].items())
+        lines.append(f"  {row['file']}: {said}")
+    if not report["made_of"]:
+        lines.append("  none of the networks is in it")
+    lines += [f"  {share:.1%} of the difference in {key} is explained" for key, share in report["explained"].items()]
+    return "\n".join([*lines, *_broken(report)])
+
+
+def _text(report: Mapping[str, Any]) -> str:
+    lines = [f"{report['files']} files; {report['bytes_read'] / 1e6:.0f} of {report['bytes_of_all'] / 1e6:.0f} MB were read"]
+    if "is" in report:
+        lines += [f"{report['model']} is none of them"] if not report["is"] else []
+        lines += [f"  {one['file']}: {_said(one)}" for one in report["is"]]
+        return "\n".join([*lines, *_broken(report)])
+    for group in report["equal"]:
+        lines.append(f"{group['kind']}: {', '.join(group['files'])}")
+    lines += [f"{' and '.join(pair['files'])}: {_said(pair)}" for pair in report["alike"][:SHOWN]]
+    lines += [] if report["equal"] or report["alike"] else ["no two of them are alike"]
+    for row in report["bases"]:
+        exact = f", {len(row['exact'])} of them change with the very weights that they were trained on" if row["exact"] else ""
+        lines.append(f"{row['base']}: {len(row['files'])} networks{exact}")
+        lines += [f"  trained on {name}: {len(files)}" for name, files in sorted(row["named"].items())[:SHOWN]]
+    return "\n".join([*lines, *_broken(report)])
+
+
+def _said(one: Mapping[str, Any]) -> str:
+    times = f", {one['strength']:g} times as strong" if abs(one["strength"] - 1) > 1e-3 else ""
+    looked = f" in {one['layers']} layers" if one["kind"] not in ("same file", "same tensors") else ""
+    return f"{one['kind']} (cosine {one['cosine']:.4f}{looked}{times})"
+
+
+def _broken(report: Mapping[str, Any]) -> list[str]:
+    return [f"cannot be read: {reason}" for _, reason in report["unreadable"][:SHOWN]]
+
+
+TOOL = Tool(
+    "find", "Find", "find equal and similar networks, which network a file is, and what a checkpoint is made of", run, plan,
+    (
+        Option("library", "network files, or folders of them with their subfolders", Path, nargs="+", required=True, kind="networks",
+               walks=True),
+        Option("model", "tell which of the library's networks this file is", Path, kind="network"),
+        Option("checkpoint", "tell which of the library's networks this checkpoint is made of", Path, kind="checkpoint"),
+        Option("base_model", "the checkpoint that it was made from", Path, kind="checkpoint"),
+        Option("near", "cosine of two changes from which they are alike", float, NEAR),
+    ),
+)  # fmt: skip

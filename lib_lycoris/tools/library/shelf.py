@@ -1,0 +1,157 @@
+"""Network files of which the headers and a few layers are read: enough to tell which of many are alike.
+
+The layers that are looked at are those whose names have the smallest hashes, so that files with the same layers show the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ...algorithms import Algorithm
+from ...errors import LycorisError, ToolError
+from ...models import FAMILIES, BaseModel, recognise, split_parameter, with_part
+from ...networks.loading import module_shapes, open_network
+from ...networks.matching import match, own_model, slice_shape
+from ...networks.reading.reader import EXTENSIONS
+from ..files.stream import as_bytes
+
+LOOKED_AT = 8  # layers of a file
+NAMED = ("ss_sd_model_name", "ss_sd_model_hash", "modelspec.architecture", "ss_base_model_version")  # what says the base model
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a table of tensors tells; files with the same names and shapes share one."""
+
+    base: BaseModel
+    modules: Mapping[str, tuple[str, ...]]  # layer -> modules of the file
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A network's change of one parameter."""
+
+    algorithm: Algorithm
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Shelved:
+    """One file, as far as it was read."""
+
+    path: Path
+    bytes: int
+    layout: Layout
+    said: Mapping[str, str]  # of NAMED
+    changes: Mapping[str, Change]  # parameter -> change, of the layers that were looked at
+    content: str  # hash of their tensors with their keys
+    read: int  # bytes
+
+    @property
+    def family(self) -> str:
+        """The id of the base model's family."""
+        return self.layout.base.family
+
+    @property
+    def label(self) -> str:
+        """The base model, for people."""
+        return FAMILIES[self.family].label
+
+
+Layers = Callable[[Sequence[str]], Iterable[str]]  # the layers of a file that are looked at, of all that it has
+
+
+def by_hash(layers: Sequence[str]) -> list[str]:
+    """Return the layers whose names have the smallest hashes."""
+    return sorted(layers, key=name_hash)[:LOOKED_AT]
+
+
+def name_hash(name: str) -> bytes:
+    """Return the hash by which layers are ordered."""
+    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+
+
+class Shelf:
+    """Reads files, and works out each layout of keys once."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[int, Layout] = {}
+
+    def read(self, path: Path, layers: Layers = by_hash) -> Shelved:
+        """Return a file with its layers that are looked at. Raises NetworkFormatError for one that is no network."""
+        file, source, keys = open_network(path)
+        said = {key: file.metadata[key] for key in NAMED if file.metadata.get(key)}
+        shapes = module_shapes(file, keys)
+        mark = hash((tuple(sorted((key, info.shape) for key, info in file.tensors.items())), tuple(sorted(said.items()))))
+        if mark not in self._layouts:
+            base = own_model(shapes, recognise(shapes, file.metadata))
+            self._layouts[mark] = Layout(base, _modules(base, keys.modules))
+        layout = self._layouts[mark]
+        wanted = {module for layer in layers(list(layout.modules)) for module in layout.modules.get(layer, ())}
+        some = replace(keys, modules={module: keys.modules[module] for module in keys.modules if module in wanted}, unknown=[])
+        names = {key for suffixes in some.modules.values() for key in suffixes.values()}
+        tensors = file.read(names)
+        found = match(file, some, source, tensors, layout.base)
+        changes = {name: Change(algorithm, _shape(layout.base, name)) for name, algorithm in found.patches.items()}
+        size = len(file.header) + sum(tensor.nbytes for tensor in tensors.values())
+        return Shelved(path, path.stat().st_size, layout, said, changes, _content(tensors), size)
+
+
+def files_of(library: Iterable[Path]) -> list[Path]:
+    """Return the network files of a list of files and folders, those of subfolders too. Raises ToolError where there is none."""
+    found: dict[Path, None] = {}
+    for place in library:
+        if not place.exists():
+            raise ToolError(f"there is no {place}")
+        listed = sorted(place.rglob("*")) if place.is_dir() else [place]
+        found.update(dict.fromkeys(p for p in listed if p.is_file() and p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")))
+    if not found:
+        raise ToolError(f"{', '.join(map(str, library))} holds no network file ({', '.join(EXTENSIONS)})")
+    return list(found)
+
+
+def shelved(
+    paths: Sequence[Path], shelf: Shelf, layers: Layers = by_hash, done: Callable[[Path], None] = lambda path: None
+) -> Iterator[Shelved | tuple[Path, str]]:
+    """Yield each file as far as it is read, or why it cannot be."""
+    for path in paths:
+        try:
+            yield shelf.read(path, layers)
+        except (LycorisError, OSError) as error:  # one file of many: it is listed, the others are looked at
+            yield path, str(error)
+        done(path)
+
+
+def content_hash(path: Path) -> str:
+    """Return a hash of all tensors with their keys, whatever their order and the metadata are."""
+    file, _, _ = open_network(path)
+    return _content({key: tensor for block in file.blocks(file.tensors) for key, tensor in block.tensors().items()})
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(as_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _modules(base: BaseModel, modules: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for module in modules:
+        for target in base.targets(module.partition("[")[0]):
+            layer = target.partition("[")[0]
+            found[layer] = (*found.get(layer, ()), module)
+    return found
+
+
+def _shape(base: BaseModel, name: str) -> tuple[int, ...]:
+    module, leaf, part = split_parameter(name)
+    shape = slice_shape(base, with_part(module, part))
+    return shape if leaf == "weight" else shape[:1]

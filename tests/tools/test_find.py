@@ -1,0 +1,137 @@
+"""A library asked: equal and similar files, which network a file is, what a checkpoint is made of, which base models are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lib_lycoris.cli import main
+from lib_lycoris.errors import ToolError
+from lib_lycoris.tools.library import find
+from lib_lycoris.tools.merge import checkpoint as merge
+from lib_lycoris.tools.reshape import bake, convert
+from tests import samples
+
+BLOCK = "down_blocks_0_attentions_{0}_transformer_blocks_0_{1}"
+UNET = [f"lora_unet_{BLOCK.format(number, part)}" for number in (0, 1) for part in ("attn1_to_q", "attn1_to_v", "attn1_to_out_0")]
+TEXT = [f"lora_te_text_model_encoder_layers_{number}_self_attn_q_proj" for number in (0, 1)]
+SHAPES: Mapping[str, tuple[int, int]] = {**dict.fromkeys(UNET, (320, 320)), **dict.fromkeys(TEXT, (768, 768))}
+
+
+def network(path: Path, seed: int, kind: str = "lora", said: Mapping[str, str] | None = None, size: float = 1.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    g = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in SHAPES.items():
+        made = samples.builders("linear")[kind](g, shape)
+        made = {suffix: tensor * size if suffix == "lora_up.weight" else tensor for suffix, tensor in made.items()}
+        tensors.update({f"{name}.{suffix}": tensor.contiguous() for suffix, tensor in made.items()})
+    save_file(tensors, path, {"ss_base_model_version": "sd_v1", **(said or {})})
+    return path
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    folder = tmp_path / "library"
+    for seed in range(4):
+        network(folder / f"{seed}.safetensors", seed, said={"ss_sd_model_name": f"C:\\models\\base{seed % 2}.safetensors"})
+    network(folder / "sub" / "hada.safetensors", 9, "loha")
+    network(folder / "oft.safetensors", 9, "oft")
+    return folder
+
+
+def names(files: list[str]) -> set[str]:
+    return {Path(file).name for file in files}
+
+
+def test_a_network_is_found_under_another_name_and_in_another_form(library: Path, tmp_path: Path) -> None:
+    source = library / "2.safetensors"
+    (tmp_path / "renamed.safetensors").write_bytes(source.read_bytes())
+    save_file(dict(reversed(load_file(source).items())), tmp_path / "saved.safetensors", {"ss_base_model_version": "sd_v1", "x": "y"})
+    convert.run(source, tmp_path / "half.safetensors", save_precision="fp16")
+    convert.run(source, tmp_path / "peft.safetensors", style="diffusers")
+    bake.run(source, tmp_path / "weaker.safetensors", ratio=0.5)
+    network(tmp_path / "other.safetensors", 77)
+    for name, kind, strength in (
+        ("renamed", "same file", 1.0), ("saved", "same tensors", 1.0), ("half", "same change", 1.0), ("peft", "same change", 1.0),
+        ("weaker", "alike", 2.0), ("other", None, None),
+    ):  # fmt: skip
+        found = find.run(library, model=tmp_path / f"{name}.safetensors").report["is"]
+        assert [(Path(one["file"]).name, one["kind"]) for one in found] == ([("2.safetensors", kind)] if kind else []), name
+        assert not kind or found[0]["strength"] == pytest.approx(strength, rel=1e-2)
+    found = find.run([library], model=library / "oft.safetensors").report["is"]
+    assert not found, "the file itself is not said to be in the library"
+    for kind in ("oft.safetensors", "sub/hada.safetensors"):
+        (tmp_path / "copy.safetensors").write_bytes((library / kind).read_bytes())
+        (one,) = find.run(library, model=tmp_path / "copy.safetensors").report["is"]
+        assert one["kind"] == "same file" and names([one["file"]]) == {Path(kind).name}
+
+
+def test_equal_and_similar_files_are_told_once_each(library: Path) -> None:
+    (library / "sub" / "twin.safetensors").write_bytes((library / "0.safetensors").read_bytes())
+    save_file(load_file(library / "0.safetensors"), library / "again.safetensors", {"ss_base_model_version": "sd_v1"})
+    convert.run(library / "1.safetensors", library / "sub" / "one.safetensors", save_precision="bf16")
+    bake.run(library / "3.safetensors", library / "minus.safetensors", ratio=-0.7)
+    (library / "broken.safetensors").write_bytes(b"no network")
+    report = find.run(library).report
+    assert [(names(group["files"]), group["kind"]) for group in report["equal"]] == [
+        ({"0.safetensors", "again.safetensors", "twin.safetensors"}, "same tensors")
+    ]
+    found = {frozenset(names(pair["files"])): (pair["kind"], pair["cosine"]) for pair in report["alike"]}
+    assert found.keys() == {frozenset({"1.safetensors", "one.safetensors"}), frozenset({"3.safetensors", "minus.safetensors"})}
+    assert found[frozenset({"3.safetensors", "minus.safetensors"})] == ("alike", pytest.approx(-1.0, abs=1e-4))
+    assert [Path(path).name for path, _ in report["unreadable"]] == ["broken.safetensors"]
+    assert report["bytes_read"] < report["bytes_of_all"] * 1.2
+
+
+def test_which_need_which_base_model(library: Path) -> None:
+    (row,) = find.run(library).report["bases"]
+    assert row["base"].startswith("Stable Diffusion 1") or row["base"].startswith("SD")
+    assert len(row["files"]) == 6 and names(row["exact"]) == {"oft.safetensors"}
+    assert {name: len(files) for name, files in row["named"].items()} == {"base0.safetensors": 2, "base1.safetensors": 2}
+
+
+def base_model(path: Path, dtype: torch.dtype) -> Path:
+    g = torch.Generator().manual_seed(5)
+    tensors: dict[str, Tensor] = {}
+    for number in (0, 1):
+        start = f"model.diffusion_model.input_blocks.{number + 1}.1.transformer_blocks.0.attn1"
+        tensors.update({f"{start}.{part}.weight": torch.randn(320, 320, generator=g) * 0.05 for part in ("to_q", "to_v", "to_out.0")})
+        text = f"cond_stage_model.transformer.text_model.encoder.layers.{number}.self_attn.q_proj"
+        tensors[f"{text}.weight"] = torch.randn(768, 768, generator=g) * 0.05
+    save_file({key: tensor.to(dtype) for key, tensor in tensors.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_checkpoint_tells_what_it_is_made_of(dtype: torch.dtype, library: Path, tmp_path: Path) -> None:
+    base, merged = base_model(tmp_path / "base.safetensors", dtype), tmp_path / "merged.safetensors"
+    for seed in range(4):
+        network(library / f"{seed}.safetensors", seed, size=0.002)
+    used = {"1.safetensors": (0.7, 0.4), "3.safetensors": (-0.3, -0.3), "sub/hada.safetensors": (0.0, 0.001), "oft.safetensors": (0.0, 0.5)}
+    merge.run(base, [library / name for name in used], merged, te=[te for te, _ in used.values()], unet=[unet for _, unet in used.values()])
+    report = find.run(library, checkpoint=merged, base_model=base).report
+    found = {Path(row["file"]).name: row["strengths"] for row in report["made_of"]}
+    wanted: dict[str, dict[str, Any]] = {"1.safetensors": {"te": 0.7, "unet": 0.4}, "3.safetensors": {"te": -0.3, "unet": -0.3}}
+    wanted |= {"oft.safetensors": {"unet": 0.5}, "hada.safetensors": {"unet": 0.001}}
+    assert found.keys() == wanted.keys()
+    for name, strengths in wanted.items():
+        assert sorted(found[name].values()) == pytest.approx(sorted(strengths.values()), abs=0.02), name
+    assert min(report["explained"].values()) > (0.9 if dtype == torch.float16 else 0.99)
+    with pytest.raises(ToolError, match="itself in the"):
+        find.run(library, checkpoint=base, base_model=base)
+    with pytest.raises(ToolError, match="--base_model"):
+        find.run(library, checkpoint=merged)
+
+
+def test_the_command_line_finds_in_folders_and_their_subfolders(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["find", "--library", str(library), "--quiet"]) == 0
+    assert "6 files" in (said := capsys.readouterr().out) and "no two of them are alike" in said
+    assert main(["find", "--library", str(library / "nothing"), "--quiet"]) == 2
+    assert "there is no" in capsys.readouterr().err
