@@ -205,7 +205,8 @@
     });
 })();
 
-/* Buttons of the LyCORIS pages: data-lyco-copy holds a text for the clipboard, data-lyco-send one for the prompt. */
+/* Buttons of the LyCORIS pages: data-lyco-copy holds a text for the clipboard, data-lyco-send a tag and
+ * data-lyco-add words for the prompt. */
 (function() {
     const PROMPTS = "#txt2img_prompt textarea, #lyco_prompt textarea";
 
@@ -273,6 +274,16 @@
         return true;
     }
 
+    function add(text) {
+        const area = document.querySelector(PROMPTS);
+        if (!area) {
+            return false;
+        }
+        area.value = area.value.trim() ? `${area.value.trimEnd().replace(/,$/, "")}, ${text}` : text;
+        area.dispatchEvent(new Event("input", {bubbles: true}));
+        return true;
+    }
+
     /* After a checkpoint was selected on our page: have the webui's own field at the top show it. */
     window.lycorisShowCheckpoint = function() {
         window.setTimeout(() => {
@@ -284,12 +295,14 @@
     };
 
     document.addEventListener("click", async(event) => {
-        const button = event.target instanceof Element ? event.target.closest("[data-lyco-copy], [data-lyco-send]") : null;
+        const button = event.target instanceof Element ? event.target.closest("[data-lyco-copy], [data-lyco-send], [data-lyco-add]") : null;
         if (!button) {
             return;
         }
         if (button.dataset.lycoCopy !== undefined) {
             say(button, await copy(button.dataset.lycoCopy) ? "Copied" : "Press Ctrl+C");
+        } else if (button.dataset.lycoAdd !== undefined) {
+            say(button, add(button.dataset.lycoAdd) ? "Added" : "No prompt here");
         } else if (!send(button.dataset.lycoSend)) {
             say(button, "No prompt here");
         }
@@ -330,4 +343,30 @@
         ((next && next.querySelector("[data-lyco-remove]")) || adder)?.focus();
         tell(table);
     });
+})();
+
+/* The round arrow beside a list of files: Gradio gives a button no words for screen readers, nor for the mouse. */
+(function() {
+    const WORDS = "Look for new files";
+    let asked = false;
+
+    function say() {
+        asked = false;
+        for (const button of document.querySelectorAll(".lyco_refresh:not([aria-label])")) {
+            button.setAttribute("aria-label", WORDS);
+            button.title = WORDS;
+        }
+    }
+
+    function later() {
+        if (!asked) {
+            asked = true;
+            window.requestAnimationFrame(say);
+        }
+    }
+
+    if (typeof document !== "undefined") {
+        new MutationObserver(later).observe(document.documentElement, {childList: true, subtree: true});
+        later();
+    }
 })();

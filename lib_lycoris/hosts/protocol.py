@@ -166,6 +166,10 @@ class Generator(Host, Protocol):
         """Return how much memory is in use, of the machine and of the GPU; empty where that is not known."""
 
     @property
+    def example(self) -> str:
+        """A prompt without tags that suits the model."""
+
+    @property
     def size(self) -> int:
         """The side of a square image that suits the model, in pixels."""
 

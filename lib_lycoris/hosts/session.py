@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import LycorisError
+from ..models import count_layers
 from ..networks import Network
 from ..patching import Activation, Patcher, Report
 from ..prompt import Presets, StrengthMap, Tag, TagError, resolve
@@ -53,12 +54,20 @@ class Plan:
         self.chosen = [one for one in self.chosen if one.network.name in matched]
         told = []
         for one in self.chosen:
-            name, parameters = one.network.name, one.network.patches
-            on = min(sum(not one.strength.is_off([parameter], steps) for parameter in parameters), matched[name])
-            told.append(f"{name}: {on} parameters changed")
+            name = one.network.name
+            on = [parameter for parameter in one.network.patches if not one.strength.is_off([parameter], steps)]
+            layers = min(count_layers(on), matched[name])
+            told.append(f"{name}{_at(one.tag)}: changes {layers} layer{'' if layers == 1 else 's'}")
             if not on and not one.network.embeddings and not one.tag.notes:
                 self.problems.append(f"{name}: its strength is 0 on all that it has, so it changes nothing")
         return tuple(told)
+
+
+def _at(tag: Tag) -> str:
+    te, te2, unet = tag.te.format(), tag.te2.format(), tag.unet.format()
+    if te == te2 == unet:
+        return f" at {unet}"
+    return f" at te {te}, unet {unet}" if te == te2 else f" at te {te}, te2 {te2}, unet {unet}"
 
 
 class Session:

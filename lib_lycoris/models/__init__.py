@@ -5,7 +5,7 @@ from .blocks import LAYOUTS, block_of, layout, sd3_layout
 from .detect import TOLERATED, Recognition, detect_family, recognise
 from .families import FAMILIES, UNKNOWN
 from .live import LiveNames, Piece, from_live
-from .parameters import LayerInfo, parameter, rows, split_parameter, split_part, with_part
+from .parameters import LayerInfo, count_layers, parameter, rows, split_parameter, split_part, with_part
 from .spellings import without_spelling
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Recognition",
     "base_model",
     "block_of",
+    "count_layers",
     "detect_family",
     "from_live",
     "layout",

@@ -8,6 +8,7 @@ are their own module (`1.model.text_projection`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 BARE = ("model.text_projection", "model.positional_embedding", "diffusion_model.pos_embed")
@@ -65,6 +66,11 @@ def split_parameter(name: str) -> tuple[str, str, str | None]:
     elif leaf == "scale" and module.endswith(SCALED):
         leaf = "weight"
     return module, leaf, part
+
+
+def count_layers(names: Iterable[str]) -> int:
+    """Return how many layers parameters belong to: weight and bias of one are one layer, parts of one are several."""
+    return len({(module, part) for module, _, part in map(split_parameter, names)})
 
 
 def rows(part: str | None, weight_shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -26,7 +26,7 @@ class NetworkReport:
         part = f"{self.coverage} applied, " if self.coverage else ""
         more = f" and {len(self.unmatched) - 1} more" if len(self.unmatched) > 1 else ""
         keys = f"{len(self.unmatched)} keys not used: {readable(first.key)}{more} ({first.reason})"
-        return f"{self.name}: {part}{self.matched} parameters changed, {keys}"
+        return f"{self.name}: {part}changes {self.matched} parameters, {keys}"
 
 
 @dataclass

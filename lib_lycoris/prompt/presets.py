@@ -53,8 +53,10 @@ class Presets:
 
     def with_weights(self, name: str, weights: BlockWeights) -> Presets:
         """Return these presets with one added, or replaced in its place."""
-        if not name.strip() or len(name.splitlines()) > 1 or re.search(r"[:#<>=,]", name) or is_number(name):
-            raise PromptError(f'"{name}" cannot name a preset; use a name that is no number and has none of : # < > = ,')
+        if not name.strip():
+            raise PromptError("Give the preset a name.")
+        if len(name.splitlines()) > 1 or re.search(r"[:#<>=,]", name) or is_number(name):
+            raise PromptError("A name cannot be a number or contain : # < > = ,")
         line = f"{name.strip()}:{weights.format()}"
         lines = self.weights_text.splitlines()
         places = [i for i, old in enumerate(lines) if _entry(old) and old.partition(":")[0].strip() == name.strip()]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +19,8 @@ from ..plain_json import parse_json
 from .arguments import check_files, completed, finite
 from .declaration import Option, Tool
 from .jobs.progress import Progress, ProgressState
-from .registry import VERBS, tools_of
+from .option_names import as_flag, spelled
+from .registry import VERBS, load_tools, tools_of
 from .validation import missing, typed, validated
 
 FAILED_CHECK = 1  # exit code of a verification that found a difference
@@ -50,10 +52,11 @@ def _filled_first(parser: argparse.ArgumentParser, verb: str) -> Callable[..., A
 def fill(parser: argparse.ArgumentParser, verb: str, tools: Sequence[Tool]) -> None:
     """Give a parser the options of the tools of a verb; what is required is checked when it is known which of them is meant."""
     known: set[str] = set()
-    for option in (option for tool in tools for option in tool.options):
+    options = [option for tool in tools for option in tool.options]
+    for option in options:
         if option.name not in known:
             known.add(option.name)
-            _add_option(parser, option)
+            _add_option(parser, option, options)
     parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="tell what would be done, and what it takes; write nothing")
     parser.add_argument(
@@ -65,8 +68,8 @@ def fill(parser: argparse.ArgumentParser, verb: str, tools: Sequence[Tool]) -> N
     parser.set_defaults(run=run, verb=verb)
 
 
-def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
-    text = argparse.SUPPRESS if option.ignored or option.refused else option.help
+def _add_option(parser: argparse.ArgumentParser, option: Option, siblings: Sequence[Option] = ()) -> None:
+    text = argparse.SUPPRESS if option.ignored or option.refused else spelled(option.help, siblings, as_flag)
     if option.default not in (None, False, ()) and text != argparse.SUPPRESS:
         text += f" (default: {option.default})"
     facts: dict[str, Any] = {"help": text.replace("%", "%%") if text != argparse.SUPPRESS else text, "default": argparse.SUPPRESS}
@@ -95,13 +98,21 @@ def _metavar(option: Option) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the tool that arguments ask for; return the exit code. Raises LycorisError, KeyboardInterrupt on Ctrl-C and SIGTERM."""
+    tools = tools_of(arguments.verb)
+    try:
+        return _run(tools, arguments)
+    except LycorisError as error:
+        error.args = (_flagged(str(error), tools), *error.args[1:])
+        raise
+
+
+def _run(tools: Sequence[Tool], arguments: argparse.Namespace) -> int:
     # argparse gives its mark for nothing as the value of a file that was left out
     given = {key: value for key, value in vars(arguments).items() if key not in OWN and str(value) != argparse.SUPPRESS}
-    tools = tools_of(arguments.verb)
     jobs = [given] if arguments.recipe is None else read_jobs(arguments.recipe, given, tools)
     chosen = [(choose(tools, job), job) for job in jobs]
     # all of them are looked at before the first one runs
-    ready = [(tool, validated(tool, completed(tool, job), _note, "; see --help")) for tool, job in chosen]
+    ready = [(tool, validated(tool, completed(tool, job), partial(_note, tools=tools), "; see --help")) for tool, job in chosen]
     if arguments.recipe is None:
         return _run_one(*ready[0], arguments)
     check_files(ready)
@@ -124,8 +135,9 @@ def _run_all(jobs: Sequence[tuple[Tool, Mapping[str, Any]]], arguments: argparse
                 try:
                     report, text = _do(tool, options, arguments)
                 except LycorisError as error:
-                    report, text = {"failure": str(error), "kind": type(error).__name__, "job": number}, ""
-                    print(f"error: job {number} of {len(jobs)}: {error}", file=sys.stderr)
+                    said = _flagged(str(error), [tool])
+                    report, text = {"failure": said, "kind": type(error).__name__, "job": number}, ""
+                    print(f"error: job {number} of {len(jobs)}: {said}", file=sys.stderr)
                 reports.append(report)
                 if text and not arguments.json:
                     print(text)
@@ -150,11 +162,11 @@ def _code(report: Mapping[str, Any]) -> int:
 def _do(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
     if arguments.dry_run:
         planned = tool.plan(**options)
-        return planned.as_json(), planned.text
+        return planned.as_json(), _flagged(planned.text, [tool])
     started = time.monotonic()
     with _bar(arguments.quiet or not sys.stderr.isatty()) as callback:
         result = tool.run(progress=Progress(callback), **options)
-    return {**_written(result.outputs, time.monotonic() - started), **result.report}, result.text
+    return {**_written(result.outputs, time.monotonic() - started), **result.report}, _flagged(result.text, [tool])
 
 
 def _written(outputs: Sequence[Path], seconds: float) -> dict[str, Any]:
@@ -164,8 +176,16 @@ def _written(outputs: Sequence[Path], seconds: float) -> dict[str, Any]:
     return {"output": first, "bytes": sum(file.stat().st_size for file in files), "seconds": round(seconds, 3)}
 
 
-def _note(sentence: str) -> None:
-    print(f"note: {sentence}", file=sys.stderr)
+def _note(sentence: str, tools: Sequence[Tool] = ()) -> None:
+    print(f"note: {_flagged(sentence, tools)}", file=sys.stderr)
+
+
+def _flagged(text: str, tools: Sequence[Tool]) -> str:
+    """Return a sentence with options as they are typed: those of these tools, and of another one that it speaks of."""
+    if "`" not in text:
+        return text
+    every = (option for tool in (*tools, *load_tools().values()) for option in tool.options)
+    return spelled(text, every, as_flag)
 
 
 def choose(tools: Sequence[Tool], given: Mapping[str, Any]) -> Tool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from ..atomic import removed_leftovers
+from ..errors import ModelMismatchError
 from .files.output import refuse_inputs, refuse_strangers, require_space
 from .jobs.devices import check_device
 from .jobs.progress import Progress
@@ -24,12 +26,22 @@ FILES = (".undo", ".json", ".safetensors")  # and one that a file of another kin
 Makes = Literal["network", "networks", "checkpoint", "file"]  # networks: several, with a number behind the name
 
 
+LABELS = {  # fields of options that several tools have: one thing has one name
+    "base_model": "Base model", "conv_dim": "Rank of convolutions", "conv_value": "Value for convolutions", "dim": "Rank",
+    "lbw": "Block weights", "lbwe": "Element filters", "merged": "Merged checkpoint", "model": "Network",
+    "model_org": "Original checkpoint", "model_tuned": "Fine-tuned checkpoint", "models": "Networks",
+    "new_conv_rank": "Rank of convolutions", "new_rank": "Rank", "no_hash": "Do not hash", "ratio": "Strength", "ratios": "Strengths",
+    "rule": "How ranks are chosen", "save_precision": "Precision", "save_to": "Name of the result", "sd_model": "Checkpoint",
+    "style": "Key names", "te": "Text encoder strength", "te2": "Second text encoder", "unet": "UNet strength", "unit": "Every n-th rank",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Option:
     """One option: a keyword of the tool's functions, a flag on the command line, a field of the API and of the tab."""
 
     name: str  # the keyword: save_to
-    help: str
+    help: str  # other options by their names between backticks, as in every sentence of a tool
     type: type = str  # str, int, float, bool or Path
     default: Any = None
     flag: str = ""  # --save_to; made of the name when empty; a name without dashes is positional
@@ -43,12 +55,18 @@ class Option:
     check: Callable[[Any], None] | None = None  # raises ToolError for a value of the right type that cannot be used
     walks: bool = False  # networks: the tool itself goes through folders, subfolders too
     ignored: str = ""  # accepted for old command lines: the sentence that says why it has no meaning here
+    label: str = ""  # what its field is called on a page; that of LABELS, or made of the name, when empty
     refused: str = ""  # known, but obeying it would change the result: the sentence that says what to use instead
 
     @property
     def flags(self) -> tuple[str, ...]:
         """All spellings on the command line."""
         return (self.flag or f"--{self.name}", *self.aliases)
+
+    @property
+    def title(self) -> str:
+        """What its field is called on a page."""
+        return self.label or LABELS.get(self.name) or self.name.replace("_", " ").capitalize()
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,8 @@ class Tool:
         given = validated(self, options)
         self._refuse_inputs(given)
         removed = removed_leftovers(Path(given["save_to"]).parent) if given.get("save_to") else []
-        result = self.function(progress=progress or Progress(), **given)
+        with self._naming_the_base_model(given):
+            result = self.function(progress=progress or Progress(), **given)
         if removed:  # said, since it may have been somebody's only copy of a long run
             text = f"{result.text}\nremoved what killed runs had left half-written: {', '.join(removed)}"
             result = replace(result, text=text, report={**result.report, "removed_leftovers": removed})
@@ -103,7 +122,8 @@ class Tool:
         """Tell what :meth:`run` would do with these options, without doing it; raises what it would raise."""
         given = validated(self, options)
         self._refuse_inputs(given)
-        planned = self.planner(**given)
+        with self._naming_the_base_model(given):
+            planned = self.planner(**given)
         if given.get("save_to"):
             require_space(Path(given["save_to"]).absolute().parent, planned.disk_bytes or 0, Path(given["save_to"]).name)
         return planned
@@ -114,7 +134,18 @@ class Tool:
         for option, path in files:
             if option.kind == "output":
                 refuse_inputs(path, [other for one, other in files if one is not option])
-                refuse_strangers(path, FILES if option.makes == "file" else WEIGHTS, option.flags[0])
+                refuse_strangers(path, FILES if option.makes == "file" else WEIGHTS, option.name)
+
+    @contextmanager
+    def _naming_the_base_model(self, given: Mapping[str, Any]) -> Iterator[None]:
+        """Say where to give the base model when a network does not fit the usual one of its family, and another may be given."""
+        try:
+            yield
+        except ModelMismatchError as error:
+            free = [o.name for o in self.options if o.kind == "checkpoint" and not o.required and given.get(o.name) is None]
+            if not free:
+                raise
+            raise ModelMismatchError(f"{error}; if it is for a model of unusual size, give that checkpoint as `{free[0]}`") from error
 
     def defaults(self) -> dict[str, Any]:
         """Return the default of every option that means something here."""
@@ -130,7 +161,7 @@ MODELS = Option("models", "network files", Path, nargs="+", required=True, kind=
 PER_NETWORK = (
     Option("ratios", "strength of each network (default 1); the text encoders' and the UNet's default", float, nargs="+", per_network=True),
     Option("te", "strength of each network on the first text encoder", float, nargs="+", per_network=True),
-    Option("te2", "strength of each network on the other text encoders (default: te)", float, nargs="+", per_network=True),
+    Option("te2", "strength of each network on the other text encoders (default: `te`)", float, nargs="+", per_network=True),
     Option("unet", "strength of each network on the UNet or transformer", float, nargs="+", per_network=True),
     Option(
         "lbw", "block weights of each network: a preset's name or 12, 17, 20, 26 or 61 values with commas; - for none",
@@ -143,11 +174,11 @@ PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "fp8_e4m3fn", "fp8_e5m2")
 SAVE_PRECISION = Option("save_precision", "dtype of the tensors that are written", choices=(*PRECISIONS, "float"))
 DEVICE = Option("device", "where to compute: cpu, cuda, cuda:0, mps", default="cpu", check=check_device)
 IGNORED_KOHYA = (
-    Option("v2", "", bool, ignored="--v2 is not needed: which model a file is for is read from the file"),
-    Option("sdxl", "", bool, ignored="--sdxl is not needed: which model a file is for is read from the file"),
-    Option("v_parameterization", "", bool, ignored="--v_parameterization has no meaning here: weights are the same for it"),
-    Option("precision", "", str, ignored="--precision has no meaning here: everything is computed in float32"),
-    Option("mem_eff_load_save", "", bool, ignored="--mem_eff_load_save is always on here: files are streamed"),
+    Option("v2", "", bool, ignored="`v2` is not needed: which model a file is for is read from the file"),
+    Option("sdxl", "", bool, ignored="`sdxl` is not needed: which model a file is for is read from the file"),
+    Option("v_parameterization", "", bool, ignored="`v_parameterization` has no meaning here: weights are the same for it"),
+    Option("precision", "", str, ignored="`precision` has no meaning here: everything is computed in float32"),
+    Option("mem_eff_load_save", "", bool, ignored="`mem_eff_load_save` is always on here: files are streamed"),
 )
 
 

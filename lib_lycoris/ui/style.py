@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from html import escape
@@ -54,20 +53,18 @@ def small_picture(image: Any) -> str:
     return f'<img class="lyco_preview" alt="preview" src="data:image/jpeg;base64,{b64encode(kept.getvalue()).decode()}">'
 
 
-def idle(text: str, failed: bool = False) -> str:
-    """Return the words alone; what an earlier run has left beside them is dimmed where this one failed."""
-    return f'<p class="lyco_state{" lyco_failed" if failed else ""}" aria-live="polite">{escape(text)}</p>'
+def idle(text: str, failed: bool = False, title: str = "") -> str:
+    """Return the words alone, with a title to hover over; what an earlier run has left beside them is dimmed where this one failed."""
+    hover = f' title="{escape(title, quote=True)}"' if title else ""
+    return f'<p class="lyco_state{" lyco_failed" if failed else ""}" aria-live="polite"{hover}>{escape(text)}</p>'
 
 
 def report(text: str) -> str:
     """Return a report of several lines as it was written."""
-    return f'<pre class="lyco_report" tabindex="0">{escape(in_page_words(text))}</pre>' if text else ""
+    return f'<pre class="lyco_report" tabindex="0">{escape(text)}</pre>' if text else ""
 
 
-def in_page_words(text: str) -> str:
-    """Return a tool's sentence as it reads beside a form: an option is the field of that name, and there is no --json to give."""
-    text = re.sub(r" \([^()]*--json[^()]*\)", "", text)
-    return re.sub(r"(?<![^\s(])--([a-z][\w-]*)(?: FILE\b)?", lambda found: f'"{re.sub("[_-]", " ", found[1])}"', text)
+REFRESH = "↻"  # the script gives the button its words
 
 
 def tag_box(tag: str, send: str) -> str:
@@ -81,5 +78,5 @@ def tag_box(tag: str, send: str) -> str:
 def notes(applied: Sequence[str] = (), problems: Sequence[str] = (), errors: Sequence[str] = ()) -> str:
     """Return what was done and what was not, one line each; the worst first."""
     kinds = (("worse", errors), ("bad", problems), ("good", applied))
-    lines = [f'<div class="lyco_note {kind}">{escape(in_page_words(text))}</div>' for kind, texts in kinds for text in texts]
+    lines = [f'<div class="lyco_note {kind}">{escape(text)}</div>' for kind, texts in kinds for text in texts]
     return f'<div role="status">{"".join(lines)}</div>' if lines else ""

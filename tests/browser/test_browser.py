@@ -137,7 +137,7 @@ def test_a_merged_checkpoint_is_used_and_extracted_again(tab: Any, data: Path) -
     choose(tab, "#lyco_merge_checkpoint", MODEL)
     choose(tab, "#lyco_merge_add", "demo-lora")
     write(tab, "#lyco_merge_name", "merged")
-    wait_until_says(tab, "#lyco_merge_plan", "not matched")
+    wait_until_says(tab, "#lyco_merge_plan", "layers changed")
     tab.click("#lyco_merge_run")
     wait_until_says(tab, "#lyco_merge_progress", "Done")
     assert (data / "checkpoints" / "merged.safetensors").stat().st_size > 1e6
@@ -165,7 +165,7 @@ def test_a_slider_of_a_block_changes_the_picture(tab: Any) -> None:  # noqa: F81
     whole = generate(tab, f"{PROMPT} <lyco:demo-locon:1>")
     open_page(tab, "Block weight")
     choose(tab, "#lyco_blocks_network", "demo-locon")
-    wait_until_says(tab, "#lyco_blocks_legend", "longest bar")
+    wait_until_says(tab, "#lyco_blocks_legend", "Grey bars")
     tab.focus("#lyco_blocks_picture [data-block]:not(.lyco_untouched) input[type=range]")
     tab.keyboard.press("Home")
     wait_until_says(tab, "#lyco_blocks_tag", "<lyco:demo-locon:1:lbw=")
@@ -270,7 +270,7 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     choose(tab, "#lyco_bake_model", "demo-lora")
     choose(tab, "#lyco_bake_sd_model", MODEL)
     write(tab, "#lyco_bake_weights", "1,2,3")
-    refused(tab, "bake", "3 values came")
+    refused(tab, "bake", "3 values given")
     assert files_in(data) == before
 
 

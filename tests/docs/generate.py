@@ -13,8 +13,10 @@ from pathlib import Path
 from lib_lycoris.algorithms import KINDS
 from lib_lycoris.models import FAMILIES, layout
 from lib_lycoris.networks.settings.refused import INITS, METHODS, VARIANTS
+from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.declaration import Option
 from lib_lycoris.tools.guidance.tables import as_markdown
+from lib_lycoris.tools.option_names import spelled
 from lib_lycoris.tools.registry import VERBS, tools_of
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -45,7 +47,7 @@ def verb_options(verb: str, summary: str) -> str:
 def row(option: Option) -> str:
     """Return an option as a row of a table."""
     names = ", ".join(f"`{flag}`" for flag in option.flags)
-    facts = [option.help]
+    facts = [as_flags(option.help)]
     if option.choices:
         facts.append("one of " + ", ".join(f"`{choice}`" for choice in option.choices))
     if option.default not in (None, False, ()):
@@ -55,8 +57,13 @@ def row(option: Option) -> str:
 
 def without_meaning(option: Option) -> str:
     """Return a row that says why an option is accepted without effect, or refused."""
-    flag = option.flags[0]
-    return f"| `{flag}` | {'accepted' if option.ignored else 'refused'}: {(option.ignored or option.refused).replace(flag, 'it', 1)} |"
+    said = as_flags(option.ignored or option.refused).replace(f"`{option.flags[0]}`", "it", 1)
+    return f"| `{option.flags[0]}` | {'accepted' if option.ignored else 'refused'}: {said} |"
+
+
+def as_flags(text: str) -> str:
+    """Return a text with the options of any tool as they are typed."""
+    return spelled(text, (option for tool in TOOLS.values() for option in tool.options), lambda option: f"`{option.flags[0]}`")
 
 
 def algorithms() -> str:

@@ -77,7 +77,7 @@ def test_every_demo_network_changes_the_picture_and_leaves_the_model_alone(host:
     before = bits(host)
     changed = generate(host, f"{PROMPT} <lyco:{name}>")
     assert changed.problems == ()
-    assert len(changed.applied) == 1 and changed.applied[0].startswith(f"{name}: ")
+    assert len(changed.applied) == 1 and changed.applied[0].startswith(f"{name} at 1: changes ")
     assert np.abs(pixels(changed) - plain).mean() > 2
     assert pixels(changed).std() > 20, "the image is wrecked: it is almost one colour"
     assert bits(host) == before

@@ -210,7 +210,7 @@ def test_strengths_and_block_weights_are_those_of_a_prompt(files: Path) -> None:
 
 
 def test_strengths_are_refused_where_they_cannot_be_meant(files: Path) -> None:
-    with pytest.raises(ToolError, match="--ratios has 1 values for 2 networks"):
+    with pytest.raises(ToolError, match="`ratios` has 1 values for 2 networks"):
         go(files, "one", "two", ratios=[0.5])
     with pytest.raises(ToolError, match="every strength is 0"):
         go(files, "one", ratios=[0.0])

@@ -64,7 +64,7 @@ def test_a_run_tells_its_progress_and_ends_with_a_picture(page: GeneratePage) ->
     last = shown[-1]
     assert last[START_BUTTON]["interactive"] is True and last[CANCEL_BUTTON]["interactive"] is False
     assert last[STATE]["value"].count("Done, seed 3.") == 1
-    assert "demo-lora: 216 parameters changed" in last[NOTES]["value"]
+    assert "demo-lora at 0.7: changes 216 layers" in last[NOTES]["value"]
     assert "no network called &quot;nope&quot;" in last[NOTES]["value"]
     with Image.open(last[GALLERY]["value"][0]) as image:
         assert image.size == (64, 64) and image.text["parameters"] == last[INFO]["value"]
@@ -329,7 +329,7 @@ def test_a_person_generates_with_a_network_and_sees_what_was_done(tab: Any) -> N
     tab.wait_for_selector("#lyco_progress [role=progressbar]")
     wait_until_says(tab, "#lyco_progress", "steps/s")
     wait_until_says(tab, "#lyco_progress", "Done, seed 7.")
-    wait_until_says(tab, "#lyco_notes", "demo-boft: 160 parameters changed")
+    wait_until_says(tab, "#lyco_notes", "changes 160 layers")
     assert "Seed: 7, Size: 64x64" in tab.input_value("#lyco_info textarea")
     tab.wait_for_function("[...document.querySelectorAll('#lyco_gallery img')].some(image => image.naturalWidth === 64)")
 
@@ -381,7 +381,7 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
     tab.wait_for_selector("#lyco_prompt textarea", state="visible")
     assert tab.input_value("#lyco_prompt textarea") == "<lyco:both of them:1>"
     tab.click("#lyco_generate")
-    wait_until_says(tab, "#lyco_notes", "both of them: 216 parameters changed")
+    wait_until_says(tab, "#lyco_notes", "both of them at 1: changes 216 layers")
 
 
 def choose(tab: Any, place: str, name: str) -> None:

@@ -192,10 +192,14 @@ def test_the_picture_has_every_block_once(count: int) -> None:
 
 
 def test_typed_values_are_read_or_refused() -> None:
-    assert read_values(",".join(["0.5"] * 12)) == [0.5] * 12 and read_values("1;" * 16 + "2\n")[:1] == [1.0]
-    for text, said in (("1,2", "2 values came"), ("x," * 16 + "1", "is not a block weight"), ("", "1 values came")):
+    assert read_values(",".join(["0.5"] * 12), 17) == [0.5] * 12 and read_values("1;" * 16 + "2\n", 17)[:1] == [1.0]
+    for text, said in (
+        ("1,2", "2 values given; this layout needs 17"),
+        ("x," * 16 + "1", "is not a block weight"),
+        ("", "1 value given; this layout needs 17"),
+    ):
         with pytest.raises(PromptError, match=said):
-            read_values(text)
+            read_values(text, 17)
 
 
 # --- how much a network changes each block
@@ -307,7 +311,7 @@ def test_a_chosen_network_shows_its_blocks_then_its_norms(page: BlocksPage) -> N
     assert sum("value" in update for update in page.measure("demo-locon")) > 5
     moved = page.typed(",".join(["1"] * 25 + ["0.5"]), sitting, "demo-locon", *NUMBERS)  # a slider while it was measured
     late = page.show_norms(value(moved, "state"), "demo-locon", *NUMBERS)
-    assert value(late, "state").board.shown[-1] == 0.5 and "longest bar" in value(late, "legend")
+    assert value(late, "state").board.shown[-1] == 0.5 and "Grey bars" in value(late, "legend")
     assert "width:100%" in value(late, "picture")
     unet = value(page.choose(Sitting(), "demo-dora", *NUMBERS), "state").board
     assert not unet.is_touched("BASE") and unet.is_touched("IN10")
@@ -335,7 +339,11 @@ def test_typed_values_move_what_has_to_move(page: BlocksPage) -> None:
     other = page.typed(",".join(["0"] * 26), sitting, "demo-lora", *NUMBERS)
     assert value(other, "layout") == LABELS[26] and value(other, "picture").count('value="0"') == 52
     bad = page.typed("1,2,x", sitting, "demo-lora", *NUMBERS)
-    assert "3 values came" in value(bad, "notes") and value(bad, "state") is None and 'data-understood="1,2,x|' in value(bad, "tag")
+    assert (
+        "3 values given; this layout needs 17." in value(bad, "notes")
+        and value(bad, "state") is None
+        and 'data-understood="1,2,x|' in value(bad, "tag")
+    )
     assert "never on" in value(page.retag(text, sitting, "demo-lora", 1, 1, 9, 3), "notes")
 
 
@@ -369,7 +377,8 @@ def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPag
 
 
 @pytest.mark.parametrize(
-    "name, said", [("", "cannot name"), ("a:b", "cannot name"), ("a>b", "cannot name"), ("0.5", "is no number"), ("MIDD", "already")]
+    "name, said",
+    [("", "Give the preset a name"), ("a:b", "or contain"), ("a>b", "or contain"), ("0.5", "cannot be a number"), ("MIDD", "already")],
 )
 def test_a_name_that_cannot_be_a_preset_is_refused(page: BlocksPage, name: str, said: str) -> None:
     *shown, kept = page.save(name, Sitting(BlockValues(17)), "demo-lora", *NUMBERS)
@@ -551,7 +560,7 @@ def test_the_analysis_stops_within_a_second(page: BlocksPage, context: PageConte
     part.stop()
     began = time.monotonic()
     *_, ended = run
-    assert time.monotonic() - began < 1 and "GenerationCancelled." in ended[0]["value"] and ended[5]["interactive"] is True
+    assert time.monotonic() - began < 1 and "Cancelled." in ended[0]["value"] and ended[5]["interactive"] is True
 
 
 def test_what_cannot_be_analyzed_is_a_sentence(page: BlocksPage, context: PageContext) -> None:
@@ -595,7 +604,7 @@ def open_blocks(tab: Any, network: str, tag: str = "") -> None:  # noqa: F811 - 
     tab.keyboard.type(network)
     tab.wait_for_function("document.querySelectorAll('#lyco_blocks_network ul.options li').length < 4")
     tab.keyboard.press("Enter")
-    wait_until_says(tab, "#lyco_blocks_legend", "longest bar")
+    wait_until_says(tab, "#lyco_blocks_legend", "Grey bars")
     wait_until_says(tab, "#lyco_blocks_tag", f"<lyco:{network}:1{tag or '>'}")
 
 
@@ -633,7 +642,7 @@ def test_a_person_pastes_values_and_the_picture_follows(tab: Any) -> None:  # no
     tab.wait_for_selector("[data-block=IN05]")
     tab.wait_for_function("document.querySelectorAll('#lyco_blocks_picture [data-block]').length === 12")
     tab.fill("#lyco_blocks_values textarea", "1,2,3")
-    wait_until_says(tab, "#lyco_blocks_notes", "3 values came")
+    wait_until_says(tab, "#lyco_blocks_notes", "3 values given")
 
 
 @pytest.mark.browser

@@ -19,7 +19,6 @@ from lib_lycoris.networks.reading.header import read_metadata
 from lib_lycoris.prompt import Presets
 from lib_lycoris.tools.examine.network_spectra import network_spectra
 from lib_lycoris.tools.extract import extract, measure
-from lib_lycoris.tools.extract.options import MIB
 from lib_lycoris.tools.files.checkpoint import open_checkpoint
 from lib_lycoris.tools.files.store import ModelFile
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
@@ -27,6 +26,7 @@ from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.tools.linalg.ranks import RULES
 from lib_lycoris.tools.linalg.size_curve import CurveRequest, Spectra
 from lib_lycoris.tools.reshape import resize
+from lib_lycoris.tools.units import MB
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages import extract as extract_page
 from lib_lycoris.ui.pages.change import NONE, ChangePage, _asked
@@ -209,7 +209,7 @@ def test_what_was_not_measured_is_a_sentence(context: PageContext, tmp_path: Pat
     with pytest.raises(ToolError, match="nothing is changed"):
         Spectra((), "sd1", 0).point(CurveRequest())
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ToolError, match=r"other\.safetensors does not hold what `measure` writes"):
+    with pytest.raises(ToolError, match=r"other\.safetensors does not hold what measure writes"):
         measure.read(tmp_path / "other.safetensors")
 
 
@@ -293,7 +293,7 @@ def test_measured_once_the_curve_follows_the_fields(page: ExtractPage, context: 
     watched = [part for part in page.inputs if part is not page.fields["name"]]
     fields = values_of(watched, org="base", tuned="tuned", rank=4)
     said, plot, more, _ = page.curve.draw(*fields)
-    assert "Press Measure" in said["value"] and plot["visible"] is False and more["visible"] is False
+    assert "Press Preview sizes" in said["value"] and plot["visible"] is False and more["visible"] is False
     last = list(page.panel.make_and_run(page.make_measure, extraction(page, rank=4)))[-1]
     assert "Done" in last[0]["value"]
     monkeypatch.setattr(measure, "run", None)  # from here on nothing is measured
@@ -303,7 +303,7 @@ def test_measured_once_the_curve_follows_the_fields(page: ExtractPage, context: 
         said, plot, more, values = page.curve.draw(*values_of(watched, org="base", tuned="tuned", rank=rank))
         wanted = extract.run(**files_of(context), dim=rank, save_to=context.store.data_folder() / f"{rank}.safetensors").report
         mark = next(line for line in plot["value"].axes[0].lines if line.get_marker() == "D")
-        assert mark.get_xdata()[0] * MIB == pytest.approx(wanted["bytes"], rel=0.01)
+        assert mark.get_xdata()[0] * MB == pytest.approx(wanted["bytes"], rel=0.01)
         assert mark.get_ydata()[0] / 100 == pytest.approx(wanted["error"], abs=1e-3)
         assert f"error {wanted['error']:.1%}" in said["value"] and more["visible"] is True
         assert {line.get_xdata()[0] for line in values["value"].axes[0].lines if line.get_marker() == "D"} == {rank}
@@ -313,7 +313,7 @@ def test_the_curve_has_nothing_for_other_algorithms_and_says_so(page: ExtractPag
     watched = [part for part in page.inputs if part is not page.fields["name"]]
     said = page.curve.draw(*values_of(watched, org="base", tuned="tuned", algorithm="lokr"))[0]["value"]
     assert "known beforehand for lora and locon; of lokr" in said
-    assert page.curve.draw(*values_of(watched))[0]["value"].count("Press Measure") == 1
+    assert page.curve.draw(*values_of(watched))[0]["value"].count("Press Preview sizes") == 1
 
 
 def test_of_many_changes_the_last_is_drawn(page: ExtractPage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +333,7 @@ def test_of_many_changes_the_last_is_drawn(page: ExtractPage, monkeypatch: pytes
     [
         ({"org": None}, "no checkpoint is chosen"), ({"tuned": "tund"}, "the nearest in the list: tuned"),
         ({"tuned": "base"}, "are the same file"), ({"name": "../x"}, "leads outside"), ({"name": "net"}, "is there already"),
-        ({"rank": None}, "Rank: a number is missing"), ({"conv_dim": "many"}, "conv dim is many, but a whole number is expected"),
+        ({"rank": None}, "Rank: a number is missing"), ({"conv_dim": "many"}, "Rank of convolutions is many, but a whole number"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_a_sentence(page: ExtractPage, given: dict[str, Any], words: str) -> None:
@@ -368,8 +368,8 @@ def test_only_the_fields_of_the_rule_are_seen(page: ExtractPage) -> None:
 def test_the_sentence_reads_the_curve_aloud(context: PageContext) -> None:
     spectra = measure.measure(measure._understand(files_of(context)))
     point = spectra.point(CurveRequest(dim=4))
-    assert sentence(CurveRequest(dim=4), replace(point, bytes=3 * MIB, error=0.5)) == (
-        "rank 4: about 3.0 MiB, relative error 50.0% (75.0% of the change's energy is kept)"
+    assert sentence(CurveRequest(dim=4), replace(point, bytes=3 * MB, error=0.5)) == (
+        "rank 4: about 3.0 MB, relative error 50.0% (75.0% of the change's energy is kept)"
     )
 
 
@@ -437,7 +437,7 @@ def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, context: PageCo
                         save_to=context.store.data_folder() / "x.safetensors").report  # fmt: skip
     mark = next(line for line in plot["value"].axes[0].lines if line.get_marker() == "D")
     assert mark.get_ydata()[0] / 100 == pytest.approx(wanted["error"], abs=1e-3)
-    assert mark.get_xdata()[0] * MIB == pytest.approx(wanted["bytes"], rel=0.02)
+    assert mark.get_xdata()[0] * MB == pytest.approx(wanted["bytes"], rel=0.02)
     assert f"{wanted['captured']:.1%} of the change" in said["value"]
     assert len(values["value"].axes[0].get_lines()) >= 3
     assert "rank 3" in form.curve.draw(*values_of(watched, model="net"))[0]["value"]  # a resize needs no base model: all ranks are kept

@@ -23,6 +23,7 @@ from lib_lycoris.hosts.protocol import GenerationRequest
 from lib_lycoris.tools.jobs.progress import ProgressState
 from lib_lycoris.tools.jobs.queue import Job, Jobs
 from lib_lycoris.tools.merge.norms import shares
+from lib_lycoris.tools.units import megabytes
 from lib_lycoris.ui.context import PageContext, fits
 from lib_lycoris.ui.pages import build_tab
 from lib_lycoris.ui.pages.merge import BASE, CHECKPOINT, INTO_CHECKPOINT, INTO_NETWORK, MergePage, mode_changed
@@ -187,7 +188,7 @@ def test_networks_go_into_a_checkpoint_that_paints_as_the_prompt_did(page: Merge
     assert updates[0][RUN]["interactive"] is False and updates[0][CANCEL]["interactive"] is True
     last = updates[-1]
     assert "Done" in last[STATE]["value"] and last[RUN]["interactive"] is True and "432" not in last[NOTES]["value"]
-    assert f"{changed('demo-lora')} parameters matched, 0 keys not" in last[NOTES]["value"]
+    assert f" - {changed('demo-lora')} layers, all keys used" in last[NOTES]["value"]
     assert last[TAG]["value"] == "" and last[USE]["visible"] is True and last[6 + 1]["visible"] is True
     figure = last[PLOT]["value"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1. demo-lokr", "2. demo-lora"]
@@ -261,7 +262,7 @@ def test_the_plan_tells_what_will_happen(page: MergePage, monkeypatch: pytest.Mo
     monkeypatch.setattr(live_plan, "PAUSE", 0.0)
     given = values(page, [NetworkRow("demo-lora"), NetworkRow("demo-lokr", 0.3)])
     shown = page.plan.update(page.planned, page.ready, given)["value"]
-    for name, value in (("matched", "432"), ("not matched", "0"), ("file", live_plan.size(demo.CHECKPOINT.stat().st_size))):
+    for name, value in (("layers changed", "216 of 1004"), ("file", megabytes(demo.CHECKPOINT.stat().st_size))):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in shown
     assert "<dt>time</dt>" in shown and "<dt>memory</dt>" in shown
     assert "Choose a checkpoint and a network" in page.plan.update(page.planned, page.ready, values(page, []))["value"]

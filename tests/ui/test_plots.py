@@ -34,7 +34,7 @@ def test_every_colour_stands_out_in_both_themes() -> None:
 
 def test_nothing_stays_with_pyplot_and_the_ground_is_transparent() -> None:
     before = plt.get_fignums()
-    figure = plots.size_curve([(1 << 20, 0.5), (2 << 20, 0.1)])
+    figure = plots.size_curve([(1_000_000, 0.5), (2_000_000, 0.1)])
     assert plt.get_fignums() == before
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
@@ -93,13 +93,13 @@ def test_energies_are_summed_by_block() -> None:
 
 
 def test_the_curve_has_the_points_and_marks_the_chosen_one() -> None:
-    points = [(1 << 20, 0.5), (4 << 20, 0.25), (32 << 20, 0.01)]
-    axes = plots.size_curve(points, chosen=(4 << 20, 0.25)).axes[0]
+    points = [(1_000_000, 0.5), (4_000_000, 0.25), (32_000_000, 0.01)]
+    axes = plots.size_curve(points, chosen=(4_000_000, 0.25)).axes[0]
     assert list(axes.lines[0].get_xdata()) == [1, 4, 32] and list(axes.lines[0].get_ydata()) == pytest.approx([50, 25, 1])
     mark = next(line for line in axes.lines if line.get_marker() == "D")
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (4, 25)
-    assert axes.texts[0].get_text() == "4 MiB, error 25 %"
-    assert "MiB" in axes.get_xlabel() and "%" in axes.get_ylabel() and axes.get_xscale() == "log"
+    assert axes.texts[0].get_text() == "4.0 MB, error 25 %"
+    assert "MB" in axes.get_xlabel() and "%" in axes.get_ylabel() and axes.get_xscale() == "log"
     assert plots.size_curve(points[:2]).axes[0].get_xscale() == "linear"
 
 

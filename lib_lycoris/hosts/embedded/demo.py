@@ -8,6 +8,7 @@ from ...demo import CHECKPOINT
 from .models import LoadedModel, load_model
 
 NAME = CHECKPOINT.stem
+EXAMPLE = "a red circle on the left, blue background"
 ABOUT = 'Demo: it draws shapes, like "a red circle on the left, blue background"; your own: python3 run.py --ckpt FILE --networks FOLDER.'
 
 

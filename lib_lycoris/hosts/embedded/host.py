@@ -29,7 +29,7 @@ from ..memory import memory_in_use
 from ..protocol import GeneratedImage, GenerationProgress, GenerationRequest, TagsRefused
 from ..session import Plan, Session
 from .conditioning import TextNetwork, conditionings
-from .demo import ABOUT, demo_model
+from .demo import ABOUT, EXAMPLE, demo_model
 from .demo import NAME as DEMO
 from .folders import data_folder, kept_folder, own_networks
 from .model_hash import model_file_hash
@@ -109,6 +109,11 @@ class EmbeddedHost:
     def cfg(self) -> float:
         """The guidance that suits the model."""
         return self.model.cfg
+
+    @property
+    def example(self) -> str:
+        """A prompt without tags that suits the model."""
+        return EXAMPLE if self.model.name == DEMO else "a castle on a hill"
 
     def about(self) -> str:
         """Return one sentence on the model that is loaded."""

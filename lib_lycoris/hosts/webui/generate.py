@@ -60,6 +60,7 @@ class WebuiGenerator:
         return ""
 
     cfg = 7.0  # the webui's own default
+    example = "a castle on a hill"
 
     @property
     def size(self) -> int:

@@ -45,7 +45,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
             found: dict[str, Spectrum] = {}
             for patch, measured in zip(work, ordered(lambda item: spectrum(item, weights), work, count()), strict=True):
                 if measured is None:
-                    missing.append([network.name, patch.name, f"{patch.algorithm.name} depends on the base weight; give --base_model"])
+                    missing.append([network.name, patch.name, f"{patch.algorithm.name} depends on the base weight; give `base_model`"])
                 else:
                     found[patch.name] = measured
                 progress.advance(1, patch.name)
@@ -76,7 +76,7 @@ def plan(**options: Any) -> Plan:
 def _understand(options: Mapping[str, Any]) -> tuple[list[Network], Reader | None, models.BaseModel]:
     paths = [Path(path) for path in as_list(options.get("models"))]
     if not paths:
-        raise ToolError("no network is given; name at least one file with --models")
+        raise ToolError("no network is given; name at least one file as `models`")
     checkpoint = open_checkpoint(options["base_model"]) if options.get("base_model") else None
     networks = [load(path, checkpoint.base if checkpoint else None) for path in paths]
     families = {network.family for network in networks}
@@ -162,7 +162,7 @@ def _text(report: Mapping[str, Any]) -> str:
         clashes = [block for block, cosine in pair["blocks"].items() if abs(cosine) >= CLASH]
         lines += [f"  they act alike or against each other in {', '.join(clashes)}"] if clashes else []
     if report["not_measured"]:
-        lines.append(f"{len(report['not_measured'])} changes depend on the base weights and were not measured; give --base_model")
+        lines.append(f"{len(report['not_measured'])} changes depend on the base weights and were not measured; give `base_model`")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from ... import models
+from ..units import megabytes
 from .inspect import Inspection
 
 COMPONENTS: dict[str | None, str] = {
@@ -35,7 +36,7 @@ def _section(title: str, rows: list[tuple[str, str]]) -> str:
 
 
 def _headline(found: Inspection) -> str:
-    return f"{found.name}  ({size_of(found.bytes)}, {found.keys} tensors)" + ("" if found.usable else " - it cannot be used")
+    return f"{found.name}  ({megabytes(found.bytes)}, {found.keys} tensors)" + ("" if found.usable else " - it cannot be used")
 
 
 def _problems(found: Inspection) -> list[tuple[str, str]]:
@@ -82,13 +83,3 @@ def by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:
         keys = [key for key, _ in group]
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         yield f"{keys[0]}{more}: {reason}"
-
-
-def size_of(count: int) -> str:
-    """Return bytes as the user reads them."""
-    size = float(count)
-    for unit in ("bytes", "KB", "MB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GB"

@@ -26,8 +26,9 @@ from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.candidates import READS_WEIGHT, Wanted, leading_values, make
 from ..linalg.ranks import Rule, Share, share_out
+from ..units import MB, megabytes
 from .difference import PieceBuffers, Reader, difference
-from .options import MIB, OPTIONS, ExtractOptions, Target, find_targets, understand
+from .options import OPTIONS, ExtractOptions, Target, find_targets, understand
 from .report import Row, facts, metadata, summary, warnings
 
 BUDGET_RANKS = 128  # per module at most, where a file size decides
@@ -88,7 +89,7 @@ def plan(**options: Any) -> Plan:
     size = request.size or _bytes(request, targets)
     numbers = sum(prod(target.shape) for target in targets)
     report: dict[str, Any] = {"matched": [t.name for t in targets], "unmatched": [list(item) for item in left_out]}
-    text = f"{len(targets)} parameters of both models are compared, {len(left_out)} are left out; the file has about {size / MIB:.1f} MiB"
+    text = f"{len(targets)} parameters of both models are compared, {len(left_out)} are left out; the file has about {megabytes(size)}"
     report["warnings"] = warnings(request.base, request.tuned)
     text = "\n".join([text, *report["warnings"]])
     memory = count(request.device) * 6 * max(prod(target.shape) for target in targets)
@@ -181,7 +182,7 @@ def _shared(request: ExtractOptions, targets: Sequence[Target], header: int, pro
     fixed = header + sum(prod(target.shape) * width for target in targets if target.suffix)
     assert request.size is not None
     if fixed >= request.size:
-        raise ToolError(f"{request.size / MIB:.2f} MiB is too little: biases, norms and the header alone take {fixed / MIB:.2f} MiB")
+        raise ToolError(f"{request.size / MB:.2f} MB is too little: biases, norms and the header alone take {fixed / MB:.2f} MB")
     shares = []
     with _Extraction(request) as extraction, one_thread_each():
         for target, values in extraction.results(weights, progress, "measuring"):

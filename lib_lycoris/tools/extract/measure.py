@@ -29,8 +29,9 @@ from ..jobs.workers import count, ordered
 from ..linalg.candidates import leading_values
 from ..linalg.low_rank import energy, gram_svd
 from ..linalg.size_curve import LEADING, CurveRequest, Layer, Part, Point, Spectra
+from ..units import megabytes
 from .difference import PieceBuffers, Reader, difference
-from .options import MIB, OPTIONS, ExtractOptions, Target, find_targets, understand
+from .options import OPTIONS, ExtractOptions, Target, find_targets, understand
 from .report import metadata, warnings
 
 SECONDS = 4e-8  # for a number of the models, on two cores
@@ -143,7 +144,7 @@ def _values(delta: Tensor, size: float, whole: bool) -> Tensor:
 
 def _table(report: Mapping[str, Any], points: Iterable[Point]) -> str:
     lines = [f"{report['layers']} parameters differ, {report['identical']} are the same; measured in {report['seconds']:.1f} s"]
-    lines += [f"  rank {int(p.setting):>3}: {p.bytes / MIB:8.2f} MiB, relative error {p.error:.4f}" for p in points]
+    lines += [f"  rank {int(p.setting):>3}: {megabytes(p.bytes):>9}, relative error {p.error:.4f}" for p in points]
     return "\n".join(lines)
 
 
@@ -184,7 +185,7 @@ def read(path: Path) -> Spectra:
         layers = tuple(_read_layer(tensors, index, row) for index, row in enumerate(facts["layers"]))
         return Spectra(layers, str(facts["family"]), int(facts["notes"]), bool(facts["whole"]))
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise ToolError(f"{path.name} does not hold what `measure` writes; delete it and measure again") from error
+        raise ToolError(f"{path.name} does not hold what measure writes; delete it and measure again") from error
 
 
 def _read_layer(tensors: Mapping[str, Tensor], index: int, row: dict[str, Any]) -> Layer:

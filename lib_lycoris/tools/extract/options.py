@@ -19,10 +19,10 @@ from ..files.growing import dtype_of
 from ..files.naming import STYLES, Named, named
 from ..linalg.candidates import ALGORITHMS, Wanted
 from ..linalg.ranks import RULES, Rule
+from ..units import MB
 
 NORMS = ("LayerNorm", "GroupNorm")
 LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "MultiheadAttention")
-MIB = 1 << 20
 DIM = 32  # of an extraction that says nothing else
 
 OPTIONS = (
@@ -34,23 +34,23 @@ OPTIONS = (
         default="locon", choices=ALGORITHMS,
     ),
     Option("dim", "rank of linear and 1x1 layers, or the largest that the rule may choose (default: 32, or as the size allows)", int),
-    Option("conv_dim", "rank of convolutions (default: dim; with lora: convolutions are left out)", int),
-    Option("rule", "how the rank is chosen up to dim", default="fixed", choices=RULES),
+    Option("conv_dim", "rank of convolutions (default: `dim`; with lora: convolutions are left out)", int),
+    Option("rule", "how ranks are chosen, up to `dim`", default="fixed", choices=RULES),
     Option("value", "the rule's value", float, default=0.0),
-    Option("conv_value", "the rule's value for convolutions (default: value)", float),
-    Option("size", "size of the file in MiB; ranks are shared out over the modules", float),
+    Option("conv_value", "the rule's value for convolutions (default: `value`)", float),
+    Option("size", "size of the file in MB; ranks are shared out over the modules", float),
     Option("factor", "lokr: size of the first matrix; -1 for as even as possible", int, default=-1),
     Option("lokr_rank", "lokr: rank of the second matrix (default: whole)", int),
     Option("block", "oft: rows that are rotated together", int, default=32),
-    Option("style", "names of the modules in the file", default="kohya", choices=STYLES),
+    Option("style", "key names in the file", default="kohya", choices=STYLES),
     ALPHA,
     Option("save_precision", "dtype of the file", default="fp16", choices=("fp32", "fp16", "bf16", "float")),
     Option("embeddings", "take the difference of token embeddings too, whole", bool, default=False),
     Option("text_encoder", "take the text encoders too", bool, default=True),
     DEVICE,
-    Option("min_diff", "", float, ignored="--min_diff is not needed: a module is left out where its bytes are the same, and never else"),
-    Option("clamp_quantile", "", float, ignored="--clamp_quantile has no meaning here: nothing is clamped, which costs quality"),
-    Option("load_precision", "", ignored="--load_precision has no meaning here: differences are taken in float32"),
+    Option("min_diff", "", float, ignored="`min_diff` is not needed: a module is left out where its bytes are the same, and never else"),
+    Option("clamp_quantile", "", float, ignored="`clamp_quantile` has no meaning here: nothing is clamped, which costs quality"),
+    Option("load_precision", "", ignored="`load_precision` has no meaning here: differences are taken in float32"),
     *(option for option in IGNORED_KOHYA if option.name != "precision"),
 )  # fmt: skip
 
@@ -96,9 +96,9 @@ def understand(options: Mapping[str, Any]) -> ExtractOptions:
         raise ToolError(f'"{algorithm}" is no algorithm to extract to; there are {", ".join(ALGORITHMS)}')
     dim = DIM if given["dim"] is None and given["size"] is None else given["dim"]
     conv_dim = given["conv_dim"] if given["conv_dim"] is not None or algorithm == "lora" else dim
-    size = None if given["size"] is None else int(given["size"] * MIB)
+    size = None if given["size"] is None else int(given["size"] * MB)
     if size is not None and algorithm not in ("lora", "locon"):
-        raise ToolError(f"--size shares out the ranks of a LoRA; {algorithm} has none, use --algorithm lora or locon")
+        raise ToolError(f"`size` shares out the ranks of a LoRA; {algorithm} has none, use `algorithm=lora` or locon")
     more = {"factor": given["factor"], "lokr_rank": given["lokr_rank"], "block": given["block"]}
     value = given["value"]
     conv_value = value if given["conv_value"] is None else given["conv_value"]
@@ -119,7 +119,7 @@ def understand(options: Mapping[str, Any]) -> ExtractOptions:
 def _alpha(given: Mapping[str, Any]) -> float | None:
     alpha, algorithm = check_alpha(given["alpha"], given["style"]), given["algorithm"]
     if alpha is not None and (algorithm in ("full", "oft", "ia3") or (algorithm == "lokr" and given["lokr_rank"] is None)):
-        raise ToolError(f"{algorithm} has no ranks and so no alpha; leave --alpha out{', or give --lokr_rank' * (algorithm == 'lokr')}")
+        raise ToolError(f"{algorithm} has no ranks and so no alpha; leave `alpha` out{', or give `lokr_rank`' * (algorithm == 'lokr')}")
     return alpha
 
 
@@ -144,7 +144,7 @@ def find_targets(request: ExtractOptions) -> tuple[list[Target], list[tuple[str,
                 if not target.names:
                     reason = f"there is no name for it in the {request.style} style"
                 elif target.is_kernel and not suffix and request.conv is None:
-                    reason = "convolutions are left out; give --conv_dim"
+                    reason = "convolutions are left out; give `conv_dim`"
                 else:
                     found.append(target)
             if reason is not None:
@@ -161,7 +161,7 @@ def _reason(request: ExtractOptions, module: str, leaf: str, name: str, shape: t
     other = request.base.base.layers.get(module)
     component = request.tuned.base.component_of(module)
     if kind not in (*LAYERS, *NORMS) and not (kind == "Embedding" and request.embeddings):
-        return "embeddings are left out; give --embeddings" if kind == "Embedding" else "it is no layer that a network can change"
+        return "embeddings are left out; turn on `embeddings`" if kind == "Embedding" else "it is no layer that a network can change"
     if not request.text_encoder and component is not None and component.key != "unet":
         return "text encoders are left out"
     if other is None or not request.base.places(name) or not request.tuned.places(name):

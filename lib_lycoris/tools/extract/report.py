@@ -13,6 +13,7 @@ from ...models import FAMILIES, block_of
 from ..files.checkpoint import Checkpoint
 from ..files.metadata import KEY, base_entry, dumps, make_recipe, rank_facts
 from ..linalg.low_rank import relative
+from ..units import megabytes
 from .prediction import KEY as PREDICTION
 from .prediction import changed, prediction
 
@@ -35,7 +36,6 @@ RECORDED = (
 )
 WORST = 5
 REST = "-"  # what no block holds
-MIB = 1 << 20
 
 
 def warnings(base: Checkpoint, tuned: Checkpoint) -> list[str]:
@@ -71,6 +71,9 @@ class Row:
         }  # fmt: skip
 
 
+NAMES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "(IA)³", "oft": "OFT", "full": "full"}
+
+
 def facts(rows: Sequence[Row], left_out: Sequence[tuple[str, str]], size: int, seconds: float, family: str) -> dict[str, Any]:
     """Return the report."""
     total, left = sum(row.energy for row in rows), sum(row.left for row in rows)
@@ -100,16 +103,16 @@ def _blocks(rows: Sequence[Row], family: str) -> dict[str, dict[str, float]]:
 
 def summary(name: str, report: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the report as sentences."""
-    kinds = ", ".join(f"{count} {kind}" for kind, count in report["algorithms"].items())
+    kinds = ", ".join(f"{count} {NAMES.get(kind, kind)} layers" for kind, count in report["algorithms"].items())
     lines = [
-        f"{name}: {kinds}; {report['bytes'] / MIB:.1f} MiB in {report['seconds']:.1f} s",
+        f"{name}: {kinds}; {megabytes(report['bytes'])} in {report['seconds']:.1f} s",
         f"kept {report['captured']:.2%} of the difference's energy (relative error {report['error']:.4f})",
         f"{len(report['identical'])} parameters are the same in both models, {len(report['left_out'])} were left out",
     ]
     worst = sorted((row for row in rows if row.left > 0), key=lambda row: -row.left)[:WORST]
     lines += [f"  {row.parameter}: {row.algorithm or 'left out'}, error {relative(row.left, row.energy):.3f}" for row in worst]
     reasons = Counter(reason for _, reason in report["left_out"])
-    return "\n".join([*lines, *(f"  left out {count}: {reason}" for reason, count in reasons.most_common())])
+    return "\n".join([*lines, *(f"  {count} left out: {reason}" for reason, count in reasons.most_common())])
 
 
 def metadata(base: Checkpoint, tuned: Checkpoint, options: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:

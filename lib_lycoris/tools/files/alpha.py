@@ -24,7 +24,7 @@ def check_alpha(alpha: float | None, style: str) -> float | None:
     if not alpha > 0:
         raise ToolError(f"alpha is above 0, but got {alpha:g}: a network with alpha 0 changes nothing")
     if style not in STYLES:
-        raise ToolError(f"a file in the {style} style has no alpha; leave --alpha out, or use --style kohya")
+        raise ToolError(f"a file in the {style} style has no alpha; leave `alpha` out, or use `style=kohya`")
     return alpha
 
 
@@ -49,5 +49,5 @@ def alpha_notes(keys: Iterable[str], alpha: float | None) -> list[str]:
         modules[module] = modules.get(module, False) or suffix == "alpha"
     lacking = sum(not has for has in modules.values())
     if lacking == len(modules):
-        raise ToolError("no module of the new file has ranks, so none has an alpha; leave --alpha out")
+        raise ToolError("no module of the new file has ranks, so none has an alpha; leave `alpha` out")
     return [f"{lacking} modules have no ranks, and so no alpha"] if lacking else []

@@ -64,7 +64,7 @@ class GrowingFile:
         """Append a module's tensors, suffix -> tensor; all tensors of a file are of one dtype."""
         for suffix, tensor in tensors.items():
             if f"{module}.{suffix}" in self._entries:
-                raise ToolError(f"two changes would have the name {module}.{suffix}; use another --style")
+                raise ToolError(f"two changes would have the name {module}.{suffix}; use another `style`")
             data = as_bytes(tensor.cpu())
             shape, span = list(tensor.shape), [self._offset, self._offset + len(data)]
             code = CODES[str(tensor.dtype).removeprefix("torch.")]
@@ -104,5 +104,5 @@ def dtype_of(name: str | None, default: torch.dtype) -> torch.dtype:
     if name is None:
         return default
     if name not in known:
-        raise ToolError(f"--save_precision {name} is for checkpoints; network files are fp32, fp16 or bf16")
+        raise ToolError(f"`save_precision={name}` is for checkpoints; network files are fp32, fp16 or bf16")
     return known[name]

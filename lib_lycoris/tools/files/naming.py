@@ -94,7 +94,7 @@ def to_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype, whose: str) -> d
     made = {key: value.to(dtype) if value.is_floating_point() else value for key, value in found.items()}  # places stay whole numbers
     broken = next((k for k, v in made.items() if v.numel() and not bool(torch.isfinite(v.float()).all())), None)
     if broken is not None:
-        raise ToolError(f"{whose}: {broken} holds numbers that {dtype} cannot; use --save_precision bf16 or fp32")
+        raise ToolError(f"{whose}: {broken} holds numbers that {dtype} cannot; use `save_precision=bf16` or fp32")
     return made
 
 

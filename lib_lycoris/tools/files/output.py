@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...atomic import beside
 from ...errors import ToolError
 from ..jobs.progress import Progress
+from ..units import megabytes
 from .output_name import check_name
 
 if TYPE_CHECKING:
@@ -254,14 +255,14 @@ def require_space(folder: Path, needed: int, name: str) -> None:
         raise ToolError(f"{folder} is not there; make the folder first, {name} is to be written into it")
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ToolError(f"the disk is full: {name} needs {needed / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB left; free some space")
+        raise ToolError(f"the disk is full: {name} needs {megabytes(needed)} and {folder} has {megabytes(free)} left; free some space")
 
 
-def refuse_strangers(path: Path, suffixes: Sequence[str], flag: str) -> None:
+def refuse_strangers(path: Path, suffixes: Sequence[str], option: str) -> None:
     """Raise ToolError when an output would replace a file of another kind than itself: somebody's notes, a file of the system."""
     if path.is_file() and path.suffix.lower() not in suffixes:
         kinds = " or ".join(suffixes)
-        raise ToolError(f"{path.name} is there already and is no {kinds} file, so it is not replaced; give {flag} another name")
+        raise ToolError(f"{path.name} is there already and is no {kinds} file, so it is not replaced; give `{option}` another name")
 
 
 def refuse_inputs(save_to: Path, inputs: list[Path]) -> None:
@@ -269,4 +270,4 @@ def refuse_inputs(save_to: Path, inputs: list[Path]) -> None:
     check_name(save_to)
     for path in inputs:
         if os.path.realpath(save_to) == os.path.realpath(path) or (save_to.exists() and path.exists() and os.path.samefile(save_to, path)):
-            raise ToolError(f"{save_to.name} is an input; inputs are never overwritten, give --save_to another name")
+            raise ToolError(f"{save_to.name} is an input; inputs are never overwritten, give `save_to` another name")

@@ -60,7 +60,7 @@ class ReadingBack:
         if not left:
             raise ToolError(
                 f"{self._name}: {module} depends on settings of the training that would be lost, or be wrong for other modules of the new "
-                "file; make plain LoRAs of all of them first (convert with --algorithm lora and --base_model)"
+                "file; make plain LoRAs of all of them first (convert with `algorithm=lora` and `base_model`)"
             )
         self._open = left
 

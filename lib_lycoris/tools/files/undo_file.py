@@ -119,7 +119,7 @@ class Undo:
         try:
             self._zip = ZipFile(path)
         except (BadZipFile, OSError, ValueError) as error:
-            raise ToolError(f"{path.name} is no undo file, or is damaged ({error}); give the one that --undo-file wrote") from error
+            raise ToolError(f"{path.name} is no undo file, or is damaged ({error}); give the one that the merge wrote") from error
         try:
             found = parse_json(self._packed("manifest.json"))
         except ValueError as error:

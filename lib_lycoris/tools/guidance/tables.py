@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..extract.options import MIB
+from ..units import MB
 from .advice import ADVICE, RULES, SOURCE_NAMES, Advice, example_sizes
 
 HEAD = ("algorithm", "how it is asked for in training", "usual dim, alpha", "good for", "watch out", "fidelity, flexibility, size")
@@ -34,7 +34,7 @@ def size_rows() -> list[tuple[str, ...]]:
 
 def megabytes(count: int) -> str:
     """Return a size of a file with two digits that mean something."""
-    return f"{count / MIB:.0f} MiB" if count >= 20 * MIB else f"{count / MIB:.1f} MiB"
+    return f"{count / MB:.0f} MB" if count >= 20 * MB else f"{count / MB:.1f} MB"
 
 
 def source_name(link: str) -> str:

@@ -31,7 +31,7 @@ class HasStrength(Protocol):
 def combined(method: str, density: float, seed: int, name: str, items: Sequence[tuple[HasStrength, Tensor]]) -> Tensor:
     """Return Σ s · ΔW for "sum"; otherwise of what is left of each difference. density: the share of values that is left."""
     if not 0 < density <= 1:
-        raise ToolError(f"--density is a share above 0 up to 1, but got {density:g}")
+        raise ToolError(f"`density` is a share above 0 up to 1, but got {density:g}")
     scaled = []
     for item, delta in items:
         if method.startswith("dare"):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ..extract.options import MIB
 from ..files.growing import dtype_of, header_room
+from ..units import MB
 from .low_rank import relative
 from .ranks import NEEDS_ALL, Rule
 
@@ -67,7 +67,7 @@ class CurveRequest:
     rule: str = "fixed"
     value: float = 0.0
     conv_value: float | None = None
-    size: float | None = None  # MiB
+    size: float | None = None  # MB
     style: str = "kohya"
     save_precision: str = "fp16"
     text_encoder: bool = True
@@ -247,9 +247,9 @@ def _shared(chosen: _Chosen, asked: CurveRequest) -> Tensor:
     """Return the rank of each part when a size is shared out: the ranks with the most energy for their bytes."""
     assert asked.size is not None
     width = _width(asked)
-    room = (int(asked.size * MIB) - chosen.header) // width - chosen.reserved
+    room = (int(asked.size * MB) - chosen.header) // width - chosen.reserved
     if room <= 0:
-        raise ToolError(f"{asked.size:.2f} MiB is too little: biases, norms and the header alone take {_least(chosen, asked):.2f} MiB")
+        raise ToolError(f"{asked.size:.2f} MB is too little: biases, norms and the header alone take {_least(chosen, asked):.2f} MB")
     owners, costs = chosen.order(asked.dim, asked.largest_conv or 0)
     spent = costs.cumsum(0)
     within = int(torch.searchsorted(spent, torch.tensor(float(room), dtype=torch.float64), right=True))
@@ -268,11 +268,11 @@ def _shared(chosen: _Chosen, asked: CurveRequest) -> Tensor:
 
 
 def _least(chosen: _Chosen, asked: CurveRequest) -> float:
-    """Return the size in MiB of a file without any rank."""
-    return (chosen.header + (chosen.reserved + 1) * _width(asked)) / MIB
+    """Return the size in MB of a file without any rank."""
+    return (chosen.header + (chosen.reserved + 1) * _width(asked)) / MB
 
 
 def _most(chosen: _Chosen, asked: CurveRequest) -> float:
-    """Return the size in MiB beyond which there is nothing left to add."""
+    """Return the size in MB beyond which there is nothing left to add."""
     ranks = float(chosen.order(asked.dim, asked.largest_conv or 0)[1].sum())
-    return (chosen.header + (chosen.reserved + ranks) * _width(asked)) / MIB + 0.01
+    return (chosen.header + (chosen.reserved + ranks) * _width(asked)) / MB + 0.01

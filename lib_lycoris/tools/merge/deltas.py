@@ -100,7 +100,7 @@ def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
                 raise ToolError(f"the checkpoint is broken: {key} holds NaN or infinity before anything is merged; use another copy of it")
             raise ToolError(
                 f"{key} would hold values from {low:g} to {high:g}, which {code} (up to {largest:g}) cannot; lower the strengths or use "
-                "--save_precision bf16 or fp32"
+                "`save_precision=bf16` or fp32"
             )
     return exact
 

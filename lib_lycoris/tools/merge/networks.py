@@ -33,7 +33,8 @@ from ..linalg.combine import combined
 from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
-from .networks_options import MIB, OPTIONS, Item, NetworksMergeOptions, understand
+from ..units import MB, megabytes
+from .networks_options import OPTIONS, Item, NetworksMergeOptions, understand
 from .source_metadata import disagreed, joined
 
 RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "alpha", "save_precision")
@@ -224,7 +225,7 @@ def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> d
                 room -= shape[0] * width * (1 if leaf == "bias" or len(shape) == 1 else prod(shape[1:]))
             progress.advance(1, module)
     if room <= 0:
-        raise ToolError(f"{request.size / MIB:.2f} MiB is too little: what has no ranks takes {(request.size - room) / MIB:.2f} MiB")
+        raise ToolError(f"{request.size / MB:.2f} MB is too little: what has no ranks takes {(request.size - room) / MB:.2f} MB")
     return dict(zip(names, share_out(shares, room), strict=True))
 
 
@@ -263,7 +264,7 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     report["notes"], report["metadata_left_out"] = notes, disagreed(_sources(request))
     exact = request.linear is None and request.method == "sum"
     lines = [
-        f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {size / MIB:.1f} MiB",
+        f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {megabytes(size)}",
         "exactly their sum" if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *([f"{len(report['skipped'])} keys are for no layer and were left out"] if report["skipped"] else []),
         *([f"the networks differ in {', '.join(report['metadata_left_out'])}, which was left out"] if report["metadata_left_out"] else []),

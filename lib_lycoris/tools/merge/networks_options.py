@@ -24,9 +24,9 @@ from ..files.network_file import Patch, patches, stored_dtype, style_of
 from ..jobs.progress import Progress
 from ..linalg.combine import METHODS
 from ..linalg.ranks import RULES, Rule
+from ..units import MB
 from .strengths import NetworkOptions, asked
 
-MIB = 1 << 20
 STRENGTHS = ("models", "ratios", "te", "te2", "unet", "lbw", "lbwe")
 
 OPTIONS = (
@@ -36,22 +36,22 @@ OPTIONS = (
     Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
            kind="checkpoint"),
     Option("dim", "rank of the result, or the largest that the rule may choose (default: exact)", int, aliases=("--new_rank",)),
-    Option("conv_dim", "the same for convolutions (default: dim)", int, aliases=("--new_conv_rank",)),
-    Option("rule", "how the rank is chosen up to dim", default="fixed", choices=RULES),
+    Option("conv_dim", "rank of convolutions (default: `dim`)", int, aliases=("--new_conv_rank",)),
+    Option("rule", "how ranks are chosen, up to `dim`", default="fixed", choices=RULES),
     Option("value", "the rule's value", float, default=0.0),
-    Option("size", "size of the file in MiB; ranks are shared out over the modules", float),
+    Option("size", "size of the file in MB; ranks are shared out over the modules", float),
     Option(
         "method", "sum; ties: the larger values, where the networks agree on the sign; dare: random values, scaled up",
         default="sum", choices=METHODS,
     ),
     Option("density", "ties, dare: share of the values that is kept", float, default=0.5),
-    Option("seed", "of dare's choice and of random block weights", int, default=0),
-    Option("style", "names of the modules in the file (default: the networks')", choices=STYLES),
+    Option("seed", "seed for dare and for random block weights", int, default=0),
+    Option("style", "key names in the file (default: the networks')", choices=STYLES),
     ALPHA,
     Option("save_precision", "dtype of the file (default: the networks')", choices=("fp32", "fp16", "bf16", "float")),
     DEVICE,
     Option("concat", "keep all ranks, side by side: exactly the sum; what would cut them is refused", bool, default=False),
-    Option("shuffle", "", bool, ignored="--shuffle has no meaning here: the order of ranks changes nothing"),
+    Option("shuffle", "", bool, ignored="`shuffle` has no meaning here: the order of ranks changes nothing"),
     *IGNORED_KOHYA,
 )  # fmt: skip
 
@@ -111,7 +111,7 @@ def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeO
     style = given["style"] or _style(networks)
     request = NetworksMergeOptions(
         [item for _, _, item in loaded], networks, base, Reader(checkpoint) if checkpoint else None, work, linear, conv,
-        int(given["size"] * MIB) if given["size"] else None, given["method"], given["density"], given["seed"],
+        int(given["size"] * MB) if given["size"] else None, given["method"], given["density"], given["seed"],
         style, dtype_of(given["save_precision"], _widest(networks)), given["device"], check_alpha(given["alpha"], style),
     )  # fmt: skip
     _refuse_without_base(request)
@@ -131,10 +131,10 @@ def _rules(given: Mapping[str, Any]) -> tuple[Rule | None, Rule | None]:
 
 
 def _refuse_cuts(given: Mapping[str, Any]) -> None:
-    cuts = [f"--{name} {given[name]}" for name in ("dim", "conv_dim", "size") if given[name] is not None]
-    cuts += [f"--{name} {given[name]}" for name, exact in (("rule", "fixed"), ("method", "sum")) if given[name] != exact]
+    cuts = [f"`{name}={given[name]}`" for name in ("dim", "conv_dim", "size") if given[name] is not None]
+    cuts += [f"`{name}={given[name]}`" for name, exact in (("rule", "fixed"), ("method", "sum")) if given[name] != exact]
     if cuts:
-        raise ToolError(f"--concat keeps all ranks and is exact, {', '.join(cuts)} would not be; give only one of them")
+        raise ToolError(f"`concat` keeps all ranks and is exact, {', '.join(cuts)} would not be; give only one of them")
 
 
 def _work(loaded: Sequence[tuple[Network, StrengthMap, NetworkOptions]], base: BaseModel) -> dict[tuple[str, str], list[Item]]:
@@ -169,5 +169,5 @@ def _refuse_without_base(request: NetworksMergeOptions) -> None:
                 name = next((n.path.name for n in request.networks if n.digest == item.digest), item.patch.name)
                 raise ToolError(
                     f"{name}: {item.patch.name} is changed by {item.patch.algorithm.name}, whose change depends on the base weight; "
-                    "give the checkpoint with --base_model"
+                    "give the checkpoint as `base_model`"
                 )

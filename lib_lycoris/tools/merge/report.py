@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...models import count_layers
 from ..declaration import Plan, Result
+from ..units import megabytes
 from .deltas import Changes, Mixed
+from .strengths import NetworkOptions
 
 SHOWN = 12  # unmatched keys of a network in the text; the report has all
 BYTES_A_SECOND, ELEMENTS_A_SECOND = 4e8, 2.5e8  # of a common disk, and of two processor cores
@@ -16,7 +19,7 @@ def as_result(changes: Changes, save_to: Path, undo: Path | None, size: int, dig
     """Return what a finished merge reports."""
     report = {**_facts(changes), "output": str(save_to), "bytes": size, "seconds": round(seconds, 3)}
     report.update({"data_sha256": digest} if digest else {}, **({"undo_file": str(undo)} if undo else {}))
-    text = [*_lines(changes), f"{save_to}: {size / 1e9:.2f} GB in {seconds:.1f} s"]
+    text = [*_lines(changes), f"{save_to}: {megabytes(size)} in {seconds:.1f} s"]
     return Result(report, "\n".join(text), (save_to, *([undo] if undo else [])))
 
 
@@ -30,7 +33,7 @@ def as_plan(changes: Changes, save_to: Path, size: int) -> Plan:
     largest = max((_count(entry.shape) for entry in touched), default=0)
     memory = networks + largest * (8 if len(changes.networks) == 1 else 12)
     report = {**_facts(changes), "output": str(save_to), "bytes": size}
-    text = [*_lines(changes), f"would write {save_to}: {size / 1e9:.2f} GB, about {seconds:.0f} s and {memory / 1e6:.0f} MB of memory"]
+    text = [*_lines(changes), f"would write {save_to}"]
     return Plan(report, "\n".join(text), round(seconds, 1), memory, size)
 
 
@@ -47,6 +50,7 @@ def _facts(changes: Changes) -> dict[str, Any]:
         "checkpoint": str(changes.checkpoint.path),
         "family": changes.checkpoint.base.family,
         "changed_tensors": len(changes.keys),
+        "tensors": len(changes.checkpoint.entries),
         "matched": sum(len(mixed.matched) for mixed in changes.networks),
         "unmatched": unmatched,
         "notes": _notes(changes),
@@ -69,16 +73,24 @@ def _network(mixed: Mixed) -> dict[str, Any]:
 
 def _lines(changes: Changes) -> list[str]:
     base = changes.checkpoint
-    lines = [f"{base.path.name}: {base.base.label}, {len(base.entries)} tensors, {len(changes.keys)} of them changed"]
+    lines = [f"{base.path.name}: {base.base.label}, layers changed {len(changes.keys)} of {len(base.entries)}"]
     lines += _notes(changes)
     for mixed in changes.networks:
         asked = mixed.asked
         lines.append(
-            f"{asked.path.name}: te {asked.te:g}, te2 {asked.te2:g}, unet {asked.unet:g}; "
-            f"{len(mixed.matched)} parameters matched, {len(mixed.unmatched)} keys not"
+            f"{asked.path.stem} at {_strengths(asked)} - {count_layers(mixed.matched)} layers, "
+            + (f"{len(mixed.unmatched)} keys not used" if mixed.unmatched else "all keys used")
         )
         lines += [f"  {note}" for note in mixed.strengths.notes]
         lines += [f"  not used: {key}: {reason}" for key, reason in mixed.unmatched[:SHOWN]]
         if len(mixed.unmatched) > SHOWN:
-            lines.append(f"  ... and {len(mixed.unmatched) - SHOWN} more (--json lists all)")
+            lines.append(f"  ... and {len(mixed.unmatched) - SHOWN} more (the report lists all)")
     return lines
+
+
+def _strengths(asked: NetworkOptions) -> str:
+    """Return a network's strengths in words: one number where all are the same."""
+    if asked.te == asked.te2 == asked.unet:
+        return f"{asked.unet:g}"
+    second = "" if asked.te2 == asked.te else f", te2 {asked.te2:g}"
+    return f"te {asked.te:g}{second}, unet {asked.unet:g}"

@@ -55,7 +55,7 @@ def asked(
     """Return what is asked of each network; te, unet default to the ratio (1), te2 to te. Raises ToolError on a wrong count."""
     paths = [Path(model) for model in as_list(models)]
     if not paths:
-        raise ToolError("no network is given; name at least one file with --models")
+        raise ToolError("no network is given; name at least one file as `models`")
     given = {"ratios": ratios, "te": te, "te2": te2, "unet": unet, "lbw": lbw, "lbwe": lbwe, "dyn": dyn}
     columns = {name: _column(name, value, len(paths)) for name, value in given.items()}
     return [_one(path, {name: values[i] for name, values in columns.items()}) for i, path in enumerate(paths)]
@@ -64,7 +64,7 @@ def asked(
 def _column(name: str, value: Any, count: int) -> list[Any]:
     values = as_list(value)
     if values and len(values) != count:
-        raise ToolError(f"--{name} has {len(values)} values for {count} networks; give one for each, in the order of --models")
+        raise ToolError(f"`{name}` has {len(values)} values for {count} networks; give one for each, in the order of `models`")
     return values or [None] * count
 
 

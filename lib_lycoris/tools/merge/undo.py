@@ -17,6 +17,7 @@ from ..files.output import Output, refuse_inputs, require_space
 from ..files.stream import as_bytes
 from ..files.undo_file import Undo
 from ..jobs.progress import Progress
+from ..units import megabytes
 
 
 def prepare(merged: Path | str, undo_file: Path | str, save_to: Path | str) -> tuple[Checkpoint, Undo]:
@@ -93,14 +94,14 @@ def plan(merged: Path | str, undo_file: Path | str, save_to: Path | str) -> Plan
     size = sum(source.path.stat().st_size for source in checkpoint.sources)
     tensors = sum(len(facts["tensors"]) for facts in undo.files)
     report: dict[str, Any] = {"merged": str(merged), "restored_tensors": tensors, "output": str(save_to), "bytes": size}
-    return Plan(report, f"would restore {tensors} tensors and write {save_to}: {size / 1e9:.2f} GB", round(size / 1.5e8, 1), None, size)
+    return Plan(report, f"would restore {tensors} tensors and write {save_to}: {megabytes(size)}", round(size / 1.5e8, 1), None, size)
 
 
 TOOL = Tool(
     "undo", "Undo a merge", "restore the checkpoint that a merge started from, to the byte", run, plan,
     (
         Option("merged", "the merged checkpoint", Path, flag="merged", required=True, kind="checkpoint"),
-        Option("undo_file", "what `merge --undo-file` wrote", Path, None, "--undo-file", ("--undo_file",), required=True, kind="file"),
+        Option("undo_file", "the undo file that the merge wrote", Path, None, "--undo-file", ("--undo_file",), required=True, kind="file"),
         replace(SAVE_TO, makes="checkpoint"),
     ),
 )  # fmt: skip

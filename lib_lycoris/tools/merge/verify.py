@@ -49,7 +49,7 @@ def prepare(
     found = next((s for s in opened.sources if "lycoris.recipe" in s.metadata), opened.sources[0])
     recipe = recorded_merge(found.metadata, opened.path.name)
     places = [opened.path.parent, *map(Path, folders), Path.cwd()]
-    base = _locate(recipe["sd_model"], [Path(sd_model)] if sd_model else [], places, "--sd_model")
+    base = _locate(recipe["sd_model"], [Path(sd_model)] if sd_model else [], places, "sd_model")
     wanted = [_asked(entry, [Path(m) for m in models], places) for entry in recipe["networks"]]
     checkpoint = open_checkpoint(base)
     changes = find_changes(checkpoint, wanted, recipe.get("seed", 0), device, progress or Progress())
@@ -58,17 +58,17 @@ def prepare(
 
 def _asked(entry: Mapping[str, Any], given: list[Path], places: list[Path]) -> NetworkOptions:
     strengths = {key: entry[key] for key in ("te", "te2", "unet", "lbw", "lbwe", "dyn") if key in entry}
-    return NetworkOptions(_locate(entry, given, places, "--models"), **strengths)
+    return NetworkOptions(_locate(entry, given, places, "models"), **strengths)
 
 
-def _locate(entry: Mapping[str, Any], given: list[Path], places: list[Path], flag: str) -> Path:
+def _locate(entry: Mapping[str, Any], given: list[Path], places: list[Path], option: str) -> Path:
     """Return the file that a recipe's entry names. Raises ToolError when it is not found, or is another one."""
     for path in [*given, *(place / Path(entry["name"]).name for place in places)]:
         if path.exists() and _is(path, entry):
             return path
     known = entry.get("sha256") or entry.get("header_sha256") or "no hash"
     raise ToolError(
-        f"{entry['name']}, which the recipe names ({known[:12]}), is neither given nor beside the merged one; give it with {flag}"
+        f"{entry['name']}, which the recipe names ({known[:12]}), is not in the folder of the merged one; give it as `{option}`"
     )
 
 
@@ -198,8 +198,10 @@ TOOL = Tool(
     "verify", "Verify a merge", "recompute a merged checkpoint from its recipe and compare it bit by bit", run, plan,
     (
         Option("merged", "the merged checkpoint", Path, flag="merged", required=True, kind="checkpoint"),
-        Option("sd_model", "the checkpoint that was merged into (default: beside the merged one)", Path, kind="checkpoint"),
-        Option("models", "the networks that were merged (default: beside the merged one)", Path, (), nargs="*", kind="networks"),
+        Option("sd_model", "the checkpoint that was merged into (default: looked for in the folder of the merged one)", Path,
+               kind="checkpoint", label="Checkpoint that was merged into"),
+        Option("models", "the networks that were merged (default: looked for in the folder of the merged file)", Path, (), nargs="*",
+               kind="networks", label="Networks that were merged"),
         Option("folders", "further folders to look for the inputs in", Path, (), nargs="*", kind="folder"),
         DEVICE,
     ),

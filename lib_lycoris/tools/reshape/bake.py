@@ -61,7 +61,8 @@ def run(
         "seconds": round(time.monotonic() - began, 3),
     }  # fmt: skip
     scaled = len(by_module) - len(off)
-    text = f"{path}: {scaled} modules scaled ({differences} as full differences), {len(off)} at strength 0 left out"
+    full = f" ({differences} as full differences)" if differences else ""
+    text = f"{path}: {scaled} layers written{full}, {len(off)} left out (weight 0)"
     return Result(report, "\n".join([text, *notes]), (path,))
 
 
@@ -92,7 +93,7 @@ def _refuse(opened: NetworkFile, network: Network, by_module: dict[str, float], 
         kinds = ", ".join(sorted({network.patches[name].name for name in names}))
         raise ToolError(
             f"{opened.file.path.name}: what {len(names)} modules ({kinds}) change depends on the base weight, no factor scales it; "
-            "give the base model with --sd_model, they then become full differences"
+            "give the base model as `sd_model`, they then become full differences"
         )
     if parts := [name for name in names if network.modules[name].endswith("]")]:
         raise ToolError(f"{opened.file.path.name}: {parts[0]} is one of several rotations of a layer and cannot be baked; merge instead")
@@ -185,7 +186,7 @@ TOOL = Tool(
         Option("ratio", "strength of the network (default 1); the text encoders' and the UNet's default", float, aliases=("--ratios",)),
         *_TEXTS,
         Option("sd_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size",
-               Path, aliases=("--base_model",), kind="checkpoint"),
+               Path, aliases=("--base_model",), kind="checkpoint", label="Base model"),
         SAVE_TO, SAVE_PRECISION,
         Option("seed", "the seed that R and U block weights are drawn with", int, 0),
     ),

@@ -36,11 +36,11 @@ from ..jobs.workers import count, ordered
 from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, relative, residual
 from ..linalg.ranks import RULES, Rule, truncated_svd
+from ..units import megabytes
 from .parts import divided, is_named, not_renamed, stored_magnitude, united
 
 KEEPS_CORES = ("kohya", "lycoris")
 RECORDED = ("style", "algorithm", "dim", "rule", "value", "alpha", "save_precision")
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _reader(request: ConvertOptions, patch: Patch) -> Reader:
     if request.weights is None or not request.weights.checkpoint.places(patch.name):
         raise ToolError(
             f"{request.network.path.name}: {patch.name} is changed by {patch.algorithm.name}, whose change depends on the base weight; "
-            "give the checkpoint with --base_model"
+            "give the checkpoint as `base_model`"
         )
     return request.weights
 
@@ -275,7 +275,7 @@ def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted]
         "notes": notes, "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
     exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.4f})" if lossy else "nothing is lost but rounding"
-    lines = [f"{outputs[0].name}: {len(found)} parameters in the {request.style} style, {size / MIB:.1f} MiB; {exact}"]
+    lines = [f"{outputs[0].name}: {len(found)} parameters in the {request.style} style, {megabytes(size)}; {exact}"]
     if request.network.skipped:
         lines.append(f"{len(request.network.skipped)} keys of the file are for no layer and were left out")
     return Result(report, "\n".join([*lines, *notes]), tuple(outputs))
@@ -286,12 +286,12 @@ TOOL = Tool(
     (
         Option("model", "the network file", Path, required=True, kind="network"),
         SAVE_TO,
-        Option("style", "names of the modules in the file (default: as they are)", choices=STYLES),
+        Option("style", "key names in the file (default: as they are)", choices=STYLES),
         Option("algorithm", "lora: as a plain LoRA, for programs that read nothing else", default="keep", choices=("keep", "lora")),
         Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
                kind="checkpoint"),
         Option("dim", "largest rank of what cannot become a LoRA exactly", int),
-        Option("rule", "how that rank is chosen up to dim", default="fixed", choices=RULES),
+        Option("rule", "how that rank is chosen, up to `dim`", default="fixed", choices=RULES),
         Option("value", "the rule's value", float, default=0.0),
         ALPHA,
         Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),

@@ -263,7 +263,7 @@ def _shown(metadata: Metadata) -> Iterator[str]:
         yield f"  {name.replace('_', ' ')}: {_short(value) or '-'}"
     yield f"  thumbnail: {len(metadata[THUMBNAIL]) * 3 / 4e3:.0f} kB" if THUMBNAIL in metadata else "  thumbnail: -"
     others = [key for key in metadata if key not in (*FIELDS.values(), THUMBNAIL)]
-    yield f"  {len(others)} other entries: {', '.join(others[:12])}{', ...' if len(others) > 12 else ''} (--json shows them)"
+    yield f"  {len(others)} other entries: {', '.join(others[:12])}{', ...' if len(others) > 12 else ''} (the report has them)"
 
 
 TOOL = Tool(

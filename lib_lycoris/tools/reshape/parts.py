@@ -80,6 +80,6 @@ def not_renamed(style: str, patch: Patch) -> str:
     if patch.part:
         return (
             f"{patch.name}: {kind} changes a part of a layer that the {style} style names only as a whole, and the file lacks"
-            " the same of its other parts; use --algorithm lora, with --base_model"
+            " the same of its other parts; use `algorithm=lora`, with `base_model`"
         )
-    return f"{patch.module} has several names in the {style} style and {kind} cannot be taken apart; use --algorithm lora"
+    return f"{patch.module} has several names in the {style} style and {kind} cannot be taken apart; use `algorithm=lora`"

@@ -10,6 +10,7 @@ from ..declaration import SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Resul
 from ..files.metadata import cast, describe, make_recipe
 from ..files.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
+from ..units import megabytes
 
 
 def dead_modules(opened: NetworkFile) -> list[str]:
@@ -40,11 +41,10 @@ def run(model: FilePath, save_to: FilePath, *, save_precision: str | None = None
     recipe = make_recipe("prune", networks=[describe(opened.file.path, sha256(opened.file.path))])
     path = save_network(save_to, cast(kept, dtype), opened.metadata, recipe, [opened.file.path])
     progress.advance()
-    saved = opened.file.path.stat().st_size - path.stat().st_size
-    report = {"output": str(path), "dead": dead, "kept": len(opened.keys.modules) - len(dead), "saved_bytes": saved}
-    return Result(
-        report, f"{path}: {len(dead)} of {len(opened.keys.modules)} modules were dead and are left out, {saved / 1e6:.1f} MB less", (path,)
-    )
+    before, after = opened.file.path.stat().st_size, path.stat().st_size
+    report = {"output": str(path), "dead": dead, "kept": len(opened.keys.modules) - len(dead), "saved_bytes": before - after}
+    said = f"{len(dead)} of {len(opened.keys.modules)} modules changed nothing and are left out; {megabytes(before)} -> {megabytes(after)}"
+    return Result(report, f"{path}: {said}", (path,))
 
 
 def _refuse(opened: NetworkFile, dead: list[str], save_precision: str | None) -> None:

@@ -24,7 +24,8 @@ from ..files.network_file import Patch, stored_dtype, style_of
 from ..jobs.progress import Progress
 from ..linalg.low_rank import Svd, relative
 from ..linalg.ranks import Rule, share_out
-from .shrink import MIB, Shrinking, Shrunk, Writing, fixed_bytes, is_kernel, measured, opened, recipe_of, refuse_little, share
+from ..units import MB, megabytes
+from .shrink import Shrinking, Shrunk, Writing, fixed_bytes, is_kernel, measured, opened, recipe_of, refuse_little, share
 
 METHODS = ("sv_ratio", "sv_fro", "sv_cumulative")
 RECORDED = ("new_rank", "new_conv_rank", "dynamic_method", "dynamic_param", "size", "alpha", "save_precision")
@@ -103,17 +104,17 @@ def _understand(options: Mapping[str, Any]) -> ResizeOptions:
     given = {**TOOL.defaults(), **options}
     method, value, rank = given["dynamic_method"], given["dynamic_param"], given["new_rank"]
     if method and value is None:
-        raise ToolError(f"--dynamic_method {method} needs --dynamic_param")
+        raise ToolError(f"`dynamic_method={method}` needs `dynamic_param`")
     for name in ("new_rank", "new_conv_rank"):
         if given[name] is not None and given[name] < 1:
-            raise ToolError(f"--{name} {given[name]}: a network needs at least rank 1; `prune` leaves out modules that change nothing")
+            raise ToolError(f"`{name}={given[name]}`: a network needs at least rank 1; prune leaves out modules that change nothing")
     conv = rank if given["new_conv_rank"] is None else given["new_conv_rank"]
     if not method and not given["size"] and not given["module_ranks"] and rank is None:
-        raise ToolError("nothing says how large the network shall be; give --new_rank, --dynamic_method or --size")
+        raise ToolError("nothing says how large the network shall be; give `new_rank`, `dynamic_method` or `size`")
     network, work, _ = opened(given["model"], given["base_model"])
     kind = method or "fixed"
     rules = (Rule(kind, value or 0.0, rank), Rule(kind, value or 0.0, conv))
-    size = int(given["size"] * MIB) if given["size"] else None
+    size = int(given["size"] * MB) if given["size"] else None
     style, dtype = style_of(network.modules.values()), dtype_of(given["save_precision"], stored_dtype(network))
     job = Shrinking(network, work, style, dtype, check_alpha(given["alpha"], style))
     return ResizeOptions(job, *rules, _patterns(given["module_ranks"]), size)
@@ -201,7 +202,7 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Shrunk], before: 
     why = f"{expanded} modules of other algorithms are LoRA now" if expanded else "its header or its dtype takes more room"
     lines = [
         f"{save_to.name}: {len(changed) - len(same)} modules resized, {len(report['kept'])} kept as they were; "
-        f"{before / MIB:.1f} -> {after / MIB:.1f} MiB",
+        f"{megabytes(before)} -> {megabytes(after)}",
         f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *([f"{len(job.network.skipped)} keys of the file are for no layer and were left out"] if job.network.skipped else []),
         *([f"{len(same)} modules have no more than the rank that was asked for and keep it"] if same else []),
@@ -217,16 +218,16 @@ TOOL = Tool(
         Option("model", "the network file", Path, required=True, kind="network"),
         SAVE_TO,
         Option("new_rank", "rank, or with a method or a size the largest rank, of linear and 1x1 layers", int),
-        Option("new_conv_rank", "the same for convolutions (default: new_rank)", int),
+        Option("new_conv_rank", "rank of convolutions (default: `new_rank`)", int),
         Option("dynamic_method", "choose each module's rank by its singular values", choices=METHODS),
         Option("dynamic_param", "sv_ratio: largest over smallest value; sv_fro: share of the norm, sv_cumulative: of the sum", float),
-        Option("size", "size of the new file in MiB; ranks are shared out over the modules", float),
+        Option("size", "size of the new file in MB; ranks are shared out over the modules", float),
         Option("module_ranks", "JSON file of names, or patterns such as attn[12], and their ranks", Path, kind="file"),
         Option("base_model", "the checkpoint, for networks of a model of unusual size", Path, kind="checkpoint"),
         ALPHA,
         Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
-        Option("device", "", ignored="--device is not needed: resizing takes a moment on any processor"),
-        Option("verbose", "", bool, ignored="--verbose is not needed: the report has every module"),
+        Option("device", "", ignored="`device` is not needed: resizing takes a moment on any processor"),
+        Option("verbose", "", bool, ignored="`verbose` is not needed: the report has every module"),
         *IGNORED_KOHYA[:2],
     ),
 )  # fmt: skip

@@ -28,7 +28,8 @@ from ..jobs.progress import Progress
 from ..linalg.expand import plain_delta
 from ..linalg.frontier import Choice, Step, steps, within_bytes, within_error
 from ..linalg.low_rank import Svd, energy, gram_svd, relative
-from .shrink import MIB, Shrinking, Shrunk, Writing, decomposed, fixed_bytes, measured, opened, recipe_of, refuse_little, share
+from ..units import MB, megabytes
+from .shrink import Shrinking, Shrunk, Writing, decomposed, fixed_bytes, measured, opened, recipe_of, refuse_little, share
 
 POINTS = 16  # of the curve in the report
 SHOWN = 6  # of them in the text
@@ -120,7 +121,7 @@ def plan(**options: Any) -> Plan:
     size = writing.header + found.fixed + sum(choice.bytes for choice in chosen.values())
     before = Path(options["model"]).stat().st_size
     text = (
-        f"would leave out {len(report['dropped'])} layers; {before / MIB:.1f} -> {size / MIB:.1f} MiB, relative error {report['error']:.4f}"
+        f"would leave out {len(report['dropped'])} layers; {megabytes(before)} -> {megabytes(size)}, relative error {report['error']:.4f}"
     )
     return Plan(report, "\n".join([text, *report["notes"]]), 0.01 * len(request.job.work), 4 * before, size)
 
@@ -128,13 +129,13 @@ def plan(**options: Any) -> Plan:
 def _understand(options: Mapping[str, Any]) -> SlimOptions:
     given = {**TOOL.defaults(), **options}
     if not any(given[name] for name in ("blocks", "elements", "size", "error", "new_rank")):
-        raise ToolError("nothing says what is to go; give --blocks or --elements, --size, --error or --new_rank")
+        raise ToolError("nothing says what is to go; give `blocks` or `elements`, `size`, `error` or `new_rank`")
     if given["size"] and given["error"] is not None:
-        raise ToolError("--size and --error cannot both be met; give one of them")
+        raise ToolError("`size` and `error` cannot both be met; give one of them")
     if given["error"] is not None and not 0 < given["error"] < 1:
-        raise ToolError(f"--error {given['error']:g} is relative to the whole change: above 0 and below 1")
+        raise ToolError(f"`error={given['error']:g}` is relative to the whole change: above 0 and below 1")
     if given["new_rank"] is not None and given["new_rank"] < 1:
-        raise ToolError(f"--new_rank {given['new_rank']}: a network needs at least rank 1")
+        raise ToolError(f"`new_rank={given['new_rank']}`: a network needs at least rank 1")
     network, work, checkpoint = opened(given["model"], given["base_model"])
     gone = _selected(network, work, as_list(given["blocks"]), as_list(given["elements"]))
     if len(gone) == len(work):
@@ -143,7 +144,7 @@ def _understand(options: Mapping[str, Any]) -> SlimOptions:
     style, dtype = style_of(network.modules.values()), dtype_of(given["save_precision"], stored_dtype(network))
     left = [patch for patch in work if patch.name not in gone]
     job = Shrinking(network, left, style, dtype, check_alpha(given["alpha"], style), lambda patch: _decomposed(patch, weights))
-    size = int(given["size"] * MIB) if given["size"] else None
+    size = int(given["size"] * MB) if given["size"] else None
     return SlimOptions(job, [p for p in work if p.name in gone], weights, size, given["error"], given["new_rank"])
 
 
@@ -219,7 +220,7 @@ def _chosen(request: SlimOptions, found: Measured, header: int) -> dict[str, Cho
         if request.error is not None and found.gone > allowed:
             raise ToolError(
                 f"what is left out alone makes a relative error of {relative(found.gone, found.total):.4f}, "
-                f"more than --error {request.error:g}; leave out less, or allow more"
+                f"more than `error={request.error:g}`; leave out less, or allow more"
             )
     return {found.patches[index].name: choice for index, choice in picked.items()}
 
@@ -246,7 +247,7 @@ def _comment(request: SlimOptions, rows: Sequence[Shrunk]) -> str:
 def _report(request: SlimOptions, found: Measured, chosen: Mapping[str, Choice], header: int) -> dict[str, Any]:
     captured = sum(choice.energy for choice in chosen.values())
     unknown = sum(patch.algorithm.reads_weight for patch in found.whole)
-    notes = [f"{unknown} layers depend on base weights and stay as they are; give --base_model to cut them too"] if unknown else []
+    notes = [f"{unknown} layers depend on base weights and stay as they are; give `base_model` to cut them too"] if unknown else []
     return {
         "matched": [patch.name for patch in request.job.work],
         "unmatched": [list(item) for item in request.job.network.skipped],
@@ -259,13 +260,13 @@ def _report(request: SlimOptions, found: Measured, chosen: Mapping[str, Choice],
 def _text(name: str, report: Mapping[str, Any]) -> str:
     kept, dropped = report["modules"], report["dropped"]
     lines = [
-        f"{name}: {report['bytes_before'] / MIB:.1f} -> {report['bytes'] / MIB:.1f} MiB; {len(dropped)} layers left out, {len(kept)} kept, "
+        f"{name}: {megabytes(report['bytes_before'])} -> {megabytes(report['bytes'])}; {len(dropped)} layers left out, {len(kept)} kept, "
         f"relative error {report['error']:.4f}",
         "what other sizes would leave:",
     ]
     curve = report["curve"]
     picked = curve[:: max(1, len(curve) // SHOWN)]
-    lines += [f"  {point['bytes'] / MIB:8.2f} MiB: relative error {point['error']:.4f}" for point in picked]
+    lines += [f"  {megabytes(point['bytes']):>9}: relative error {point['error']:.4f}" for point in picked]
     return "\n".join([*lines, *report["notes"]])
 
 
@@ -277,7 +278,7 @@ TOOL = Tool(
         Option("blocks", "blocks to leave out: IN01, IN05-OUT05, BASE; NOT before them leaves out all others", nargs="+"),
         Option("elements", "kinds of layers to leave out, by a part of their names: attn1, ff, to_k; in the blocks given, else in all",
                nargs="+"),
-        Option("size", "size of the new file in MiB", float),
+        Option("size", "size of the new file in MB", float),
         Option("error", "relative error of the whole that is allowed, such as 0.1, what is left out counted", float),
         Option("new_rank", "largest rank of a layer", int),
         Option("base_model", "the checkpoint, for changes that depend on its weights or networks of a model of unusual size", Path,

@@ -48,7 +48,7 @@ def _refuse_outside_alpha(opened: NetworkFile, alpha: str) -> None:
     """Raise ToolError where alpha is to stay and PEFT's config says the scale of all ranks: that of the new files would be the old one."""
     if alpha == "keep" and opened.source.configs:
         raise ToolError(
-            f"the scale of {opened.file.path.name} stands in PEFT's config and not in alpha, which could be kept; use --alpha scale"
+            f"the scale of {opened.file.path.name} stands in PEFT's config and not in alpha, which could be kept; use `alpha=scale`"
         )
 
 
@@ -74,7 +74,7 @@ def which_ranks(opened: NetworkFile, unit: int | None, ranks: Sequence[int]) -> 
         raise ToolError(f"{opened.file.path.name} has no module whose ranks can be cut: only LoRA without a Tucker core (DyLoRA) has such")
     most = max(weight.rank or 0 for weight in cuts.values())
     if not ranks and not unit:
-        raise ToolError("split needs the ranks: give --ranks 4 8 16, or --unit 4 for every multiple of 4")
+        raise ToolError("give `unit=4` for every multiple of 4, or the ranks themselves as `ranks=4 8 16`")
     wanted = sorted(set(ranks)) if ranks else list(range(int(unit or 0), most + 1, int(unit or 1)))
     if not wanted or wanted[0] < 1 or wanted[-1] > most:
         raise ToolError(f"{opened.file.path.name} has ranks 1 to {most}, but {', '.join(map(str, wanted)) or unit} was asked for")
@@ -121,7 +121,7 @@ TOOL = Tool(
     (
         Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)),
         replace(SAVE_TO, makes="networks"),
-        Option("unit", "write every multiple of this rank", int),
+        Option("unit", "write every multiple of this rank, for example 4", int),
         Option("ranks", "write these ranks", int, (), nargs="+"),
         Option("alpha", "scale: as strong as dyn= in a prompt; keep: as kohya's tool, smaller ranks are stronger", default="scale",
                choices=("scale", "keep")),

@@ -66,7 +66,7 @@ class AnalyzerPart:
         with gr.Row():
             hint = "the network's tag is added by itself"
             prompt = gr.Textbox(label="Prompt", lines=2, placeholder=hint, elem_id="lyco_blocks_prompt", scale=3)
-            mode = gr.Radio([DROP, ALONE], value=DROP, label="Pictures", elem_id="lyco_blocks_mode", scale=2)
+            mode = gr.Radio([DROP, ALONE], value=DROP, label="Images", elem_id="lyco_blocks_mode", scale=2)
         side = generator.size
         with gr.Row():
             seed = gr.Number(value=1, precision=0, label="Seed (-1: any)", elem_id="lyco_blocks_seed", min_width=80)
@@ -147,11 +147,11 @@ class AnalyzerPart:
             if isinstance(last, tuple) and last[1]:
                 yield _updates(bar(last[0], last[1], "analyzing"), busy=True)
         # the image in the making ends with its step; nobody has to wait for that
-        yield _updates(idle("GenerationCancelled."))
+        yield _updates(idle("Cancelled."))
 
     def _failed(self, error: BaseException) -> Updates:
         if isinstance(error, GenerationCancelled):
-            return _updates(idle("GenerationCancelled."))
+            return _updates(idle("Cancelled."))
         kind = "" if isinstance(error, LycorisError) else f"the images could not be made: {type(error).__name__}: "
         return _updates(idle(READY), notes(errors=[f"{kind}{error}"]))
 

@@ -28,7 +28,9 @@ class BakePart:
         with gr.Accordion("Bake: write these strengths into a new network file", open=False, elem_id="lyco_blocks_bake_part"):
             with gr.Row():
                 name = gr.Textbox(label="Name of the new file", placeholder="style-baked", max_lines=1, elem_id="lyco_blocks_bake_name")
-                self.base = checkpoint_picker(self.context.store, "Base model (DoRA, OFT and BOFT need it)", "lyco_blocks_bake_base")
+                self.base = checkpoint_picker(
+                    self.context.store, "Base model (optional)", "lyco_blocks_bake_base", info="DoRA, OFT and BOFT need it."
+                )
             button = gr.Button("Bake", variant="primary", elem_id="lyco_blocks_bake")
             panel = JobPanel(self.context, "blocks_bake")
             panel.build()

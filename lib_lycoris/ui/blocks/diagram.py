@@ -43,7 +43,7 @@ class _Drawing:
         """Return encoder down, middle, decoder up; what is side by side is joined by a skip connection."""
         levels = rows(self.board.count)
         depth = 12 if self.board.count in (17, 26) else 9
-        parts = [self._aside(), _heading("Encoder, down"), "<span></span>", _heading("Decoder, up")]
+        parts = [self._aside(), _heading("Encoder (IN)"), "<span></span>", _heading("Decoder (OUT)")]
         for encoder, decoder in levels:
             index = int(encoder[2:]) if encoder else depth - 1 - int(decoder[3:])
             level = index // 3
@@ -128,14 +128,18 @@ def title(block: str) -> str:
     return f"{KINDS[block[: 2 if block[:2] in KINDS else 1]]} {int(number)}"
 
 
+def unit(norms: Norms) -> str:
+    """Return what the bars measure, as a formula."""
+    relative = any(norm.relative is not None for norm in norms.values())
+    return "‖ΔW‖ / ‖W‖, against the weights of the loaded model" if relative else "‖ΔW‖ at strength 1"
+
+
 def legend(norms: Norms, left_out: Sequence[str] = ()) -> str:
     """Return one line on what the bars mean, and what of the network the sliders do not show."""
     if not norms:
         return ""
     parts = []
-    relative = any(norm.relative is not None for norm in norms.values())
-    unit = "‖ΔW‖ / ‖W‖, against the weights of the loaded model" if relative else "‖ΔW‖ at strength 1"
-    parts.append(f"Bars: how much the network changes each block ({unit}); longest bar: the block that it changes most.")
+    parts.append("Grey bars: how much the network changes each block.")
     missing = sum(norm.changes - norm.measured for norm in norms.values())
     if missing:
         parts.append(f"{missing} changes depend on a base model that is not loaded, and are not in the bars.")

@@ -13,6 +13,7 @@ from ...hosts.protocol import Generator
 from ...models import BaseModel
 from ...networks import Network, load
 from ...tools.examine.block_norms import BaseWeights, BlockNorm, measure, touched
+from ..style import REFRESH
 
 KEPT = 64  # measured networks that are remembered
 Key = tuple[str, int, int, str]
@@ -97,7 +98,7 @@ def _key(path: Path, identity: str) -> Key:
     try:
         info = path.stat()
     except OSError as error:
-        raise LycorisError(f"{path.name} cannot be read ({error.strerror}); press Refresh and choose again") from error
+        raise LycorisError(f"{path.name} cannot be read ({error.strerror}); press {REFRESH} and choose again") from error
     return str(path), info.st_mtime_ns, info.st_size, identity
 
 

@@ -116,12 +116,11 @@ def rows(count: int) -> list[tuple[str, str]]:
     return [(encoder, decoder) for encoder, decoder in kept if encoder or decoder]
 
 
-def read_values(text: str) -> list[float]:
-    """Read typed values; raise PromptError for a count that is no layout, or a value that is no number."""
+def read_values(text: str, needed: int) -> list[float]:
+    """Read typed values; raise PromptError for a count that is no layout, or a value that is no number. needed: of the layout shown."""
     pieces = text.strip().replace(";", ",").replace("\n", ",").split(",")
     if len(pieces) not in LABELS:
-        counts = ", ".join(str(count) for count in sorted(LABELS))
-        raise PromptError(f"{len(pieces)} values came, but a layout has {counts} of them; the one shown has a value for each slider")
+        raise PromptError(f"{len(pieces)} {'value' if len(pieces) == 1 else 'values'} given; this layout needs {needed}.")
     return [parse_number(piece, "a block weight") for piece in pieces]
 
 

@@ -16,7 +16,7 @@ from ...prompt.number import format_number
 from ...tools.examine.block_norms import BlockNorm
 from ..blocks.analyzer import AnalyzerPart
 from ..blocks.bake import BakePart
-from ..blocks.diagram import legend, picture
+from ..blocks.diagram import legend, picture, unit
 from ..blocks.network import Meter
 from ..blocks.values import LABELS, BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
 from ..context import PageContext
@@ -88,8 +88,8 @@ class BlocksPage:
 
     def _values(self) -> None:
         self.values = gr.Textbox(
-            BlockValues().text, label="All values (typed or pasted ones work too; their number picks the layout)", lines=2,
-            elem_id="lyco_blocks_values",
+            BlockValues().text, label="Values, comma-separated", lines=2, elem_id="lyco_blocks_values",
+            info="Paste 12, 17, 20, 26 or 61 numbers; how many there are chooses the layout.",
         )  # fmt: skip
 
     def _presets(self) -> tuple[Any, Any, Any]:
@@ -172,7 +172,7 @@ class BlocksPage:
     def typed(self, text: str, sitting: Sitting, *fields: Any) -> Updates:
         """Take values that sliders or the user put into the field; the image shows them already, unless the layout is another one."""
         try:
-            values = read_values(text)
+            values = read_values(text, sitting.board.count)
         except LycorisError as error:
             updates = self.shown(sitting, fields, notes(problems=[str(error)]), text)
             return self._some(updates, ("tag", "notes"))
@@ -211,6 +211,8 @@ class BlocksPage:
         try:
             if board.count not in LAYOUTS:
                 raise ToolError("weights of SD3 are element filters, which a preset cannot hold; copy the tag instead")
+            if not text:
+                raise ToolError("Give the preset a name.")
             known = self.context.store.presets().weight_names
             if text in known and text not in self.own.names():
                 raise ToolError(f'"{text}" is a preset already, and not one that was saved here; choose another name')
@@ -245,7 +247,8 @@ class BlocksPage:
         box = tag_box(tag, self.context.send) if tag else idle(EMPTY)
         return (
             sitting, gr.update(value=LABELS[board.count]), gr.update(value=board.text),
-            gr.update(value=picture(board, sitting.norms)), gr.update(value=idle(legend(sitting.norms, board.left_out))),
+            gr.update(value=picture(board, sitting.norms)),
+            gr.update(value=idle(legend(sitting.norms, board.left_out), title=unit(sitting.norms))),
             gr.update(choices=self._names(board), value=name_of(board, presets)),
             gr.update(value=f'<div data-understood="{escape(mark)}">{box}</div>'), gr.update(value=said + notes(problems=problems)),
         )  # fmt: skip

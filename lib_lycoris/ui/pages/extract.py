@@ -38,8 +38,8 @@ RULES = {
 RANKED = ("lora", "locon", "loha", "auto")  # what a rule for ranks has a meaning for
 CURVED = ("lora", "locon")
 REST = ("conv_dim", "conv_value", "factor", "lokr_rank", "block", "style", "save_precision", "text_encoder", "embeddings", "device")
-EMPTY = "Choose the original and the tuned checkpoint to see what will happen."
-UNMEASURED = "Press Measure to see the size and the error of every choice; both files are read once, the result is kept."
+EMPTY = "Choose the original and the fine-tuned checkpoint to see what will happen."
+UNMEASURED = "Press Preview sizes to see the size and the error of every choice; both files are read once, the result is kept."
 ORDER = ("org", "tuned", "algorithm", "name")  # of the fields' values; then those of the ranks, then those of REST
 Update = dict[str, Any]
 
@@ -68,7 +68,7 @@ class ExtractPage:
                 self.curve.build()
                 self.plan.build()
                 with gr.Row():
-                    measure_button = gr.Button("Measure", elem_id="lyco_extract_measure", min_width=90)
+                    measure_button = gr.Button("Preview sizes", elem_id="lyco_extract_measure", min_width=90)
                     button = gr.Button("Extract", variant="primary", elem_id="lyco_extract_run", min_width=120)
                 self.panel.build()
                 self.tag = gr.HTML("", elem_id="lyco_extract_tag")

@@ -16,7 +16,7 @@ from ..parts.file_choice import checkpoint_picker
 from ..parts.images import LIMIT, ImageFolder, Save, text_of
 from ..parts.making import LABEL, Maker, Work
 from ..parts.request import read_generation_text, read_request
-from ..style import bar, idle, notes
+from ..style import REFRESH, bar, idle, notes
 
 PAGE = "generate"
 KEPT = 24  # images in the gallery
@@ -87,12 +87,13 @@ class GeneratePage:
 
     def _texts(self) -> tuple[Any, Any]:
         names = list(self.host.networks())
-        tip = f"a red circle on the left, blue background <lyco:{escape_name(names[0]) if names else 'style'}:0.7>"
+        shown = "demo-lora" if "demo-lora" in names else escape_name(names[0]) if names else "style"
+        tip = f"{self.host.example} <lyco:{shown}:1>"
         self.prompt = gr.Textbox(label="Prompt", lines=3, placeholder=tip, elem_id="lyco_prompt")
         with gr.Row():
             adder = gr.Dropdown(names, value=None, label="Add a network to the prompt", elem_id="lyco_add", scale=6)
             strength = gr.Number(value=1, step=0.05, label="Strength", elem_id="lyco_strength", scale=2, min_width=90)
-            refresh = gr.Button("Refresh", size="sm", elem_id="lyco_refresh", scale=1, min_width=70)
+            refresh = gr.Button(REFRESH, size="sm", elem_id="lyco_refresh", scale=1, min_width=40, elem_classes=["lyco_refresh"])
         negative = gr.Textbox(label="Negative prompt", lines=2, placeholder="what to stay away from", elem_id="lyco_negative")
         adder.input(add_tag, [self.prompt, adder, strength], [self.prompt, adder], show_progress="hidden")
         refresh.click(lambda: gr.update(choices=list(self.host.networks())), None, [adder], show_progress="hidden")

@@ -92,9 +92,7 @@ class InspectPage:
 
     def _build_comparison(self) -> None:
         self.several = network_picker(self.context.store, "Networks of one family", "lyco_inspect_several", multiselect=True)
-        self.base = checkpoint_picker(
-            self.context.store, "Their base model (may be left empty; DoRA and (IA)³ need it)", "lyco_inspect_base"
-        )
+        self.base = checkpoint_picker(self.context.store, "Base model (optional)", "lyco_inspect_base", info="DoRA and (IA)³ need it.")
         self.compare = gr.Button("Compare", variant="primary", elem_id="lyco_inspect_run")
         self.panel.build()
         self.compared = gr.HTML("", elem_id="lyco_inspect_compared")
@@ -180,7 +178,7 @@ class InspectPage:
         algorithm = next(iter(found.algorithms), "")
         return self._updates(
             state=idle("measuring ..."), found=True, head=overview(found), tag=tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send),
-            advice=advice_html(algorithm, found.family or ""), words=words(found), facts=facts(found),
+            advice=advice_html(algorithm, found.family or ""), words=words(found, bool(self.context.send)), facts=facts(found),
             blocks=gr.update(visible=False), layers=gr.update(choices=[], value=[], visible=False), values=gr.update(visible=False),
             search="", table=module_table(found, None), details=details(found),
         )  # fmt: skip

@@ -22,11 +22,12 @@ from ..parts.network_table import EMPTY, NetworkRow, NetworkTable
 PAGE = "merge"
 INTO_CHECKPOINT, INTO_NETWORK = "into a checkpoint", "into one network"
 CHECKPOINT = "Checkpoint"
-BASE = "Base model, for networks whose change depends on it (DoRA, OFT, BOFT, (IA)³, GLoRA) or of a model of unusual size, such as the demo"
+BASE = "Base model (optional)"
+BASE_INFO = "For networks whose change depends on it (DoRA, OFT, BOFT, (IA)³, GLoRA) or of a model of unusual size, such as the demo."
 MORE_CHECKPOINT = ("seed", "device", "no_hash", "no_metadata")
 MORE_NETWORK = ("rule", "value", "conv_dim", "method", "density", "seed", "style", "device")
 PRECISIONS = (DEFAULT, "fp32", "fp16", "bf16", "fp8_e4m3fn", "fp8_e5m2")
-NO_NAME = "made of the names if left empty"
+NO_NAME = "empty: made of the inputs' names"
 LONGEST = 80  # characters of a name that we make
 FIELDS = 7  # values beside those of the table and of the rarely needed options
 NOTHING = "Choose a checkpoint and a network to see what will happen."
@@ -96,7 +97,7 @@ class MergePage:
         )
         with gr.Row(visible=False) as self.limits:
             self.rank = gr.Number(value=0, precision=0, label="Rank (0: exact)", elem_id="lyco_merge_rank", min_width=120)
-            self.size = gr.Number(value=0, label="or size in MiB (0: any)", elem_id="lyco_merge_size", min_width=120)
+            self.size = gr.Number(value=0, label="or size in MB (0: any)", elem_id="lyco_merge_size", min_width=120)
         with gr.Accordion("More options", open=False, elem_id="lyco_merge_more"):
             with gr.Column() as self.group_checkpoint:
                 self.more_checkpoint.build(self.context)
@@ -112,6 +113,8 @@ class MergePage:
         self.context.receivers["Merge"] = self.table.receiver
         shown = [self.checkpoint.component, self.undo, self.limits, self.group_checkpoint, self.group_network]
         self.mode.change(mode_changed, self.mode, shown, queue=False, show_progress="hidden")
+        for part in (self.mode, self.checkpoint.component):
+            part.change(button_text, [self.mode, self.checkpoint.component], start, queue=False, show_progress="hidden")
         self.plan.watch([*own, *self.table.inputs, *rest], self.planned, self.ready, inputs, self.table.events)
         self.panel.start(start, self.options, inputs)
         self.context.on_load(self.restored, self.table.outputs)
@@ -187,10 +190,17 @@ class MergePage:
         raise ToolError(f"a thousand results are called {made}; give this one another name")
 
 
+def button_text(mode: str, checkpoint: str | None) -> dict[str, Any]:
+    """Return the update that says on the button what it makes."""
+    into = "one network" if mode == INTO_NETWORK else Path(checkpoint).name if checkpoint else ""
+    return gr.update(value=f"Merge into {into}" if into else "Merge")
+
+
 def mode_changed(mode: str) -> list[Any]:
     """Show the fields of a way to merge."""
     network = mode == INTO_NETWORK
     return [
-        gr.update(label=BASE if network else CHECKPOINT), gr.update(visible=not network), gr.update(visible=network),
+        gr.update(label=BASE if network else CHECKPOINT, info=BASE_INFO if network else ""),
+        gr.update(visible=not network), gr.update(visible=network),
         gr.update(visible=not network), gr.update(visible=network),
     ]  # fmt: skip

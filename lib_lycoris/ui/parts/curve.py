@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError
-from ...tools.extract.options import MIB
 from ...tools.linalg.size_curve import CurveRequest, Point, Spectra
+from ...tools.units import megabytes
 from ..style import idle, notes
 from .plots import size_curve, spectra
 
@@ -103,4 +103,4 @@ def sentence(asked: CurveRequest, point: Point) -> str:
     ranks = sorted(set(point.ranks))
     spread = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no ranks"
     kept = 1 - point.error**2
-    return f"{spread}: about {point.bytes / MIB:.1f} MiB, relative error {point.error:.1%} ({kept:.1%} of the change's energy is kept)"
+    return f"{spread}: about {megabytes(point.bytes)}, relative error {point.error:.1%} ({kept:.1%} of the change's energy is kept)"

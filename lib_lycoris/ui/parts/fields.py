@@ -8,11 +8,18 @@ from typing import Any
 import gradio as gr
 
 from ...errors import ToolError
+from ...tools import TOOLS
 from ...tools.declaration import Option, Tool
 from ...tools.jobs.places import shown
+from ...tools.option_names import as_field, spelled
 from ..context import PageContext
 
 DEFAULT = "as it is"  # the choice that gives no value where there is no default
+
+
+def with_fields(text: str, tool: Tool) -> str:
+    """Return a tool's sentence with its options as the fields of its page."""
+    return spelled(text, (*tool.options, *(option for other in TOOLS.values() for option in other.options)), as_field)
 
 
 class OptionFields:
@@ -27,7 +34,7 @@ class OptionFields:
 
     def build(self, context: PageContext) -> None:
         """Add the components to the open gr.Blocks; their values are kept between visits."""
-        self.components = [_component(option, f"lyco_{self.page}_{option.name}") for option in self.options]
+        self.components = [_component(option, self.tool, f"lyco_{self.page}_{option.name}") for option in self.options]
         context.keep(self.page, {option.name: part for option, part in zip(self.options, self.components)})
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
@@ -36,8 +43,8 @@ class OptionFields:
         return {option.name: _value(option, value) for option, value in given if value not in (None, "", DEFAULT)}
 
 
-def _component(option: Option, elem_id: str) -> Any:
-    label, info = option.name.replace("_", " "), option.help
+def _component(option: Option, tool: Tool, elem_id: str) -> Any:
+    label, info = option.title, with_fields(sentence(option.help), tool)
     if option.type is bool:
         return gr.Checkbox(value=bool(option.default), label=label, info=info, elem_id=elem_id)
     if option.choices:
@@ -48,6 +55,11 @@ def _component(option: Option, elem_id: str) -> Any:
         whole = {"precision": 0} if option.type is int else {}
         return gr.Number(value=option.default, label=label, info=info, elem_id=elem_id, **whole)
     return gr.Textbox(value="" if option.default is None else str(option.default), label=label, info=info, elem_id=elem_id)
+
+
+def sentence(text: str) -> str:
+    """Return a help text as it stands below a field."""
+    return text[:1].upper() + text[1:]
 
 
 def _value(option: Option, value: Any) -> Any:
@@ -65,5 +77,4 @@ def _value_of_one(option: Option, value: Any) -> Any:
         return option.type(value)
     except ValueError as error:
         kind = "a whole number" if option.type is int else "a number"
-        name = option.name.replace("_", " ")
-        raise ToolError(f"{name} is {shown(value)}, but {kind} is expected; leave it empty if you have none") from error
+        raise ToolError(f"{option.title} is {shown(value)}, but {kind} is expected; leave it empty if you have none") from error

@@ -11,6 +11,7 @@ import gradio as gr
 
 from ...errors import ToolError
 from ...tools.files.store import FileStore, ModelFile
+from ..style import REFRESH
 
 NEAR = 3  # names offered for one that is not there
 Update = dict[str, Any]
@@ -28,15 +29,15 @@ class Picker:
         self._files = files
         self._refresh = refresh
 
-    def build(self, label: str, elem_id: str, multiselect: bool) -> Picker:
+    def build(self, label: str, elem_id: str, multiselect: bool, info: str = "") -> Picker:
         """Add the components to the open gr.Blocks, without any choice; they come when the tab is opened."""
         with gr.Row(elem_classes=["lyco_pick"]):
             self.component = gr.Dropdown(
-                choices=[], value=[] if multiselect else None, label=label, multiselect=multiselect, elem_id=elem_id,
-                scale=8, min_width=120, interactive=True,
+                choices=[], value=[] if multiselect else None, label=label, info=info or None, multiselect=multiselect,
+                elem_id=elem_id,                scale=8, min_width=120, interactive=True,
             )  # fmt: skip
             self.button = gr.Button(
-                "Refresh", size="sm", elem_id=f"{elem_id}_refresh", scale=0, min_width=70, elem_classes=["lyco_refresh"]
+                REFRESH, size="sm", elem_id=f"{elem_id}_refresh", scale=0, min_width=40, elem_classes=["lyco_refresh"]
             )  # fmt: skip
         self.component.lyco_picker = self
         known = gr.State(None)  # which list the browser has: it is sent again only after a change
@@ -94,7 +95,9 @@ class Picker:
         for known in names:
             lower.setdefault(known.lower(), known)
         near = [lower[match] for match in difflib.get_close_matches(name.lower(), list(lower), n=NEAR, cutoff=0.5)]
-        hint = f"the nearest in the list: {', '.join(near)}" if near else f"the list has {len(names)}; press Refresh for files that are new"
+        hint = (
+            f"the nearest in the list: {', '.join(near)}" if near else f"the list has {len(names)}; press {REFRESH} for files that are new"
+        )
         return f'there is no {self.kind} called "{name}"; {hint}'
 
 
@@ -117,14 +120,14 @@ def _sights(component: Any) -> list[Callable[..., Any]]:
     return sights
 
 
-def network_picker(store: FileStore, label: str, elem_id: str, multiselect: bool = False) -> Picker:
+def network_picker(store: FileStore, label: str, elem_id: str, multiselect: bool = False, info: str = "") -> Picker:
     """Add a dropdown of network files to the open gr.Blocks."""
-    return Picker("network", store.networks, store.refresh).build(label, elem_id, multiselect)
+    return Picker("network", store.networks, store.refresh).build(label, elem_id, multiselect, info)
 
 
-def checkpoint_picker(store: FileStore, label: str, elem_id: str, loaded: bool = True) -> Picker:
+def checkpoint_picker(store: FileStore, label: str, elem_id: str, loaded: bool = True, info: str = "") -> Picker:
     """Add a dropdown of checkpoint files to the open gr.Blocks; at first the one is chosen that images are made with."""
     picker = Picker("checkpoint", store.checkpoints, store.refresh)
     if loaded:
         picker.default = lambda: None if (found := store.loaded()) is None else found.name
-    return picker.build(label, elem_id, False)
+    return picker.build(label, elem_id, False, info)

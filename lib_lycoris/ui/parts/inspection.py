@@ -8,8 +8,9 @@ from typing import Any
 
 from ... import models
 from ...tools.examine.inspect import Inspection, Module
-from ...tools.examine.inspect_text import COMPONENTS, by_reason, size_of, tally
+from ...tools.examine.inspect_text import COMPONENTS, by_reason, tally
 from ...tools.examine.module_sizes import Sizes
+from ...tools.units import megabytes
 from ..style import notes
 
 ROWS = 200  # of a table; beyond, people search
@@ -18,8 +19,8 @@ LISTED = 60  # keys of a list
 FEW = 6  # blocks that are named one by one
 NOTED = 0.3  # |cosine| from which two networks are said to act alike, or against each other
 HASH_NAMES = {
-    "sha256": "SHA-256 of the file", "autov2": "AutoV2, as model sites list it", "model_hash": "hash without the header (computed)",
-    "short": "short hash, as in infotexts", "stored": "hash that the trainer stored",
+    "sha256": "SHA-256 of the file", "autov2": "AutoV2, as model sites list it", "model_hash": "Weights hash (kohya)",
+    "short": "Short hash in image info", "stored": "Hash that the trainer stored",
 }  # fmt: skip
 
 
@@ -27,7 +28,7 @@ def overview(found: Inspection) -> str:
     """Return what is wrong with the file, and its main facts as large figures."""
     family = models.FAMILIES[found.family].label if found.family else "unknown"
     figures = {
-        "size": size_of(found.bytes), "base model": family, "algorithm": ", ".join(found.algorithms) or "none",
+        "size": megabytes(found.bytes), "base model": family, "algorithm": ", ".join(found.algorithms) or "none",
         "rank": _range(found.ranks) or "none", "alpha": _range(found.alphas) or "none",
         "tensors used": f"{found.matched_keys} of {found.keys}",
     }  # fmt: skip
@@ -36,15 +37,15 @@ def overview(found: Inspection) -> str:
     return f'{heading}{notes(problems=found.problems)}<dl class="lyco_figures">{told}</dl>'
 
 
-def words(found: Inspection) -> str:
-    """Return the trigger words and the most frequent tags of the training, each a button that copies it."""
+def words(found: Inspection, addable: bool = False) -> str:
+    """Return the trigger words and the most frequent tags of the training, each a button that copies it, and one for the prompt."""
     trigger = found.training.get("trigger", "")
-    said = f'<p class="lyco_words_said">Trigger: {_copy(trigger, escape(trigger))}</p>' if trigger else ""
+    said = f'<p class="lyco_words_said">Trigger: {_copy(trigger, escape(trigger))}{_add(trigger, addable)}</p>' if trigger else ""
     most = max((count for _, count in found.tags), default=0)
-    chips = "".join(_copy(tag, f"{escape(tag)} <small>{count}</small>", count == most) for tag, count in found.tags)
+    chips = "".join(_copy(tag, f"{escape(tag)} <small>{count}</small>", count == most) + _add(tag, addable) for tag, count in found.tags)
     if not said and not chips:
         return '<p class="lyco_words_said">The file names no trigger words, and no tags that it was trained on.</p>'
-    hint = '<p class="lyco_hint">Tags of the training images with how often they were there; a click copies.</p>' if chips else ""
+    hint = '<p class="lyco_hint">Training tags, most frequent first. Click to copy.</p>' if chips else ""
     return f'{said}<div class="lyco_words">{chips}</div>{hint}'
 
 
@@ -154,6 +155,15 @@ def _range(counts: Mapping[str, int]) -> str:
 def _copy(text: str, shown: str, strong: bool = False) -> str:
     mark = " lyco_strong" if strong else ""
     return f'<button type="button" class="lyco_button lyco_word{mark}" data-lyco-copy="{escape(text, quote=True)}">{shown}</button>'
+
+
+def _add(text: str, addable: bool) -> str:
+    """Return the button that puts a word behind the prompt, where there is a page with one."""
+    if not addable:
+        return ""
+    words = escape(text, quote=True)
+    said = f'title="Add to prompt" aria-label="Add {words} to prompt"'
+    return f'<button type="button" class="lyco_button lyco_word" {said} data-lyco-add="{words}">+</button>'
 
 
 def _cut(value: str) -> str:

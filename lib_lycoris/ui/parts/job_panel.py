@@ -14,6 +14,7 @@ from ...tools.jobs.progress import ProgressState
 from ...tools.jobs.queue import Job
 from ..context import PageContext
 from ..style import bar, idle, notes, report
+from .fields import with_fields
 
 POLL = 0.2  # seconds between two looks at the job
 READY = "Ready."
@@ -95,7 +96,7 @@ class JobPanel:
         try:
             job = self.context.jobs.start(tool, options, self.owner)
         except LycorisError as error:
-            yield self._updates(idle(READY), notes(errors=[str(error)]))
+            yield self._updates(idle(READY), notes(errors=[with_fields(str(error), self.context.jobs.tool(tool))]))
             return
         yield self._updates(bar(0, "starting"), "", busy=True, results=self._show(None))
         yield from self._follow(job)
@@ -134,14 +135,16 @@ class JobPanel:
         return bar(share(job.progress), words(job.progress))
 
     def _finished(self, job: Job) -> tuple[Update, ...]:
+        tool = self.context.jobs.tool(job.tool)
         if job.status == "cancelled":
             return self._updates(idle("Cancelled. Nothing was written."))
         if job.status == "failed":
-            return self._updates(idle(READY), notes(errors=[job.error]))
+            return self._updates(idle(READY), notes(errors=[with_fields(job.error, tool)]))
         if self._last[0] != job.id:  # to draw it may take seconds, which the next opening of the page need not wait for
             self._last = (job.id, self._show(job))
         when = time.strftime("%H:%M", time.localtime(job.ended_at))
-        said = notes(problems=job.notes) + (report(job.result.text) if job.result else "")
+        said = notes(problems=[with_fields(note, tool) for note in job.notes])
+        said += report(with_fields(job.result.text, tool)) if job.result else ""
         return self._updates(idle(f"Done in {took(job.seconds)}, at {when}."), said, results=self._last[1])
 
     def _updates(self, state: str, said: str | None = None, busy: bool = False, results: Sequence[Any] | None = None) -> tuple[Update, ...]:

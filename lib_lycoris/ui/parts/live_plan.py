@@ -11,9 +11,11 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError
-from ...tools.declaration import Plan
+from ...tools.declaration import Plan, Tool
+from ...tools.units import megabytes
 from ..context import PageContext, by_hand
-from ..style import idle, in_page_words, notes
+from ..style import idle, notes
+from .fields import with_fields
 from .job_panel import Make, duration
 
 PAUSE = 0.5  # seconds without a change before the files are looked at
@@ -74,50 +76,50 @@ class LivePlan:
                 return gr.update()
             try:
                 tool_name, options = make(*values)
-                tool = self.context.jobs.tool(tool_name)
-                return gr.update(value=as_html(tool.plan(**options)))
+                return gr.update(value=self._planned(self.context.jobs.tool(tool_name), options))
             except LycorisError as error:
                 return gr.update(value=notes(problems=[str(error)]))
             except (OSError, RuntimeError, ValueError) as error:
                 return gr.update(value=notes(problems=[f"what would happen cannot be told: {type(error).__name__}: {error}"]))
 
+    def _planned(self, tool: Tool, options: Mapping[str, Any]) -> str:
+        try:
+            return as_html(tool.plan(**options), tool)
+        except LycorisError as error:
+            return notes(problems=[with_fields(str(error), tool)])
 
-def as_html(plan: Plan) -> str:
+
+def as_html(plan: Plan, tool: Tool) -> str:
     """Return a plan as people read it; what fits no layer is behind a line to open."""
     unmatched = plan.report.get("unmatched") or []
-    lines = in_page_words(plan.text).splitlines()
+    lines = with_fields(plan.text, tool).splitlines()
     text = "\n".join(line for line in lines if not (unmatched and line.startswith("  ")))
-    return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(text)}</p>{_keys(unmatched)}</div>'
+    return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(text)}</p>{_keys(unmatched, tool)}</div>'
 
 
 def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
     found = []
     matched = facts.get("matched")
-    if matched is not None:
-        found.append(("matched", str(matched if isinstance(matched, int) else len(matched))))
-    if "unmatched" in facts:
-        found.append(("not matched", str(len(facts["unmatched"]))))
+    if "tensors" in facts:
+        found.append(("layers changed", f"{facts['changed_tensors']} of {facts['tensors']}"))
+    elif matched is not None:
+        found.append(("layers", str(matched if isinstance(matched, int) else len(matched))))
+    if facts.get("unmatched"):
+        found.append(("keys not used", str(len(facts["unmatched"]))))
     if plan.disk_bytes is not None:
-        found.append(("file", size(plan.disk_bytes)))
+        found.append(("file", megabytes(plan.disk_bytes)))
     if plan.seconds is not None:
         found.append(("time", f"about {duration(max(plan.seconds, 1))}"))
     if plan.memory_bytes is not None:
-        found.append(("memory", size(plan.memory_bytes)))
+        found.append(("memory", megabytes(plan.memory_bytes)))
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in found)
     return f'<dl class="lyco_figures">{cells}</dl>'
 
 
-def _keys(unmatched: Sequence[Sequence[Any]]) -> str:
+def _keys(unmatched: Sequence[Sequence[Any]], tool: Tool) -> str:
     if not unmatched:
         return ""
-    rows = "".join(f"<li><code>{escape(str(key))}</code> {escape(in_page_words(str(reason)))}</li>" for key, reason in unmatched[:SHOWN])
+    reasons = [(str(key), with_fields(str(reason), tool)) for key, reason in unmatched[:SHOWN]]
+    rows = "".join(f"<li><code>{escape(key)}</code> {escape(reason)}</li>" for key, reason in reasons)
     more = f"<li>... and {len(unmatched) - SHOWN} more</li>" if len(unmatched) > SHOWN else ""
     return f'<details class="lyco_details"><summary>{len(unmatched)} keys are not used</summary><ul>{rows}{more}</ul></details>'
-
-
-def size(count: int) -> str:
-    """Return bytes as people say them."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.{1 if count < 100 * scale else 0}f} {unit}"
-    return f"{max(count, 1) / 1e3:.0f} kB"

@@ -17,6 +17,7 @@ from ..style import notes, scripted, tag_box
 from .job_panel import JobPanel
 from .plots import block_norms, block_totals
 
+STAYS = "The merged file, its undo file and the model in use stay as they are."
 SHOWN = 6  # networks in the image
 Update = dict[str, Any]
 
@@ -33,7 +34,7 @@ class MergeResult:
         tag = gr.HTML("", elem_id="lyco_merge_tag")
         with gr.Row():
             use = gr.Button("Use as checkpoint", visible=False, elem_id="lyco_merge_use", min_width=120)
-            undo = gr.Button("Undo: restore the original", visible=False, elem_id="lyco_merge_undo_run", min_width=120)
+            undo = gr.Button("Write the original again", visible=False, elem_id="lyco_merge_undo_run", min_width=120)
         told = gr.HTML("", elem_id="lyco_merge_used")
         plot = gr.Plot(label="Change by block", show_label=False, visible=False, elem_id="lyco_merge_plot")
         self.panel.shows([tag, use, undo, told, plot], self.show)
@@ -46,14 +47,20 @@ class MergeResult:
         if job is None or job.result is None:
             return [gr.update(value=""), gr.update(visible=False), gr.update(visible=False), gr.update(value=""), gr.update(visible=False)]
         self.context.store.refresh()
-        into_checkpoint = job.tool == "merge"
         tag = self._tag(job.result.outputs[0]) if job.tool == "networks_merge" else ""
         can_use = self.context.use_checkpoint is not None and job.tool in ("merge", "undo")
         figure, problem = (None, "") if job.tool == "undo" else _figure(job)
         return [
-            gr.update(value=tag), gr.update(visible=can_use), gr.update(visible=into_checkpoint and len(job.result.outputs) > 1),
-            gr.update(value=notes(problems=[problem] if problem else [])), gr.update(value=figure, visible=figure is not None),
+            gr.update(value=tag), gr.update(visible=can_use), self._undo_button(job),
+            gr.update(value=notes([STAYS] if job.tool == "undo" else [], [problem] if problem else [])),
+            gr.update(value=figure, visible=figure is not None),
         ]  # fmt: skip
+
+    def _undo_button(self, job: Job) -> Update:
+        if job.tool != "merge" or job.result is None or len(job.result.outputs) < 2:
+            return gr.update(visible=False)
+        original = Path(job.options["sd_model"])
+        return gr.update(value=f"Write the original again (as {self._free(original.stem, original.is_dir()).stem})", visible=True)
 
     def _tag(self, path: Path) -> str:
         name = next((file.name for file in self.context.store.networks() if file.path == path), path.stem)

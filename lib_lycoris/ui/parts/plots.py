@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ...models import block_of, layout
+from ...tools.units import MB
 
 INK = "#7b8290"  # axes and words: 4 to 1 against white and against a dark page
 BLUE, RED, GREEN, PINK, GOLD, VIOLET = "#2f86c8", "#d55e00", "#139a74", "#c66a9c", "#ad8200", "#8f6ad0"
@@ -24,7 +25,6 @@ WIDTH, HEIGHT = 6.4, 2.9  # inches
 BELOW = 0.5  # inches from the bottom to the axes: numbers and what they are of
 ROOM_FOR_NAMES = 0.3  # inches that names take, which stand upright, beyond that
 DPI = 100
-MIB = 1 << 20
 SMALLEST = 1e-6  # of the largest value: smaller singular values are rounding, and would stretch the axis
 CROWDED = 30  # bars beyond which only some have a name
 LONGEST = 44  # characters of a layer's name in a legend
@@ -93,17 +93,17 @@ def block_totals(energies: Iterable[tuple[str, float]], family: str) -> dict[str
 
 def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | None = None, label: str = "") -> Figure:
     """Draw the relative error of files against their sizes; points, chosen: (bytes, relative error from 0 to 1); label: of the chosen."""
-    figure, axes = _figure("Size against error", "size of the file (MiB)", "relative error (%)")
-    sizes, errors = [size / MIB for size, _ in points], [100 * error for _, error in points]
+    figure, axes = _figure("Size against error", "size of the file (MB)", "relative error (%)")
+    sizes, errors = [size / MB for size, _ in points], [100 * error for _, error in points]
     axes.plot(sizes, errors, color=BLUE, linewidth=1.8, marker="o", markersize=3)
     if chosen is not None:
-        at, error = chosen[0] / MIB, 100 * chosen[1]
+        at, error = chosen[0] / MB, 100 * chosen[1]
         axes.plot([at], [error], marker="D", markersize=8, color=RED, markeredgecolor=INK, linestyle="none")
         axes.axvline(at, color=RED, linewidth=0.8, linestyle=":")
         axes.axhline(error, color=RED, linewidth=0.8, linestyle=":")
         right = at > _middle([*sizes, at])
         axes.annotate(
-            label or f"{at:.4g} MiB, error {error:.3g} %", (at, error), xytext=(-9, -9) if right else (9, 9), textcoords="offset points",
+            label or f"{at:.1f} MB, error {error:.3g} %", (at, error), xytext=(-9, -9) if right else (9, 9), textcoords="offset points",
             ha="right" if right else "left", va="top" if right else "bottom", color=RED, fontsize=9, fontweight="bold",
         )  # fmt: skip
     if sizes and max(sizes) > 12 * min(sizes):

@@ -19,7 +19,7 @@ Update = dict[str, Any]
 
 @dataclass(frozen=True)
 class RankRule:
-    """What the fields hold: a rule of tools.ranks with its value, or a size in MiB."""
+    """What the fields hold: a rule of tools.ranks with its value, or a size in MB."""
 
     kind: str  # empty: a size
     rank: int  # of every layer; with another rule, the largest
@@ -43,7 +43,7 @@ class RankChoice:
             rule,
             gr.Slider(1, self.highest, value=rank, step=1, label="Rank", elem_id=f"{elem}rank"),
             gr.Slider(0.1, 0.999, value=0.9, step=0.001, label="Share that is kept", visible=False, elem_id=f"{elem}share"),
-            gr.Slider(0.1, 500, value=size, step=0.1, label="Size of the file (MiB)", visible=False, elem_id=f"{elem}size"),
+            gr.Slider(0.1, 500, value=size, step=0.1, label="Size of the file (MB)", visible=False, elem_id=f"{elem}size"),
             gr.Number(value=0.5, label="Value of the rule", visible=False, elem_id=f"{elem}value"),
             gr.Slider(1, self.highest, value=self.highest, step=1, label="Largest rank", visible=False, elem_id=f"{elem}largest"),
         ]

@@ -13,7 +13,7 @@ from ...tools.declaration import Option, Tool
 from ...tools.jobs.queue import Job
 from ..context import PageContext
 from ..style import tag_box
-from .fields import OptionFields
+from .fields import OptionFields, sentence, with_fields
 from .file_choice import Picker, checkpoint_picker, network_picker
 from .job_panel import JobPanel
 from .live_plan import LivePlan
@@ -36,7 +36,7 @@ class ToolForm:
         self.output = next((option for option in self.tool.options if option.kind == "output"), None)
         self.pickers: dict[str, Picker] = {}
         self.own: list[Any] = []  # the components of own_fields
-        self.plan = LivePlan(context, tool, f"Choose a {label_of(self.picked[0]).lower()} to see what will happen.")
+        self.plan = LivePlan(context, tool, f"Choose a {self.picked[0].title.lower()} to see what will happen.")
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -67,10 +67,11 @@ class ToolForm:
     def _pick(self) -> None:
         for option in self.picked:
             elem_id, label = f"lyco_{self.page}_{option.name}", label_of(option)
+            info = info_of(option, self.tool)
             if option.kind == "checkpoint":
-                self.pickers[option.name] = checkpoint_picker(self.context.store, label, elem_id, option.name in BASES)
+                self.pickers[option.name] = checkpoint_picker(self.context.store, label, elem_id, option.name in BASES, info)
             else:
-                self.pickers[option.name] = network_picker(self.context.store, label, elem_id, option.kind == "networks")
+                self.pickers[option.name] = network_picker(self.context.store, label, elem_id, option.kind == "networks", info)
 
     def own_fields(self) -> list[Any]:
         """Add fields of one's own to the open gr.Blocks and return them."""
@@ -157,7 +158,9 @@ def value_options(tool: Tool) -> tuple[str, ...]:
 
 def label_of(option: Option) -> str:
     """Return what a picker is called."""
-    names = {"model": "Network", "merged": "Merged checkpoint"}
-    if option.name in ("base_model", "sd_model") and not option.required:
-        return f"Base model (optional): {option.help}"
-    return names.get(option.name, f"{option.help[0].upper()}{option.help[1:]}") if option.required else f"Optional: {option.help}"
+    return option.title if option.required else f"{option.title} (optional)"
+
+
+def info_of(option: Option, tool: Tool) -> str:
+    """Return what is said below a picker: only of one that may be left empty, the others say enough by their names."""
+    return "" if option.required else with_fields(sentence(option.help), tool)
