@@ -113,7 +113,7 @@ def test_options_have_their_types_and_none_is_the_default(monkeypatch: pytest.Mo
 def test_an_option_without_meaning_is_said_and_left_out() -> None:
     tool = TOOLS["networks_merge"]
     seen = Tool(tool.name, tool.pretty, tool.summary, lambda progress, **given: given, tool.planner, tool.options)
-    with pytest.warns(UserWarning, match="--v2 is not needed"):
+    with pytest.warns(UserWarning, match="`v2` is not needed"):
         assert "v2" not in seen.run(models="a", save_to="b", v2=True)  # type: ignore[operator]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

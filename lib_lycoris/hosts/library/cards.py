@@ -43,7 +43,7 @@ class LibraryCards:
         file = library.named.get(name)
         card = None if file is None else self._card(library, name, file, {})
         if card is None:
-            raise HostError(f'there is no network called "{name}"; press Refresh')
+            raise HostError(f'there is no network called "{name}"; look for new files')
         return card
 
     def keep(self, name: str, changes: Mapping[str, Any]) -> None:
