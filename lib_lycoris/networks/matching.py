@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from .. import models
 from ..algorithms import Algorithm, parse
 from ..algorithms.padded import Padded
 from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
+from ..models.stored import layer_size
 from .keys import Keys, joined
 from .limits import check_settings, check_tensors, single
 from .network import Skipped
@@ -34,6 +36,7 @@ class Match:
 def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping[str, Tensor], base: models.BaseModel) -> Match:
     """Find the layer that each module of a file is for; refuses nothing, the rest is in ``skipped`` and ``misfits``."""
     targets = {module: _targets(base, module) for module in keys.modules}
+    targets.update(_of_one_encoder(file, keys, targets, base))
     grouped = joined(keys, (("+".join(targets[module]) or f"?{module}", module) for module in keys.modules))
     found = Match(skipped=[Skipped(*item) for item in keys.unknown])
     for module, suffixes in grouped.items():
@@ -73,6 +76,30 @@ def _targets(base: models.BaseModel, module: str) -> tuple[str, ...]:
     targets = base.targets(layer)
     sliced = len(targets) == 1 and number is not None and number < len(SLICES)
     return (f"{targets[0]}[{SLICES[number]}]",) if sliced and number is not None else targets
+
+
+def _of_one_encoder(
+    file: TensorFile, keys: Keys, targets: Mapping[str, tuple[str, ...]], base: models.BaseModel
+) -> dict[str, tuple[str, ...]]:
+    """Return the layers of modules that more than one text encoder has, where the sizes say that the file is for another than the first.
+
+    PEFT names a layer as the encoder does that it was trained on, and what that is in a pipeline only the name of its folder says.
+    """
+    several = {module: found for module, one in targets.items() if len(one) == 1 and len(found := base.find_all(module)) > 1}
+    hits: Counter[str] = Counter()
+    for module, found in several.items():
+        size = layer_size({suffix: file.tensors[key].shape for suffix, key in keys.modules[module].items()})
+        for target in found:
+            shape = slice_shape(base, target)
+            fits = len(shape) > 1 and all(mine is None or mine == its for mine, its in zip(size, shape))
+            hits[_component(base, target)] += fits
+    best = hits.most_common(1)[0][0] if hits else ""  # of several the first, as a name without a component is meant
+    return {m: (target,) for m, found in several.items() for target in found if _component(base, target) == best}
+
+
+def _component(base: models.BaseModel, target: str) -> str:
+    component = base.component_of(target)
+    return component.key if component else ""
 
 
 def _patches(

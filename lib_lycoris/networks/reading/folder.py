@@ -21,5 +21,5 @@ def network_in(folder: Path, endings: tuple[str, ...]) -> Path:
     if files:
         raise NetworkFormatError(f"{folder.name} is a folder of {len(files)} files; give the one that is meant, such as {files[0].name}")
     inner = sorted(f"{sub.name}/{file.name}" for sub in folder.iterdir() if sub.is_dir() for file in sub.glob("adapter_model.*"))
-    hint = f"; give one of {', '.join(inner[:4])}" if inner else ""
+    hint = f"; it holds one for each component, give each as a network of its own: {', '.join(inner[:4])}" if inner else ""
     raise NetworkFormatError(f"{folder.name} is a folder without a network file{hint}")

@@ -92,21 +92,26 @@ def read_source(path: Path, metadata: Mapping[str, str], keys: Sequence[str]) ->
     """Collect what stands in a file's metadata and in the adapter_config files beside it."""
     arguments = _hints(metadata.get("ss_network_args"))
     dim = metadata.get("ss_network_dim", "")
-    configs = _configs(path, metadata)
+    configs = configs_within(path, metadata) or configs_beside(path)
     peft = bool(configs) or any(key.startswith("base_model.model.") for key in keys)
     return SettingsSource(
         configs, {k: str(v) for k, v in arguments.items()}, int(dim) if dim.isdecimal() and len(dim) <= LONGEST_DIM else None, peft
     )
 
 
-def _configs(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def configs_within(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the configs in a file's own metadata: component, or "" for the whole file -> config."""
     found: dict[str, dict[str, Any]] = {}
     written = metadata.get("lora_adapter_metadata")
     for key, value in (_table(written, f"lora_adapter_metadata in {path.name}") if written not in NOTHING else {}).items():
         component, _, name = key.partition(".")
         found.setdefault(component if component in COMPONENTS else "", {})[name if component in COMPONENTS else key] = value
-    if found:
-        return found
+    return found
+
+
+def configs_beside(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the configs in files beside a network, which say of every network in the folder what PEFT wrote of one."""
+    found: dict[str, dict[str, Any]] = {}
     for name, component in {"": "", **SIDECARS}.items():
         beside = path.with_name(f"adapter_config.{name}.json" if name else "adapter_config.json")
         if beside.is_file():

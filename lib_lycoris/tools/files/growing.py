@@ -17,6 +17,7 @@ from torch import Tensor
 from ...errors import ToolError
 from ...networks.reading.dtypes import CODES
 from .output import Output
+from .own_config import with_own_config
 from .stream import as_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class GrowingFile:
     def finish(self, metadata: Mapping[str, str]) -> dict[str, str]:
         """Write the header with the metadata and the hashes of what was written; return the metadata as it is in the file."""
         digest = self._output.digest()
-        full = {**metadata, "sshs_model_hash": digest, **self._legacy()}
+        full = {**with_own_config(metadata, self._output.path), "sshs_model_hash": digest, **self._legacy()}
         raw = json.dumps({"__metadata__": full, **self._entries}, separators=(",", ":"), ensure_ascii=False).encode()
         if len(raw) > self._room:
             raise ToolError(

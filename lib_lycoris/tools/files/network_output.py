@@ -21,6 +21,7 @@ from ...networks.reading.reader import TensorFile
 from ...networks.settings.source import NOTHING, SettingsSource
 from .metadata import network_metadata
 from .output import Output, refuse_inputs, require_space
+from .own_config import with_own_config
 
 DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -84,5 +85,5 @@ def save_network(
     require_space(path.parent, sum(prod(t.shape) * t.element_size() for t in tensors.values()), path.name)
     whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with Output(path) as output:
-        output.write(serialise(whole, network_metadata(whole, metadata, recipe, corrections)))
+        output.write(serialise(whole, network_metadata(whole, with_own_config(metadata, path), recipe, corrections)))
     return path

@@ -24,11 +24,10 @@ from ...networks.matching import parse_module
 from ...networks.settings.peft import SCALED
 from ...networks.settings.source import SettingsSource, read_source
 from .network_file import Patch
+from .own_config import CONFIG, UNSCALED
 
-CONFIG = "lora_adapter_metadata"
 SCALES = ("r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "use_rslora")  # a kept module has its scale as alpha
 ARGUMENTS = ("bypass_mode", "rs_lora", "cdka_alpha", "krona_alpha", "use_cdka_scale")
-UNSCALED = {CONFIG: json.dumps({"peft_type": "LORA"})}  # in place of a config beside the file, which was written for another one
 CLOSE = 1e-5
 
 

@@ -111,8 +111,8 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     finally:
         if request.weights is not None:
             request.weights.close()
-    outputs = [save_to, *config_beside(save_to, request.style, [module for made in found for module in made.modules])]
-    return _result(request, outputs, found, size, notes, time.monotonic() - started)
+    beside, said = config_beside(save_to, request.style, [module for made in found for module in made.modules])
+    return _result(request, [save_to, *beside], found, size, [*notes, *said], time.monotonic() - started)
 
 
 def plan(**options: Any) -> Plan:

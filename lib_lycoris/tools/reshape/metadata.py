@@ -18,7 +18,7 @@ from ...networks.settings.source import NOTHING
 from ..declaration import FilePath, Files, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..files.header_edit import SUFFIX, keep_header, legacy_hash, restore, rewrite, undo_path, with_metadata
 from ..files.metadata import KEY as RECIPE
-from ..files.reading_back import CONFIG
+from ..files.own_config import CONFIG
 from ..jobs.progress import Cancelled, Progress
 
 FIELDS = {  # option -> its key

@@ -69,8 +69,9 @@ def united(base: BaseModel, style: str, module: str, items: Sequence[Patch]) -> 
 
 def stored_magnitude(style: str, magnitude: Tensor, axes: int) -> dict[str, Tensor]:
     """Return the magnitude of each output, (out,), as programs that read a style expect it."""
-    if style in ("diffusers", "peft"):
-        return {"lora_magnitude_vector": magnitude.float()}
+    if style in ("diffusers", "peft"):  # PEFT's own shape: (out,), of a convolution (1, out, 1, 1)
+        kernel = (1,) * (axes - 2)
+        return {"lora_magnitude_vector": magnitude.float().reshape(1, -1, *kernel) if kernel else magnitude.float()}
     return {"dora_scale": magnitude.reshape(-1, *(1,) * (axes - 1))}
 
 
