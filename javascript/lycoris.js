@@ -365,7 +365,7 @@
         }
     }
 
-    if (typeof document !== "undefined") {
+    if (typeof MutationObserver !== "undefined") {
         new MutationObserver(later).observe(document.documentElement, {childList: true, subtree: true});
         later();
     }

@@ -150,7 +150,7 @@ def _bases(files: Sequence[Shelved]) -> list[dict[str, Any]]:
 
 def _checkpoints(path: Path, base_model: FilePath | None) -> tuple[Reader, Reader]:
     if base_model is None:
-        raise ToolError("what a checkpoint is made of is read from its difference; give the model that it was made from with --base_model")
+        raise ToolError("what a checkpoint is made of is read from its difference; give the model that it was made from as `base_model`")
     tuned, base = open_checkpoint(path), open_checkpoint(base_model)
     if tuned.base.family != base.base.family:
         raise ModelMismatchError(
