@@ -122,7 +122,10 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     from .models import FAMILIES
 
     parser.add_argument("file", type=Path, help="a network file: .safetensors, .pt or .ckpt")
-    parser.add_argument("--base", choices=list(FAMILIES), help="compare with this family of base models (default: the file's own)")
+    parser.add_argument(
+        "--family", "--base", choices=list(FAMILIES), metavar="ID",
+        help="read it for this family of base models, such as chroma (default: the file's own; docs/families.md lists them)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=_inspect)
 
@@ -250,17 +253,15 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from .tools.examine.inspect import inspect
     from .tools.examine.inspect_text import as_text
 
-    found = inspect(arguments.file, _base(arguments))
+    found = inspect(arguments.file, _demo_base(arguments), arguments.family)
     print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if arguments.json else as_text(found))
     return 0 if found.usable else 1
 
 
-def _base(arguments: argparse.Namespace) -> BaseModel | None:
-    """Return what to compare a network with: the family asked for, or the demo model for its own networks."""
-    if arguments.base:
-        from .models import reference
-
-        return reference(arguments.base)
+def _demo_base(arguments: argparse.Namespace) -> BaseModel | None:
+    """Return the demo model for its own networks, unless a family is asked for."""
+    if arguments.family:
+        return None
     from .demo import CHECKPOINT
     from .networks.reading.reader import open_file
 

@@ -29,4 +29,4 @@ else:
         context.networks = cards
         return build_tab(context)
 
-    interface.register(lambda path: inspect(path).as_dict(), tab, JobService(shared(), store))
+    interface.register(lambda path, family: inspect(path, family=family).as_dict(), tab, JobService(shared(), store))

@@ -73,9 +73,10 @@ def _at(tag: Tag) -> str:
 class Session:
     """The files and presets that tags name, and the networks that are in memory."""
 
-    def __init__(self, library: Library, presets: Callable[[], Presets]) -> None:
+    def __init__(self, library: Library, presets: Callable[[], Presets], other_family: Callable[[], bool] = bool) -> None:
         self.library = library
         self.presets = presets  # asked for each image: their file may have changed
+        self.other_family = other_family  # whether a network of another family is put on the layers that fit
         self.cache = NetworkCache()
         self._stamps: dict[Path, tuple[int, int]] = {}
 
@@ -101,7 +102,7 @@ class Session:
     def _add(self, plan: Plan, tag: Tag, patcher: Patcher, model: object, seed: int, hires: bool) -> None:
         strength = resolve(tag, patcher.base.family, seed, self.presets(), hires)
         path = self.library.find(tag.name).path
-        network, stamp = self.cache.get(path, patcher.base, model, patcher.dtype)
+        network, stamp = self.cache.get(path, patcher.base, model, patcher.dtype, self.other_family())
         if self._stamps.get(path, stamp) != stamp:
             patcher.restore()  # what was prepared of the file's old content goes with it
         self._stamps[path] = stamp

@@ -2,7 +2,7 @@
 
 from .base import Alias, BaseModel, base_model, of_file, reference, together
 from .blocks import LAYOUTS, block_of, layout, sd3_layout
-from .detect import TOLERATED, Recognition, detect_family, recognise
+from .detect import TOLERATED, Recognition, detect_family, recognise, variant_of
 from .families import FAMILIES, UNKNOWN
 from .live import LiveNames, Piece, from_live
 from .parameters import LayerInfo, count_layers, parameter, rows, split_parameter, split_part, with_part
@@ -34,6 +34,7 @@ __all__ = [
     "split_parameter",
     "split_part",
     "together",
+    "variant_of",
     "with_part",
     "without_spelling",
 ]

@@ -116,6 +116,12 @@ def _spellings() -> dict[str, tuple[str, ...]]:
     return {spelling: tuple(families) for spelling, families in found.items()}
 
 
+def variant_of(modules: Mapping[str, Shapes], family: str) -> str:
+    """Give the variant of a family that most of a file's modules fit; the default one where none does."""
+    fits = [fit for fit in _fits(modules) if fit.family == family]
+    return max(fits, key=lambda fit: fit.hits).variant if fits else next(iter(FAMILIES[family].variants))
+
+
 def detect_family(modules: Mapping[str, Shapes], metadata: Mapping[str, str] | None = None) -> str | None:
     """Tell the likeliest family of a file or a model of any width; None when names, shapes and metadata do not tell it."""
     found = recognise(modules, metadata)

@@ -27,28 +27,40 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # b
 
 
 def load(
-    path: str | Path, base: models.BaseModel | None = None, prepared: torch.dtype | None = None, *, other_family: bool = False
-) -> Network:
+    path: str | Path, base: models.BaseModel | None = None, prepared: torch.dtype | None = None, *, other_family: bool = False,
+    family: str | None = None,
+) -> Network:  # fmt: skip
     """Read a network file for a base model (default: the full-size one that the file is for).
 
     prepared: the dtype that the model computes in, where the network is only to be applied: it is then kept in that precision at least, in
     the form that is the cheapest to apply, and not beside what the file stores.
     other_family: put it on the layers that fit even where the file is for another family of base models.
+    family: the family that it is to be read for, such as "chroma" where its layers fit several; it is put on the layers that fit.
     Raises NetworkFormatError for a file that cannot be understood, ModelMismatchError for one that is for another model; both name the
     file and say what to do.
     """
     with naming(path):
-        network = _load(Path(path), base, prepared, other_family)
+        network = _load(Path(path), _asked_for(base, family), prepared, other_family or family is not None, family)
         return replace(network, name=Path(path).name) if Path(path).is_dir() else network
 
 
-def _load(path: Path, base: models.BaseModel | None, prepared: torch.dtype | None, other_family: bool) -> Network:
+def _asked_for(base: models.BaseModel | None, family: str | None) -> models.BaseModel | None:
+    """Return the base model that is at hand. Raises ModelMismatchError where it is of another family than the user says."""
+    if base is not None and family is not None and base.family != family:
+        wanted = models.reference(family).label
+        raise ModelMismatchError(f"the model is {base.label}, but the family asked for {wanted}; leave it out, or give such a model")
+    return base
+
+
+def _load(
+    path: Path, base: models.BaseModel | None, prepared: torch.dtype | None, other_family: bool, family: str | None = None
+) -> Network:
     file, source, keys = open_network(path)
     shapes = module_shapes(file, keys)
     told = models.recognise(shapes, file.metadata)
     if base is not None and keys.modules and not other_family:
         _refuse_if_foreign(file, keys, told, base)
-    base = base or own_model(shapes, told)
+    base = base or own_model(shapes, told, family)
     tensors, digest = _read_finite(file, prepared)
     found = match(file, keys, source, tensors, base)
     embeddings = {name: {part: tensors[key] for part, key in parts.items()} for name, parts in keys.embeddings.items()}

@@ -56,8 +56,16 @@ def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping
     return found
 
 
-def own_model(shapes: Mapping[str, Mapping[str, tuple[int, ...]]], found: models.Recognition) -> models.BaseModel:
-    """Return the model that a file is for: the full-size one of its family, else one of the layers that the file itself tells of."""
+def own_model(
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]], found: models.Recognition, family: str | None = None
+) -> models.BaseModel:
+    """Return the model that a file is for: the full-size one of its family, else one of the layers that the file itself tells of.
+
+    family: what the user says that the file is for. Raises UnknownFamilyError.
+    """
+    if family is not None:
+        known = models.reference(family)  # one that is none is refused here
+        return models.reference(family, found.variants.get(family) or models.variant_of(shapes, known.family))
     if found.family is not None:
         return models.reference(found.family, found.variants[found.family])
     return models.of_file(shapes)

@@ -23,13 +23,15 @@ def apply(
     networks: Mapping[str | Path | Network, float] | Sequence[str | Path | Network],
     mode: Mode = "auto",
     family: str | None = None,
+    other_family: bool = False,
 ) -> Iterator[Report]:
     """Put ``{network or its path: strength}`` on a model (or several by name) and take them off at the end, also after an error.
 
     A list of networks or paths has strength 1 each.
 
     ``mode`` is "auto" (the fastest way for each layer), "functional", "merged" or "recompute" (see patching.cost); the model's ``family``
-    ("sd1", "sdxl", ...) is told from its layers when it is not given. The model's parameters are never written to. Gives the report of
+    ("sd1", "sdxl", ...) is told from its layers when it is not given. ``other_family`` puts networks of other families on the layers that
+    fit, too. The model's parameters are never written to. Gives the report of
     what matched; raises LycorisError for what cannot be used.
     """
     strengths = _strengths(networks)
@@ -38,7 +40,9 @@ def apply(
             name = network.name if isinstance(network, Network) else network
             raise PromptError(f"the strength of {name} is {strength!r}; give a number")
     patcher = Patcher(model, family)
-    loaded = {n if isinstance(n, Network) else load(n, patcher.base, patcher.dtype): s for n, s in strengths.items()}
+    loaded = {
+        n if isinstance(n, Network) else load(n, patcher.base, patcher.dtype, other_family=other_family): s for n, s in strengths.items()
+    }
     activations = [Activation(network, lambda name, s=s: s) for network, s in loaded.items()]  # type: ignore[misc]
     try:
         yield patcher.apply(activations, mode)

@@ -25,6 +25,7 @@ from .validation import missing, typed, validated
 
 FAILED_CHECK = 1  # exit code of a verification that found a difference
 FAILED = 2  # exit code of a recipe with a job that failed
+MOST_SHOWN = 20  # choices of an option that its help lists
 OWN = ("run", "verb", "json", "dry_run", "recipe", "keep_going", "quiet")  # what every verb has beside its tool's options
 
 
@@ -79,7 +80,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Option, siblings: Seque
     else:
         facts["type"] = finite(_note) if option.type is float else option.type
         facts.update(choices=option.choices or None, nargs=option.nargs or ("?" if positional else None))
-        facts["metavar"] = None if option.choices else _metavar(option)
+        facts["metavar"] = _metavar(option) if not option.choices or len(option.choices) > MOST_SHOWN else None
     if positional:
         parser.add_argument(option.name, **facts)
     else:
@@ -93,7 +94,7 @@ def _spellings(option: Option) -> tuple[str, ...]:
 
 
 def _metavar(option: Option) -> str:
-    return {Path: "FILE", int: "N", float: "X"}.get(option.type, "TEXT")
+    return {Path: "FILE", int: "N", float: "X"}.get(option.type, "ID" if option.choices else "TEXT")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union
 
 from ..atomic import removed_leftovers
 from ..errors import ModelMismatchError
+from ..models import FAMILIES
 from .files.output import refuse_inputs, refuse_strangers, require_space
 from .jobs.devices import check_device
 from .jobs.progress import Progress
@@ -172,6 +173,10 @@ PER_NETWORK = (
 SAVE_TO = Option("save_to", "the file to write", Path, required=True, kind="output", aliases=("-o", "--output"))
 PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "fp8_e4m3fn", "fp8_e5m2")
 SAVE_PRECISION = Option("save_precision", "dtype of the tensors that are written", choices=(*PRECISIONS, "float"))
+FAMILY = Option(
+    "family", "base model family that the networks are read for, where their layers fit several; else they are put on the layers that fit",
+    choices=tuple(FAMILIES),
+)  # fmt: skip
 DEVICE = Option("device", "where to compute: cpu, cuda, cuda:0, mps", default="cpu", check=check_device)
 IGNORED_KOHYA = (
     Option("v2", "", bool, ignored="`v2` is not needed: which model a file is for is read from the file"),

@@ -14,6 +14,7 @@ from lib_lycoris.algorithms import KINDS
 from lib_lycoris.models import FAMILIES, layout
 from lib_lycoris.networks.settings.refused import INITS, METHODS, VARIANTS
 from lib_lycoris.tools import TOOLS
+from lib_lycoris.tools.cli import MOST_SHOWN
 from lib_lycoris.tools.declaration import Option
 from lib_lycoris.tools.guidance.tables import as_markdown
 from lib_lycoris.tools.option_names import spelled
@@ -48,7 +49,9 @@ def row(option: Option) -> str:
     """Return an option as a row of a table."""
     names = ", ".join(f"`{flag}`" for flag in option.flags)
     facts = [as_flags(option.help)]
-    if option.choices:
+    if len(option.choices) > MOST_SHOWN:
+        facts.append("an id of [families.md](families.md)")
+    elif option.choices:
         facts.append("one of " + ", ".join(f"`{choice}`" for choice in option.choices))
     if option.default not in (None, False, ()):
         facts.append(f"default: `{option.default}`")

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+import lib_lycoris
 from lib_lycoris import load
-from lib_lycoris.errors import ToolError
+from lib_lycoris.errors import ModelMismatchError, ToolError, UnknownFamilyError
 from lib_lycoris.models import FAMILIES, BaseModel, reference, rows, split_parameter
 from lib_lycoris.networks import Network
 from lib_lycoris.tools import TOOLS
@@ -125,3 +126,50 @@ def test_the_names_of_comfyui_are_kept_by_default(tmp_path: Path) -> None:
     TOOLS["convert"].run(model=tmp_path / "a.safetensors", save_precision="bf16", save_to=tmp_path / "b.safetensors")
     with safe_open(tmp_path / "a.safetensors", "pt") as one, safe_open(tmp_path / "b.safetensors", "pt") as other:
         assert sorted(one.keys()) == sorted(other.keys())
+
+
+def attention_only(path: Path) -> Path:
+    """Write a network of Flux.1's attention as diffusers names it, which Chroma's and LongCat's layers fit as well."""
+    names = ["transformer_blocks.3.attn.to_q", "transformer_blocks.3.attn.to_out.0", "single_transformer_blocks.2.attn.to_v"]
+    tensors = {f"transformer.{name}.lora_{letter}.weight": torch.rand(*shape) for name in names
+               for letter, shape in (("A", (2, 3072)), ("B", (3072, 2)))}  # fmt: skip
+    save_file(tensors, path)
+    return path
+
+
+def test_a_file_that_fits_several_families_names_them_and_the_user_decides(tmp_path: Path) -> None:
+    path = attention_only(tmp_path / "attention.safetensors")
+    found = lib_lycoris.inspect(path)
+    assert found.family == "flux" and {"flux", "chroma", "longcat-image"} <= set(found.candidates)
+    assert lib_lycoris.inspect(path, family="chroma").compared_with == "Chroma"
+    assert load(path, family="chroma").family == "chroma" and load(path, family="longcat-image").base.label == "LongCat-Image"
+    with pytest.raises(UnknownFamilyError, match="chroma"):
+        load(path, family="chrom")
+    with pytest.raises(ModelMismatchError, match=r"the model is Flux\.1, but the family asked for Chroma"):
+        load(path, reference("flux"), family="chroma")
+
+
+@pytest.mark.parametrize("tool", ["convert", "resize", "slim", "bake", "merge_networks", "compare"])
+def test_every_tool_that_reads_networks_takes_the_family(tool: str, tmp_path: Path) -> None:
+    path, made = attention_only(tmp_path / "attention.safetensors"), tmp_path / "made.safetensors"
+    options = {"convert": {"style": "original"}, "resize": {"new_rank": 1}, "slim": {"new_rank": 1}, "bake": {"ratio": 0.5}}.get(tool, {})
+    files = {"models": [path]} if tool in ("merge_networks", "compare") else {"model": path}
+    more = {} if tool == "compare" else {"save_to": made}
+    getattr(lib_lycoris, tool)(**files, **more, **options, family="longcat-image")
+    if tool == "convert":
+        with safe_open(made, "pt") as file:
+            assert "diffusion_model.transformer_blocks.3.attn.to_q.lora_A.weight" in file.keys()  # noqa: SIM118 - no mapping
+    with pytest.raises(ToolError, match="family is 'fluks'"):
+        getattr(lib_lycoris, tool)(**files, **more, **options, family="fluks")
+
+
+def test_a_network_of_another_family_goes_on_the_layers_that_fit_where_that_is_asked_for(tmp_path: Path) -> None:
+    path, names = tmp_path / "flux.safetensors", ["double_blocks.0.img_attn.proj", "double_blocks.0.img_mod.lin", "guidance_in.out_layer"]
+    sizes = {"double_blocks.0.img_mod.lin": 6 * 3072}
+    tensors = {f"lora_unet_{name.replace('.', '_')}.lora_{side}.weight": torch.rand(*shape) for name in names
+               for side, shape in (("down", (2, 3072)), ("up", (sizes.get(name, 3072), 2)))}  # fmt: skip
+    save_file(tensors, path)
+    with pytest.raises(ModelMismatchError, match=r"is for Flux\.1, but the model is Chroma"):
+        load(path, reference("chroma"))
+    for network in (load(path, reference("chroma"), other_family=True), load(path, family="chroma")):
+        assert network.coverage == "1 of 3 layers" and list(network.modules.values()) == ["lora_unet_double_blocks_0_img_attn_proj"]

@@ -27,7 +27,9 @@ from lib_lycoris.ui.settings import Settings
 K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 OUT = "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_attn2_to_k"
 EVIL = "<script>alert(1)</script>"
-OUTPUTS = ("state", "found", "head", "tag", "advice", "words", "facts", "blocks", "layers", "values", "search", "table", "details")
+OUTPUTS = (
+    "state", "found", "head", "family", "tag", "advice", "words", "facts", "blocks", "layers", "values", "search", "table", "details",
+)  # fmt: skip
 
 
 class FakeShelf:
@@ -100,10 +102,10 @@ def page(folder: Path) -> InspectPage:
     return made
 
 
-def shown(page: InspectPage, name: str) -> dict[str, Any]:
+def shown(page: InspectPage, name: str, *family: str) -> dict[str, Any]:
     """Return what each component shows at the end."""
     found: dict[str, Any] = {}
-    for updates in page.show(name):
+    for updates in page.show(name, *family):
         assert len(updates) == len(OUTPUTS) == len(page.outputs)
         for part, update in zip(OUTPUTS, updates, strict=True):
             found.setdefault(part, {}).update(update)
@@ -122,6 +124,13 @@ def test_choosing_a_file_shows_all_of_it(page: InspectPage) -> None:
     assert found["table"]["value"].count("<tr>") == 3
     assert found["layers"]["value"][0].startswith("diffusion_model.output_blocks.11")  # the one that changes most
     assert found["blocks"]["visible"] and found["values"]["visible"]
+
+
+def test_a_file_is_read_for_the_family_that_is_chosen(page: InspectPage) -> None:
+    assert shown(page, "hero")["family"]["value"] == "what the file tells"
+    found = shown(page, "hero", "Stable Diffusion 2.x")
+    assert found["family"]["value"] == "Stable Diffusion 2.x" and "0 of 6" in found["head"]["value"]
+    assert "6 of 6" in shown(page, "hero")["head"]["value"]
 
 
 def test_nothing_of_a_file_becomes_html(page: InspectPage) -> None:

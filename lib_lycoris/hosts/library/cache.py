@@ -35,17 +35,20 @@ class NetworkCache:
         self._found: dict[tuple[Path, object, torch.dtype], CachedNetwork] = {}
         self._used: set[tuple[Path, object, torch.dtype]] = set()
 
-    def get(self, path: Path, base: BaseModel, model: object, dtype: torch.dtype) -> tuple[Network, tuple[int, int]]:
+    def get(
+        self, path: Path, base: BaseModel, model: object, dtype: torch.dtype, other_family: bool = False
+    ) -> tuple[Network, tuple[int, int]]:
         """Return the network in a file and the file's time and size, read again if it has changed; raise LycorisError or OSError.
 
-        model: what tells models apart for which a file may mean different things; dtype: what the model computes in.
+        model: what tells models apart for which a file may mean different things; dtype: what the model computes in; other_family: whether
+        a network of another family is put on the layers that fit.
         """
-        key = (path, model, dtype)
+        key = (path, (model, other_family), dtype)
         info = path.stat()
         stamp = (info.st_mtime_ns, info.st_size)
         entry = self._found.pop(key, None)
         if entry is None or entry.stamp != stamp:
-            entry = CachedNetwork(stamp, _read(path, base, dtype))
+            entry = CachedNetwork(stamp, _read(path, base, dtype, other_family))
         self._found[key] = entry  # the latest last
         self._used.add(key)
         if isinstance(entry.content, LycorisError):
@@ -67,9 +70,9 @@ class NetworkCache:
         self.end_run(mib, count)
 
 
-def _read(path: Path, base: BaseModel, dtype: torch.dtype) -> Network | LycorisError:
+def _read(path: Path, base: BaseModel, dtype: torch.dtype, other_family: bool) -> Network | LycorisError:
     """Return the network, or why there is none: a file is not read anew for each image to see that a refiner has no use for it."""
     try:
-        return load(path, base, dtype)
+        return load(path, base, dtype, other_family=other_family)
     except LycorisError as error:
         return type(error)(*error.args)  # without its trace, which holds on to what was read

@@ -42,7 +42,7 @@ class WebuiHost:
     def __init__(self, webui: Adapter) -> None:
         self.webui = webui
         self.name = webui.name
-        self.session = Session(Library([]), PresetFiles())  # the library is filled when the command line is known to be read
+        self.session = Session(Library([]), PresetFiles(), _other_family)  # the library is filled when the command line is known to be read
         self.words = Words(webui)
         self.wanted: PassRequest | None = None
         self.suspended = False
@@ -180,6 +180,12 @@ def _mode() -> Any:
 
     found = getattr(shared.opts, "lyco_mode", "auto")
     return found if found in get_args(Mode) else "auto"
+
+
+def _other_family() -> bool:
+    from modules import shared
+
+    return bool(getattr(shared.opts, "lyco_other_family", False))
 
 
 def _merged_bytes() -> int | None:

@@ -12,7 +12,7 @@ from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ...models import block_of
 from ...networks import Network, load
-from ..declaration import MODELS, FilePath, Files, Option, Plan, Result, Tool, as_list, options_of
+from ..declaration import FAMILY, MODELS, FilePath, Files, Option, Plan, Result, Tool, as_list, options_of
 from ..extract.difference import Reader
 from ..files.checkpoint import open_checkpoint
 from ..files.network_file import patches
@@ -24,7 +24,9 @@ CLASH = 0.3  # |cosine| from which two networks are said to reinforce or to weak
 REST = "-"  # what no block holds
 
 
-def run(models: Files, base_model: FilePath | None = None, *, progress: Progress | None = None) -> Result:
+def run(
+    models: Files, base_model: FilePath | None = None, *, family: str | None = None, progress: Progress | None = None
+) -> Result:  # fmt: skip
     """Compare networks, or describe one: norms by block, singular values of every layer, and cosine and overlap of every pair.
 
     Raises:
@@ -78,7 +80,7 @@ def _understand(options: Mapping[str, Any]) -> tuple[list[Network], Reader | Non
     if not paths:
         raise ToolError("no network is given; name at least one file as `models`")
     checkpoint = open_checkpoint(options["base_model"]) if options.get("base_model") else None
-    networks = [load(path, checkpoint.base if checkpoint else None) for path in paths]
+    networks = [load(path, checkpoint.base if checkpoint else None, family=options.get("family")) for path in paths]
     families = {network.family for network in networks}
     if len(families) > 1:
         raise ModelMismatchError(f"the networks are for different models ({', '.join(sorted(families))}); compare those of one family")
@@ -168,5 +170,5 @@ def _text(report: Mapping[str, Any]) -> str:
 
 TOOL = Tool(
     "compare", "Compare", "compare networks: sizes by block, spectra, overlap", run, plan,
-    (MODELS, Option("base_model", "the checkpoint, for sizes relative to its weights", Path, kind="checkpoint")),
+    (MODELS, Option("base_model", "the checkpoint, for sizes relative to its weights", Path, kind="checkpoint"), FAMILY),
 )  # fmt: skip

@@ -78,21 +78,21 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: str | Path, base: models.BaseModel | None = None) -> Inspection:
-    """Describe a network file against a base model (default: the full-size one that it is for).
+def inspect(path: str | Path, base: models.BaseModel | None = None, family: str | None = None) -> Inspection:
+    """Describe a network file against a base model (default: the full-size one that it is for, or that of the family asked for).
 
-    Raises NetworkFormatError only for a file that holds no readable tensors.
+    Raises NetworkFormatError only for a file that holds no readable tensors, UnknownFamilyError.
     """
     with naming(path):
-        return _inspect(path, base)
+        return _inspect(path, base, family)
 
 
-def _inspect(path: str | Path, base: models.BaseModel | None) -> Inspection:
+def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None) -> Inspection:
     file, source, keys = open_keys(path)
     tensors = file.read(file.tensors)
     shapes = module_shapes(file, keys)
     told = models.recognise(shapes, file.metadata)
-    compared = base or own_model(shapes, told)
+    compared = base or own_model(shapes, told, family)
     found = match(file, keys, source, tensors, compared)
     not_finite = tuple(key for key, tensor in tensors.items() if not sound(tensor))
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))

@@ -33,12 +33,14 @@ class Sizes:
         return sorted(self.energies, key=self.energies.__getitem__, reverse=True)[:count]
 
 
-def measure_modules(path: Path, base: models.BaseModel | None = None) -> Iterator[tuple[int, Sizes]]:
-    """Yield (modules done, what is known so far) until the last one is complete; ``base`` is for a model of unusual size.
+def measure_modules(path: Path, base: models.BaseModel | None = None, family: str | None = None) -> Iterator[tuple[int, Sizes]]:
+    """Yield (modules done, what is known so far) until the last one is complete.
+
+    base: for a model of unusual size; family: the one that the file is to be read for.
 
     Raises NetworkFormatError, ModelMismatchError.
     """
-    network = load(path, base)
+    network = load(path, base, family=family)
     work = patches(network, base or network.base)
     energies: dict[str, float] = {}
     unmeasured: list[str] = []
@@ -51,9 +53,11 @@ def measure_modules(path: Path, base: models.BaseModel | None = None) -> Iterato
     yield len(work), Sizes(network.family, len(work), energies, tuple(unmeasured))
 
 
-def singular_values(path: Path, parameters: Sequence[str], base: models.BaseModel | None = None) -> dict[str, list[float]]:
+def singular_values(
+    path: Path, parameters: Sequence[str], base: models.BaseModel | None = None, family: str | None = None
+) -> dict[str, list[float]]:
     """Return the singular values of some changes, falling, without those that depend on the base weight; raises as measure_modules."""
-    network = load(path, base)
+    network = load(path, base, family=family)
     known = {patch.name: patch for patch in patches(network, base or network.base)}
     found = {}
     for name in parameters:

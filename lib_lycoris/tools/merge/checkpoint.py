@@ -16,6 +16,7 @@ from ...atomic import replacing
 from ...errors import ToolError
 from ..declaration import (
     DEVICE,
+    FAMILY,
     IGNORED_KOHYA,
     MODELS,
     PER_NETWORK,
@@ -70,7 +71,7 @@ class CheckpointMerge:
 
 def prepare(
     sd_model: Path | str, models: Sequence[Path | str], save_to: Path | str, save_precision: str | None = None, device: str = "cpu",
-    no_hash: bool = False, no_metadata: bool = False, undo_file: Path | str | None = None, seed: int = 0,
+    no_hash: bool = False, no_metadata: bool = False, undo_file: Path | str | None = None, seed: int = 0, family: str | None = None,
     progress: Progress | None = None, **strengths: Any,
 ) -> CheckpointMerge:  # fmt: skip
     """Read all headers and networks and decide what is written; strengths: ratios, te, te2, unet, lbw, lbwe, dyn."""
@@ -80,9 +81,10 @@ def prepare(
     save_to = _target(checkpoint, Path(save_to), [checkpoint.path, *(item.path for item in wanted)])
     if undo_file is not None:
         _check_undo(checkpoint, save_to, Path(undo_file))
-    changes = find_changes(checkpoint, wanted, seed, device, progress or Progress())
+    changes = find_changes(checkpoint, wanted, seed, device, progress or Progress(), family)
     hashed = not (no_hash or checkpoint.path.is_dir())
-    recipe = _recipe(checkpoint, changes, save_precision, seed, hashed or undo_file is not None)
+    told = {"save_precision": save_precision, "seed": seed or None, "family": family}
+    recipe = _recipe(checkpoint, changes, hashed or undo_file is not None, **told)
     dtypes = target_dtypes(checkpoint, save_precision)
     layouts = tuple(_layout(source, changes, dtypes, recipe, save_to, hashed, no_metadata) for source in checkpoint.sources)
     return CheckpointMerge(checkpoint, changes, recipe, layouts, save_to, hashed, Path(undo_file) if undo_file is not None else None)
@@ -111,9 +113,9 @@ def _check_undo(checkpoint: Checkpoint, save_to: Path, undo_file: Path) -> None:
     refuse_inputs(undo_file, [checkpoint.path, save_to])
 
 
-def _recipe(checkpoint: Checkpoint, changes: Changes, precision: str | None, seed: int, hashed: bool) -> dict[str, Any]:
+def _recipe(checkpoint: Checkpoint, changes: Changes, hashed: bool, **options: Any) -> dict[str, Any]:
     networks = [network_entry(mixed.asked) for mixed in changes.networks]
-    return make_recipe("merge", sd_model=base_entry(checkpoint, hashed), networks=networks, save_precision=precision, seed=seed or None)
+    return make_recipe("merge", sd_model=base_entry(checkpoint, hashed), networks=networks, **options)
 
 
 def target_dtypes(checkpoint: Checkpoint, precision: str | None) -> dict[str, str]:
@@ -160,7 +162,7 @@ def run(
     sd_model: FilePath, models: Files, save_to: FilePath, *, ratios: Numbers | None = None, te: Numbers | None = None,
     te2: Numbers | None = None, unet: Numbers | None = None, lbw: Texts | None = None, lbwe: Texts | None = None,
     dyn: Counts | None = None, save_precision: str | None = None, device: str = "cpu", undo_file: FilePath | None = None,
-    no_hash: bool = False, no_metadata: bool = False, seed: int = 0, progress: Progress | None = None,
+    no_hash: bool = False, no_metadata: bool = False, seed: int = 0, family: str | None = None, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Merge networks into a checkpoint: W' = round(W + Σ s · ΔW(W)), all from the same W, summed in float32, rounded once.
 
@@ -275,7 +277,7 @@ TOOL = Tool(
         Option("sd_model", "the checkpoint: .safetensors, .ckpt or a diffusers folder", Path, required=True, kind="checkpoint"),
         MODELS, *PER_NETWORK,
         Option("dyn", "first n ranks of each network, 0 for all (DyLoRA)", int, nargs="+", per_network=True),
-        replace(SAVE_TO, makes="checkpoint"), SAVE_PRECISION, DEVICE,
+        replace(SAVE_TO, makes="checkpoint"), SAVE_PRECISION, FAMILY, DEVICE,
         Option("undo_file", "also write a file from which undo restores the checkpoint", Path, flag="--undo-file", kind="output",
                makes="file", aliases=("--undo_file",)),
         Option("no_hash", "do not hash the checkpoints (faster; verify then compares without them)", bool, False, "--no-hash",

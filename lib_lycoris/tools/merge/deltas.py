@@ -105,7 +105,9 @@ def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
     return exact
 
 
-def find_changes(checkpoint: Checkpoint, wanted: Sequence[NetworkOptions], seed: int, device: str, progress: Progress) -> Changes:
+def find_changes(
+    checkpoint: Checkpoint, wanted: Sequence[NetworkOptions], seed: int, device: str, progress: Progress, family: str | None = None
+) -> Changes:  # fmt: skip
     """Load networks and find what they change in a checkpoint.
 
     Raises ModelMismatchError when a network fits nothing of it, ToolError when nothing would change.
@@ -114,7 +116,7 @@ def find_changes(checkpoint: Checkpoint, wanted: Sequence[NetworkOptions], seed:
     progress.start(len(wanted), "reading networks", "networks")
     loaded = []
     for item in wanted:
-        network = load(item.path, checkpoint.base)
+        network = load(item.path, checkpoint.base, family=family)
         loaded.append((network, item, item.strengths(checkpoint.base.family, seed)))
         progress.advance(text=f"reading {item.path.name}")
     for network, item, strengths in sorted(loaded, key=lambda one: (one[0].digest, one[2].digest, one[1].dyn or 0)):

@@ -37,7 +37,7 @@ from ..units import MB, megabytes
 from .networks_options import OPTIONS, Item, NetworksMergeOptions, understand
 from .source_metadata import disagreed, joined
 
-RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "alpha", "save_precision")
+RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "alpha", "save_precision", "family")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def run(
     unet: Numbers | None = None, lbw: Texts | None = None, lbwe: Texts | None = None, base_model: FilePath | None = None,
     dim: int | None = None, conv_dim: int | None = None, rule: str = "fixed", value: float = 0.0, size: float | None = None,
     method: str = "sum", density: float = 0.5, seed: int = 0, style: str | None = None, alpha: float | None = None,
-    save_precision: str | None = None, concat: bool = False, device: str = "cpu", progress: Progress | None = None,
+    save_precision: str | None = None, concat: bool = False, family: str | None = None,
+    device: str = "cpu", progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Merge networks into one, ΔW = Σ s · ΔW_i: exactly, or the nearest of a rank (`dim`), an energy (`rule`) or a file size.
 

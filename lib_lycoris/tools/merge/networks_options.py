@@ -14,7 +14,7 @@ from ...errors import ModelMismatchError, ToolError
 from ...models import BaseModel
 from ...networks import Network, load
 from ...prompt import StrengthMap
-from ..declaration import DEVICE, IGNORED_KOHYA, MODELS, PER_NETWORK, SAVE_TO, Option
+from ..declaration import DEVICE, FAMILY, IGNORED_KOHYA, MODELS, PER_NETWORK, SAVE_TO, Option
 from ..extract.difference import Reader
 from ..files.alpha import ALPHA, check_alpha
 from ..files.checkpoint import open_checkpoint
@@ -49,6 +49,7 @@ OPTIONS = (
     Option("style", "key names in the file (default: the networks')", choices=STYLES),
     ALPHA,
     Option("save_precision", "dtype of the file (default: the networks')", choices=("fp32", "fp16", "bf16", "float")),
+    FAMILY,
     DEVICE,
     Option("concat", "keep all ranks, side by side: exactly the sum; what would cut them is refused", bool, default=False),
     Option("shuffle", "", bool, ignored="`shuffle` has no meaning here: the order of ranks changes nothing"),
@@ -95,7 +96,7 @@ def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeO
     progress.start(len(wanted), "reading networks", "networks")
     loaded: list[tuple[Network, StrengthMap, NetworkOptions]] = []
     for item in wanted:
-        network = load(item.path, base if base and base.family != models.UNKNOWN.id else None)
+        network = load(item.path, base if base and base.family != models.UNKNOWN.id else None, family=given["family"])
         base = models.together([base, network.base]) if base else network.base
         if network.family != base.family:
             raise ModelMismatchError(f"{item.path.name} is for {network.base.label}, but {wanted[0].path.name} for {base.label}")

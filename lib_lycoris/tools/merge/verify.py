@@ -52,7 +52,7 @@ def prepare(
     base = _locate(recipe["sd_model"], [Path(sd_model)] if sd_model else [], places, "sd_model")
     wanted = [_asked(entry, [Path(m) for m in models], places) for entry in recipe["networks"]]
     checkpoint = open_checkpoint(base)
-    changes = find_changes(checkpoint, wanted, recipe.get("seed", 0), device, progress or Progress())
+    changes = find_changes(checkpoint, wanted, recipe.get("seed", 0), device, progress or Progress(), recipe.get("family"))
     return Check(opened, recipe, checkpoint, changes, target_dtypes(checkpoint, recipe.get("save_precision")))
 
 

@@ -19,7 +19,7 @@ from ...errors import ToolError
 from ...models import split_parameter
 from ...networks import Network, load
 from ...networks.hashes import sha256
-from ..declaration import PER_NETWORK, SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
+from ..declaration import FAMILY, PER_NETWORK, SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
 from ..files.network_output import NetworkFile, open_network, precision, save_network
@@ -30,7 +30,7 @@ from ..merge.strengths import NetworkOptions, asked
 def run(
     model: FilePath, save_to: FilePath, *, ratio: float | None = None, te: float | None = None, te2: float | None = None,
     unet: float | None = None, lbw: str | None = None, lbwe: str | None = None, sd_model: FilePath | None = None,
-    save_precision: str | None = None, seed: int = 0, progress: Progress | None = None,
+    save_precision: str | None = None, seed: int = 0, family: str | None = None, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Write strengths and block weights into a network file: at strength 1 it then does what the old one did with them.
 
@@ -39,7 +39,8 @@ def run(
         NetworkFormatError: a file cannot be read.
     """
     progress, began = progress or Progress(), time.monotonic()
-    item, opened, network, checkpoint = _open(model, ratio, sd_model, {"te": te, "te2": te2, "unet": unet, "lbw": lbw, "lbwe": lbwe})
+    strengths = {"te": te, "te2": te2, "unet": unet, "lbw": lbw, "lbwe": lbwe}
+    item, opened, network, checkpoint = _open(model, ratio, sd_model, family, strengths)
     by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
     dtype = precision(save_precision)
@@ -67,11 +68,11 @@ def run(
 
 
 def _open(
-    model: Path | str, ratio: float | None, sd_model: Path | str | None, strengths: dict[str, Any]
+    model: Path | str, ratio: float | None, sd_model: Path | str | None, family: str | None, strengths: dict[str, Any]
 ) -> tuple[NetworkOptions, NetworkFile, Network, Checkpoint | None]:
     item = asked(model, ratio, **strengths)[0]
     checkpoint = open_checkpoint(sd_model) if sd_model else None
-    return item, open_network(item.path), load(item.path, checkpoint.base if checkpoint else None), checkpoint
+    return item, open_network(item.path), load(item.path, checkpoint.base if checkpoint else None, family=family), checkpoint
 
 
 def _strengths(network: Network, item: NetworkOptions, seed: int) -> tuple[dict[str, float], list[str]]:
@@ -153,11 +154,11 @@ def _differences(module: str, patches: dict[str, Algorithm], strength: float, ch
 
 def plan(
     model: Path | str, save_to: Path | str, ratio: float | None = None, sd_model: Path | str | None = None,
-    save_precision: str | None = None, seed: int = 0, **strengths: Any,
+    save_precision: str | None = None, seed: int = 0, family: str | None = None, **strengths: Any,
 ) -> Plan:  # fmt: skip
     """Tell which modules get which strength."""
     precision(save_precision)
-    item, opened, network, checkpoint = _open(model, ratio, sd_model, strengths)
+    item, opened, network, checkpoint = _open(model, ratio, sd_model, family, strengths)
     by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
     size = item.path.stat().st_size
@@ -187,7 +188,7 @@ TOOL = Tool(
         *_TEXTS,
         Option("sd_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size",
                Path, aliases=("--base_model",), kind="checkpoint", label="Base model"),
-        SAVE_TO, SAVE_PRECISION,
+        SAVE_TO, SAVE_PRECISION, FAMILY,
         Option("seed", "the seed that R and U block weights are drawn with", int, 0),
     ),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import BaseModel, with_part
 from ...networks import Network, load
-from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
+from ..declaration import FAMILY, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..extract.difference import Reader
 from ..files.alpha import ALPHA, alpha_notes, check_alpha, with_alpha
 from ..files.checkpoint import open_checkpoint
@@ -40,7 +40,7 @@ from ..units import megabytes
 from .parts import divided, is_named, not_renamed, stored_magnitude, united
 
 KEEPS_CORES = ("kohya", "lycoris")
-RECORDED = ("style", "algorithm", "dim", "rule", "value", "alpha", "save_precision")
+RECORDED = ("style", "algorithm", "dim", "rule", "value", "alpha", "save_precision", "family")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Converted:
 def run(
     model: FilePath, save_to: FilePath, *, style: str | None = None, algorithm: str = "keep", base_model: FilePath | None = None,
     dim: int | None = None, rule: str = "fixed", value: float = 0.0, alpha: float | None = None, save_precision: str | None = None,
-    progress: Progress | None = None,
+    family: str | None = None, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Rename a network's keys, change its precision, or turn it into a plain LoRA; what it does stays the same.
 
@@ -130,7 +130,7 @@ def _understand(options: Mapping[str, Any]) -> ConvertOptions:
     if given["algorithm"] not in ("keep", "lora"):
         raise ToolError(f'"{given["algorithm"]}" is nothing that a network can be converted to; there are keep and lora')
     checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
-    network = load(given["model"], checkpoint.base if checkpoint else None)
+    network = load(given["model"], checkpoint.base if checkpoint else None, family=given["family"])
     base = checkpoint.base if checkpoint else network.base
     to_lora = given["algorithm"] == "lora"
     changes, work = patches(network, base), dict[tuple[str, str], list[Patch]]()
@@ -295,5 +295,6 @@ TOOL = Tool(
         Option("value", "the rule's value", float, default=0.0),
         ALPHA,
         Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
+        FAMILY,
     ),
 )  # fmt: skip

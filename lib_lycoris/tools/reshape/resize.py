@@ -17,7 +17,7 @@ from typing import Any
 from ...errors import ToolError
 from ...networks.settings.name_patterns import found_in
 from ...plain_json import parse_json
-from ..declaration import IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
+from ..declaration import FAMILY, IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.alpha import ALPHA, check_alpha
 from ..files.growing import dtype_of
 from ..files.network_file import Patch, stored_dtype, style_of
@@ -28,7 +28,7 @@ from ..units import MB, megabytes
 from .shrink import Shrinking, Shrunk, Writing, fixed_bytes, is_kernel, measured, opened, recipe_of, refuse_little, share
 
 METHODS = ("sv_ratio", "sv_fro", "sv_cumulative")
-RECORDED = ("new_rank", "new_conv_rank", "dynamic_method", "dynamic_param", "size", "alpha", "save_precision")
+RECORDED = ("new_rank", "new_conv_rank", "dynamic_method", "dynamic_param", "size", "alpha", "save_precision", "family")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def run(
     model: FilePath, save_to: FilePath, *, new_rank: int | None = None, new_conv_rank: int | None = None,
     dynamic_method: str | None = None, dynamic_param: float | None = None, size: float | None = None,
     module_ranks: FilePath | None = None, base_model: FilePath | None = None, alpha: float | None = None,
-    save_precision: str | None = None, progress: Progress | None = None,
+    save_precision: str | None = None, family: str | None = None, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Make a network smaller by lowering its rank, to a rank, a share of the singular values (`dynamic_method`) or a file size.
 
@@ -111,7 +111,7 @@ def _understand(options: Mapping[str, Any]) -> ResizeOptions:
     conv = rank if given["new_conv_rank"] is None else given["new_conv_rank"]
     if not method and not given["size"] and not given["module_ranks"] and rank is None:
         raise ToolError("nothing says how large the network shall be; give `new_rank`, `dynamic_method` or `size`")
-    network, work, _ = opened(given["model"], given["base_model"])
+    network, work, _ = opened(given["model"], given["base_model"], given["family"])
     kind = method or "fixed"
     rules = (Rule(kind, value or 0.0, rank), Rule(kind, value or 0.0, conv))
     size = int(given["size"] * MB) if given["size"] else None
@@ -226,6 +226,7 @@ TOOL = Tool(
         Option("base_model", "the checkpoint, for networks of a model of unusual size", Path, kind="checkpoint"),
         ALPHA,
         Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
+        FAMILY,
         Option("device", "", ignored="`device` is not needed: resizing takes a moment on any processor"),
         Option("verbose", "", bool, ignored="`verbose` is not needed: the report has every module"),
         *IGNORED_KOHYA[:2],

@@ -77,10 +77,10 @@ class Shrinking:
 Choose = Callable[[Patch, Svd], Union[int, None]]  # the rank that a module keeps; 0: it is left out; None: it stays as it is
 
 
-def opened(model: Any, base_model: Any) -> tuple[Network, list[Patch], Checkpoint | None]:
+def opened(model: Any, base_model: Any, family: str | None) -> tuple[Network, list[Patch], Checkpoint | None]:
     """Return a network, its changes that have tensors of their own, and the checkpoint if one is given."""
     checkpoint = open_checkpoint(base_model) if base_model else None
-    network = load(model, checkpoint.base if checkpoint else None)
+    network = load(model, checkpoint.base if checkpoint else None, family=family)
     return network, with_own(patches(network, checkpoint.base if checkpoint else network.base)), checkpoint
 
 

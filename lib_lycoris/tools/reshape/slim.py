@@ -19,7 +19,7 @@ from ...models import block_of
 from ...networks import Network
 from ...prompt.elements import ElementRule, expand_blocks
 from ...prompt.strength import flat_name
-from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
+from ..declaration import FAMILY, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..extract.difference import Reader
 from ..files.alpha import ALPHA, check_alpha
 from ..files.growing import dtype_of
@@ -33,7 +33,7 @@ from .shrink import Shrinking, Shrunk, Writing, decomposed, fixed_bytes, measure
 
 POINTS = 16  # of the curve in the report
 SHOWN = 6  # of them in the text
-RECORDED = ("blocks", "elements", "size", "error", "new_rank", "alpha", "save_precision")
+RECORDED = ("blocks", "elements", "size", "error", "new_rank", "alpha", "save_precision", "family")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Measured:
 def run(
     model: FilePath, save_to: FilePath, *, blocks: Texts | None = None, elements: Texts | None = None, size: float | None = None,
     error: float | None = None, new_rank: int | None = None, base_model: FilePath | None = None, alpha: float | None = None,
-    save_precision: str | None = None, progress: Progress | None = None,
+    save_precision: str | None = None, family: str | None = None, progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Leave out blocks or kinds of layers of a network and cut the rest to a file size or an error, layer by layer as it pays.
 
@@ -136,7 +136,7 @@ def _understand(options: Mapping[str, Any]) -> SlimOptions:
         raise ToolError(f"`error={given['error']:g}` is relative to the whole change: above 0 and below 1")
     if given["new_rank"] is not None and given["new_rank"] < 1:
         raise ToolError(f"`new_rank={given['new_rank']}`: a network needs at least rank 1")
-    network, work, checkpoint = opened(given["model"], given["base_model"])
+    network, work, checkpoint = opened(given["model"], given["base_model"], given["family"])
     gone = _selected(network, work, as_list(given["blocks"]), as_list(given["elements"]))
     if len(gone) == len(work):
         raise ToolError(f"all {len(work)} layers of {network.path.name} would be left out; nothing was written")
@@ -285,5 +285,6 @@ TOOL = Tool(
                kind="checkpoint"),
         ALPHA,
         Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
+        FAMILY,
     ),
 )  # fmt: skip

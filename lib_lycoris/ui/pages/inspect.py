@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError, ToolError
-from ...models import BaseModel
+from ...models import FAMILIES, BaseModel
 from ...prompt import escape_name
 from ...tools.examine.inspect import Inspection, inspect
 from ...tools.examine.module_sizes import Sizes, measure_modules, singular_values
@@ -34,6 +34,8 @@ FAILURES = (LycorisError, OSError, RuntimeError, ValueError, MemoryError)  # wha
 PAUSE = 0.3  # seconds between two states of the progress
 LARGEST = "largest change first"
 ORDERS = ("order of the file", LARGEST)
+AS_TOLD = "what the file tells"
+LABELS = {family.label: family.id for family in FAMILIES.values()}
 Update = dict[str, Any]
 
 
@@ -45,6 +47,7 @@ class Shown:
     inspection: Inspection
     base: BaseModel | None = None  # the loaded model, where the file fits it better than the usual one of its family
     sizes: Sizes | None = None
+    family: str | None = None  # that the user reads it for
 
 
 class InspectPage:
@@ -68,6 +71,10 @@ class InspectPage:
 
     def _build_found(self) -> None:
         self.head = gr.HTML("", elem_id="lyco_inspect_head")
+        self.family = gr.Dropdown(
+            [AS_TOLD, *LABELS], value=AS_TOLD, label="Read it for the base model", elem_id="lyco_inspect_family",
+            info="where its layers fit several; else those that fit are shown",
+        )  # fmt: skip
         self.tag = gr.HTML("", elem_id="lyco_inspect_tag")
         self.advice = gr.HTML("", elem_id="lyco_inspect_advice")
         with gr.Row(elem_classes=["lyco_columns"]):
@@ -103,6 +110,7 @@ class InspectPage:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         told = self.picker.component.change(self.show, [self.picker.component], self.outputs, show_progress="hidden")
         told.then(self.settle, [self.picker.component], self.outputs, show_progress="hidden")
+        self.family.input(self.show, [self.picker.component, self.family], self.outputs, show_progress="hidden")
         asked = [self.picker.component, self.search, self.order]
         for part in (self.search, self.order):
             part.change(self.filtered, asked, [self.table], **quick)
@@ -114,12 +122,12 @@ class InspectPage:
     def outputs(self) -> list[Any]:
         """The components that :meth:`show` updates."""
         return [
-            self.state, self.found, self.head, self.tag, self.advice, self.words, self.facts, self.blocks, self.layers, self.values,
-            self.search, self.table, self.details,
+            self.state, self.found, self.head, self.family, self.tag, self.advice, self.words, self.facts, self.blocks, self.layers,
+            self.values, self.search, self.table, self.details,
         ]  # fmt: skip
 
-    def show(self, name: str | None) -> Iterator[list[Update]]:
-        """Describe a network: at once what its file says, then, module by module, how much it changes."""
+    def show(self, name: str | None, label: str = AS_TOLD) -> Iterator[list[Update]]:
+        """Describe a network: at once what its file says, then, module by module, how much it changes; label: of what it is read for."""
         self._latest = name
         if not name:
             yield self._updates(state=idle(EMPTY), found=False)
@@ -127,7 +135,7 @@ class InspectPage:
         try:
             path = self.picker.path(name)
             yield self._updates(state=idle(f"reading {name} ..."), found=False)
-            shown = self._inspected(path)
+            shown = self._inspected(path, LABELS.get(label))
         except FAILURES as error:
             yield self._updates(state=notes(errors=[_sentence(error)]), found=False)
             return
@@ -143,12 +151,13 @@ class InspectPage:
         else:
             yield from self.show(name)
 
-    def _inspected(self, path: Path) -> Shown:
+    def _inspected(self, path: Path, family: str | None) -> Shown:
         info = path.stat()
         identity, live = self._live()
         stamp = (info.st_mtime_ns, info.st_size, identity)
         before = self._shown.get(path)
-        found = before if before is not None and before.stamp == stamp else _read(path, stamp, live)
+        same = before is not None and (before.stamp, before.family) == (stamp, family)
+        found = before if before is not None and same else _read(path, stamp, live, family)
         self._shown.pop(path, None)
         self._shown[path] = found  # the latest last
         for old in list(self._shown)[:-KEPT]:
@@ -165,7 +174,7 @@ class InspectPage:
     def _measured(self, path: Path, shown: Shown) -> Iterator[list[Update]]:
         last = time.monotonic()
         try:
-            for done, sizes in measure_modules(path, shown.base):
+            for done, sizes in measure_modules(path, shown.base, shown.family):
                 if time.monotonic() - last > PAUSE:
                     last = time.monotonic()
                     yield self._updates(state=bar(done / max(1, sizes.modules), f"measuring module {done} of {sizes.modules}"))
@@ -177,7 +186,9 @@ class InspectPage:
         found = shown.inspection
         algorithm = next(iter(found.algorithms), "")
         return self._updates(
-            state=idle("measuring ..."), found=True, head=overview(found), tag=tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send),
+            state=idle("measuring ..."), found=True, head=overview(found),
+            family=FAMILIES[shown.family].label if shown.family else AS_TOLD,
+            tag=tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send),
             advice=advice_html(algorithm, found.family or ""), words=words(found, bool(self.context.send)), facts=facts(found),
             blocks=gr.update(visible=False), layers=gr.update(choices=[], value=[], visible=False), values=gr.update(visible=False),
             search="", table=module_table(found, None), details=details(found),
@@ -214,7 +225,8 @@ class InspectPage:
     def _figure(self, path: Path, layers: Sequence[str]) -> Update:
         try:
             shown = self._shown.get(path)
-            found = singular_values(path, layers[:MOST_DRAWN], shown.base if shown else None) if layers else {}
+            base, family = (shown.base, shown.family) if shown else (None, None)
+            found = singular_values(path, layers[:MOST_DRAWN], base, family) if layers else {}
         except FAILURES:
             found = {}  # the sentence about it stands above already
         return gr.update(value=spectra(list(found.items())), visible=True) if found else gr.update(visible=False)
@@ -244,7 +256,8 @@ class InspectPage:
     def _updates(self, **changed: Any) -> list[Update]:
         """Return the updates of ``outputs``: values by name, or whole updates; what is not named stays as it is."""
         names = (
-            "state", "found", "head", "tag", "advice", "words", "facts", "blocks", "layers", "values", "search", "table", "details"
+            "state", "found", "head", "family", "tag", "advice", "words", "facts", "blocks", "layers", "values", "search", "table",
+            "details",
         )  # fmt: skip
         made = []
         for name in names:
@@ -256,8 +269,10 @@ class InspectPage:
         return made
 
 
-def _read(path: Path, stamp: tuple[int, int, str], live: BaseModel | None) -> Shown:
-    """Inspect a file against the usual model of its family, or against the loaded one if more of it fits that."""
+def _read(path: Path, stamp: tuple[int, int, str], live: BaseModel | None, family: str | None) -> Shown:
+    """Inspect a file against the usual model of its family, or against the loaded one if more of it fits that; or for a family."""
+    if family is not None:
+        return Shown(stamp, inspect(path, family=family), family=family)
     usual = inspect(path)
     if live is None or usual.matched_keys == usual.keys:
         return Shown(stamp, usual)

@@ -16,7 +16,7 @@ from ....tools.jobs.service import JobService
 from ...jobs_api import add_job_routes, same_site
 from . import card_files as files
 
-Inspect = Callable[[Path], dict[str, Any]]
+Inspect = Callable[[Path, str | None], dict[str, Any]]  # a file, and the family that it is read for if the user says one
 ADDRESS = "/sdapi/v1"
 
 
@@ -88,14 +88,14 @@ def refresh() -> dict[str, int]:
     return {"count": len(files.library().files)}
 
 
-def _inspector(inspect: Inspect) -> Callable[[str], dict[str, Any]]:
-    def inspect_network(name: str) -> dict[str, Any]:
+def _inspector(inspect: Inspect) -> Callable[..., dict[str, Any]]:
+    def inspect_network(name: str, family: str | None = None) -> dict[str, Any]:
         try:
             file = files.library().find(name)
         except LycorisError as error:
             raise HTTPException(status_code=404, detail=str(error)) from error
         try:
-            return inspect(file.path)
+            return inspect(file.path, family)
         except LycorisError as error:
             raise HTTPException(status_code=422, detail=str(error)) from error
 

@@ -32,6 +32,10 @@ def _applying() -> dict[str, Any]:
             "weights are computed once and kept beside the model's, fast steps for twice the memory; recompute: changed weights are "
             "computed at each step and kept nowhere"
         ),
+        "lyco_other_family": option(False, "Apply networks of other base models to the layers that fit").info(
+            "such as networks of Flux on Chroma, or of SD1 on another UNet: a sentence below the image says how many layers are applied; "
+            "off: a network of another base model is refused"
+        ),
         "lyco_merged_mib": option(
             -1, "Memory for changed weights that auto keeps, in MiB", gr.Number, {"precision": 0, "minimum": -1}
         ).info(f"on the device that computes; 0: none; -1: a quarter of what is free on a GPU, {MERGED_BYTES >> 20} on a CPU"),
