@@ -370,3 +370,20 @@
         later();
     }
 })();
+
+/* Cards of the page Networks: a click chooses one, another click lets it go; the names go, as JSON, into the page's field. */
+(function() {
+    document.addEventListener("click", (event) => {
+        const button = event.target instanceof Element ? event.target.closest("[data-lyco-pick]") : null;
+        const field = document.querySelector("#lyco_networks_picked :is(textarea, input)");
+        if (!button || !field) {
+            return;
+        }
+        const name = button.closest("[data-name]").dataset.name;
+        const before = JSON.parse(field.value || "[]");
+        const picked = before.includes(name) ? before.filter((one) => one !== name) : before.concat(name);
+        button.setAttribute("aria-pressed", String(picked.includes(name)));
+        field.value = JSON.stringify(picked);
+        field.dispatchEvent(new Event("input", {bubbles: true}));
+    });
+})();

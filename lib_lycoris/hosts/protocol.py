@@ -125,6 +125,7 @@ class NetworkCard:
     size: int = 0  # bytes
     changed: float = 0.0  # seconds since 1970
     hash: str = ""  # the first 12 characters, where the file tells
+    content: str = ""  # the same for files that hold the same; empty where no other file can
     preview: Path | None = None
     notes: str = ""
     favourite: bool = False

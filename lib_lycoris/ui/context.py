@@ -111,10 +111,13 @@ class PageContext:
 
     def keep(self, page: str, fields: Mapping[str, Any]) -> None:
         """Keep the values of fields between visits: kept under its name what the user puts in, and back when the UI is opened."""
+
+        def keep(*values: Any) -> None:
+            for name, value in zip(fields, values):
+                self.settings.keep(page, name, value)
+
+        on_any([by_hand(component) for component in fields.values()], keep, list(fields.values()), None, queue=False)
         for name, component in fields.items():
-            keep = partial(self.settings.keep, page, name)
-            changed = by_hand(component)(keep, component, None, queue=False, show_progress="hidden")
-            changed.then(keep, component, None, queue=False, show_progress="hidden")  # Gradio 3 drops what comes while it is at work
             picker = getattr(component, "lyco_picker", None)
             if picker is not None:  # it puts the value back itself, together with its choices
                 picker.kept = partial(self.settings.get, page, name)
@@ -153,6 +156,23 @@ def by_hand(component: Any) -> Callable[..., Any]:
     """Return the event of a component at which the user changes it; a change by us is none."""
     event: Callable[..., Any] = component.input if hasattr(component, "input") else component.change
     return event
+
+
+def on_any(
+    events: Sequence[Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Any, settle: Any = None, **options: Any
+) -> None:  # fmt: skip
+    """Call a function at each of several events; of many in a row at least at the last.
+
+    Gradio 4 makes one event of all of them. Gradio 3 drops an event that comes while the one before is worked on: there ``settle``,
+    or the function, is called once more behind each.
+    """
+    options.setdefault("show_progress", "hidden")
+    if hasattr(gr, "on"):
+        if events:
+            gr.on(list(events), function, list(inputs), outputs, trigger_mode="always_last", **options)
+        return
+    for listen in events:
+        listen(function, list(inputs), outputs, **options).then(settle or function, list(inputs), outputs, **options)
 
 
 def _all(loads: Sequence[Load]) -> Any:

@@ -25,8 +25,8 @@ def page_css() -> str:
 
 
 def script() -> str:
-    """Return the script that the app shares with the webui."""
-    return _text("javascript/lycoris.js")
+    """Return the scripts that the app shares with the webui."""
+    return _text("javascript/lycoris.js") + _text("javascript/lycoris_pages.js")
 
 
 def scripted(event: Callable[..., Any]) -> str:
@@ -56,7 +56,7 @@ def small_picture(image: Any) -> str:
 def idle(text: str, failed: bool = False, title: str = "") -> str:
     """Return the words alone, with a title to hover over; what an earlier run has left beside them is dimmed where this one failed."""
     hover = f' title="{escape(title, quote=True)}"' if title else ""
-    return f'<p class="lyco_state{" lyco_failed" if failed else ""}" aria-live="polite"{hover}>{escape(text)}</p>'
+    return f'<p class="lyco_state{" lyco_failed" if failed else ""}"{hover}>{escape(text)}</p>'
 
 
 def report(text: str) -> str:

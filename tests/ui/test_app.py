@@ -200,7 +200,7 @@ def test_styles_and_script_stay_inside_our_pages() -> None:
     selectors = [one.strip() for block in re.findall(r"([^{}]+)\{", rules) for one in block.split(",") if not block.strip().startswith("@")]
     ours = ("#lyco_page ", ".dark #lyco_page ", "#txt2img_lycoris", "#img2img_lycoris")
     assert selectors and [one for one in selectors if not one.startswith(ours)] == []
-    assert set(re.findall(r"window\.(lycoris\w+) =", script())) == {"lycorisCardClicked", "lycorisShowCheckpoint"}
+    assert set(re.findall(r"window\.(lycoris\w+) =", script())) == {"lycorisCardClicked", "lycorisShowCheckpoint", "lycorisOpen"}
 
 
 # --- in a browser

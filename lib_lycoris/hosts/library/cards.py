@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ FIELDS = {  # of a card -> key of the webui's file; the favourite is ours: the w
     "notes": "notes", "preferred": "preferred weight", "triggers": "activation text", "favourite": "lycoris favourite",
 }  # fmt: skip
 MOST_TRIGGERS = 12
+FRESH = 5.0  # seconds that a list of cards is used: each letter of a search asks for it
+SAMPLE = 4096  # bytes at each of the places that are compared
 Said = Mapping[str, Any]
 
 
@@ -29,13 +35,32 @@ class LibraryCards:
     def __init__(self, library: Callable[[], Library]) -> None:
         self._library = library
         self._notes: dict[str, tuple[int, Said]] = {}
+        self._latest: tuple[object, float, Sequence[NetworkCard]] | None = None  # of which listing, since when
+        self._samples: dict[tuple[str, float, int], str] = {}
 
     def cards(self) -> Sequence[NetworkCard]:
         """Return one card for each name that a tag can use, sorted by name; a file that is gone has none."""
         library = self._library()
+        if self._latest is not None and self._latest[0] is library.files and time.monotonic() - self._latest[1] < FRESH:
+            return self._latest[2]
         folders: dict[str, dict[str, int]] = {}
         found = (self._card(library, name, file, folders) for name, file in library.named.items())
-        return [card for card in found if card is not None]
+        cards = self._with_contents([card for card in found if card is not None])
+        self._latest = (library.files, time.monotonic(), cards)
+        return cards
+
+    def _with_contents(self, cards: list[NetworkCard]) -> list[NetworkCard]:
+        """Return the cards with what tells their contents apart, for files of one size: the trainer's hash, else some of their bytes."""
+        sizes = Counter(card.size for card in cards)
+        return [replace(card, content=f"{card.size} {self._content(card)}") if sizes[card.size] > 1 else card for card in cards]
+
+    def _content(self, card: NetworkCard) -> str:
+        if card.hash:
+            return card.hash
+        key = (str(card.path), card.changed, card.size)
+        if key not in self._samples:
+            self._samples[key] = _sampled(card.path, card.size)
+        return self._samples[key]
 
     def card(self, name: str) -> NetworkCard:
         """Return one card. Raises HostError if no file has this name."""
@@ -57,6 +82,7 @@ class LibraryCards:
                 said = None
             if not isinstance(said, dict):
                 raise HostError(f"{path.name} is there but holds no table of notes; move it away to save yours")
+        self._latest = None
         said.update({FIELDS[field]: value for field, value in changes.items()})
         try:
             write_text(path, json.dumps(said, indent=4, ensure_ascii=False))
@@ -88,6 +114,19 @@ class LibraryCards:
                 found = {}
             known = self._notes[path] = (changed, found if isinstance(found, dict) else {})
         return known[1]
+
+
+def _sampled(path: Path, size: int) -> str:
+    """Return a hash of some bytes of a file, the last ones among them; its path where it cannot be read, which no other file has."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            for place in (size // 3, size // 2, size - SAMPLE):
+                file.seek(max(0, place))
+                digest.update(file.read(SAMPLE))
+    except OSError:
+        return str(path)
+    return digest.hexdigest()
 
 
 def _listing(folder: str) -> dict[str, int]:

@@ -85,7 +85,7 @@ class _Drawing:
             f'<span class="lyco_name" aria-hidden="true">{block}</span>{self._bar(block)}'
             f'<input type="range" min="{LOW}" max="{HIGH}" step="{STEP}" value="{number}" aria-label="{name}; {escape(said)}" '
             'autocomplete="off">'
-            f'<input type="number" step="{STEP}" value="{number}" aria-label="{name}, as a number" autocomplete="off"></div>'
+            f'<input type="number" step="{STEP}" value="{number}" tabindex="-1" aria-label="{name}, as a number" autocomplete="off"></div>'
         )
 
     def _bar(self, block: str) -> str:

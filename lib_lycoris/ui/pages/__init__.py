@@ -12,8 +12,10 @@ from .change import ChangePage
 from .extract import ExtractPage
 from .inspect import InspectPage
 from .merge import MergePage
+from .networks import NetworksPage
 
 PAGES: tuple[tuple[str, str, Any], ...] = (  # label, name in ids, page
+    ("Networks", "networks", NetworksPage),
     ("Merge", "merge", MergePage),
     ("Extract", "extract", ExtractPage),
     ("Resize, convert, bake", "change", ChangePage),

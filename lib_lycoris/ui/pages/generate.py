@@ -43,7 +43,7 @@ class GeneratePage:
             with gr.Column(scale=5, min_width=340):
                 self._checkpoint()
                 texts = self._texts()
-                with gr.Row():
+                with gr.Row(elem_id="lyco_generate_row"):
                     start = gr.Button("Generate", variant="primary", elem_id="lyco_generate", scale=3)
                     stop = gr.Button("Cancel", interactive=False, elem_id="lyco_cancel", scale=1)
                 numbers = self._numbers()

@@ -16,7 +16,7 @@ from ...prompt import escape_name
 from ...tools.examine.inspect import Inspection, inspect
 from ...tools.examine.module_sizes import Sizes, measure_modules, singular_values
 from ...tools.jobs.queue import Job
-from ..context import PageContext
+from ..context import PageContext, Receiver
 from ..parts.curve import plot_box
 from ..parts.file_choice import checkpoint_picker, network_picker
 from ..parts.guidance import advice_html
@@ -106,6 +106,7 @@ class InspectPage:
         self.sides = plot_box("Change by block", "lyco_inspect_sides", visible=False)
 
     def _wire(self) -> None:
+        self.context.receivers["Compare"] = Receiver(lambda names: self.several.shown(names), [], [self.several.component])
         self.context.keep(PAGE, {"model": self.picker.component, "several": self.several.component, "base": self.base.component})
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         told = self.picker.component.change(self.show, [self.picker.component], self.outputs, show_progress="hidden")

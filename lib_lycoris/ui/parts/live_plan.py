@@ -13,7 +13,7 @@ import gradio as gr
 from ...errors import LycorisError
 from ...tools.declaration import Plan, Tool
 from ...tools.units import megabytes
-from ..context import PageContext, by_hand
+from ..context import PageContext, by_hand, on_any
 from ..style import idle, notes
 from .fields import with_fields
 from .job_panel import Make, duration
@@ -57,8 +57,9 @@ class LivePlan:
 
         wanted = list(fields if inputs is None else inputs)
         changes = [field.change if hasattr(field, "lyco_picker") else by_hand(field) for field in fields]
-        for listen in (*changes, *(event.then for event in events)):
-            listen(follow, wanted, self.component, show_progress="hidden").then(settle, wanted, self.component, show_progress="hidden")
+        on_any(changes, follow, wanted, self.component, settle)
+        for event in events:
+            event.then(follow, wanted, self.component, show_progress="hidden")
         self.context.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
 
     def update(self, make: Make, ready: Callable[..., bool], values: Sequence[Any], pause: float | None = None) -> Update:

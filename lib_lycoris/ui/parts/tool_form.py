@@ -11,7 +11,7 @@ import gradio as gr
 from ...errors import ToolError
 from ...tools.declaration import Option, Tool
 from ...tools.jobs.queue import Job
-from ..context import PageContext
+from ..context import PageContext, Receiver
 from ..style import tag_box
 from .fields import OptionFields, sentence, with_fields
 from .file_choice import Picker, checkpoint_picker, network_picker
@@ -63,6 +63,10 @@ class ToolForm:
         self.panel.shows([self.tag], self.results)
         self.panel.start(button, self.make, self.inputs)
         self.own_wiring()
+        first = self.pickers[self.picked[0].name]
+        if self.picked[0].kind == "network":
+            take = lambda names: first.shown(names[0] if names else None)  # noqa: E731
+            self.context.receivers[self.tool.pretty] = Receiver(take, [], [first.component])
 
     def _pick(self) -> None:
         for option in self.picked:

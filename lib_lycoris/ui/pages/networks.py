@@ -1,0 +1,182 @@
+"""The page Networks: all network files as cards with previews; search, filters, trigger words, notes; and on to the other pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from ...errors import LycorisError
+from ...hosts.protocol import NetworkCard
+from ...models.families import FAMILIES
+from ...plain_json import parse_json
+from ..context import PageContext, on_any
+from ..parts.card_list import ANY, SHOWN, SORTS, Wanted, cards_html, chosen, found, options_of
+from ..style import idle, notes, scripted
+
+FILTERS = ("search", "base", "algorithm", "folder", "tag", "sort", "only")
+ONLY = ("everything", "favourites", "what fits the loaded model", "duplicates", "files with a problem")
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+Update = dict[str, Any]
+
+
+class NetworksPage:
+    """Builds the page; only the cards of one leaf are sent to the browser."""
+
+    def __init__(self, context: PageContext) -> None:
+        self.context = context
+
+    def build(self) -> None:
+        """Add the components to the open gr.Blocks."""
+        self._filters()
+        with gr.Row(elem_classes=["lyco_buttons"]):
+            self.before = gr.Button("‹ Previous", size="sm", elem_id="lyco_networks_before", min_width=90, scale=0)
+            self.after = gr.Button("Next ›", size="sm", elem_id="lyco_networks_after", min_width=90, scale=0)
+            self.refresh = gr.Button("Refresh", size="sm", elem_id="lyco_networks_refresh", min_width=90, scale=0)
+        self.leaf = gr.State(0)
+        self.cards = gr.HTML(idle("Reading the files ..."), elem_id="lyco_networks_cards")
+        self.picked = gr.Textbox("[]", elem_id="lyco_networks_picked", elem_classes=["lyco_hidden"], show_label=False, container=False)
+        self.told = gr.HTML(idle("Choose cards to open them on other pages, or to write notes."), elem_id="lyco_networks_told")
+        with gr.Row(elem_classes=["lyco_buttons"]):
+            self.opens = {name: gr.Button(name, size="sm", elem_id=f"lyco_networks_{name.lower()}", min_width=80)
+                          for name in ("Merge", "Compare", "Resize", "Convert")}  # fmt: skip
+        self._notes()
+        self._wire()
+
+    def _filters(self) -> None:
+        with gr.Row():
+            self.search = gr.Textbox(
+                label="Search", placeholder="name, title, trigger word, tag, note", max_lines=1, elem_id="lyco_networks_search",
+                scale=3, min_width=200,
+            )  # fmt: skip
+            tag = gr.Textbox(label="Training tag", max_lines=1, elem_id="lyco_networks_tag", min_width=140)
+            only = gr.Dropdown(list(ONLY), value=ONLY[0], label="Show", elem_id="lyco_networks_only", min_width=200)
+        with gr.Row():
+            boxes = [gr.Dropdown([ANY], value=ANY, label=label, elem_id=f"lyco_networks_{name}", min_width=140)
+                     for name, label in (("base", "Base model"), ("algorithm", "Algorithm"), ("folder", "Folder"))]  # fmt: skip
+            sort = gr.Dropdown(list(SORTS), value=next(iter(SORTS)), label="Order", elem_id="lyco_networks_sort", min_width=140)
+        self.fields = [self.search, *boxes, tag, sort, only]
+
+    def _notes(self) -> None:
+        with gr.Column(visible=False, elem_id="lyco_networks_notes") as self.form:
+            with gr.Row():
+                self.favourite = gr.Checkbox(label="Favourite", elem_id="lyco_networks_favourite", min_width=100)
+                self.preferred = gr.Number(
+                    label="Preferred strength", info="0: none", value=0, step=0.05, elem_id="lyco_networks_preferred", min_width=120
+                )
+                self.triggers = gr.Textbox(
+                    label="Trigger words", info="with commas between", max_lines=1, elem_id="lyco_networks_triggers", scale=3, min_width=200
+                )
+            self.text = gr.Textbox(label="Notes", lines=2, elem_id="lyco_networks_text")
+            self.save = gr.Button("Save notes", size="sm", elem_id="lyco_networks_save")
+        self.details = [self.form, self.favourite, self.preferred, self.triggers, self.text, self.told]
+
+    def _wire(self) -> None:
+        view, inputs = [self.cards, self.leaf], [self.picked, self.leaf, *self.fields]
+        on_any([field.change for field in self.fields], self.first_leaf, inputs, view, queue=False)
+        self.before.click(self.turned(-1), inputs, view, **QUICK)
+        self.after.click(self.turned(1), inputs, view, **QUICK)
+        self.refresh.click(self.look_again, inputs, [*view, *self.fields[1:4]], show_progress="hidden")
+        self.picked.input(self.described, self.picked, self.details, **QUICK)
+        saved = self.save.click(self.keep, [self.picked, *self.details[1:5]], self.told, **QUICK)
+        saved.then(self.turned(0), inputs, view, **QUICK)
+        self.context.later(self._wire_pages)
+
+    def _wire_pages(self, _: Any) -> None:
+        tab = self.form.parent
+        while not isinstance(tab, gr.Tab):
+            tab = tab.parent
+        inputs = [self.picked, self.leaf, *self.fields]
+        tab.select(self.opened, inputs, [self.cards, self.leaf, *self.fields[1:4]], show_progress="hidden")
+        for name, button in self.opens.items():
+            receiver = self.context.receivers.get(name)
+            if receiver is not None:
+                sent = button.click(self._sender(receiver.take), [self.picked, *receiver.inputs], receiver.outputs, **QUICK)
+                sent.then(None, None, None, **{scripted(button.click): f"() => window.lycorisOpen({name!r})"})
+
+    def _sender(self, take: Any) -> Any:
+        def send(picked: str, *values: Any) -> Any:
+            return take(_names(picked), *values)
+
+        return send
+
+    def opened(self, picked: str, leaf: int, *fields: Any) -> list[Update | Any]:
+        """Show the cards to somebody who opens the page, and what the filters can be set to."""
+        cards = self._cards()
+        bases, algorithms, folders = options_of(cards)
+        shown = self._shown(cards, picked, leaf, fields)
+        return [*shown, gr.update(choices=bases), gr.update(choices=algorithms), gr.update(choices=folders)]
+
+    def look_again(self, *values: Any) -> list[Update | Any]:
+        """Look at the folders again."""
+        self.context.store.refresh()
+        return self.opened(*values)
+
+    def first_leaf(self, picked: str, _: int, *fields: Any) -> list[Any]:
+        """Show what the filters find now, from its beginning."""
+        return self._shown(self._cards(), picked, 0, fields)
+
+    def turned(self, by: int) -> Any:
+        """Return what shows a leaf further on or back."""
+
+        def turn(picked: str, leaf: int, *fields: Any) -> list[Any]:
+            return self._shown(self._cards(), picked, leaf + by, fields)
+
+        return turn
+
+    def _cards(self) -> Sequence[NetworkCard]:
+        return () if self.context.networks is None else self.context.networks.cards()
+
+    def _shown(self, cards: Sequence[NetworkCard], picked: str, leaf: int, fields: Sequence[Any]) -> list[Any]:
+        wanted = Wanted(**dict(zip(FILTERS, fields)), loaded=self._loaded())
+        all_found = found(cards, wanted)
+        last = max(0, (len(all_found) - 1) // SHOWN)
+        leaf = min(max(leaf, 0), last)
+        part = chosen(all_found, leaf)
+        return [gr.update(value=cards_html(part, len(all_found), leaf, last, _names(picked), wanted, self.context.send)), leaf]
+
+    def _loaded(self) -> str:
+        try:
+            return FAMILIES[self.context.generator.base.family].short if self.context.generator is not None else ""
+        except (LycorisError, KeyError):
+            return ""
+
+    def described(self, picked: str) -> list[Update]:
+        """Show the notes of the card that was chosen last, and how many are chosen."""
+        names = _names(picked)
+        if not names or self.context.networks is None:
+            return [gr.update(visible=False), *(gr.update() for _ in range(4)), gr.update(value=idle("No card is chosen."))]
+        try:
+            card = self.context.networks.card(names[-1])
+        except LycorisError as error:
+            return [gr.update(visible=False), *(gr.update() for _ in range(4)), gr.update(value=notes(errors=[str(error)]))]
+        several = f"{len(names)} cards are chosen. " if len(names) > 1 else ""
+        said = gr.update(value=idle(f"{several}Notes of {card.name}:"))
+        return [
+            gr.update(visible=True), gr.update(value=card.favourite), gr.update(value=card.preferred or 0),
+            gr.update(value=", ".join(card.triggers)), gr.update(value=card.notes), said,
+        ]  # fmt: skip
+
+    def keep(self, picked: str, favourite: bool, preferred: float | None, triggers: str, text: str) -> Update:
+        """Write the notes of the card that was chosen last."""
+        names = _names(picked)
+        try:
+            if not names or self.context.networks is None:
+                raise LycorisError("no card is chosen; choose the one that the notes are for")
+            if preferred is None:
+                raise LycorisError("Preferred strength: a number is missing; 0 means none")
+            changes = {"favourite": bool(favourite), "preferred": preferred, "triggers": triggers.strip(), "notes": text.strip()}
+            self.context.networks.keep(names[-1], changes)
+        except LycorisError as error:
+            return gr.update(value=notes(errors=[str(error)]))
+        return gr.update(value=notes(applied=[f"Saved in {names[-1].rpartition('/')[2]}.json, next to the network."]))
+
+
+def _names(picked: str) -> list[str]:
+    """Return the chosen names as the browser holds them."""
+    try:
+        names = parse_json(picked or "[]")
+    except ValueError:
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

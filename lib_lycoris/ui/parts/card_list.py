@@ -1,0 +1,131 @@
+"""Cards of networks: which of them a search and the filters find, in which order, and their HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from ...hosts.protocol import NetworkCard
+from ...prompt import escape_name
+from ...prompt.number import format_number
+from .images import thumbnail
+
+SHOWN = 24  # cards of a leaf
+SIDE = 192  # pixels of a preview
+ANY, UNKNOWN, TOP = "any", "Unknown", "(top)"
+TRIGGERS = 4  # words on a card
+SORTS: dict[str, Callable[[NetworkCard], Any]] = {
+    "by name": lambda card: card.name.lower(),
+    "newest first": lambda card: -card.changed,
+    "favourites first": lambda card: (not card.favourite, card.name.lower()),
+    "largest first": lambda card: -card.size,
+    "by base model": lambda card: (card.base, card.name.lower()),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the page's fields ask for."""
+
+    search: str = ""
+    base: str = ANY
+    algorithm: str = ANY
+    folder: str = ANY
+    tag: str = ""
+    sort: str = "by name"
+    only: str = "everything"
+    loaded: str = ""  # the loaded model's family, as cards call it
+
+    def misfit(self, card: NetworkCard) -> bool:
+        """Tell whether a card says that it is for another model than the loaded one."""
+        return bool(self.loaded) and card.base not in (self.loaded, UNKNOWN, "")
+
+
+def found(cards: Sequence[NetworkCard], wanted: Wanted) -> list[NetworkCard]:
+    """Return the cards that were asked for, in the order that was asked for."""
+    words = (wanted.search or "").lower().split()
+    twins = twins_of(cards)
+    kept = [card for card in cards if _matches(card, wanted, words, twins)]
+    return sorted(kept, key=SORTS.get(wanted.sort, SORTS["by name"]))
+
+
+def twins_of(cards: Sequence[NetworkCard]) -> set[str]:
+    """Return the contents that more than one file has."""
+    counts = Counter(card.content for card in cards if card.content)
+    return {content for content, count in counts.items() if count > 1}
+
+
+def _matches(card: NetworkCard, wanted: Wanted, words: Sequence[str], twins: set[str]) -> bool:
+    if wanted.base not in (ANY, None, card.base) or wanted.folder not in (ANY, None, card.folder or TOP):
+        return False
+    if wanted.algorithm not in (ANY, None) and wanted.algorithm not in card.algorithms:
+        return False
+    tag = (wanted.tag or "").strip().lower()
+    if tag and not any(tag in name.lower() for name, _ in card.tags):
+        return False
+    kinds = {
+        "favourites": card.favourite, "what fits the loaded model": not wanted.misfit(card), "duplicates": card.content in twins,
+        "files with a problem": bool(card.broken),
+    }  # fmt: skip
+    if not kinds.get(wanted.only, True):
+        return False
+    if not words:
+        return True
+    text = " ".join([card.name, card.title, card.notes, *card.triggers, *(name for name, _ in card.tags)]).lower()
+    return all(word in text for word in words)
+
+
+def options_of(cards: Sequence[NetworkCard]) -> tuple[list[str], list[str], list[str]]:
+    """Return what the filters of base model, algorithm and folder can be set to."""
+    bases = sorted({card.base for card in cards if card.base})
+    algorithms = sorted({name for card in cards for name in card.algorithms})
+    folders = sorted({card.folder or TOP for card in cards})
+    return [ANY, *bases], [ANY, *algorithms], [ANY, *folders]
+
+
+def chosen(cards: Sequence[NetworkCard], leaf: int) -> Sequence[NetworkCard]:
+    """Return the cards of a leaf."""
+    return cards[leaf * SHOWN : (leaf + 1) * SHOWN]
+
+
+def cards_html(
+    cards: Sequence[NetworkCard], count: int, leaf: int, last: int, picked: Sequence[str], wanted: Wanted, send: str
+) -> str:  # fmt: skip
+    """Return a leaf of cards."""
+    if not count:
+        return '<p class="lyco_state">No network file is like that. Choose other filters, or press Refresh for files that are new.</p>'
+    twins = twins_of(cards)
+    where = f"{count:,} networks, page {leaf + 1} of {last + 1}" if last else f"{count:,} network{'s' if count > 1 else ''}"
+    body = "".join(_card(card, card.name in picked, wanted.misfit(card), card.content in twins, send) for card in cards)
+    return f'<p class="lyco_state">{where}</p><ul class="lyco_cards">{body}</ul>'
+
+
+def _card(card: NetworkCard, picked: bool, misfit: bool, twin: bool, send: str) -> str:
+    name, tag = escape(card.name), escape(f"<lyco:{escape_name(card.name)}:{format_number(card.preferred or 1)}>")
+    address = thumbnail(card.preview, SIDE) if card.preview is not None else ""
+    letters = escape(card.algorithms[0] if card.algorithms else card.name[:2])
+    picture = f'<img src="{address}" alt="">' if address else f'<span class="lyco_card_blank" aria-hidden="true">{letters}</span>'
+    marks = [*(["cannot be read"] if card.broken else []), *([f"for {card.base}"] if misfit else []), *(["duplicate"] if twin else [])]
+    size = f"{card.size / 1e6:.1f} MB" if card.size >= 1e5 else "under 0.1 MB"
+    facts = ", ".join([*card.algorithms[:2], *([card.base] if card.base != UNKNOWN else []), size])
+    flags = "".join(f'<span class="lyco_mark" title="{escape(card.broken)}">{escape(mark)}</span>' for mark in marks)
+    return (
+        f'<li class="lyco_card" data-name="{name}"><button type="button" class="lyco_card_pick" data-lyco-pick'
+        f' aria-pressed="{"true" if picked else "false"}">{picture}'
+        f'<span class="lyco_card_name">{"★ " if card.favourite else ""}{name}</span></button>'
+        f'<p>{escape(facts)}</p>{flags}<p class="lyco_card_words">{_buttons(card, tag, send)}</p></li>'
+    )
+
+
+def _buttons(card: NetworkCard, tag: str, send: str) -> str:
+    """Return the buttons that write into the prompt; without a page that has one they copy."""
+    does = "send" if send else "copy"
+    words = [(tag, f"Add {card.name} to the prompt" if send else f"Copy the tag of {card.name}", "Add" if send else "Copy")]
+    words += [(escape(word), f"Trigger word: {word}", word) for word in card.triggers[:TRIGGERS]]
+    return "".join(
+        f'<button type="button" class="lyco_button" data-lyco-{does}="{text}" title="{escape(title)}">{escape(label[:40])}</button>'
+        for text, title, label in words
+    )
