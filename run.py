@@ -5,7 +5,7 @@
   python3 run.py test               the whole test suite; `test --help` says what else it takes
   python3 run.py bench NAME ...     a benchmark of tests/benchmarks
   python3 run.py VERB ...           generate, inspect, merge, extract, resize, convert, bake, split, prune, compare, measure,
-                                    verify, undo, metadata, slim, find
+                                    verify, undo, metadata, slim, find, interrogate
   python3 run.py train ...          train a network from a folder of images; installs what that needs first
 
 `python3 run.py VERB --help` explains a verb. Needs Python 3.10 or newer.

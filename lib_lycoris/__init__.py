@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .tools.declaration import Plan, Result
     from .tools.examine.compare import run as compare
     from .tools.examine.inspect import inspect
+    from .tools.examine.interrogate import run as interrogate
     from .tools.extract.extract import run as extract
     from .tools.extract.measure import run as measure
     from .tools.jobs.progress import Cancelled, Progress, ProgressState
@@ -45,7 +46,7 @@ __all__ = [
     "Activation", "Cancelled", "HostError", "LycorisError", "Mode", "ModelMismatchError", "Network", "NetworkFormatError", "Patcher",
     "Plan", "Progress", "ProgressState", "PromptError", "Report", "Result", "ToolError", "UnknownFamilyError", "__version__",
     "algorithms", "apply", "bake", "compare", "convert", "edit_metadata", "errors", "extract", "find",
-    "inspect", "load", "measure", "merge",
+    "inspect", "interrogate", "load", "measure", "merge",
     "merge_networks", "models", "networks", "patching", "prompt", "prune", "resize", "slim", "split", "tools", "undo",
     "verify",
 ]  # fmt: skip
