@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 
 from ..errors import LycorisError, ToolError
 from .average import Average
+from .board import draw_step, open_board
 from .check import check_file
 from .files import ENDING, between, dtype_of, thin_out, write_network
 from .optimisers import told
@@ -41,6 +42,7 @@ class Loop:
         self.mark = mark_of(*mark_facts(run))
         self.average = Average(run.network, run.settings.ema_decay) if run.settings.ema_decay else None
         self.samples = Samples(run)
+        self.board = open_board(run.settings.logging_dir, run.settings.output_name) if run.main else None
         self.losses: deque[float] = deque(maxlen=RECENT)
         self.step = 0
         self.written: list[Path] = []
@@ -149,6 +151,8 @@ class Loop:
             words, step=self.step, steps=self.run.steps, epoch=self.run.epoch_after(self.step), loss=taken.loss, recent=recent,
             norm=taken.norm, rates=rates, seconds=seconds,
         )  # fmt: skip
+        if self.board is not None:
+            draw_step(self.board, self.step, {"loss": taken.loss, "loss/recent": recent, "norm": taken.norm, **_with_prefix("lr", rates)})
 
     def _between(self) -> None:
         """Do what is due after this step."""
@@ -230,6 +234,10 @@ class Loop:
                 self.events.tell("hint", hint, step=self.step, text=hint)
             self.events.tell("done", f"{path}", step=self.step, file=path.name)
         return path
+
+
+def _with_prefix(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
 
 
 def _due(every: int | None, count: int) -> bool:

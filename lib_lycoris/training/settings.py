@@ -56,6 +56,8 @@ def read_settings(argv: Sequence[str]) -> Settings:
     asked.update(own)
     if asked.get("preset_for"):
         asked = {**USES[asked["preset_for"]], **asked}
+    if asked.get("masked_loss"):
+        asked["alpha_mask"] = True
     settings = Settings(checked(asked), frozenset(asked))
     _check(settings)
     return settings

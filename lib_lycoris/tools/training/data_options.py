@@ -30,7 +30,6 @@ DATA = (
         Option("validation_seed", "the seed of that choice (default: the seed)", int),
         Option("cache_latents", "compute each image's latent once and keep it", bool, True),
         Option("cache_text_encoder_outputs", "compute each caption's text once where the text encoders are not trained", bool, True),
-        Option("vae_batch_size", "images at once while the cache is made", int, 1),
     ),
     *section(
         "Captions",

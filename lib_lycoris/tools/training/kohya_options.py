@@ -22,6 +22,7 @@ WITHOUT_MEANING = (
               "cache_text_encoder_outputs_to_disk", "skip_cache_check"),
     *_ignored("has no effect: images are read by the process itself", "persistent_data_loader_workers"),
     *_ignored("has no effect: images are read by the process itself", "max_data_loader_n_workers", type=str),
+    *_ignored("has no effect: images are encoded one by one", "vae_batch_size", type=str),
     *_ignored("has no effect: states are always kept", "save_state", "save_state_on_train_end"),
     *_ignored("has no effect: one state is kept, the last", "save_last_n_epochs_state", "save_last_n_steps_state", type=str),
     *_ignored("has no effect: files are read where they lie", "lowram", "highvram", "disable_mmap_load_safetensors", "mem_eff_load"),

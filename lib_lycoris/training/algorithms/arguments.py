@@ -81,7 +81,8 @@ def understand(settings: Any) -> NetworkRequest:
     algorithm = fixed or str(found.get("algo", "lora")).lower()
     if algorithm not in ALGORITHMS:
         raise ToolError(f"algo={algorithm} is no algorithm of lycoris-lora; there are {', '.join(ALGORITHMS)}")
-    whole = found.get("conv_dim", None if fixed else settings.network_dim)
+    _refuse_unreadable(found)
+    whole = found.get("conv_dim", None if fixed or algorithm == "tlora" else settings.network_dim)  # T-LoRA has no wide convolutions
     return NetworkRequest(
         algorithm, settings.network_dim, float(settings.network_alpha), whole, float(found.get("conv_alpha", settings.network_alpha)),
         str(found.get("preset", "kohya" if fixed else "ia3" if algorithm == "ia3" else "full")), bool(found.get("train_norm", False)),
@@ -90,6 +91,12 @@ def understand(settings: Any) -> NetworkRequest:
         {KEYWORDS.get(name, name): found[name] for name in MODULE_OPTIONS if name in found}, _ratios(found),
         found.get("block_dims", ()), found.get("block_alphas", ()), _mask(algorithm, found), {"algo": algorithm, **text},
     )  # fmt: skip
+
+
+def _refuse_unreadable(found: Mapping[str, Any]) -> None:
+    """Raise for settings whose files nobody can read: they do not hold what training began with, and it cannot be found again."""
+    if found.get("sig_type", "principal") != "principal" or not found.get("use_data_init", True):
+        raise ToolError("T-LoRA's files do not say what training began with; only sig_type=principal with use_data_init can be read again")
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

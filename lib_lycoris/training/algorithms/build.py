@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,11 @@ def build_network(model: TrainedModel, request: NetworkRequest, parts: list[str]
     """Put fresh modules, or those of a file, on the layers of these components. Raises ToolError where there are none to train."""
     base = Patcher(model.parts(), model.family).base
     found = preset(request.preset, request.conv_dim is not None)
-    modules = [one for part in parts for one in _of_component(model, request, found, base, part, initial)]
+    gc.freeze()  # T-LoRA's modules collect garbage one by one: over all that is loaded it takes half a second each
+    try:
+        modules = [one for part in parts for one in _of_component(model, request, found, base, part, initial)]
+    finally:
+        gc.unfreeze()
     if not modules:
         raise ToolError(f"the preset {request.preset} takes no layer of {', '.join(parts)}; choose another with --network_args preset=")
     names = [one.name for one in modules]
@@ -83,7 +88,9 @@ def _module(
             return kind(name, layer, 1.0, dim, alpha, request.dropout, request.rank_dropout, request.module_dropout, **options)
         return kind(name, layer, 1.0, dim, alpha, request.dropout, request.rank_dropout, request.module_dropout, tucker, **options)
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-        raise ToolError(f"{algorithm} cannot be trained on {name} ({type(layer).__name__}): {error}") from error
+        raise ToolError(
+            f"{algorithm} cannot be trained on {name} ({type(layer).__name__}): {error}; choose another dim or preset"
+        ) from error
 
 
 def _plain(layer: nn.Module) -> bool:

@@ -69,3 +69,8 @@ class Initial:
                     f"{file}: alpha of {one.name} is {float(tensor):g}, but {float(own[suffix]):g} is trained; --dim_from_weights takes it"
                 )
             own[suffix].copy_(tensor)
+        now = one.module.state_dict()
+        if any(
+            not torch.equal(now[suffix].cpu(), tensor.to(now[suffix].dtype).cpu()) for suffix, tensor in tensors.items() if suffix in now
+        ):
+            raise ToolError(f"{type(one.module).__name__} cannot begin with a file: its tensors are not what it trains")

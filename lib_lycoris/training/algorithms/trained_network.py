@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+RANDOM = "get_random_rank_weight"  # what DyLoRA's forward asks for
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,24 @@ class TrainedNetwork(nn.Module):
         for name, tensor in self.whole_state().items():
             tensor.copy_(state[name])
 
+    def train(self, mode: bool = True) -> TrainedNetwork:
+        """Switch between training and use: used, DyLoRA takes all its ranks, not a random number of them."""
+        for one in self.entries:
+            if hasattr(type(one.module), RANDOM):
+                one.module.__dict__.pop(RANDOM, None)
+                if not mode:
+                    whole = (one.module.block_count - 1) * one.module.block_size
+                    one.module.__dict__[RANDOM] = partial(one.module.get_weight, whole)
+        return super().train(mode)
+
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return the file's tensors."""
         found: dict[str, Tensor] = {}
         for one in self.entries:
             for suffix, tensor in one.module.state_dict().items():
                 plain = tensor.detach().to("cpu")
+                if suffix == "alpha" and hasattr(type(one.module), RANDOM):
+                    plain = plain * one.module.block_size  # it trains with alpha / blocks, and every loader divides by the rank
                 found[f"{one.name}.{suffix}"] = plain.to(dtype).clone() if plain.is_floating_point() else plain.clone()
         return found
 
