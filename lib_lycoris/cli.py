@@ -171,7 +171,7 @@ def _app(arguments: argparse.Namespace) -> int:
         print(f"{old} The page can move them to your results.", file=sys.stderr)
     settings = Settings(store.kept_folder() / "pages.json")
     context = PageContext(store, jobs, host, settings, "Generate", lambda path: use_checkpoint(host, path))
-    context.networks, context.any_path = LibraryCards(lambda: host.library), True
+    context.networks, context.any_path, context.trains_here = LibraryCards(lambda: host.library), True, True
     service = JobService(jobs, store)
 
     def routes(app: Any) -> None:

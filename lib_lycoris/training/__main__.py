@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             done = Loop(run).go()
     except LycorisError as error:
         print(f"error: {error}", file=sys.stderr)
-        if events is not None and events.path.parent.is_dir():
+        if events is not None and events.path.parent.is_dir() and (events.begun or settings.resume or not events.path.exists()):
             events.tell("failed", text=str(error))
         return FAILED
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ class Events:
         self.path, self.stop_file, self.quiet = folder / PROGRESS, folder / STOP, quiet
         self.started = time.monotonic()
         self._next = 0.0
+        self.begun = False
         self.wished = False  # that the run stops, by a signal
 
     def begin(self, step: int) -> None:
@@ -27,6 +28,7 @@ class Events:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.stop_file.unlink(missing_ok=True)
         kept = [line for line in _lines(self.path) if line.get("step", 0) <= step] if step else []
+        self.begun = True
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def tell(self, kind: str, words: str = "", **facts: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import LycorisError, ToolError
+from ..tools.training.runs import STATE
 from .average import Average
 from .board import draw_step, open_board
 from .check import check_file
@@ -21,7 +22,7 @@ from .optimisers import told
 from .samples import Samples
 from .setup import Run, mark_facts
 from .spectra import spectra
-from .state import FILE, RunState, mark_of, read_state, write_state
+from .state import RunState, mark_of, read_state, write_state
 from .step import Taken, without_mask
 from .validation import validation_loss
 
@@ -75,12 +76,12 @@ class Loop:
         run, settings = self.run, self.settings
         final = run.output / f"{settings.output_name}{ENDING}"
         state = read_state(run.folder, self.mark) if settings.resume else None
-        there = (run.folder / FILE).is_file()
+        there = (run.folder / STATE).is_file()
         if not settings.resume and not settings.overwrite and (there or final.exists()):
             what = f"a run called {settings.output_name}" if there else final.name
             raise ToolError(f"{what} is there already; give --resume to go on with it, --overwrite to begin anew, or another --output_name")
         if settings.overwrite and run.main and not settings.resume:
-            (run.folder / FILE).unlink(missing_ok=True)
+            (run.folder / STATE).unlink(missing_ok=True)
         if state is not None:
             self._restore(state)
         if run.main:

@@ -15,8 +15,7 @@ import torch
 
 from ..atomic import replacing
 from ..errors import ToolError
-
-FILE = "state.pt"
+from ..tools.training.runs import STATE
 
 
 @dataclass
@@ -40,13 +39,13 @@ def mark_of(settings: dict[str, Any], digests: list[str]) -> str:
 def write_state(folder: Path, state: RunState) -> None:
     """Put a state in the place of the one before."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / FILE) as beside:
+    with replacing(folder / STATE) as beside:
         torch.save(state.__dict__, beside)
 
 
 def read_state(folder: Path, mark: str) -> RunState | None:
     """Return the state that is kept; None where there is none. Raises ToolError for one of another run, or of no use."""
-    path = folder / FILE
+    path = folder / STATE
     if not path.is_file():
         return None
     try:

@@ -45,6 +45,8 @@ class PageContext:
     networks: NetworkCards | None = None  # what a page shows of the network files
     any_path: bool = False  # whether the user may name files anywhere on this machine: not where others can open the page
     receivers: dict[str, Receiver] = field(default_factory=dict)  # pages that take chosen networks: "Merge", "Compare", ...
+    trains_here: bool = False  # whether this process's own packages may train: the app's, never a webui's
+    unload: Callable[[], str] | None = None  # gives the memory of the loaded model back until it is used again; returns a sentence
     _used: list[Path] = field(default_factory=list)  # checkpoints that images were made with before
     _wires: list[Wire] = field(default_factory=list)
     _loads: list[Load] = field(default_factory=list)

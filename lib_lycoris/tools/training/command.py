@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from ...errors import ToolError
 from ..cli import _add_option
 from ..declaration import Plan, Result, Tool
 from ..validation import validated
@@ -24,9 +25,16 @@ def _unplanned(**_: Any) -> Plan:
 TRAIN = Tool("train", "Train", "train a network from a folder of images", _elsewhere, _unplanned, OPTIONS)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as everything here does, and leaves it to the caller to end."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ToolError(f"{message}; see train --help")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return a parser of all options, those of sd-scripts that are refused too."""
-    made = argparse.ArgumentParser(prog="train", description="Train a network from a folder of images.", allow_abbrev=False)
+    made = _Parser(prog="train", description="Train a network from a folder of images.", allow_abbrev=False)
     groups: dict[str, Any] = {}
     for option in OPTIONS:
         group = groups.setdefault(option.section, made.add_argument_group(option.section or "others"))

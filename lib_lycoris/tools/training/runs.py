@@ -16,7 +16,8 @@ from ...plain_json import parse_json
 
 MODULE = "lib_lycoris.training"
 ROOT = Path(__file__).resolve().parents[3]  # the folder that holds the package, which may not be installed
-FOLDER_ENDING, PROGRESS, STOP, LOG, PROCESS = ".training", "progress.jsonl", "stop", "log.txt", "process.json"
+FOLDER_ENDING, PROGRESS, STOP, LOG, PROCESS, STATE = ".training", "progress.jsonl", "stop", "log.txt", "process.json", "state.pt"
+AGAIN = ("--resume", "--overwrite")
 TAIL = 4000  # characters of a log
 
 
@@ -61,7 +62,7 @@ def run_to_end(words: Sequence[str]) -> int:
             continue
 
 
-def start(command: Sequence[str], folder: Path) -> int:
+def start(command: Sequence[str], words: Sequence[str], folder: Path) -> int:
     """Start a training that goes on when this process ends; return the process's number. Raises ToolError where one is running there."""
     if running(folder):
         raise ToolError(f"{folder.name.removesuffix(FOLDER_ENDING)} is being trained already; cancel it first, or choose another name")
@@ -71,13 +72,22 @@ def start(command: Sequence[str], folder: Path) -> int:
     if os.name == "nt":
         apart = {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "DETACHED_PROCESS", 0)}
     with (folder / LOG).open("wb") as log:
-        process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), **apart)
+        process = subprocess.Popen([*command, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), **apart)
     _CHILDREN[process.pid] = process
-    (folder / PROCESS).write_text(json.dumps({"process": process.pid}), encoding="utf-8")
+    kept = {"process": process.pid, "words": [word for word in words if word not in AGAIN]}
+    (folder / PROCESS).write_text(json.dumps(kept), encoding="utf-8")
     return process.pid
 
 
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}  # to be asked whether they have ended: a dead child that nobody asks still has a number
+
+
+def words_of(folder: Path) -> list[str]:
+    """Return the options that a run was started with, without those that say where to begin. Raises ToolError where none are kept."""
+    try:
+        return [str(word) for word in parse_json((folder / PROCESS).read_text("utf-8"))["words"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ToolError(f"{folder.name.removesuffix(FOLDER_ENDING)} was not started here; go on with `train ... --resume`") from error
 
 
 def running(folder: Path) -> bool:
@@ -100,6 +110,12 @@ def _alive(number: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_there(folder: Path) -> bool:
+    """Tell whether there is a run to go on with, or what came of one."""
+    network = folder.with_name(f"{folder.name.removesuffix(FOLDER_ENDING)}.safetensors")
+    return (folder / STATE).is_file() or network.is_file()
 
 
 def stop(folder: Path) -> None:

@@ -13,6 +13,7 @@ from .extract import ExtractPage
 from .inspect import InspectPage
 from .merge import MergePage
 from .networks import NetworksPage
+from .train import TrainPage
 
 PAGES: tuple[tuple[str, str, Any], ...] = (  # label, name in ids, page
     ("Networks", "networks", NetworksPage),
@@ -21,6 +22,7 @@ PAGES: tuple[tuple[str, str, Any], ...] = (  # label, name in ids, page
     ("Resize, convert, bake", "change", ChangePage),
     ("Block weight", "blocks", BlocksPage),
     ("Inspect", "inspect", InspectPage),
+    ("Train", "train", TrainPage),
 )
 
 

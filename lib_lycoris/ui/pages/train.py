@@ -1,0 +1,302 @@
+"""The page Train: a folder of images to a network, in a process of its own that goes on when the page, or the program, is closed."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...errors import LycorisError, ToolError
+from ...tools.training import place, runs
+from ...tools.training.command import checked, given
+from ...tools.training.network_options import USES
+from ...tools.training.options import BY_NAME
+from ..context import PageContext
+from ..parts.file_choice import checkpoint_picker
+from ..parts.guidance import guidance_html
+from ..parts.names import tag_of
+from ..parts.training_view import curves, images_html, said_html, state_html
+from ..style import bar, idle, notes, report, tag_box
+
+POLL, REDRAWN = 1.0, 5.0  # seconds between two looks at a run, and between two drawings of its curves
+READY = "Choose a folder of images. Each image's caption stands in a .txt file of the same name."
+ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "full", "diag-oft", "boft", "ia3", "tlora")
+PRESETS = ("attn-mlp", "full", "attn-only", "unet-transformer-only", "unet-convblock-only", "unet-only")
+OWN = "as chosen below"
+OPTIONS = {  # field -> option, for those that are one option
+    "folder": "train_data_dir", "name": "output_name", "dim": "network_dim", "alpha": "network_alpha", "steps": "max_train_steps",
+    "batch": "train_batch_size", "rate": "learning_rate", "resolution": "resolution", "trigger": "trigger_word",
+}  # fmt: skip
+Update = dict[str, Any]
+
+
+class TrainPage:
+    """Builds the page; a folder, a name and Train are enough."""
+
+    def __init__(self, context: PageContext) -> None:
+        self.context = context
+        self.fields: dict[str, Any] = {}
+        self.shown: Path | None = None  # the run that the page shows
+
+    def build(self) -> None:
+        """Add the components to the open gr.Blocks."""
+        with gr.Row(elem_classes=["lyco_columns"]):
+            with gr.Column(scale=5, min_width=340):
+                self._data()
+                self._network()
+                self._more()
+            with gr.Column(scale=6, min_width=340):
+                self._buttons()
+                self.state = gr.HTML(idle(READY), elem_id="lyco_train_progress", elem_classes=["lyco_progress"])
+                self.said = gr.HTML("", elem_id="lyco_train_notes", elem_classes=["lyco_notes"])
+                self.tag = gr.HTML("", elem_id="lyco_train_tag")
+                self.plot = gr.Plot(label="Curves", show_label=False, visible=False, elem_id="lyco_train_plot", elem_classes=["lyco_plot"])
+                self.images = gr.HTML("", elem_id="lyco_train_images")
+        with gr.Accordion("Which algorithm for what?", open=False):
+            gr.HTML(guidance_html(), elem_id="lyco_train_guidance")
+        self.context.keep("train", {name: part for name, part in self.fields.items() if name != "model"})
+        self._wire()
+
+    def _data(self) -> None:
+        field = self.fields
+        field["folder"] = gr.Textbox("", label="Folder of images", placeholder="/pictures/my-cat", elem_id="lyco_train_folder")
+        self.model = checkpoint_picker(self.context.store, "Base model", "lyco_train_model")
+        field["model"] = self.model.component
+        with gr.Row():
+            field["name"] = gr.Textbox("", label="Name of the network", elem_id="lyco_train_name")
+            field["trigger"] = gr.Textbox("", label="Trigger word (may be empty)", elem_id="lyco_train_trigger")
+        field["prompts"] = gr.Textbox(
+            "", lines=2, label="Prompts for images while training, one a line (may be empty)", elem_id="lyco_train_prompts"
+        )
+
+    def _network(self) -> None:
+        field = self.fields
+        field["use"] = gr.Dropdown([OWN, *USES], value=OWN, label="Settings for", elem_id="lyco_train_use")
+        with gr.Row():
+            field["algorithm"] = gr.Dropdown(list(ALGORITHMS), value="lora", label="Algorithm", elem_id="lyco_train_algorithm")
+            field["preset"] = gr.Dropdown(list(PRESETS), value="attn-mlp", label="Layers", elem_id="lyco_train_preset")
+        with gr.Row():
+            field["dim"] = gr.Number(16, precision=0, label="Dim", elem_id="lyco_train_dim")
+            field["alpha"] = gr.Number(8, label="Alpha", elem_id="lyco_train_alpha")
+            field["rate"] = gr.Number(1e-4, label="Learning rate", elem_id="lyco_train_rate")
+        with gr.Row():
+            field["steps"] = gr.Number(1600, precision=0, label="Steps", elem_id="lyco_train_steps")
+            field["batch"] = gr.Number(1, precision=0, label="Images a step", elem_id="lyco_train_batch")
+            field["resolution"] = gr.Textbox("", label="Resolution (empty: the model's)", elem_id="lyco_train_resolution")
+
+    def _more(self) -> None:
+        with gr.Accordion("More options", open=False):
+            self.fields["more"] = gr.Textbox(
+                "", lines=2, label="Options as on the command line", info="docs/training.md lists all; paths are given above",
+                placeholder="--min_snr_gamma 5 --optimizer_type Prodigy", elem_id="lyco_train_more",
+            )  # fmt: skip
+            missing = place.to_install(self.context.trains_here)
+            self.install = gr.Checkbox(
+                value=not missing, label="Install what is missing first", info=missing or "Nothing is missing.", visible=bool(missing),
+                elem_id="lyco_train_install",
+            )  # fmt: skip
+
+    def _buttons(self) -> None:
+        with gr.Row():
+            self.check = gr.Button("Check", elem_id="lyco_train_check", min_width=80)
+            self.start = gr.Button("Train", variant="primary", elem_id="lyco_train_run", min_width=100)
+            self.resume = gr.Button("Resume", elem_id="lyco_train_resume", min_width=80)
+            self.cancel = gr.Button("Cancel", elem_id="lyco_train_cancel", min_width=80)
+            self.unload = gr.Button(
+                "Unload the model first", elem_id="lyco_train_unload", min_width=120, visible=self.context.unload is not None
+            )
+        self.following = gr.Textbox("", elem_id="lyco_train_following", elem_classes=["lyco_hidden"], show_label=False, container=False)
+
+    def _wire(self) -> None:
+        inputs = [*self.fields.values(), self.install]
+        hidden: dict[str, Any] = {"show_progress": "hidden"}
+        self.start.click(self.train, inputs, self.outputs, **hidden)
+        self.check.click(self.dry_run, inputs, [self.state, self.said], **hidden)
+        self.resume.click(self.go_on, inputs, self.outputs, **hidden)
+        self.cancel.click(self.stop, inputs, [self.said], queue=False, **hidden)
+        if self.context.unload is not None:
+            self.unload.click(self.give_back, None, [self.said], **hidden)
+        self.following.change(self.come_back, None, self.outputs, **hidden)
+        self.context.later(lambda _: self.context.on_load(self.found, [*self.outputs, self.following]))
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What a run's course changes."""
+        return [self.state, self.said, self.tag, self.plot, self.images]
+
+    # ---- what the buttons do
+
+    def train(self, *values: Any) -> Iterator[tuple[Update, ...]]:
+        """Start a run and follow it."""
+
+        def ask() -> tuple[list[str], Path]:
+            folder = self.folder(values)
+            if runs.is_there(folder) and not runs.running(folder):
+                raise ToolError(f"{folder.name.removesuffix(runs.FOLDER_ENDING)} is there already; press Resume, or choose another name")
+            return self.words(values), folder
+
+        yield from self._started(ask, values)
+
+    def go_on(self, *values: Any) -> Iterator[tuple[Update, ...]]:
+        """Go on with the run of the name in the field, or the one that is shown."""
+
+        def ask() -> tuple[list[str], Path]:
+            folder = self.folder(values) if self._values(values)["name"].strip() else self.latest()
+            if folder is None:
+                raise ToolError("there is no run to go on with; start one with Train")
+            return [*runs.words_of(folder), "--resume"], folder
+
+        yield from self._started(ask, values)
+
+    def _started(self, ask: Any, values: Sequence[Any]) -> Iterator[tuple[Update, ...]]:
+        try:
+            words, folder = ask()
+            if not values[-1] and (missing := place.to_install(self.context.trains_here)):
+                raise ToolError(f'{missing} Tick it below "More options" first')
+            runs.start(place.command(self.context.trains_here), words, folder)
+        except LycorisError as error:
+            yield (gr.update(value=idle(READY)), gr.update(value=notes(errors=[str(error)])), *(gr.update() for _ in range(3)))
+            return
+        self.shown = folder
+        yield (gr.update(value=bar(0, "starting")), gr.update(value=""), gr.update(value=""), gr.update(visible=False), gr.update(value=""))
+        yield from self._follow(folder)
+
+    def dry_run(self, *values: Any) -> Iterator[tuple[Update, ...]]:
+        """Say what a run would take."""
+        try:
+            words = self.words(values, dry=True)
+            command = place.command(self.context.trains_here)
+        except LycorisError as error:
+            yield gr.update(value=idle(READY)), gr.update(value=notes(errors=[str(error)]))
+            return
+        yield gr.update(value=bar(0, "two steps of the largest batch")), gr.update(value="")
+        done = subprocess.run([*command, *words], capture_output=True, text=True, env=runs.environment())
+        if done.returncode:
+            errors = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+            yield gr.update(value=idle(READY)), gr.update(value=notes(errors=errors or [done.stderr[-runs.TAIL :]]))
+        else:
+            yield gr.update(value=idle("Checked. Nothing was written.")), gr.update(value=report(done.stdout))
+
+    def stop(self, *values: Any) -> Update:
+        """Ask the run that is shown to stop."""
+        folder = self.shown or self.latest()
+        if folder is None or not runs.running(folder):
+            return gr.update(value=notes(problems=["nothing is being trained"]))
+        runs.stop(folder)
+        return gr.update(value=notes(applied=["it stops after this step and keeps its state"]))
+
+    def give_back(self) -> Update:
+        """Give the memory of the loaded model back."""
+        assert self.context.unload is not None
+        try:
+            return gr.update(value=notes(applied=[self.context.unload()]))
+        except LycorisError as error:
+            return gr.update(value=notes(errors=[str(error)]))
+
+    # ---- what is shown
+
+    def found(self) -> tuple[Update, ...]:
+        """Return the updates for the last run as it is now, and its name if it is to be followed."""
+        folder = self.latest()
+        if folder is None:
+            return tuple(gr.update() for _ in range(len(self.outputs) + 1))
+        self.shown = folder
+        facts = runs.facts_of(folder)
+        return (*self._updates(facts, drawn=True), gr.update(value=f"{facts.name} {time.time()}") if facts.running else gr.update())
+
+    def come_back(self) -> Iterator[tuple[Update, ...]]:
+        """Follow the run that is shown, for somebody who opens the page."""
+        if self.shown is not None:
+            yield from self._follow(self.shown)
+
+    def _follow(self, folder: Path) -> Iterator[tuple[Update, ...]]:
+        drawn = 0.0
+        while runs.running(folder):
+            due = time.monotonic() - drawn > REDRAWN
+            drawn = time.monotonic() if due else drawn
+            yield self._updates(runs.facts_of(folder), drawn=due)
+            time.sleep(POLL)
+        yield self._updates(runs.facts_of(folder), drawn=True)
+
+    def _updates(self, facts: runs.RunFacts, drawn: bool) -> tuple[Update, ...]:
+        plot = gr.update(value=curves(facts), visible=True) if drawn and facts.losses else gr.update()
+        images = gr.update(value=images_html(facts)) if drawn else gr.update()
+        return gr.update(value=state_html(facts)), gr.update(value=self._said(facts)), gr.update(value=self._tag(facts)), plot, images
+
+    def _said(self, facts: runs.RunFacts) -> str:
+        return said_html(facts, runs.tail(facts.folder))
+
+    def _tag(self, facts: runs.RunFacts) -> str:
+        path = facts.folder.with_name(f"{facts.name}.safetensors")
+        return tag_box(tag_of(self.context, path), self.context.send) if facts.status == "done" and path.is_file() else ""
+
+    def latest(self) -> Path | None:
+        """Return the folder of the run that did something last."""
+        return next(iter(runs.runs_in(self.context.store.network_folder())), None)
+
+    # ---- what the fields mean
+
+    def _values(self, values: Sequence[Any]) -> dict[str, Any]:
+        return dict(zip(self.fields, values))
+
+    def folder(self, values: Sequence[Any]) -> Path:
+        """Return the folder of the run that the fields name. Raises ToolError for a bad name."""
+        name = str(self._values(values)["name"]).strip()
+        if not name:
+            raise ToolError("the network needs a name; give one, such as my-cat")
+        place.check_run_name(name)
+        return self.context.store.network_folder() / f"{name}{runs.FOLDER_ENDING}"
+
+    def words(self, values: Sequence[Any], dry: bool = False) -> list[str]:
+        """Return the command line that the fields mean. Raises ToolError for what is wrong with one."""
+        field = self._values(values)
+        folder = self.folder(values)
+        words = ["--output_dir", str(self.context.store.network_folder())]
+        for name, option in OPTIONS.items():
+            if str(field[name] or "").strip():
+                words += [f"--{option}", str(field[name]).strip()]
+        if field["model"]:
+            words += ["--pretrained_model_name_or_path", str(self.model.path(field["model"]))]
+        if field["use"] != OWN:
+            words = [*_without(words, "network_dim", "network_alpha"), "--preset_for", field["use"]]
+        else:
+            words += ["--network_module", "lycoris.kohya", "--network_args", f"algo={field['algorithm']}", f"preset={field['preset']}"]
+        words += _more_words(str(field["more"] or ""))
+        words += self._prompts(folder, str(field["prompts"] or ""), dry)
+        checked(given(words))
+        return [*words, "--dry_run"] if dry else words
+
+    def _prompts(self, folder: Path, text: str, dry: bool) -> list[str]:
+        if not text.strip() or dry:
+            return []
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "prompts.txt"
+        path.write_text(text, encoding="utf-8")
+        return ["--sample_prompts", str(path)]
+
+
+def _without(words: Sequence[str], *names: str) -> list[str]:
+    """Return words without some options of one value each."""
+    flags = {f"--{name}" for name in names}
+    return [word for place, word in enumerate(words) if word not in flags and (place == 0 or words[place - 1] not in flags)]
+
+
+def _more_words(text: str) -> list[str]:
+    """Return further options. Raises ToolError for one that names a file or a folder: those are chosen above."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ToolError(f'"More options" cannot be read: {error}') from error
+    by_flag = {flag: option for option in BY_NAME.values() for flag in option.flags}
+    for word in words:
+        option = by_flag.get(word.partition("=")[0])
+        if option is not None and option.type is Path:
+            raise ToolError(f"{option.name} names a file or a folder: it is chosen above, or given on the command line")
+        if word.startswith("preset=") and word.endswith(".toml"):
+            raise ToolError("a preset that is a file is given on the command line only")
+    return words
