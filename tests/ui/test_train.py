@@ -25,7 +25,7 @@ REQUIRES = ("lycoris",)
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[TrainPage]:
-    context = PageContext(Folders(tmp_path), Jobs(), trains_here=True, send="Generate")
+    context = PageContext(Folders(tmp_path), Jobs(), trains_here=True, any_path=True, send="Generate")
     with gr.Blocks():
         made = TrainPage(context)
         made.build()
@@ -67,6 +67,14 @@ def test_what_is_wrong_is_said_before_anything_starts(page: TrainPage, tmp_path:
     with pytest.raises(ToolError, match=reason):
         page.words(values(page, **{"folder": str(tmp_path), "name": "cat", **changes}))
     assert not list(page.context.store.network_folder().iterdir())
+
+
+def test_where_others_can_open_the_page_only_kept_images_are_trained_on(page: TrainPage, tmp_path: Path) -> None:
+    page.context.any_path = False
+    with pytest.raises(ToolError, match="none of the folders"):
+        page.words(values(page, folder=str(tmp_path), name="cat"))
+    words = page.words(values(page, folder="cats", name="cat"))
+    assert str(page.context.store.kept_folder() / "datasets" / "cats") in words
 
 
 def test_every_option_has_a_section_or_a_sentence() -> None:

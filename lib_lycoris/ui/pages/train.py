@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -12,15 +11,16 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError, ToolError
+from ...tools.jobs.places import inside
 from ...tools.training import place, runs
 from ...tools.training.command import checked, given
 from ...tools.training.network_options import USES
-from ...tools.training.options import BY_NAME
 from ..context import PageContext
 from ..parts.file_choice import checkpoint_picker
 from ..parts.guidance import guidance_html
 from ..parts.names import tag_of
 from ..parts.training_view import curves, images_html, said_html, state_html
+from ..parts.training_words import more_words, without
 from ..style import bar, idle, notes, report, tag_box
 
 POLL, REDRAWN = 1.0, 5.0  # seconds between two looks at a run, and between two drawings of its curves
@@ -28,6 +28,7 @@ READY = "Choose a folder of images. Each image's caption stands in a .txt file o
 ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "full", "diag-oft", "boft", "ia3", "tlora")
 PRESETS = ("attn-mlp", "full", "attn-only", "unet-transformer-only", "unet-convblock-only", "unet-only")
 OWN = "as chosen below"
+DATASETS = "datasets"  # in the folder of what is kept
 OPTIONS = {  # field -> option, for those that are one option
     "folder": "train_data_dir", "name": "output_name", "dim": "network_dim", "alpha": "network_alpha", "steps": "max_train_steps",
     "batch": "train_batch_size", "rate": "learning_rate", "resolution": "resolution", "trigger": "trigger_word",
@@ -256,6 +257,7 @@ class TrainPage:
         """Return the command line that the fields mean. Raises ToolError for what is wrong with one."""
         field = self._values(values)
         folder = self.folder(values)
+        field["folder"] = self._images(str(field["folder"] or "").strip())
         words = ["--output_dir", str(self.context.store.network_folder())]
         for name, option in OPTIONS.items():
             if str(field[name] or "").strip():
@@ -263,13 +265,23 @@ class TrainPage:
         if field["model"]:
             words += ["--pretrained_model_name_or_path", str(self.model.path(field["model"]))]
         if field["use"] != OWN:
-            words = [*_without(words, "network_dim", "network_alpha"), "--preset_for", field["use"]]
+            words = [*without(words, "network_dim", "network_alpha"), "--preset_for", field["use"]]
         else:
             words += ["--network_module", "lycoris.kohya", "--network_args", f"algo={field['algorithm']}", f"preset={field['preset']}"]
-        words += _more_words(str(field["more"] or ""))
+        words += more_words(str(field["more"] or ""))
         words += self._prompts(folder, str(field["prompts"] or ""), dry)
         checked(given(words))
         return [*words, "--dry_run"] if dry else words
+
+    def _images(self, text: str) -> str:
+        """Return the folder of images; where others can open the page, only one of those that are kept for it. Raises ToolError."""
+        if self.context.any_path or not text:
+            return text
+        kept = self.context.store.kept_folder() / DATASETS
+        path = kept / text
+        if not inside(path, [kept]):
+            raise ToolError(f'"{text}" is none of the folders in {kept}; put the images there, or train from the command line')
+        return str(path)
 
     def _prompts(self, folder: Path, text: str, dry: bool) -> list[str]:
         if not text.strip() or dry:
@@ -278,25 +290,3 @@ class TrainPage:
         path = folder / "prompts.txt"
         path.write_text(text, encoding="utf-8")
         return ["--sample_prompts", str(path)]
-
-
-def _without(words: Sequence[str], *names: str) -> list[str]:
-    """Return words without some options of one value each."""
-    flags = {f"--{name}" for name in names}
-    return [word for place, word in enumerate(words) if word not in flags and (place == 0 or words[place - 1] not in flags)]
-
-
-def _more_words(text: str) -> list[str]:
-    """Return further options. Raises ToolError for one that names a file or a folder: those are chosen above."""
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise ToolError(f'"More options" cannot be read: {error}') from error
-    by_flag = {flag: option for option in BY_NAME.values() for flag in option.flags}
-    for word in words:
-        option = by_flag.get(word.partition("=")[0])
-        if option is not None and option.type is Path:
-            raise ToolError(f"{option.name} names a file or a folder: it is chosen above, or given on the command line")
-        if word.startswith("preset=") and word.endswith(".toml"):
-            raise ToolError("a preset that is a file is given on the command line only")
-    return words
