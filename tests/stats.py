@@ -22,6 +22,69 @@ PRIVATE_WORDS = (  # ours instead of the field's; see the list of words that the
     "given", "board", "sitting", "beside", "a person", "people", "so many", "for the sake of", "lent", "understand",
 )  # fmt: skip
 
+SENTENCES = (  # wordings of the pages, reports and docstrings that were to go, each as it was
+    "what every algorithm has in common",
+    "the form to be kept by a program",
+    "def ready(self, tensor",
+    "def misfit",
+    "Say why this cannot change",
+    "a script without a face",
+    "The webui keeps what the text encoders gave",
+    "tells us something",
+    "Networks in memory: those of the last",
+    "the others are told about",
+    "Tell whether it was asked to stop",
+    "and put on disk by threads meanwhile",
+    "What a person or a program gave",
+    "Options -> what is asked of each network",
+    "Return the same product with no more ranks",
+    "one network that does what all of them do",
+    "the network that makes one of the other",
+    "the program that paints",
+    "without keeping it",
+    "Return memory of the workspace",
+    "is for no base model known here",
+    "a castle on a hill <lyco",
+    "parameters changed",
+    '"not matched"',
+    "parameters matched,",
+    "would write {save_to}: {size",
+    "Done (started at",
+    "modules/s - 0 s left",
+    "A network for a model of unusual size needs",
+    "left out {count}:",
+    "split needs the ranks",
+    "neither given nor beside",
+    "were dead and are left out",
+    "modules scaled",
+    'gr.Button("Measure"',
+    "All values (typed",
+    "values came, but a layout",
+    "longest bar",
+    "Encoder, down",
+    "Decoder, up",
+    "cannot name a preset",
+    "Also write an undo file",
+    "Undo: restore the original",
+    "Base model, for networks whose change",
+    "Optional: {option.help}",
+    'option.name.replace("_", " "), option.help',
+    "how the rank is chosen up to dim",
+    "the same for convolutions",
+    "of dare's choice",
+    "A network under other names",
+    "A network with fewer ranks",
+    "Tuned checkpoint, made from it",
+    "with how often they were there",
+    "hash without the header",
+    "short hash, as in infotexts",
+    '"Refresh", size=',
+    "for a real model",
+    'GenerationCancelled."',
+    ' kB"',
+    "size of the file in MiB",
+)
+
 
 def main(root: Path) -> None:
     sources = sorted((root / "lib_lycoris").rglob("*.py"))
@@ -36,6 +99,8 @@ def main(root: Path) -> None:
     print("functions over 40 lines: " + str(sum(len(list(long_functions(text))) for text in texts.values())))
     found = words([*texts.values(), *(path.read_text(encoding="utf-8") for path in [root / "README.md", *sorted(root.glob("docs/*.md"))])])
     print(f"private words: {sum(found.values())} (" + ", ".join(f"{word} {count}" for word, count in found.most_common()) + ")")
+    left = [wording for wording in SENTENCES if any(wording in text for text in texts.values())]
+    print(f"wordings of ours still there: {len(left)} of {len(SENTENCES)}" + (f" ({'; '.join(left)})" if left else ""))
     print(f"errors of mypy --strict: {strict_errors(root)}")
 
 

@@ -1,4 +1,4 @@
-"""W' = W + s · ΔW: what every algorithm has in common - stored tensors, declared once, that give ΔW for a base weight W.
+"""Base class of all algorithms: each declares its stored tensors once and computes ΔW for a base weight W (W' = W + s · ΔW).
 
 Axis letters used in every file of this package: ``out``, ``in`` the base weight's first two axes, ``*k`` its kernel (empty
 for a linear layer), ``r`` a rank, ``b`` a block size, ``n`` a number of blocks. ``flat(W)`` is W as (out, in·k).
@@ -191,7 +191,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def check_shape(self, shape: Sequence[int]) -> str | None:
-        """Say why this cannot change a weight of this shape; None when it can."""
+        """Return an error message if the factors do not match `shape`, else None."""
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class Algorithm(ABC):
         return Cost(size, 4.0 * shape[0], size, 10.0 * size)
 
     def prepared(self, dtype: torch.dtype) -> Algorithm:
-        """Return the same change in the form to be kept by a program that applies it: in no less than this precision."""
+        """Return an equivalent algorithm prepared for inference, with tensors upcast to at least `dtype`."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         changed: dict[str, Any] = {name: value.to(dtype) for name, value in found.items() if is_narrower(value, dtype)}
         changed.update({name: value.prepared(dtype) for name, value in found.items() if isinstance(value, Algorithm)})

@@ -1,4 +1,4 @@
-"""What the hosts that run a torch model in this process have in common: networks that fit go on, the others are told about."""
+"""Apply the networks that match the model; report the ones that do not."""
 
 from __future__ import annotations
 

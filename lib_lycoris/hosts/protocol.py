@@ -119,7 +119,7 @@ class NetworkCard:
     folder: str = ""  # below the folder of networks
     base: str = ""  # the base model's short name: "SD1"
     algorithms: tuple[str, ...] = ()  # the most frequent first
-    tags: tuple[tuple[str, int], ...] = ()  # of the training's captions, with how often they were there
+    tags: tuple[tuple[str, int], ...] = ()  # tags of the training's captions and their counts
     triggers: tuple[str, ...] = ()  # what the user or the trainer says to write
     title: str = ""
     size: int = 0  # bytes

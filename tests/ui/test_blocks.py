@@ -42,12 +42,12 @@ from lib_lycoris.ui.blocks.analysis import (
     prompts,
     without_tag,
 )
-from lib_lycoris.ui.blocks.analyzer import ALONE, DROP, NO_PAINTER, AnalyzerPart
+from lib_lycoris.ui.blocks.analyzer import ALONE, DROP, NO_GENERATOR, AnalyzerPart
 from lib_lycoris.ui.blocks.diagram import legend, picture
 from lib_lycoris.ui.blocks.network import Meter
 from lib_lycoris.ui.blocks.values import LABELS, BlockValues, blocks_of, layout_for, name_of, read_values, rows, tag_of
 from lib_lycoris.ui.context import PageContext
-from lib_lycoris.ui.pages.blocks import OUTPUTS, BlocksPage, Sitting
+from lib_lycoris.ui.pages.blocks import OUTPUTS, BlocksPage, BlockState
 from tests.ui.test_app import address, tab, wait_until_says  # noqa: F401 - fixtures
 
 FAMILY = {12: "sdxl", 17: "sd1", 20: "sdxl", 26: "sd2", 61: "flux", 29: "sd3", 43: "sd3"}
@@ -75,12 +75,14 @@ def test_a_tag_means_what_the_sliders_say(count: int) -> None:
     draw = random.Random(count)
     family = FAMILY[count]
     for share in (0.0, 0.3, 1.0):
-        board = BlockValues(count).with_values([round(draw.uniform(-1, 2), 2) if draw.random() < share else 1.0 for _ in blocks_of(count)])
-        text = tag_of(board, "a style", Presets.default(), te=0.7, unet=-0.5)
+        sliders = BlockValues(count).with_values(
+            [round(draw.uniform(-1, 2), 2) if draw.random() < share else 1.0 for _ in blocks_of(count)]
+        )
+        text = tag_of(sliders, "a style", Presets.default(), te=0.7, unet=-0.5)
         rest, tags = find_tags(text)
         assert rest == "" and len(tags) == 1 and tags[0].name == "a style"
         strengths = resolve(tags[0], family, 0, Presets.default())
-        for block, value in zip(board.blocks, board.shown):
+        for block, value in zip(sliders.blocks, sliders.shown):
             name = parameter_in(block, family)
             assert block_of(name, family) == block
             assert strengths.ratio(name) == value, (text, block)
@@ -103,8 +105,8 @@ def test_a_tag_means_what_the_sliders_say(count: int) -> None:
     ],
 )
 def test_the_tag_is_the_shortest_true_one(count: int, values: list[float], touched_blocks: dict[str, int] | None, expected: str) -> None:
-    board = replace(BlockValues(count).with_values(values), touched=touched_blocks)
-    assert tag_of(board, "n", Presets.default()) == expected
+    sliders = replace(BlockValues(count).with_values(values), touched=touched_blocks)
+    assert tag_of(sliders, "n", Presets.default()) == expected
 
 
 def test_strengths_and_steps_are_in_the_tag_only_where_they_say_something() -> None:
@@ -118,27 +120,27 @@ def test_strengths_and_steps_are_in_the_tag_only_where_they_say_something() -> N
 
 
 def test_a_preset_whose_name_a_tag_cannot_hold_is_written_in_numbers() -> None:
-    board = BlockValues(17).with_values([0.0] * 16 + [1.0])
-    numbers = f"<lyco:n:1:lbw={board.text}>"
+    sliders = BlockValues(17).with_values([0.0] * 16 + [1.0])
+    numbers = f"<lyco:n:1:lbw={sliders.text}>"
     for name in ("a>b", "a=b,c", "5"):
-        known = Presets(f"{name}:{board.text}\n", "")
-        assert name_of(board, known) == name and tag_of(board, "n", known) == numbers
-    assert tag_of(board, "n", Presets(f"last:{board.text}\n", "")) == "<lyco:n:1:lbw=last>"
+        known = Presets(f"{name}:{sliders.text}\n", "")
+        assert name_of(sliders, known) == name and tag_of(sliders, "n", known) == numbers
+    assert tag_of(sliders, "n", Presets(f"last:{sliders.text}\n", "")) == "<lyco:n:1:lbw=last>"
 
 
 def test_undo_takes_back_one_change_at_a_time() -> None:
-    board = BlockValues(17)
-    moved = board.with_values([1.0] * 16 + [0.9]).with_values([1.0] * 16 + [0.8])  # one slider, twice
+    sliders = BlockValues(17)
+    moved = sliders.with_values([1.0] * 16 + [0.9]).with_values([1.0] * 16 + [0.8])  # one slider, twice
     again = moved.with_values([0.5] + [1.0] * 15 + [0.8])
-    assert again.undone().shown == moved.shown and again.undone().undone().shown == board.shown
-    assert again.all_at(0).undone().shown == again.shown and board.undone() == board
-    assert board.with_values(board.shown) is board
+    assert again.undone().shown == moved.shown and again.undone().undone().shown == sliders.shown
+    assert again.all_at(0).undone().shown == again.shown and sliders.undone() == sliders
+    assert sliders.with_values(sliders.shown) is sliders
 
 
 def test_buttons_invert_and_mirror() -> None:
-    board = BlockValues(26).with_values([0.1 * i for i in range(26)])
-    found = dict(zip(board.blocks, board.mirrored().shown))
-    values = dict(zip(board.blocks, board.shown))
+    sliders = BlockValues(26).with_values([0.1 * i for i in range(26)])
+    found = dict(zip(sliders.blocks, sliders.mirrored().shown))
+    values = dict(zip(sliders.blocks, sliders.shown))
     assert all(found[f"OUT{11 - i:02}"] == values[f"IN{i:02}"] for i in range(12)) and found["BASE"] == values["BASE"]
     short = BlockValues(12).with_values([0.25] * 5 + [0.75] * 7)
     found = dict(zip(short.blocks, short.mirrored().shown))
@@ -147,10 +149,10 @@ def test_buttons_invert_and_mirror() -> None:
 
 
 def test_a_change_of_the_layout_and_back_loses_no_value() -> None:
-    board = BlockValues(26).with_values([0.1 * i for i in range(26)])
-    there = replace(board, count=17)
-    assert dict(zip(there.blocks, there.shown)) == {b: v for b, v in zip(board.blocks, board.shown) if b in LAYOUTS[17]}
-    assert replace(there, count=26).shown == board.shown
+    sliders = BlockValues(26).with_values([0.1 * i for i in range(26)])
+    there = replace(sliders, count=17)
+    assert dict(zip(there.blocks, there.shown)) == {b: v for b, v in zip(sliders.blocks, sliders.shown) if b in LAYOUTS[17]}
+    assert replace(there, count=26).shown == sliders.shown
 
 
 @pytest.mark.parametrize(
@@ -179,12 +181,12 @@ def test_rows_join_what_skip_connections_join() -> None:
 
 @pytest.mark.parametrize("count", sorted(LABELS))
 def test_the_picture_has_every_block_once(count: int) -> None:
-    board = replace(BlockValues(count).with_values([0.01 * i for i in range(count)]), touched={blocks_of(count)[1]: 3})
-    html = picture(board)
-    assert sorted(re.findall(r'data-block="(\w+)"', html)) == sorted(board.blocks)
+    sliders = replace(BlockValues(count).with_values([0.01 * i for i in range(count)]), touched={blocks_of(count)[1]: 3})
+    html = picture(sliders)
+    assert sorted(re.findall(r'data-block="(\w+)"', html)) == sorted(sliders.blocks)
     order = re.search(r'data-order="([\w ]+)"', html)
-    assert order is not None and tuple(order[1].split()) == board.blocks
-    for block, value in zip(board.blocks, board.shown):
+    assert order is not None and tuple(order[1].split()) == sliders.blocks
+    for block, value in zip(sliders.blocks, sliders.shown):
         part = html[html.index(f'data-block="{block}"') :].split("</div>", 1)[0]
         numbers = re.findall(r'value="([^"]+)"', part)
         assert [float(number) for number in numbers] == [value, value]
@@ -292,7 +294,7 @@ def page(context: PageContext) -> BlocksPage:
 
 def value(updates: tuple[Any, ...], name: str) -> Any:
     update = updates[OUTPUTS.index(name)]
-    return update if isinstance(update, Sitting) else update.get("value")
+    return update if isinstance(update, BlockState) else update.get("value")
 
 
 def tag_in(updates: tuple[Any, ...]) -> str:
@@ -304,74 +306,74 @@ NUMBERS = (1, 1, 0, 0)
 
 
 def test_a_chosen_network_shows_its_blocks_then_its_norms(page: BlocksPage) -> None:
-    shown = page.choose(Sitting(), "demo-locon", *NUMBERS)
-    sitting = value(shown, "state")
-    assert sitting.board.count == 26 and value(shown, "layout") == LABELS[26] and tag_in(shown) == "<lyco:demo-locon:1>"
-    assert all(sitting.board.is_touched(block) for block in ("BASE", "IN00", "IN10")) and "Bars" not in value(shown, "legend")
+    shown = page.choose(BlockState(), "demo-locon", *NUMBERS)
+    state = value(shown, "state")
+    assert state.sliders.count == 26 and value(shown, "layout") == LABELS[26] and tag_in(shown) == "<lyco:demo-locon:1>"
+    assert all(state.sliders.is_touched(block) for block in ("BASE", "IN00", "IN10")) and "Bars" not in value(shown, "legend")
     assert sum("value" in update for update in page.measure("demo-locon")) > 5
-    moved = page.typed(",".join(["1"] * 25 + ["0.5"]), sitting, "demo-locon", *NUMBERS)  # a slider while it was measured
+    moved = page.typed(",".join(["1"] * 25 + ["0.5"]), state, "demo-locon", *NUMBERS)  # a slider while it was measured
     late = page.show_norms(value(moved, "state"), "demo-locon", *NUMBERS)
-    assert value(late, "state").board.shown[-1] == 0.5 and "Grey bars" in value(late, "legend")
+    assert value(late, "state").sliders.shown[-1] == 0.5 and "Grey bars" in value(late, "legend")
     assert "width:100%" in value(late, "picture")
-    unet = value(page.choose(Sitting(), "demo-dora", *NUMBERS), "state").board
+    unet = value(page.choose(BlockState(), "demo-dora", *NUMBERS), "state").sliders
     assert not unet.is_touched("BASE") and unet.is_touched("IN10")
-    short = page.choose(Sitting(), "demo-lora", *NUMBERS)
-    assert value(short, "state").board.count == 17 and value(short, "preset") == "ALL" and tag_in(short) == "<lyco:demo-lora:1>"
+    short = page.choose(BlockState(), "demo-lora", *NUMBERS)
+    assert value(short, "state").sliders.count == 17 and value(short, "preset") == "ALL" and tag_in(short) == "<lyco:demo-lora:1>"
 
 
 def test_a_file_that_is_no_network_is_a_sentence(page: BlocksPage) -> None:
     folder = page.context.store.network_folder()
     (folder / "broken.safetensors").write_bytes(b"nothing")
     page.context.store.refresh()
-    shown = page.choose(Sitting(), "broken", *NUMBERS)
-    assert "broken" in value(shown, "notes") and value(shown, "state").board.touched is None and tag_in(shown) == ""
+    shown = page.choose(BlockState(), "broken", *NUMBERS)
+    assert "broken" in value(shown, "notes") and value(shown, "state").sliders.touched is None and tag_in(shown) == ""
     assert list(page.measure("broken"))[-1] == gr.update(value="")
-    assert "there is no network called" in value(page.choose(Sitting(), "<b>", *NUMBERS), "notes")
-    assert "<b>" not in value(page.choose(Sitting(), "<b>", *NUMBERS), "notes")
+    assert "there is no network called" in value(page.choose(BlockState(), "<b>", *NUMBERS), "notes")
+    assert "<b>" not in value(page.choose(BlockState(), "<b>", *NUMBERS), "notes")
 
 
 def test_typed_values_move_what_has_to_move(page: BlocksPage) -> None:
-    sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
+    state = value(page.choose(BlockState(), "demo-lora", *NUMBERS), "state")
     text = ",".join(["1"] * 16 + ["0.25"])
-    same = page.typed(text, sitting, "demo-lora", 0.5, 1, 0, 0)
+    same = page.typed(text, state, "demo-lora", 0.5, 1, 0, 0)
     assert tag_in(same) == f"<lyco:demo-lora:0.5:1:lbw={text}>" and value(same, "picture") is None and value(same, "values") is None
     assert f'data-understood="{text}|0.5|1|0|0"' in value(same, "tag")
-    other = page.typed(",".join(["0"] * 26), sitting, "demo-lora", *NUMBERS)
+    other = page.typed(",".join(["0"] * 26), state, "demo-lora", *NUMBERS)
     assert value(other, "layout") == LABELS[26] and value(other, "picture").count('value="0"') == 52
-    bad = page.typed("1,2,x", sitting, "demo-lora", *NUMBERS)
+    bad = page.typed("1,2,x", state, "demo-lora", *NUMBERS)
     assert (
         "3 values given; this layout needs 17." in value(bad, "notes")
         and value(bad, "state") is None
         and 'data-understood="1,2,x|' in value(bad, "tag")
     )
-    assert "never on" in value(page.retag(text, sitting, "demo-lora", 1, 1, 9, 3), "notes")
+    assert "never on" in value(page.retag(text, state, "demo-lora", 1, 1, 9, 3), "notes")
 
 
 def test_presets_of_the_layout_are_offered_and_loaded(page: BlocksPage) -> None:
-    sitting = Sitting(BlockValues(17))
-    offered = page.offer(sitting)["choices"]
-    assert "MIDD" in offered and "SDXL-ALL" not in offered and "SDXL-ALL" in page.offer(Sitting(BlockValues(20)))["choices"]
-    loaded = page.load("MIDD", sitting, "demo-lora", *NUMBERS)
+    state = BlockState(BlockValues(17))
+    offered = page.offer(state)["choices"]
+    assert "MIDD" in offered and "SDXL-ALL" not in offered and "SDXL-ALL" in page.offer(BlockState(BlockValues(20)))["choices"]
+    loaded = page.load("MIDD", state, "demo-lora", *NUMBERS)
     assert tag_in(loaded) == "<lyco:demo-lora:1:lbw=MIDD>" and value(loaded, "preset") == "MIDD"
-    assert value(loaded, "state").board.shown == tuple(Presets.default().weights("MIDD").ratios(0).values())
-    assert "there is no preset" in value(page.load("nothing", sitting, "demo-lora", *NUMBERS), "notes")
+    assert value(loaded, "state").sliders.shown == tuple(Presets.default().weights("MIDD").ratios(0).values())
+    assert "there is no preset" in value(page.load("nothing", state, "demo-lora", *NUMBERS), "notes")
     page.own.save("lots", parse_weights("R," + ",".join(["1"] * 16)))
-    assert "random values" in value(page.load("lots", sitting, "demo-lora", *NUMBERS), "notes")
+    assert "random values" in value(page.load("lots", state, "demo-lora", *NUMBERS), "notes")
 
 
 def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPage) -> None:
-    board = BlockValues(17).with_values([0.0] * 8 + [1.0] * 9)
-    *shown, emptied = page.save(" mine ", Sitting(board), "demo-lora", *NUMBERS)
+    sliders = BlockValues(17).with_values([0.0] * 8 + [1.0] * 9)
+    *shown, emptied = page.save(" mine ", BlockState(sliders), "demo-lora", *NUMBERS)
     assert emptied == gr.update(value="") and value(tuple(shown), "preset") == "mine"
-    assert page.own.path.read_text(encoding="utf-8") == f"mine:{board.text}\n"
+    assert page.own.path.read_text(encoding="utf-8") == f"mine:{sliders.text}\n"
     assert page.own.path == page.context.store.kept_folder() / "lbwpresets.txt"
     request = GenerationRequest("a house <lyco:demo-lora:1:lbw=mine>", seed=1, steps=1, width=64, height=64)
     generator = page.context.generator
     assert generator is not None
     named = generator.generate(request)
-    numbers = generator.generate(replace(request, prompt=f"a house <lyco:demo-lora:1:lbw={board.text}>"))
+    numbers = generator.generate(replace(request, prompt=f"a house <lyco:demo-lora:1:lbw={sliders.text}>"))
     assert named.problems == () and np.array_equal(np.asarray(named.image), np.asarray(numbers.image))
-    gone = page.delete("mine", Sitting(board), "demo-lora", *NUMBERS)
+    gone = page.delete("mine", BlockState(sliders), "demo-lora", *NUMBERS)
     assert "Deleted: mine" in value(gone, "notes") and page.own.names() == ()
     assert 'no preset "mine"' in " ".join(generator.generate(request).problems).replace("&quot;", '"')
 
@@ -381,14 +383,14 @@ def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPag
     [("", "Give the preset a name"), ("a:b", "or contain"), ("a>b", "or contain"), ("0.5", "cannot be a number"), ("MIDD", "already")],
 )
 def test_a_name_that_cannot_be_a_preset_is_refused(page: BlocksPage, name: str, said: str) -> None:
-    *shown, kept = page.save(name, Sitting(BlockValues(17)), "demo-lora", *NUMBERS)
+    *shown, kept = page.save(name, BlockState(BlockValues(17)), "demo-lora", *NUMBERS)
     assert said in value(tuple(shown), "notes") and kept == gr.update() and not page.own.path.exists()
 
 
 def test_only_own_presets_are_deleted_and_sd3_has_none(page: BlocksPage) -> None:
-    assert "no preset is chosen" in value(page.delete(None, Sitting(), "", *NUMBERS), "notes")
-    assert "was not saved on this page" in value(page.delete("MIDD", Sitting(), "", *NUMBERS), "notes")
-    *shown, _ = page.save("mine", Sitting(BlockValues(29)), "", *NUMBERS)
+    assert "no preset is chosen" in value(page.delete(None, BlockState(), "", *NUMBERS), "notes")
+    assert "was not saved on this page" in value(page.delete("MIDD", BlockState(), "", *NUMBERS), "notes")
+    *shown, _ = page.save("mine", BlockState(BlockValues(29)), "", *NUMBERS)
     assert "SD3" in value(tuple(shown), "notes")
 
 
@@ -438,15 +440,15 @@ def test_the_webui_reads_own_presets_beside_the_extensions_file(tmp_path: Path, 
 
 
 def test_what_is_baked_does_at_strength_1_what_the_tag_does(page: BlocksPage, context: PageContext) -> None:
-    sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
-    sitting = replace(sitting, board=sitting.board.with_values([0.0] * 8 + [0.5] * 9))
+    state = value(page.choose(BlockState(), "demo-lora", *NUMBERS), "state")
+    state = replace(state, sliders=state.sliders.with_values([0.0] * 8 + [0.5] * 9))
     base = context.store.checkpoints()[0].name
-    tool, options = page.bake.make("baked", base, sitting, "demo-lora", 0.8, 1.0, 0, None)
+    tool, options = page.bake.make("baked", base, state, "demo-lora", 0.8, 1.0, 0, None)
     job = context.jobs.start(tool, options)
     assert job.wait(60) and job.status == "done", job.error
     assert job.result is not None and job.result.outputs == (context.store.network_folder() / "baked.safetensors",)
     assert isinstance(context.generator, EmbeddedHost)
-    tag = find_tags(tag_of(sitting.board, "demo-lora", None, 0.8, 1.0))[1][0]
+    tag = find_tags(tag_of(state.sliders, "demo-lora", None, 0.8, 1.0))[1][0]
     strengths = resolve(tag, "sd1", 0, Presets.default())
     old, new = load(path_of(context.generator, "demo-lora"), context.generator.base), load(job.result.outputs[0], context.generator.base)
     assert new.patches.keys() == {name for name in old.patches if strengths(name) != 0}
@@ -457,20 +459,20 @@ def test_what_is_baked_does_at_strength_1_what_the_tag_does(page: BlocksPage, co
 
 def test_what_a_file_cannot_hold_is_refused(page: BlocksPage) -> None:
     with pytest.raises(ToolError, match="every step"):
-        page.bake.make("x", None, Sitting(), "demo-lora", 1, 1, 5, 0)
+        page.bake.make("x", None, BlockState(), "demo-lora", 1, 1, 5, 0)
     with pytest.raises(ToolError, match="no network is chosen"):
-        page.bake.make("x", None, Sitting(), None, 1, 1, 0, 0)
+        page.bake.make("x", None, BlockState(), None, 1, 1, 0, 0)
     with pytest.raises(ToolError, match="leads outside"):
-        page.bake.make("../x", None, Sitting(), "demo-lora", 1, 1, 0, 0)
+        page.bake.make("../x", None, BlockState(), "demo-lora", 1, 1, 0, 0)
 
 
 # --- the analyzer
 
 
 def setup_for(host: EmbeddedHost, name: str, blocks: tuple[str, ...], alone: bool = False) -> Setup:
-    board = BlockValues().for_network("sd1", touched(load(path_of(host, name), host.base)))
+    sliders = BlockValues().for_network("sd1", touched(load(path_of(host, name), host.base)))
     request = GenerationRequest("a house <lyco:other:1>", seed=5, steps=2, width=64, height=64)
-    return Setup(request, name, replace(board, count=26), NUMBERS, alone, blocks)
+    return Setup(request, name, replace(sliders, count=26), NUMBERS, alone, blocks)
 
 
 def last(host: EmbeddedHost, setup: Setup) -> Outcome:
@@ -505,24 +507,24 @@ def test_the_difference_is_that_of_the_real_pictures(host: EmbeddedHost, alone: 
 
 
 def test_every_picture_has_the_tag_that_it_stands_for() -> None:
-    board = BlockValues(12).with_values([0.5] * 12)
+    sliders = BlockValues(12).with_values([0.5] * 12)
     request = GenerationRequest("a <lyco:n:0.3:lbw=MIDD> house <lyco:m:1>", seed=1)
-    drop = prompts(Setup(request, "n", board, (1, 1, 0, 0), False, ("M00",)))
-    assert [label for label, _ in drop] == [FULL, "M00"] and drop[0][1] == f"a house <lyco:m:1> <lyco:n:1:lbw={board.text}>"
+    drop = prompts(Setup(request, "n", sliders, (1, 1, 0, 0), False, ("M00",)))
+    assert [label for label, _ in drop] == [FULL, "M00"] and drop[0][1] == f"a house <lyco:m:1> <lyco:n:1:lbw={sliders.text}>"
     assert drop[1][1].endswith("lbw=0.5,0.5,0.5,0.5,0.5,0,0.5,0.5,0.5,0.5,0.5,0.5>")
-    alone = prompts(Setup(request, "n", board, (1, 1, 0, 0), True, ("M00",)))
+    alone = prompts(Setup(request, "n", sliders, (1, 1, 0, 0), True, ("M00",)))
     assert [label for label, _ in alone] == [FULL, OFF, "M00"] and alone[2][1].endswith("lbw=0,0,0,0,0,0.5,0,0,0,0,0,0>")
     assert without_tag("<lyco:nn:1> x", "n") == "<lyco:nn:1> x"
 
 
 def test_blocks_are_chosen_by_name_range_and_not() -> None:
-    board = BlockValues(17, touched={"IN01": 1, "M00": 2, "IN00": 1, "-": 1})
-    assert chosen_blocks("", board) == ("IN01", "M00")
-    assert chosen_blocks("in04-in08, mid", board) == ("IN04", "IN05", "IN07", "IN08", "M00")
-    assert chosen_blocks("NOT BASE-IN08 OUT03-OUT11", board) == ("M00",)
+    sliders = BlockValues(17, touched={"IN01": 1, "M00": 2, "IN00": 1, "-": 1})
+    assert chosen_blocks("", sliders) == ("IN01", "M00")
+    assert chosen_blocks("in04-in08, mid", sliders) == ("IN04", "IN05", "IN07", "IN08", "M00")
+    assert chosen_blocks("NOT BASE-IN08 OUT03-OUT11", sliders) == ("M00",)
     for text, said in (("IN03", "is no block of this layout"), ("I-X", "not a range"), ("IN09-IN11", "no block of this layout is left")):
         with pytest.raises(PromptError, match=said):
-            chosen_blocks(text, board)
+            chosen_blocks(text, sliders)
 
 
 def test_heat_maps_share_one_scale_and_the_grid_holds_all(host: EmbeddedHost) -> None:
@@ -534,15 +536,15 @@ def test_heat_maps_share_one_scale_and_the_grid_holds_all(host: EmbeddedHost) ->
 
 
 def analyzer_values(
-    sitting: Sitting, mode: str = DROP, steps: int = 1, blocks: str = "M00", network: str | None = "demo-lora"
+    state: BlockState, mode: str = DROP, steps: int = 1, blocks: str = "M00", network: str | None = "demo-lora"
 ) -> tuple[Any, ...]:
-    return ("a house", mode, 1, steps, 64, 64, 7, blocks, sitting, network, *NUMBERS)
+    return ("a house", mode, 1, steps, 64, 64, 7, blocks, state, network, *NUMBERS)
 
 
 def test_the_part_shows_ranking_grid_and_pictures(page: BlocksPage, context: PageContext) -> None:
-    sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
+    state = value(page.choose(BlockState(), "demo-lora", *NUMBERS), "state")
     part = AnalyzerPart(context)
-    first, *_, done = part.run(*analyzer_values(sitting, ALONE, blocks="M00 OUT10"))
+    first, *_, done = part.run(*analyzer_values(state, ALONE, blocks="M00 OUT10"))
     assert first[5]["interactive"] is False and first[6]["interactive"] is True
     assert "Done, seed 1: 2 blocks" in done[0]["value"] and done[5]["interactive"] is True
     assert re.findall(r'<th scope="row">(\w+)', done[2]["value"]) == ["OUT10", "M00"]
@@ -550,13 +552,13 @@ def test_the_part_shows_ranking_grid_and_pictures(page: BlocksPage, context: Pag
 
 
 def test_the_analysis_stops_within_a_second(page: BlocksPage, context: PageContext) -> None:
-    sitting = value(page.choose(Sitting(), "demo-lora", *NUMBERS), "state")
+    state = value(page.choose(BlockState(), "demo-lora", *NUMBERS), "state")
     part = AnalyzerPart(context)
-    run = part.run(*analyzer_values(sitting, steps=500))
+    run = part.run(*analyzer_values(state, steps=500))
     next(run)
     shown = next(run)
     assert "image 1 of 2 (all blocks), step" in shown[0]["value"]
-    assert "running" in next(part.run(*analyzer_values(sitting)))[0]["value"]
+    assert "running" in next(part.run(*analyzer_values(state)))[0]["value"]
     part.stop()
     began = time.monotonic()
     *_, ended = run
@@ -565,14 +567,14 @@ def test_the_analysis_stops_within_a_second(page: BlocksPage, context: PageConte
 
 def test_what_cannot_be_analyzed_is_a_sentence(page: BlocksPage, context: PageContext) -> None:
     part = AnalyzerPart(context)
-    sitting = Sitting(BlockValues(17))
-    assert "no network is chosen" in next(part.run(*analyzer_values(sitting, network=None)))[1]["value"]
-    assert "no block of this layout" in next(part.run(*analyzer_values(sitting, blocks="IN00")))[1]["value"]
-    *_, ended = part.run(*analyzer_values(sitting, network="gone"))
+    state = BlockState(BlockValues(17))
+    assert "no network is chosen" in next(part.run(*analyzer_values(state, network=None)))[1]["value"]
+    assert "no block of this layout" in next(part.run(*analyzer_values(state, blocks="IN00")))[1]["value"]
+    *_, ended = part.run(*analyzer_values(state, network="gone"))
     assert "no network called" in ended[1]["value"] and ended[5]["interactive"] is True
 
 
-def test_a_cancelled_painter_ends_the_analysis(host: EmbeddedHost) -> None:
+def test_a_cancelled_generator_ends_the_analysis(host: EmbeddedHost) -> None:
     stop = Event()
 
     def tell(share: float, text: str) -> None:
@@ -582,15 +584,15 @@ def test_a_cancelled_painter_ends_the_analysis(host: EmbeddedHost) -> None:
         list(analyse(host, setup_for(host, "demo-lora", ("M00",)), tell, stop))
 
 
-def test_without_a_painter_the_page_says_so_and_the_rest_works(context: PageContext) -> None:
+def test_without_a_generator_the_page_says_so_and_the_rest_works(context: PageContext) -> None:
     bare = PageContext(context.store, context.jobs)
     made = BlocksPage(bare)
     with gr.Blocks() as blocks:
         made.build()
         bare.finish(blocks)
     shown = [component["props"].get("value") for component in blocks.config["components"]]
-    assert any(NO_PAINTER in str(text) for text in shown)
-    assert tag_in(made.load("MIDD", Sitting(BlockValues(17)), "demo-lora", *NUMBERS)) == "<lyco:demo-lora:1:lbw=MIDD>"
+    assert any(NO_GENERATOR in str(text) for text in shown)
+    assert tag_in(made.load("MIDD", BlockState(BlockValues(17)), "demo-lora", *NUMBERS)) == "<lyco:demo-lora:1:lbw=MIDD>"
 
 
 # --- in a browser

@@ -1,4 +1,4 @@
-"""Networks in memory: those of the last prompt, and beside them the latest ones up to a limit."""
+"""LRU cache of loaded networks, limited by size in MiB; those of the last prompt always stay."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class NetworkCache:
         return entry.content, stamp
 
     def end_run(self, mib: float, count: int = 0) -> None:
-        """Forget what the last run did not use, but for the latest within so many MiB, and for so many files whatever their size."""
+        """Drop what the last run did not use, except the most recent ones: up to `mib` MiB, and a number of files of any size."""
         room = mib * MIB
         for place, key in enumerate(key for key in reversed(list(self._found)) if key not in self._used):
             room -= self._found[key].bytes

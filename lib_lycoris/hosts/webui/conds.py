@@ -1,4 +1,4 @@
-"""The webui keeps what the text encoders gave, by the text of the tags; here it is dropped when the same text means something else."""
+"""Invalidates the webui's cond cache, which is keyed by tag text, when the same text now has a different effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run of the webui tells us something: the step, another model in the middle of it, its beginning and its end."""
+"""Hooks into a generation: step changes, model switches (refiner), start and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells the webui about us: its callbacks, and a script without a face for the two moments that have no callback."""
+"""Registers our webui callbacks, plus a hidden always-on script for the two events that have no callback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells whether a base weight is still the one that something was computed from, without keeping it."""
+"""Fingerprint of a parameter (storage, version, shape, dtype, device) used to invalidate cached results."""
 
 from __future__ import annotations
 

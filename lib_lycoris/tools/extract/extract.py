@@ -1,4 +1,4 @@
-"""Two checkpoints -> the network that makes one of the other: ΔW = W_tuned - W_org, module by module, in the algorithm asked for.
+"""Extracts the difference of two checkpoints as a network: ΔW = W_tuned - W_org, module by module, in the algorithm asked for.
 
 Both files are read in pieces; memory holds one module's difference for each thread. Tensors whose bytes are the same are left out, nothing
 is clamped, and what the network keeps of the difference is measured.

@@ -1,4 +1,4 @@
-"""An output file: written beside its place, hashed and put on disk by threads meanwhile, and renamed when it is whole.
+"""Atomic output file: written to a temporary file, hashed and fsynced in background threads, renamed on success.
 
 A run that fails, is stopped or killed leaves nothing under the final name; what was there before stays.
 """

@@ -49,7 +49,7 @@ class Job:
 
     @property
     def stopping(self) -> bool:
-        """Tell whether it was asked to stop."""
+        """Whether cancellation was requested."""
         return self._progress.stopping
 
     @property

@@ -19,5 +19,5 @@ def plain_delta(algorithm: Algorithm, shape: Sequence[int]) -> Tensor:
 
 
 def shortened(up: Tensor, down: Tensor) -> Pair:
-    """Return the same product with no more ranks than the matrix can have."""
+    """Re-factor so that the rank does not exceed min(out, in·k)."""
     return (up, down) if up.shape[1] <= min(up.shape[0], down.shape[1]) else qr_svd(up, down).factors()

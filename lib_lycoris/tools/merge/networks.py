@@ -1,7 +1,7 @@
-"""Networks -> one network that does what all of them do together: ΔW = Σ s · ΔW_i, exactly, or the nearest of a rank, energy or file size.
+"""Merges several networks into one: ΔW = Σ s · ΔW_i, exactly, or the nearest of a rank, energy or file size.
 
 LoRA factors are put side by side, LoHa and LoKr expanded; nothing of full size is formed for them. What depends on the base weight
-(DoRA, OFT, BOFT, IA3, GLoRA) is computed on that of --base_model.
+(DoRA, OFT, BOFT, IA3, GLoRA) is computed on that of `base_model`.
 The order of the networks never matters: they are summed in that of their hashes.
 """
 

@@ -1,4 +1,4 @@
-"""Options -> what is asked of each network, by the same rules as a tag of the prompt: one strength for every parameter."""
+"""Resolves per-network strength options to a StrengthMap, with the same rules as prompt tags."""
 
 from __future__ import annotations
 

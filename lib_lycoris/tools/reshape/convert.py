@@ -1,7 +1,7 @@
 """A network file under other names, in another dtype or as a plain LoRA: what it does stays the same.
 
 To LoRA: LoHa becomes one of rank r², LoKr of rank r1 · r2, Tucker cores are multiplied in, all exactly; what depends on the base weight
-needs --base_model and, like full differences, a rank to be cut to.
+needs `base_model` and, like full differences, a rank to be cut to.
 """
 
 from __future__ import annotations

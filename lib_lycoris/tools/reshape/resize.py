@@ -1,4 +1,4 @@
-"""A network with fewer ranks: the best approximation of every module, from QR decompositions of its factors, never the full size.
+"""Lowers the rank of a network: the best approximation of every module, from QR decompositions of its factors, never the full size.
 
 LoHa, LoKr and Tucker modules are expanded exactly first and leave as LoRA. What has no ranks (norms, biases, OFT, IA3, full differences)
 stays as it is.

@@ -32,7 +32,7 @@ class Setup:
 
     request: GenerationRequest  # the prompt may hold a tag of the network, which is left out; the seed is a fixed one
     name: str  # of the network
-    board: BlockValues
+    sliders: BlockValues
     strengths: tuple[float | None, ...]  # te, unet, start, stop as in the tag
     alone: bool  # an image with each block alone, instead of without it
     blocks: tuple[str, ...]
@@ -72,17 +72,17 @@ class Outcome:
         return sorted(self.trials, key=lambda trial: -trial.amount)
 
 
-def chosen_blocks(text: str, board: BlockValues) -> tuple[str, ...]:
+def chosen_blocks(text: str, sliders: BlockValues) -> tuple[str, ...]:
     """Return the blocks that a text such as `IN04-IN08 M00` names, empty: those that the network changes. Raises PromptError."""
     if not text.strip():
-        found = tuple(block for block in board.blocks if board.is_touched(block))
+        found = tuple(block for block in sliders.blocks if sliders.is_touched(block))
     else:
         typed = text.replace(",", " ").upper().split()
-        unknown = [word for word in typed if "-" not in word and word not in (*board.blocks, "NOT", "MID")]
+        unknown = [word for word in typed if "-" not in word and word not in (*sliders.blocks, "NOT", "MID")]
         inverted, words = expand_blocks(" ".join(typed))
         if unknown:
-            raise PromptError(f'"{unknown[0]}" is no block of this layout; it has {", ".join(board.blocks)}')
-        found = tuple(block for block in board.blocks if (block in words) != inverted)
+            raise PromptError(f'"{unknown[0]}" is no block of this layout; it has {", ".join(sliders.blocks)}')
+        found = tuple(block for block in sliders.blocks if (block in words) != inverted)
     if not found:
         raise PromptError("no block of this layout is left to try; choose another layout, or empty the field of blocks")
     return found
@@ -96,18 +96,18 @@ def without_tag(prompt: str, name: str) -> str:
 
 def prompts(setup: Setup) -> list[tuple[str, str]]:
     """Return (what it shows, prompt) of every image, in order."""
-    text, board = without_tag(setup.request.prompt, setup.name), setup.board
+    text, sliders = without_tag(setup.request.prompt, setup.name), setup.sliders
 
     def prompt(weights: BlockValues) -> str:
         return f"{text} {tag_of(weights, setup.name, None, *setup.strengths)}".strip()
 
-    off = board.all_at(0)
-    found = [(FULL, prompt(board)), *([(OFF, prompt(off))] if setup.alone else [])]
-    values = dict(zip(board.blocks, board.shown))
+    off = sliders.all_at(0)
+    found = [(FULL, prompt(sliders)), *([(OFF, prompt(off))] if setup.alone else [])]
+    values = dict(zip(sliders.blocks, sliders.shown))
     for block in setup.blocks:
         start = dict.fromkeys(values, 0.0) if setup.alone else dict(values)
         start[block] = values[block] if setup.alone else 0.0
-        found.append((block, prompt(board.with_values([start[name] for name in board.blocks]))))
+        found.append((block, prompt(sliders.with_values([start[name] for name in sliders.blocks]))))
     return found
 
 

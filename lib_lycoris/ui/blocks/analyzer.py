@@ -20,7 +20,7 @@ from ..style import bar, idle, notes
 from .analysis import FULL, OFF, Outcome, Setup, analyse, caption, chosen_blocks, first_cell, grid, side_by_side
 
 READY = "Ready. One image is made for each block, and one or two to compare them with."
-NO_PAINTER = "The analyzer compares images, and none can be made here; open this page where images are made."
+NO_GENERATOR = "The analyzer compares images, and none can be made here; open this page where images are made."
 DROP, ALONE = "without each block", "each block alone"
 LARGEST_SEED = 2**32 - 1
 LOOK = 0.2  # seconds between two looks at the images in the making
@@ -41,7 +41,7 @@ class AnalyzerPart:
         generator = self.context.generator
         with gr.Accordion("Analyzer: see what each block does to an image", open=False, elem_id="lyco_blocks_analyzer"):
             if generator is None:
-                gr.HTML(notes(problems=[NO_PAINTER]))
+                gr.HTML(notes(problems=[NO_GENERATOR]))
                 return
             inputs = self._fields(generator)
             with gr.Row():
@@ -110,7 +110,7 @@ class AnalyzerPart:
 
     def setup(
         self, prompt: str, mode: str, seed: float | None, steps: float, width: float, height: float, cfg: float, blocks: str,
-        sitting: Any, network: str | None, *strengths: float | None,
+        state: Any, network: str | None, *strengths: float | None,
     ) -> Setup:  # fmt: skip
         """Return what the fields ask for; raise LycorisError for one that is wrong."""
         if self.context.generator is None or not network:
@@ -118,7 +118,7 @@ class AnalyzerPart:
         request = read_request(prompt, "", seed, steps, width, height, cfg, next(iter(self.context.generator.samplers())))
         if request.seed < 0:
             request = replace(request, seed=random.SystemRandom().randint(0, LARGEST_SEED))
-        return Setup(request, network, sitting.board, strengths, mode == ALONE, chosen_blocks(blocks or "", sitting.board))
+        return Setup(request, network, state.sliders, strengths, mode == ALONE, chosen_blocks(blocks or "", state.sliders))
 
     def _paint(self, setup: Setup, messages: queue.Queue[Message], cancel: Event) -> None:
         assert self.context.generator is not None

@@ -37,7 +37,7 @@ class BakePart:
         panel.start(button, self.make, [name, self.base.component, state, *fields])
 
     def make(
-        self, name: str, base: str | None, sitting: Any, network: str | None, te: float | None, unet: float | None,
+        self, name: str, base: str | None, state: Any, network: str | None, te: float | None, unet: float | None,
         start: float | None, stop: float | None,
     ) -> tuple[str, Mapping[str, Any]]:  # fmt: skip
         """Return the tool and its options; raise ToolError for fields that cannot be baked."""
@@ -48,7 +48,7 @@ class BakePart:
         if te is None or unet is None:
             raise ToolError("text encoder and UNet need a strength each; 1 is what was trained")
         options |= {"te": float(te), "unet": float(unet)}
-        weights = weights_of(sitting.board)
+        weights = weights_of(state.sliders)
         if isinstance(weights, BlockWeights):
             options["lbw"] = weights.format()
         elif weights:

@@ -23,26 +23,26 @@ COLUMN = 19  # blocks of a transformer below each other
 Norms = Mapping[str, BlockNorm]
 
 
-def picture(board: BlockValues, norms: Norms | None = None) -> str:
+def picture(sliders: BlockValues, norms: Norms | None = None) -> str:
     """Return the image; ``norms`` is empty until the chosen network has been measured."""
-    draw = _Drawing(board, norms or {})
-    body = draw.unet() if rows(board.count) else draw.transformer()
-    order = " ".join(board.blocks)  # of the values, which is not that of the image
+    draw = _Drawing(sliders, norms or {})
+    body = draw.unet() if rows(sliders.count) else draw.transformer()
+    order = " ".join(sliders.blocks)  # of the values, which is not that of the image
     label = "Weights of the model's blocks, from where data comes in to where it goes out"
     return f'<div class="lyco_model" data-order="{order}" role="group" aria-label="{label}">{body}</div>'
 
 
 class _Drawing:
-    def __init__(self, board: BlockValues, norms: Norms) -> None:
-        self.board = board
+    def __init__(self, sliders: BlockValues, norms: Norms) -> None:
+        self.sliders = sliders
         self.norms = norms
-        self.values = dict(zip(board.blocks, board.shown))
+        self.values = dict(zip(sliders.blocks, sliders.shown))
         self.largest = max((norm.size or 0.0 for block, norm in norms.items() if block in self.values), default=0.0)
 
     def unet(self) -> str:
         """Return encoder down, middle, decoder up; what is side by side is joined by a skip connection."""
-        levels = rows(self.board.count)
-        depth = 12 if self.board.count in (17, 26) else 9
+        levels = rows(self.sliders.count)
+        depth = 12 if self.sliders.count in (17, 26) else 9
         parts = [self._aside(), _heading("Encoder (IN)"), "<span></span>", _heading("Decoder (OUT)")]
         for encoder, decoder in levels:
             index = int(encoder[2:]) if encoder else depth - 1 - int(decoder[3:])
@@ -54,7 +54,7 @@ class _Drawing:
 
     def transformer(self) -> str:
         """Return the columns of a transformer's blocks, read downwards."""
-        inner = [block for block in self.board.blocks if block[-1].isdigit() and block != "T5"]
+        inner = [block for block in self.sliders.blocks if block[-1].isdigit() and block != "T5"]
         kinds = list(dict.fromkeys(block[0] for block in inner))
         columns = []
         for kind in kinds:
@@ -68,7 +68,7 @@ class _Drawing:
         return f'{self._aside("IN")}<div class="lyco_transformer">{"".join(columns)}</div>{last}'
 
     def _aside(self, *more: str) -> str:
-        found = [block for block in self.board.blocks if block in (*ASIDE, *more)]
+        found = [block for block in self.sliders.blocks if block in (*ASIDE, *more)]
         return f'<div class="lyco_aside">{"".join(map(self._block, found))}</div>'
 
     def _cell(self, block: str, level: int) -> str:
@@ -76,7 +76,7 @@ class _Drawing:
         return f'<div class="lyco_cell" style="--level:{level}">{inner}</div>'
 
     def _block(self, block: str) -> str:
-        value, touched = self.values[block], self.board.is_touched(block)
+        value, touched = self.values[block], self.sliders.is_touched(block)
         number, said = format_number(value), self._said(block)
         state = ("" if touched else " lyco_untouched") + (" lyco_negative" if value < 0 else " lyco_strong" if value > 1 else "")
         name = escape(f"{block}, {title(block)}")
@@ -94,11 +94,11 @@ class _Drawing:
         return f'<span class="lyco_norm" aria-hidden="true"><i style="width:{100 * share:.0f}%"></i></span>'
 
     def _said(self, block: str) -> str:
-        if not self.board.is_touched(block):
+        if not self.sliders.is_touched(block):
             return "the network changes nothing here"
-        if self.board.touched is None:
+        if self.sliders.touched is None:
             return "no network is chosen"
-        changes = self.board.touched[block]
+        changes = self.sliders.touched[block]
         return f"{changes} {'change' if changes == 1 else 'changes'}{_size(self.norms.get(block))}"
 
 

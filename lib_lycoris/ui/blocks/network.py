@@ -40,7 +40,7 @@ class Meter:
     """Reads and measures networks against the model that is loaded, where they fit it; else against the usual one of their family."""
 
     def __init__(self, generator: Generator | None) -> None:
-        self._painter = generator
+        self._generator = generator
         self._facts: dict[Key, BlockChanges] = {}
         self._read: tuple[Key, Network, BaseModel] | None = None
         self._weights: tuple[str, BaseWeights | None] = ("", None)
@@ -74,10 +74,10 @@ class Meter:
 
     def _live(self) -> tuple[str, BaseModel] | None:
         """Return the loaded model's identity and names; None where no model is loaded."""
-        if self._painter is None:
+        if self._generator is None:
             return None
         try:
-            return self._painter.identity, self._painter.base
+            return self._generator.identity, self._generator.base
         except LycorisError:
             return None
 
@@ -87,9 +87,9 @@ class Meter:
         return self._weights[1]
 
     def _weight(self, name: str) -> Tensor | None:
-        assert self._painter is not None
+        assert self._generator is not None
         try:
-            return self._painter.weight(name)
+            return self._generator.weight(name)
         except LycorisError:
             return None  # a variant of the model lacks this layer: its change is told as not measured
 

@@ -62,7 +62,7 @@ class BlockValues:
         return self.touched is None or block in self.touched
 
     def with_values(self, values: Sequence[float]) -> BlockValues:
-        """Return the board with the shown blocks at these values; changes of one block in a row are undone together."""
+        """Return the sliders with the shown blocks at these values; changes of one block in a row are undone together."""
         changed = [block for block, old, new in zip(self.blocks, self.shown, values) if old != new]
         if not changed:
             return self
@@ -72,27 +72,27 @@ class BlockValues:
         return replace(self, values=new, history=history, latest=changed[0] if len(changed) == 1 else "")
 
     def undone(self) -> BlockValues:
-        """Return the board before its last change."""
+        """Return the sliders before its last change."""
         if not self.history:
             return self
         return replace(self, values=self.history[-1], history=self.history[:-1], latest="")
 
     def all_at(self, value: float) -> BlockValues:
-        """Return the board with every block at a value."""
+        """Return the sliders with every block at a value."""
         return self.with_values([value] * self.count)
 
     def inverted(self) -> BlockValues:
-        """Return the board with 1 - weight everywhere."""
+        """Return the sliders with 1 - weight everywhere."""
         return self.with_values([round(1.0 - value, 6) + 0.0 for value in self.shown])
 
     def mirrored(self) -> BlockValues:
-        """Return the board with every decoder block at the weight of the encoder block that it has a connection from."""
+        """Return the sliders with every decoder block at the weight of the encoder block that it has a connection from."""
         pairs = {decoder: encoder for encoder, decoder in rows(self.count) if encoder and decoder}
         found = dict(zip(self.blocks, self.shown))
         return self.with_values([found[pairs.get(block, block)] for block in self.blocks])
 
     def for_network(self, family: str, touched: Mapping[str, int]) -> BlockValues:
-        """Return the board in the layout that a network needs: the short one if that holds every block that it changes."""
+        """Return the sliders in the layout that a network needs: the short one if that holds every block that it changes."""
         return replace(self, count=layout_for(family, touched), touched=touched)
 
 
@@ -124,16 +124,16 @@ def read_values(text: str, needed: int) -> list[float]:
     return [parse_number(piece, "a block weight") for piece in pieces]
 
 
-def weights_of(board: BlockValues) -> Weights:
+def weights_of(sliders: BlockValues) -> Weights:
     """Return what the sliders say, as a tag takes it; None where that is no more than strength 1 everywhere."""
-    whole = board.count in WHOLE if board.touched is None else not board.left_out
-    if set(board.shown) == {1.0} and whole:
+    whole = sliders.count in WHOLE if sliders.touched is None else not sliders.left_out
+    if set(sliders.shown) == {1.0} and whole:
         return None
-    if board.count in LAYOUTS:
-        return BlockWeights(tuple(Cell("number", value) for value in board.shown))
+    if sliders.count in LAYOUTS:
+        return BlockWeights(tuple(Cell("number", value) for value in sliders.shown))
     by_value: dict[float, list[str]] = {}
-    for block, value in zip(board.blocks, board.shown):
-        if board.is_touched(block) and value != 1:
+    for block, value in zip(sliders.blocks, sliders.shown):
+        if sliders.is_touched(block) and value != 1:
             by_value.setdefault(value, []).append(block)
     return tuple(ElementRule(" ".join(_ranges(found)), "", value) for value, found in by_value.items()) or None
 
@@ -163,9 +163,9 @@ def fitting_presets(presets: Presets, count: int) -> dict[str, BlockWeights]:
     return found
 
 
-def name_of(board: BlockValues, presets: Presets) -> str | None:
+def name_of(sliders: BlockValues, presets: Presets) -> str | None:
     """Return the shortest name of the presets that have just these values."""
-    found = (name for name, weights in fitting_presets(presets, board.count).items() if fixed(weights) == board.shown)
+    found = (name for name, weights in fitting_presets(presets, sliders.count).items() if fixed(weights) == sliders.shown)
     return min(found, key=len, default=None)
 
 
@@ -175,7 +175,7 @@ def fixed(weights: BlockWeights) -> tuple[float, ...] | None:
 
 
 def tag_of(
-    board: BlockValues, name: str, presets: Presets | None, te: float | None = 1, unet: float | None = 1, start: float | None = None,
+    sliders: BlockValues, name: str, presets: Presets | None, te: float | None = 1, unet: float | None = 1, start: float | None = None,
     stop: float | None = None,
 ) -> str:  # fmt: skip
     """Return the shortest tag that means the sliders and these fields; raise TagError for fields that make none.
@@ -183,13 +183,13 @@ def tag_of(
     Without presets it is written in numbers.
     """
     name = escape_name(name)
-    weights = weights_of(board)
+    weights = weights_of(sliders)
     if isinstance(weights, tuple):
         plain = _tag(name, te, unet, start, stop, elements=weights)
     else:
         plain = _tag(name, te, unet, start, stop, weights=weights)
     text = plain.format()
-    preset = name_of(board, presets) if presets is not None and isinstance(weights, BlockWeights) else None
+    preset = name_of(sliders, presets) if presets is not None and isinstance(weights, BlockWeights) else None
     if preset is not None:
         named = _tag(name, te, unet, start, stop, weights=preset)
         # a name from a file of other people may hold anything; one that does not come back out of a tag is not used

@@ -30,10 +30,10 @@ Updates = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Sitting:
+class BlockState:
     """What one browser has on the page: the sliders, and the norms of the chosen network."""
 
-    board: BlockValues = field(default_factory=BlockValues)
+    sliders: BlockValues = field(default_factory=BlockValues)
     norms: Mapping[str, BlockNorm] = field(default_factory=dict)
 
 
@@ -47,7 +47,7 @@ class BlocksPage:
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
-        self.state = gr.State(Sitting())
+        self.state = gr.State(BlockState())
         with gr.Row(elem_id="lyco_blocks"):
             with gr.Column(scale=4, min_width=340):
                 self.network = network_picker(self.context.store, "Network", "lyco_blocks_network")
@@ -125,19 +125,19 @@ class BlocksPage:
             number.change(self.retag, [self.values, *inputs], self.outputs, **QUICK)
 
     def _mover(self, move: Any) -> Any:
-        def moved(sitting: Sitting, *fields: Any) -> Updates:
-            return self.shown(replace(sitting, board=move(sitting.board)), fields)
+        def moved(state: BlockState, *fields: Any) -> Updates:
+            return self.shown(replace(state, sliders=move(state.sliders)), fields)
 
         return moved
 
-    def choose(self, sitting: Sitting, *fields: Any) -> Updates:
+    def choose(self, state: BlockState, *fields: Any) -> Updates:
         """Show which blocks a network changes, in the layout that it needs, and how much if it was measured before."""
         try:
             if fields[0]:
-                return self.shown(self._with_facts(sitting, fields[0]), fields)
+                return self.shown(self._with_facts(state, fields[0]), fields)
         except LycorisError as error:
-            return self.shown(Sitting(replace(sitting.board, touched=None)), ("", *fields[1:]), notes(errors=[str(error)]))
-        return self.shown(Sitting(replace(sitting.board, touched=None)), fields)
+            return self.shown(BlockState(replace(state.sliders, touched=None)), ("", *fields[1:]), notes(errors=[str(error)]))
+        return self.shown(BlockState(replace(state.sliders, touched=None)), fields)
 
     def measure(self, name: str | None) -> Iterator[dict[str, Any]]:
         """Measure a network that was not measured yet, telling how far it is."""
@@ -150,45 +150,45 @@ class BlocksPage:
         except LycorisError:
             yield gr.update(value="")  # told when it was chosen
 
-    def show_norms(self, sitting: Sitting, *fields: Any) -> Updates:
+    def show_norms(self, state: BlockState, *fields: Any) -> Updates:
         """Show the norms of the chosen network beside sliders that may have been moved meanwhile."""
         try:
             norms = self.meter.facts(self.network.path(fields[0])).norms if fields[0] else {}
         except LycorisError:
             norms = {}  # told when it was chosen
-        if not norms or norms == sitting.norms:
+        if not norms or norms == state.norms:
             return self._some((), ())
-        return self._some(self.shown(replace(sitting, norms=norms), fields), ("state", "picture", "legend"))
+        return self._some(self.shown(replace(state, norms=norms), fields), ("state", "picture", "legend"))
 
-    def _with_facts(self, sitting: Sitting, name: str) -> Sitting:
+    def _with_facts(self, state: BlockState, name: str) -> BlockState:
         facts = self.meter.facts(self.network.path(name))
-        return Sitting(sitting.board.for_network(facts.family, facts.touched), facts.norms)
+        return BlockState(state.sliders.for_network(facts.family, facts.touched), facts.norms)
 
-    def lay_out(self, label: str, sitting: Sitting, *fields: Any) -> Updates:
+    def lay_out(self, label: str, state: BlockState, *fields: Any) -> Updates:
         """Show another layout; the values of blocks that both have stay."""
-        count = next((count for count, known in LABELS.items() if known == label), sitting.board.count)
-        return self.shown(replace(sitting, board=replace(sitting.board, count=count)), fields)
+        count = next((count for count, known in LABELS.items() if known == label), state.sliders.count)
+        return self.shown(replace(state, sliders=replace(state.sliders, count=count)), fields)
 
-    def typed(self, text: str, sitting: Sitting, *fields: Any) -> Updates:
+    def typed(self, text: str, state: BlockState, *fields: Any) -> Updates:
         """Take values that sliders or the user put into the field; the image shows them already, unless the layout is another one."""
         try:
-            values = read_values(text, sitting.board.count)
+            values = read_values(text, state.sliders.count)
         except LycorisError as error:
-            updates = self.shown(sitting, fields, notes(problems=[str(error)]), text)
+            updates = self.shown(state, fields, notes(problems=[str(error)]), text)
             return self._some(updates, ("tag", "notes"))
-        board = replace(sitting.board, count=len(values)).with_values(values)
-        updates = self.shown(replace(sitting, board=board), fields, understood=text)
-        if len(values) != sitting.board.count:
+        sliders = replace(state.sliders, count=len(values)).with_values(values)
+        updates = self.shown(replace(state, sliders=sliders), fields, understood=text)
+        if len(values) != state.sliders.count:
             return updates
-        if board is sitting.board or values == list(sitting.board.shown):
+        if sliders is state.sliders or values == list(state.sliders.shown):
             return self._some(updates, ("tag", "notes"))
         return self._some(updates, ("state", "preset", "tag", "notes"))
 
-    def retag(self, text: str, sitting: Sitting, *fields: Any) -> Updates:
+    def retag(self, text: str, state: BlockState, *fields: Any) -> Updates:
         """Write the tag again."""
-        return self._some(self.shown(sitting, fields, understood=text), ("tag", "notes"))
+        return self._some(self.shown(state, fields, understood=text), ("tag", "notes"))
 
-    def load(self, name: str | None, sitting: Sitting, *fields: Any) -> Updates:
+    def load(self, name: str | None, state: BlockState, *fields: Any) -> Updates:
         """Set the sliders to a preset's values."""
         try:
             weights = self.context.store.presets().weights(name or "")
@@ -198,31 +198,31 @@ class BlocksPage:
         if values is None:
             said = f'"{name}" draws random values for every image, which no slider can show; write lbw={name} in the tag instead'
             return self._told(problems=[said])
-        board = replace(sitting.board, count=len(values)).with_values(values)
-        return self.shown(replace(sitting, board=board), fields)
+        sliders = replace(state.sliders, count=len(values)).with_values(values)
+        return self.shown(replace(state, sliders=sliders), fields)
 
-    def offer(self, sitting: Sitting) -> dict[str, Any]:
+    def offer(self, state: BlockState) -> dict[str, Any]:
         """Return the presets as they are now."""
-        return gr.update(choices=self._names(sitting.board))
+        return gr.update(choices=self._names(state.sliders))
 
-    def save(self, name: str, sitting: Sitting, *fields: Any) -> Updates:
+    def save(self, name: str, state: BlockState, *fields: Any) -> Updates:
         """Save the values as a preset of our own file; the last update empties the name's field."""
-        board, text = sitting.board, name.strip()
+        sliders, text = state.sliders, name.strip()
         try:
-            if board.count not in LAYOUTS:
+            if sliders.count not in LAYOUTS:
                 raise ToolError("weights of SD3 are element filters, which a preset cannot hold; copy the tag instead")
             if not text:
                 raise ToolError("Give the preset a name.")
             known = self.context.store.presets().weight_names
             if text in known and text not in self.own.names():
                 raise ToolError(f'"{text}" is a preset already, and not one that was saved here; choose another name')
-            self.own.save(text, BlockWeights(tuple(Cell("number", value) for value in board.shown)))
+            self.own.save(text, BlockWeights(tuple(Cell("number", value) for value in sliders.shown)))
         except LycorisError as error:
             return (*self._told(errors=[str(error)]), gr.update())
         said = notes(applied=[f"Saved: lbw={text} works in every prompt now."])
-        return (*self.shown(sitting, fields, said), gr.update(value=""))
+        return (*self.shown(state, fields, said), gr.update(value=""))
 
-    def delete(self, name: str | None, sitting: Sitting, *fields: Any) -> Updates:
+    def delete(self, name: str | None, state: BlockState, *fields: Any) -> Updates:
         """Delete a preset of our own file; the sliders stay."""
         try:
             if not name:
@@ -232,24 +232,24 @@ class BlocksPage:
             self.own.delete(name)
         except LycorisError as error:
             return self._told(errors=[str(error)])
-        return self.shown(sitting, fields, notes(applied=[f"Deleted: {name}."]))
+        return self.shown(state, fields, notes(applied=[f"Deleted: {name}."]))
 
-    def shown(self, sitting: Sitting, fields: tuple[Any, ...], said: str = "", understood: str = "") -> Updates:
+    def shown(self, state: BlockState, fields: tuple[Any, ...], said: str = "", understood: str = "") -> Updates:
         """Return the updates of ``outputs`` for the sliders as they are; ``understood`` is the text that they came with, if they did."""
-        board, presets, problems = sitting.board, self._known(), []
+        sliders, presets, problems = state.sliders, self._known(), []
         tag = ""
         if fields[0]:
             try:
-                tag = tag_of(board, fields[0], presets, *fields[1:])
+                tag = tag_of(sliders, fields[0], presets, *fields[1:])
             except LycorisError as error:
                 problems.append(str(error))
-        mark = "|".join([understood.strip() or board.text, *("" if value is None else format_number(value) for value in fields[1:])])
+        mark = "|".join([understood.strip() or sliders.text, *("" if value is None else format_number(value) for value in fields[1:])])
         box = tag_box(tag, self.context.send) if tag else idle(EMPTY)
         return (
-            sitting, gr.update(value=LABELS[board.count]), gr.update(value=board.text),
-            gr.update(value=picture(board, sitting.norms)),
-            gr.update(value=idle(legend(sitting.norms, board.left_out), title=unit(sitting.norms))),
-            gr.update(choices=self._names(board), value=name_of(board, presets)),
+            state, gr.update(value=LABELS[sliders.count]), gr.update(value=sliders.text),
+            gr.update(value=picture(sliders, state.norms)),
+            gr.update(value=idle(legend(state.norms, sliders.left_out), title=unit(state.norms))),
+            gr.update(choices=self._names(sliders), value=name_of(sliders, presets)),
             gr.update(value=f'<div data-understood="{escape(mark)}">{box}</div>'), gr.update(value=said + notes(problems=problems)),
         )  # fmt: skip
 
@@ -268,5 +268,5 @@ class BlocksPage:
         except LycorisError:
             return Presets.default()
 
-    def _names(self, board: BlockValues) -> list[str]:
-        return sorted(fitting_presets(self._known(), board.count), key=str.lower)
+    def _names(self, sliders: BlockValues) -> list[str]:
+        return sorted(fitting_presets(self._known(), sliders.count), key=str.lower)
