@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command_parser() -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser of the command line, and its verbs by name."""
     parser = argparse.ArgumentParser(
         prog=_program(), description="Networks of the LoRA/LyCORIS family on Stable Diffusion: make images, look into files.",
         epilog=f"Without a verb the app opens in the browser. Every verb has its own --help. {TAG_HELP}.",
