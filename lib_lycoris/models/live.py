@@ -77,7 +77,8 @@ class _Match:
 _HOST_INFIX = re.compile(r"\.wrapped(?=\.|$)|\b_orig_mod\.")
 _HOST_PREFIXES = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
 _OTHER_NETWORKS = ("vae.", "first_stage_model.", "model_ema.", "image_encoder.", "safety_checker.")
-_TEXT_PREFIX = re.compile(r"(clip_[lgh]|t5xxl|text_encoder(_[23])?|qwen\w*|gemma\w*|[01])\.")
+_TEXT_PREFIX = re.compile(r"(clip_[lgh]|(um)?t5xxl|text_encoder(_[23])?|(qwen|gemma|ministral)\w*|[01])\.")
+_LANGUAGE_MODEL = re.compile(r"(qwen|gemma|ministral)\w*\.(transformer\.)?(?=model\.)")  # Neo calls Z-Image's and FLUX.2's qwen3
 _BARE_TEXT = re.compile(r"(text_model|encoder\.layers|embeddings|transformer\.resblocks)\.|final_layer_norm$|text_projection$")
 _BARE_OPEN_CLIP = re.compile(r"(token_embedding|positional_embedding|ln_final)$")
 _BARE_T5 = re.compile(r"encoder\.(block|final_layer_norm|embed_tokens)|shared$")
@@ -169,6 +170,8 @@ def _locate(family: Family, name: str, bare_text: str) -> tuple[str, str]:
         for prefix in (item.prefix, f"{item.pipeline}."):
             if name.startswith(prefix) and not (item.key != "unet" and name.startswith("model.diffusion_model.")):
                 return item.key, name[len(prefix) :]
+    if found := _in_language_model(family, name):
+        return found
     for slot, key in family.slots.items():
         if name.startswith(f"{slot}.transformer."):
             return key, name[len(slot) + len(".transformer.") :]
@@ -178,6 +181,17 @@ def _locate(family: Family, name: str, bare_text: str) -> tuple[str, str]:
         return bare_text, name
     unet = next(item for item in family.components if item.key == "unet")
     return ("unet" if family.naming(unet).knows(name) else ""), name
+
+
+def _in_language_model(family: Family, name: str) -> tuple[str, str] | None:
+    """Give the same for a name in a language model as Forge Neo holds it, with Anima's conditioner among its parts; None for others."""
+    if not _is_text(name):
+        return None
+    for item in family.components:
+        if item.inside and (parts := name.partition(f".{item.inside}"))[1]:
+            return item.key, parts[2]
+    found = _LANGUAGE_MODEL.match(name)
+    return ("te1", name[found.end() :]) if found and any(item.key == "te1" for item in family.components) else None
 
 
 def _match_component(

@@ -120,6 +120,32 @@ def test_live_names_of_a_host_with_ldm_unet_and_separate_text_encoders() -> None
     assert live.base.layers == model.layers and live.unknown == ()
 
 
+@pytest.mark.parametrize(("family", "holds"), [
+    ("z-image", "qwen3"), ("flux2-klein-4b", "qwen3"), ("flux2-klein-9b", "qwen3"), ("krea2", "qwen3vl_4b"), ("lumina2", "gemma2"),
+    ("qwen-image", "qwen25_7b"), ("anima", "qwen3_06b"),
+])  # fmt: skip
+def test_live_names_of_forge_neos_language_models(family: str, holds: str) -> None:
+    """It holds them without a ``transformer`` between, and Anima's conditioner among their parts."""
+    model, names = reference(family), {}
+    for name, info in model.layers.items():
+        adapter = name.startswith("diffusion_model.llm_adapter.")
+        inside = name.removeprefix("diffusion_model.") if adapter else name.partition(".transformer.")[2]
+        is_text = adapter or not name.startswith("diffusion_model.")
+        names[f"text_encoders.{holds}.{inside}" if is_text else f"model.{name}"] = info
+    live = from_live(names)
+    assert live.base.family == family and live.base.layers == model.layers and live.unknown == ()
+
+
+@pytest.mark.parametrize(("family", "holds"), [
+    ("wan2.1-14b", "umt5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q"), ("wan2.1-1.3b", "umt5xxl.transformer.shared"),
+    ("wan2.2-5b", "umt5xxl.transformer.shared"), ("ernie-image", "ministral3.model.layers.0.self_attn.q_proj"),
+])  # fmt: skip
+def test_text_encoders_without_networks_do_not_disturb(family: str, holds: str) -> None:
+    model, text = reference(family), f"text_encoders.{holds}"
+    live = from_live({**{f"model.{name}": info for name, info in model.layers.items()}, text: LayerInfo("Linear", (4096, 4096), False)})
+    assert live.base.family == family and live.base.layers == model.layers and live.unknown == (text,)
+
+
 def test_live_open_clip_behind_canonical_separate_projections() -> None:
     attn = "clip_g.transformer.transformer.resblocks.0.attn"
     joint = "diffusion_model.joint_blocks.0.x_block.attn.qkv"

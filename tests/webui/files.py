@@ -70,14 +70,14 @@ def write_network(
     for module in modules:
         shape = base.layers[module].shape
         build = algorithms(shape).get(algorithm)
-        if build is None or (algorithm == "bias_only" and not base.layers[module].bias):
+        if build is None or (algorithm in ("bias_only", "beft") and not base.layers[module].bias):  # a checkpoint could not hold it
             continue
         name = spelled(base, module, style)
         if name is None:
             continue
         count += 1
         for suffix, tensor in build(generator, shape).items():  # type: ignore[operator]
-            if suffix == "diff_b" and not base.layers[module].bias:
+            if suffix in ("diff_b", "b_norm") and not base.layers[module].bias:
                 continue
             scaled = size if tensor.is_floating_point() and suffix not in ("alpha", "oft_diag") else 1
             tensors[f"{name}.{suffix_in(style, suffix)}"] = tensor * scaled
@@ -118,8 +118,10 @@ def merge(checkpoint: Path, out: Path, networks: Iterable[tuple[Network, float]]
             key, part = key_of(name, tensors), split_part(name)[1]
             if key is None:  # a bias that the layer does not have: a file that scales it says nothing
                 continue
+            weight = base[key.replace("bias", "weight")]
+            change = algorithm.beside(lambda weight=weight: weight)
             for span in rows(part, _whole_shape(key, base)):
-                tensors[key][span] += strength * algorithm.delta(base[key][span]).to(tensors[key].dtype)
+                tensors[key][span] += strength * change.delta(base[key][span]).to(tensors[key].dtype)
     save_file(tensors, str(out))
 
 

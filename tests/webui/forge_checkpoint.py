@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from checkpoint import CONTEXT, WIDTH, clip_text, lift_final_norm, schedule, state_of
+from kinds import recognise
 
 UNET: dict[str, Any] = {
     "in_channels": 4, "out_channels": 4, "model_channels": WIDTH, "num_res_blocks": [2, 2, 2, 2], "channel_mult": (1, 2, 4, 4),
@@ -33,9 +34,6 @@ def models() -> tuple[torch.nn.Module, torch.nn.Module]:
         from backend.nn.unet import IntegratedUNet2DConditionModel
         from backend.nn.vae import IntegratedAutoencoderKL
     except ImportError:
-        from ldm_patched.modules import args_parser
-
-        args_parser.args.always_cpu = True  # read when the next modules are
         from ldm_patched.ldm.models.autoencoder import AutoencoderKL
         from ldm_patched.ldm.modules.diffusionmodules.openaimodel import UNetModel
         from ldm_patched.modules.ops import disable_weight_init
@@ -64,6 +62,18 @@ def make_checkpoint(seed: int, out: Path) -> Path:
     return file
 
 
+def enter(webui: Path) -> None:
+    """Make a host's modules importable, which read the command line when they are: on CPU, in flags that each of them knows."""
+    sys.argv[1:] = ["--cpu"] if recognise(webui).name == "neo" else ["--always-cpu"]
+    sys.path.insert(0, str(webui))
+    for folder in ("modules_forge/packages", "packages_3rdparty", "repositories/huggingface_guess"):
+        sys.path.insert(1, str(webui / folder))
+    if recognise(webui).name == "reforge":
+        from ldm_patched.modules import args_parser
+
+        args_parser.args.always_cpu = True  # read when its other modules are
+
+
 def main() -> None:
     """Make the checkpoints named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -72,10 +82,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="+", help="sd1[:seed]")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sys.argv[1:] = ["--cpu", "--always-cpu"]
-    sys.path.insert(0, str(arguments.webui))
-    for folder in ("modules_forge/packages", "packages_3rdparty"):
-        sys.path.insert(1, str(arguments.webui / folder))
+    enter(arguments.webui)
     for text in arguments.kinds:
         print(make_checkpoint(int([*text.split(":"), "1"][1]), arguments.out), flush=True)
 

@@ -10,16 +10,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-SD1 = ("lora_unet_down_blocks_0_attentions_0_", 32)
-SDXL = ("lora_unet_input_blocks_4_1_", 64)
+SD1 = ("lora_unet_down_blocks_0_attentions_0_", 320)
+TINY = ("lora_unet_down_blocks_0_attentions_0_", 32)  # of the tiny checkpoints: a file of no known family, which fits them all the same
+SDXL = ("lora_unet_input_blocks_4_1_", 640)
 EVIL = "<img src=x onerror=window.HACKED=1>"
 
 
-def write_network(path: Path, kind: tuple[str, int] = SD1, scale: float = 0.5, **metadata: str) -> None:
+def write_network(path: Path, kind: tuple[str, int] = TINY, scale: float = 0.5, **metadata: str) -> None:
     """Write a random LoRA on a few layers of the first attention block of the UNet."""
     prefix, width = kind
     torch.manual_seed(1)
-    layers = {"proj_in": (width, width, 1, 1)} if kind is SD1 else {"transformer_blocks_1_ff_net_2": (width, 4 * width)}
+    layers = {"proj_in": (width, width, 1, 1)} if kind is not SDXL else {"transformer_blocks_1_ff_net_2": (width, 4 * width)}
     layers |= {f"transformer_blocks_0_attn1_to_{which}": (width, width) for which in "qkv"}
     tensors = {}
     for name, (rows, columns, *kernel) in layers.items():
@@ -46,13 +47,13 @@ def write_samples(folder: Path) -> None:
     cat = folder / "cat-style.safetensors"
     tags: Mapping[str, Mapping[str, int]] = {"10_cat": {"cat": 40, "orange fur": 31}, "5_dog": {"dog": 9}}
     write_network(
-        cat, ss_output_name="Cat Style v2", ss_tag_frequency=json.dumps(tags), ss_sd_model_name="toy.ckpt", ss_network_dim="4",
+        cat, SD1, ss_output_name="Cat Style v2", ss_tag_frequency=json.dumps(tags), ss_sd_model_name="toy.ckpt", ss_network_dim="4",
         sshs_model_hash="ab" * 32,
     )  # fmt: skip
     notes(cat, {"description": "Cats in ink & wash", "activation text": "inkcat, wash", "preferred weight": 0.8,
                 "negative text": "blurry", "mine": "kept"})  # fmt: skip
     Image.radial_gradient("L").convert("RGB").save(folder / "cat-style.preview.png")
-    write_network(folder / "sub" / "odd & 'name'.safetensors", ss_output_name=EVIL,
+    write_network(folder / "sub" / "odd & 'name'.safetensors", SD1, ss_output_name=EVIL,
                   ss_tag_frequency=json.dumps({"a": {"<script>window.HACKED=1</script>": 3}}))  # fmt: skip
     (folder / "sub" / "odd & 'name'.txt").write_text(EVIL, encoding="utf-8")
     write_network(folder / "plain.safetensors")

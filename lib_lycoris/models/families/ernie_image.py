@@ -1,7 +1,7 @@
-"""ERNIE-Image: 24 blocks, 3072 wide.
+"""ERNIE-Image: 36 blocks, 4096 wide.
 
-Layers checked against diffusers' ErnieImageTransformer2DModel with the defaults of the class. All names are those of diffusers; files in
-another style of this model have not been seen. Text encoders are not declared.
+Layers checked against diffusers' ErnieImageTransformer2DModel, sizes against the config of the published model in Forge Neo; the smaller
+variant is what the class makes when it is told no sizes. All names are those of diffusers. Its text encoder (Ministral 3) is not declared.
 """
 
 from ..family import Blocks, Family, transformer
@@ -10,10 +10,10 @@ from ..rows import Rows, conv, linear, norm
 B = "layers.#"
 
 
-def layers(d: int = 3072, f: int = 8192, blocks: int = 24) -> Rows:
-    """Yield the layers; d: width, f: of the feed-forward."""
+def layers(d: int = 4096, f: int = 12288, blocks: int = 36, text: int = 3072) -> Rows:
+    """Yield the layers; d: width, f: of the feed-forward, text: of the text's features."""
     yield conv("x_embedder.proj", d, 128, (1, 1))
-    yield linear("text_proj", d, 2560, bias=False)
+    yield linear("text_proj", d, text, bias=False)
     for name in ("linear_1", "linear_2"):
         yield linear(f"time_embedding.{name}", d, d)
     yield linear("adaLN_modulation.1", 6 * d, d)
@@ -37,6 +37,7 @@ FAMILY = Family(
     short="ERNIE",
     components=(transformer(layers),),
     blocks=Blocks({"layers": "B"}, last=("final_linear", "final_norm")),
+    variants={"": {}, "small": {"d": 3072, "f": 8192, "blocks": 24, "text": 2560}},
     spellings=("ernie",),
     written={"modelspec.architecture": "ernie-image"},
 )

@@ -27,7 +27,7 @@ class ForgeLayers(LayerAccess):
             return None
         state, params = getattr(stored, "quant_state", None), getattr(stored, "_params", None)
         unpacked = getattr(state, "shape", None) or getattr(params, "orig_shape", None)
-        return tuple(unpacked if unpacked is not None else stored.shape)
+        return tuple(int(size) for size in (unpacked if unpacked is not None else stored.shape))  # Forge's GGUF shapes are numpy's floats
 
     def is_packed(self, module: nn.Module, leaf: str) -> bool:
         """Tell whether a parameter lies in memory as other numbers than the layer computes with."""
@@ -116,10 +116,12 @@ def dequantised(tensor: Tensor) -> Tensor:
         found: Tensor = dequantize_tensor(tensor)
     elif hasattr(tensor, "_qdata"):
         found = tensor.dequantize()
+    elif not getattr(tensor, "bnb_quantized", True):
+        found = tensor.data  # it is quantised when it first comes to the accelerator
     else:
-        from backend.operations_bnb import functional_dequantize_4bit
+        from bitsandbytes.functional import dequantize_4bit  # the host's own function wants CUDA wherever the weight lies
 
-        found = functional_dequantize_4bit(tensor)
+        found = dequantize_4bit(tensor.data, quant_state=tensor.quant_state)  # type: ignore[attr-defined]
     return found
 
 

@@ -15,10 +15,10 @@ from .forge_layers import ForgeLayers
 from .guard import Guard, GuardedPatcher
 
 UNKNOWN_SHARE = 0.1  # of a model's layers: with more of them unknown, it is not of the family that its class says
-ENGINES = {  # class of the host's engine -> family; one that we do not have is told from the layers
+ENGINES = {  # class of the host's engine -> family; Wan and Flux2, which are several families, are told from the layers, as others are
     "StableDiffusion": "sd1", "StableDiffusion2": "sd2", "StableDiffusionXL": "sdxl", "StableDiffusionXLRefiner": "sdxl-refiner",
     "Mugen": "sdxl", "StableDiffusion3": "sd3", "Flux": "flux", "Chroma": "chroma", "Lumina2": "lumina2", "ZImage": "z-image",
-    "QwenImage": "qwen-image", "Wan": "wan2.1-14b", "Anima": "anima", "Krea2": "krea2", "ErnieImage": "ernie-image",
+    "QwenImage": "qwen-image", "Anima": "anima", "Krea2": "krea2", "ErnieImage": "ernie-image",
 }  # fmt: skip
 
 

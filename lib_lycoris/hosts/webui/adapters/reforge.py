@@ -25,8 +25,10 @@ class ReForge(ForgeModel):
         return find_spec("modules_forge") is not None and find_spec("ldm_patched") is not None and find_spec("backend") is None
 
     def family(self, model: Any) -> str | None:
-        """Return the family as A1111's flags say it, which this webui sets too."""
-        return family_of(model)
+        """Return the family as A1111's flags say it, which this webui sets too; of the XL models the refiner has no CLIP-L."""
+        if not getattr(model, "is_sdxl", False):
+            return family_of(model)
+        return "sdxl" if hasattr(self.parts(model).get("text_encoders"), "clip_l") else "sdxl-refiner"
 
     def word_tables(self, model: Any) -> Sequence[WordTable]:
         """Return the webui's one table."""
