@@ -19,6 +19,8 @@ from lib_lycoris.tools.declaration import Option
 from lib_lycoris.tools.guidance.tables import as_markdown
 from lib_lycoris.tools.option_names import spelled
 from lib_lycoris.tools.registry import VERBS, tools_of
+from lib_lycoris.tools.training.option import DATASETS, KOHYA, TrainingOption
+from lib_lycoris.tools.training.options import OPTIONS as TRAINING
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -114,7 +116,26 @@ def ranges(blocks: Sequence[str]) -> list[str]:
     return [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]
 
 
-PARTS = {"families": families, "algorithms": algorithms, "refused": refused, "guidance": guidance, "options": options}
+def training() -> str:
+    """Return every option of a training with its source, section by section."""
+    lines: list[str] = []
+    for name in dict.fromkeys(option.section for option in TRAINING if option.takes_part):
+        lines += [f"### {name}", "", "| option | meaning | source |", "|---|---|---|"]
+        lines += [training_row(option) for option in TRAINING if option.section == name]
+        lines.append("")
+    others = [without_meaning(option) for option in TRAINING if not option.takes_part]
+    return "\n".join([*lines, "### Without effect, or not offered", "", "| sd-scripts' option | here |", "|---|---|", *others])
+
+
+def training_row(option: TrainingOption) -> str:
+    """Return an option of a training as a row of a table."""
+    host = option.source.removeprefix("https://").removeprefix("http://")
+    source = f"[{SOURCES.get(option.source, host)}]({option.source})" if host != option.source else option.source
+    return f"{row(option)[:-1]}| {source} |"
+
+
+SOURCES = {KOHYA: "sd-scripts", DATASETS: "sd-scripts, datasets"}
+PARTS = {"training": training, "families": families, "algorithms": algorithms, "refused": refused, "guidance": guidance, "options": options}
 
 
 def filled(text: str) -> str:
