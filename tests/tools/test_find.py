@@ -126,7 +126,7 @@ def test_a_checkpoint_tells_what_it_is_made_of(dtype: torch.dtype, library: Path
     assert min(report["explained"].values()) > (0.9 if dtype == torch.float16 else 0.99)
     with pytest.raises(ToolError, match="itself in the"):
         find.run(library, checkpoint=base, base_model=base)
-    with pytest.raises(ToolError, match="--base_model"):
+    with pytest.raises(ToolError, match="`base_model`"):
         find.run(library, checkpoint=merged)
 
 

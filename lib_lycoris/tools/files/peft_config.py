@@ -26,7 +26,7 @@ def config_beside(path: Path, style: str, modules: Modules) -> tuple[list[Path],
     kinds = {frozenset(tensors.keys() - FACTORS) for _, tensors in modules}
     plain = all(tensors.keys() >= FACTORS for _, tensors in modules) and all(kind <= MAGNITUDE | BIAS for kind in kinds)
     if not plain or len(kinds) != 1:
-        return [], [f"no {beside.name} is written: PEFT loads plain LoRAs alone, or DoRAs alone (convert with --algorithm lora)"]
+        return [], [f"no {beside.name} is written: PEFT loads plain LoRAs alone, or DoRAs alone (convert with `algorithm=lora`)"]
     write_text(beside, json.dumps(_config(modules, *kinds), indent=1) + "\n")
     return [beside], []
 

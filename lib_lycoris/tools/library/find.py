@@ -16,7 +16,7 @@ from ..extract.difference import Reader
 from ..files.checkpoint import open_checkpoint
 from ..jobs.progress import Progress
 from .made_of import Explained, explained, layers_to_look_at
-from .shelf import Layers, Shelf, Shelved, by_hash, content_hash, files_of, shelved
+from .sampled import Layers, SampledNetwork, SampledReader, by_hash, content_hash, files_of, sampled_networks
 from .sketch import compared, near_pairs
 
 NEAR = 0.98
@@ -42,9 +42,9 @@ def run(
         return _made_of(Path(checkpoint), base_model, files_of(_paths(library)), progress)
     if not 0.5 <= near <= 1:
         raise ToolError(f"near is a cosine from 0.5 to 1, but got {near:g}")
-    shelf, paths = Shelf(), files_of(_paths(library))
-    asked = None if model is None else shelf.read(Path(model))
-    files, broken, read = _read(shelf, paths, by_hash, progress)
+    sampler, paths = SampledReader(), files_of(_paths(library))
+    asked = None if model is None else sampler.read(Path(model))
+    files, broken, read = _read(sampler, paths, by_hash, progress)
     if asked is not None:
         others = [file for file in files if not file.path.samefile(asked.path)]
         report: dict[str, Any] = {"model": str(model), "is": _which(asked, others, near)}
@@ -67,19 +67,21 @@ def _paths(library: Files) -> list[Path]:
     return [Path(path) for path in as_list(library)]
 
 
-def _read(shelf: Shelf, paths: Sequence[Path], layers: Layers, progress: Progress) -> tuple[list[Shelved], list[list[str]], int]:
+def _read(
+    sampler: SampledReader, paths: Sequence[Path], layers: Layers, progress: Progress
+) -> tuple[list[SampledNetwork], list[list[str]], int]:
     progress.start(len(paths), "looking at files", "files")
-    files: list[Shelved] = []
+    files: list[SampledNetwork] = []
     broken: list[list[str]] = []
-    for found in shelved(paths, shelf, layers, lambda path: progress.advance(1, path.name)):
-        if isinstance(found, Shelved):
+    for found in sampled_networks(paths, sampler, layers, lambda path: progress.advance(1, path.name)):
+        if isinstance(found, SampledNetwork):
             files.append(found)
         else:
             broken.append([str(found[0]), found[1]])
     return files, broken, sum(file.read for file in files)
 
 
-def _which(asked: Shelved, files: Sequence[Shelved], near: float) -> list[dict[str, Any]]:
+def _which(asked: SampledNetwork, files: Sequence[SampledNetwork], near: float) -> list[dict[str, Any]]:
     """Return the files that a network is, or is nearly, the nearest first."""
     found = []
     for file in files:
@@ -90,14 +92,14 @@ def _which(asked: Shelved, files: Sequence[Shelved], near: float) -> list[dict[s
     return sorted(found, key=lambda one: (not one["kind"].startswith("same"), -abs(one["cosine"])))
 
 
-def _alike(files: Sequence[Shelved], near: float) -> dict[str, Any]:
+def _alike(files: Sequence[SampledNetwork], near: float) -> dict[str, Any]:
     """Return the groups of equal files, and the pairs of others that do nearly the same."""
-    by_content: dict[str, list[Shelved]] = {}
+    by_content: dict[str, list[SampledNetwork]] = {}
     for file in files:
         by_content.setdefault(file.content, []).append(file)
-    groups: list[list[Shelved]] = []
+    groups: list[list[SampledNetwork]] = []
     for listed in by_content.values():
-        whole: dict[str, list[Shelved]] = {}
+        whole: dict[str, list[SampledNetwork]] = {}
         for file in listed if len(listed) > 1 else []:
             whole.setdefault(content_hash(file.path), []).append(file)
         groups += [group for group in whole.values() if len(group) > 1]
@@ -115,16 +117,16 @@ def _alike(files: Sequence[Shelved], near: float) -> dict[str, Any]:
     }
 
 
-def _kind(group: Sequence[Shelved]) -> str:
+def _kind(group: Sequence[SampledNetwork]) -> str:
     same = len({file.path.stat().st_size for file in group}) == 1 and len({sha256(file.path) for file in group}) == 1
     return "same file" if same else "same tensors"
 
 
-def _same_content(one: Shelved, other: Shelved) -> bool:
+def _same_content(one: SampledNetwork, other: SampledNetwork) -> bool:
     return content_hash(one.path) == content_hash(other.path)
 
 
-def _relation(one: Shelved, other: Shelved, same: bool, cosine: float, size: float, layers: int) -> dict[str, Any]:
+def _relation(one: SampledNetwork, other: SampledNetwork, same: bool, cosine: float, size: float, layers: int) -> dict[str, Any]:
     if same:
         kind = _kind([one, other])
     elif cosine >= SAME and abs(size - 1) < 1e-3 and one.layout.modules.keys() == other.layout.modules.keys():
@@ -134,7 +136,7 @@ def _relation(one: Shelved, other: Shelved, same: bool, cosine: float, size: flo
     return {"kind": kind, "cosine": round(cosine, 6), "strength": round(size, 4), "layers": layers}
 
 
-def _bases(files: Sequence[Shelved]) -> list[dict[str, Any]]:
+def _bases(files: Sequence[SampledNetwork]) -> list[dict[str, Any]]:
     """Return the base models with the files that are for each; `exact`: those whose change is of that very model's weights."""
     found: dict[str, dict[str, Any]] = {}
     for file in sorted(files, key=lambda file: file.path):
@@ -161,13 +163,13 @@ def _checkpoints(path: Path, base_model: FilePath | None) -> tuple[Reader, Reade
 
 def _made_of(path: Path, base_model: FilePath | None, paths: Sequence[Path], progress: Progress) -> Result:
     tuned, base = _checkpoints(path, base_model)
-    shelf = Shelf()
+    sampler = SampledReader()
     try:
-        heads, broken, _ = _read(shelf, paths, lambda _: (), progress)
+        heads, broken, _ = _read(sampler, paths, lambda _: (), progress)
         fitting = [head for head in heads if head.family == base.checkpoint.base.family]
         places = layers_to_look_at(base.checkpoint, [head.layout.modules for head in fitting])
         wanted = [layer for listed in places.values() for layer in listed]
-        files, more, read = _read(shelf, [head.path for head in fitting], lambda _: wanted, progress)
+        files, more, read = _read(sampler, [head.path for head in fitting], lambda _: wanted, progress)
         progress.start(len(places), "fitting", "parts")
         found: dict[str, Explained] = {}
         for component, layers in places.items():
@@ -187,7 +189,7 @@ def _made_of(path: Path, base_model: FilePath | None, paths: Sequence[Path], pro
     return Result(report, _made_text(path.name, report))
 
 
-def _strengths(files: Sequence[Shelved], found: Mapping[str, Explained]) -> list[dict[str, Any]]:
+def _strengths(files: Sequence[SampledNetwork], found: Mapping[str, Explained]) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
     for component, one in found.items():
         for part in one.parts:

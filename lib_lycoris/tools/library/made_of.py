@@ -19,7 +19,7 @@ from ...models import parameter, rows, split_parameter
 from ..extract.difference import Reader
 from ..files.checkpoint import Checkpoint
 from ..files.compose import placed
-from .shelf import Change, Shelved, name_hash
+from .sampled import Change, SampledNetwork, name_hash
 from .sketch import inner
 
 Pair = tuple[Tensor, Tensor]
@@ -71,7 +71,7 @@ def layers_to_look_at(base: Checkpoint, layouts: Sequence[Mapping[str, object]])
     return found
 
 
-def explained(tuned: Reader, base: Reader, files: Sequence[Shelved], layers: Sequence[str]) -> Explained:
+def explained(tuned: Reader, base: Reader, files: Sequence[SampledNetwork], layers: Sequence[str]) -> Explained:
     """Return the networks in a checkpoint by the layers of one component. Raises ModelMismatchError for one of another shape."""
     names = [parameter(layer, "weight") for layer in layers]
     weights = {name: _read(base, name) for name in names}
@@ -111,7 +111,7 @@ def _best(deltas: _Deltas, sizes: Sequence[float], rest: Mapping[str, Tensor], c
 class _Deltas:
     """The networks' changes of the layers that are looked at; each is made of its few tensors when it is asked for."""
 
-    def __init__(self, files: Sequence[Shelved], weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, files: Sequence[SampledNetwork], weights: Mapping[str, Tensor]) -> None:
         self.weights = weights
         self._changes = [_by_parameter(file.changes, weights) for file in files]
 

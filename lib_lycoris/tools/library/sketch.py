@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...algorithms.base import flat
-from .shelf import Change, Shelved, name_hash
+from .sampled import Change, SampledNetwork, name_hash
 
 NUMBERS = 16  # of a layer's sketch
 SCREEN = 0.3  # by how much a cosine of sketches may be too small
@@ -54,7 +54,7 @@ def weights_only(changes: Mapping[str, Change]) -> dict[str, Change]:
     return {name: change for name, change in changes.items() if len(change.shape) > 1}
 
 
-def near_pairs(files: Sequence[Shelved], near: float) -> list[tuple[int, int]]:
+def near_pairs(files: Sequence[SampledNetwork], near: float) -> list[tuple[int, int]]:
     """Return pairs of files whose changes may have a cosine of at least ``near``, or at most -near, by their sketches."""
     names = sorted({name for file in files for name in weights_only(file.changes)})
     place = {name: index for index, name in enumerate(names)}
@@ -70,7 +70,7 @@ def near_pairs(files: Sequence[Shelved], near: float) -> list[tuple[int, int]]:
     return [(a, b) for a, b in found]
 
 
-def compared(one: Shelved, other: Shelved) -> tuple[float, float, int]:
+def compared(one: SampledNetwork, other: SampledNetwork) -> tuple[float, float, int]:
     """Return the cosine of two files' changes, how strong the second is beside the first, and in how many layers that is.
 
     These are the layers that were looked at of both files; where there is none the cosine is 0.

@@ -41,7 +41,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Shelved:
+class SampledNetwork:
     """One file, as far as it was read."""
 
     path: Path
@@ -76,13 +76,13 @@ def name_hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
 
-class Shelf:
+class SampledReader:
     """Reads files, and works out each layout of keys once."""
 
     def __init__(self) -> None:
         self._layouts: dict[int, Layout] = {}
 
-    def read(self, path: Path, layers: Layers = by_hash) -> Shelved:
+    def read(self, path: Path, layers: Layers = by_hash) -> SampledNetwork:
         """Return a file with its layers that are looked at. Raises NetworkFormatError for one that is no network."""
         file, source, keys = open_network(path)
         said = {key: file.metadata[key] for key in NAMED if file.metadata.get(key)}
@@ -99,7 +99,7 @@ class Shelf:
         found = match(file, some, source, tensors, layout.base)
         changes = {name: Change(algorithm, _shape(layout.base, name)) for name, algorithm in found.patches.items()}
         size = len(file.header) + sum(tensor.nbytes for tensor in tensors.values())
-        return Shelved(path, path.stat().st_size, layout, said, changes, _content(tensors), size)
+        return SampledNetwork(path, path.stat().st_size, layout, said, changes, _content(tensors), size)
 
 
 def files_of(library: Iterable[Path]) -> list[Path]:
@@ -115,13 +115,13 @@ def files_of(library: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-def shelved(
-    paths: Sequence[Path], shelf: Shelf, layers: Layers = by_hash, done: Callable[[Path], None] = lambda path: None
-) -> Iterator[Shelved | tuple[Path, str]]:
+def sampled_networks(
+    paths: Sequence[Path], sampler: SampledReader, layers: Layers = by_hash, done: Callable[[Path], None] = lambda path: None
+) -> Iterator[SampledNetwork | tuple[Path, str]]:
     """Yield each file as far as it is read, or why it cannot be."""
     for path in paths:
         try:
-            yield shelf.read(path, layers)
+            yield sampler.read(path, layers)
         except (LycorisError, OSError) as error:  # one file of many: it is listed, the others are looked at
             yield path, str(error)
         done(path)
