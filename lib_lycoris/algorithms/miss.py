@@ -1,6 +1,6 @@
 """ΔW[o, c] = B[c mod r, o]: one small matrix repeated over W's input columns; ``bat``: ΔW = W_ij · B_i + B_i on blocks of r x r.
 
-MiSS (arXiv 2409.15371, called Bone before) by PEFT, on linear layers. Three forms, which the shape of ``miss_block`` tells: (r, out);
+MiSS (arXiv 2409.15371, called Bone before, with ``bone_block``) by PEFT, on linear layers. Three forms, which the shape tells: (r, out);
 ``mini`` (r, m), repeated over the outputs too; ``bat`` (out/r, r, r). r need not divide the inputs, but in ``bat``.
 """
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any, ClassVar
 
 import torch
@@ -167,12 +167,12 @@ class InputOFT(InputRotation):
 
     blocks: Tensor = stored("oft_r", axes=(3, 3))  # (n, b, b), n·b = in·k
     row_scale: Tensor = stored("oft_s")  # (out, 1)
-    largest: float | None = None  # COFT: the norm that a block may have
+    eps: float | None = None  # COFT: what limits the norm of a block
 
     @classmethod
     def from_config(cls, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return COFT's limit."""
-        return half_limit(config, tensors)
+        """Return COFT's eps."""
+        return {"eps": config.number("eps", 6e-5) if config.flag("coft") else None}
 
     @property
     def rank(self) -> int:
@@ -191,7 +191,14 @@ class InputOFT(InputRotation):
 
     def rotations(self, shape: Sequence[int]) -> Tensor:
         """Return D."""
-        return repeated(half_cayley(self.blocks, self.largest), columns(shape))
+        return repeated(half_cayley(self.blocks, self._largest(shape)), columns(shape))
+
+    def _largest(self, shape: Sequence[int]) -> float | None:
+        """Return the norm that a block may have: it grows with the outputs for each block of inputs."""
+        if self.eps is None:
+            return None
+        outputs = ceil(shape[0] / (columns(shape) // self.rank))
+        return self.eps * outputs**2 / sqrt(self.blocks.shape[0])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -212,7 +219,8 @@ class OutputOFT(Algorithm):
     @classmethod
     def from_config(cls, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return COFT's limit."""
-        return half_limit(config, tensors)
+        count, size = tensors["oft_r"].shape[:2]  # PEFT <= 0.13: it grew with the blocks
+        return {"largest": config.number("eps", 6e-5) * size**2 / sqrt(count) if config.flag("coft") else None}
 
     @property
     def rank(self) -> int:
@@ -254,12 +262,6 @@ class OutputOFT(Algorithm):
         axis = -1 if layer.convolution is None else 1
         edge = (0, beyond) if layer.convolution is None else (0, 0) * (len(layer.shape) - 2) + (0, beyond)
         return Bypass(lambda x, y: turn(x, F.pad(y, edge)).narrow(axis, 0, rows))
-
-
-def half_limit(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return COFT's limit of PEFT <= 0.15, which grew with the blocks."""
-    count, size = tensors["oft_r"].shape[:2]
-    return {"largest": config.number("eps", 6e-5) * size**2 / sqrt(count) if config.flag("coft") else None}
 
 
 def half_cayley(blocks: Tensor, largest: float | None = None) -> Tensor:

@@ -20,6 +20,7 @@ ALIASES = {
     "lora_linear_layer.down.weight": "lora_down.weight", "lora_linear_layer.up.weight": "lora_up.weight",
     "lora_conv2d_layer.down.weight": "lora_down.weight", "lora_conv2d_layer.up.weight": "lora_up.weight",
     "lora_magnitude_vector.weight": "magnitude", "lora_magnitude_vector": "magnitude", "magnitude": "magnitude",
+    "bone_block": "miss_block",  # what PEFT called MiSS until 0.17
     "oft_R": "oft_R.weight", "scale": "scale", "reshape_weight": "reshape_weight",
     "scale.diff": "diff", "scale.set_weight": "set_weight",  # ComfyUI's, of a norm whose parameter is called so
     "ln_tuning_layers.weight": "set_weight", "ln_tuning_layers.bias": "base_layer.bias",  # PEFT's LN tuning keeps the parameters whole
