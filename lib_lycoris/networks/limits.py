@@ -36,8 +36,10 @@ def check_tensors(tensors: Mapping[str, Tensor]) -> None:
             raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, where {AXES[suffix][0]} axes are expected")
         if suffix in SQUARE and tensor.shape[-1] != tensor.shape[-2]:
             raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, but its blocks have to be square")
-        if suffix in NUMBERS and tensor.numel() == 1 and not abs(single(tensor, suffix)) <= LARGEST_NUMBER:
-            raise NetworkFormatError(f"{suffix} is {single(tensor, suffix):.3g}, which is no strength of a network")
+        largest = LARGEST_NUMBER if suffix in NUMBERS else LARGEST_FACTOR
+        if tensor.numel() == 1 and not abs(single(tensor, suffix)) <= largest:
+            what = "strength of a network" if suffix in NUMBERS else "weight"
+            raise NetworkFormatError(f"{suffix} is {single(tensor, suffix):.3g}, which is no {what}")
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
