@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import LycorisError
+from .tools.arguments import Parser
 from .tools.cli import add_tool_commands
 
 if TYPE_CHECKING:
@@ -34,9 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.insert(0, "app")
     elif not words[0].startswith("-") and words[0] not in verbs:
         near = "".join(f" did you mean {name}?" for name in get_close_matches(words[0], list(verbs), 1))
-        print(f'error: there is no verb "{words[0]}";{near} There are {", ".join(verbs)}', file=sys.stderr)
-        return FAILED
-    arguments = parser.parse_args(words) if words[0] != "train" else argparse.Namespace(run=_train, words=words[1:])
+        return _failed(f'there is no verb "{words[0]}";{near} There are {", ".join(verbs)}', "UsageError", "--json" in words)
+    try:
+        arguments = parser.parse_args(words) if words[0] != "train" else argparse.Namespace(run=_train, words=words[1:])
+    except SystemExit as ended:
+        if ended.code and "--json" in words:  # argparse has said on stderr what is wrong
+            print(json.dumps({"failure": parser.said, "kind": "UsageError"}, indent=2, ensure_ascii=False))
+        raise
     try:
         run: Callable[[argparse.Namespace], int] = arguments.run
         code = run(arguments)
@@ -46,18 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except LycorisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if getattr(arguments, "json", False):
-            print(json.dumps({"failure": str(error), "kind": type(error).__name__}, indent=2, ensure_ascii=False))
-        return FAILED
+        return _failed(str(error), type(error).__name__, getattr(arguments, "json", False))
     except KeyboardInterrupt:
         print("\nStopped; nothing was written.", file=sys.stderr)
         return STOPPED
 
 
-def command_parser() -> tuple[argparse.ArgumentParser, Any]:
+def _failed(sentence: str, kind: str, as_json: bool) -> int:
+    """Say what went wrong, to programs too; return the exit code."""
+    print(f"error: {sentence}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"failure": sentence, "kind": kind}, indent=2, ensure_ascii=False))
+    return FAILED
+
+
+def command_parser() -> tuple[Parser, Any]:
     """Return the parser of the command line, and its verbs by name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=_program(), description="Networks of the LoRA/LyCORIS family on Stable Diffusion: make images, look into files.",
         epilog=f"Without a verb the app opens in the browser. Every verb has its own --help. {TAG_HELP}.",
     )  # fmt: skip

@@ -16,7 +16,7 @@ import lib_lycoris
 from lib_lycoris import errors
 from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.tools import TOOLS, registry
-from lib_lycoris.tools.declaration import Option, Tool
+from lib_lycoris.tools.declaration import Option, Result, Tool
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = list(registry.FUNCTIONS)
@@ -101,7 +101,9 @@ def test_a_misspelt_strength_does_not_merge_without_it() -> None:
 def test_options_have_their_types_and_none_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = TOOLS["networks_merge"]
     got: dict[str, Any] = {}
-    seen = Tool(tool.name, tool.pretty, tool.summary, lambda progress, **given: got.update(given), tool.planner, tool.options)
+    seen = Tool(
+        tool.name, tool.pretty, tool.summary, lambda progress, **given: got.update(given) or Result({}, ""), tool.planner, tool.options
+    )
     seen.run(models="a", save_to="b", ratios=1, density=None, dim=4)
     assert got["models"] == [Path("a")] and got["save_to"] == Path("b") and got["ratios"] == [1.0] and got["density"] == 0.5
     with pytest.raises(ToolError, match=r"dim is 2\.5, but a whole number"):
@@ -112,9 +114,9 @@ def test_options_have_their_types_and_none_is_the_default(monkeypatch: pytest.Mo
 
 def test_an_option_without_meaning_is_said_and_left_out() -> None:
     tool = TOOLS["networks_merge"]
-    seen = Tool(tool.name, tool.pretty, tool.summary, lambda progress, **given: given, tool.planner, tool.options)
+    seen = Tool(tool.name, tool.pretty, tool.summary, lambda progress, **given: Result(given, ""), tool.planner, tool.options)
     with pytest.warns(UserWarning, match="`v2` is not needed"):
-        assert "v2" not in seen.run(models="a", save_to="b", v2=True)  # type: ignore[operator]
+        assert "v2" not in seen.run(models="a", save_to="b", v2=True).report
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         seen.run(models="a", save_to="b", v2=False)

@@ -8,13 +8,25 @@ from collections.abc import Callable, Mapping, Sequence
 from glob import glob, has_magic
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import NetworkFormatError, ToolError
 from .declaration import Option, Tool, as_list
+from .jobs.devices import fastest
 from .validation import check_path
 
 COMMA = re.compile(r"[+-]?\d*,\d+")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that remembers what it said of a command line that it cannot read, for whoever asked for JSON."""
+
+    said = ""  # of all parsers: the last sentence
+
+    def error(self, message: str) -> NoReturn:
+        """Say it, and end with exit code 2."""
+        Parser.said = message
+        super().error(message)
 
 
 def finite(note: Callable[[str], None]) -> Callable[[str], float]:
@@ -38,7 +50,7 @@ def finite(note: Callable[[str], None]) -> Callable[[str], float]:
 
 
 def completed(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with folders and patterns of networks as files, and one value of a strength repeated for all networks."""
+    """Return the options as a tool takes them: folders and patterns as files, one strength for all networks, the fastest device."""
     found = dict(given)
     for option in tool.options:
         if option.kind == "networks" and not option.walks and found.get(option.name):
@@ -50,6 +62,8 @@ def completed(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
         values = as_list(found.get(option.name))
         if option.per_network and len(values) == 1 and count > 1:
             found[option.name] = values * count
+        if option.fastest and found.get(option.name) is None:
+            found[option.name] = fastest()
     return found
 
 

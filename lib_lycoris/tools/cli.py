@@ -6,27 +6,38 @@ import argparse
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ..errors import LycorisError, ToolError
-from ..plain_json import parse_json
+from . import bulk
 from .arguments import check_files, completed, finite
 from .declaration import Option, Tool
 from .jobs.progress import Progress, ProgressState
 from .option_names import as_flag, spelled
+from .recipe_jobs import read_jobs
 from .registry import VERBS, load_tools, tools_of
-from .validation import missing, typed, validated
+from .validation import missing, validated
 
 FAILED_CHECK = 1  # exit code of a verification that found a difference
 FAILED = 2  # exit code of a recipe with a job that failed
 MOST_SHOWN = 20  # choices of an option that its help lists
-OWN = ("run", "verb", "json", "dry_run", "recipe", "keep_going", "quiet")  # what every verb has beside its tool's options
+OWN = (
+    "run",
+    "verb",
+    "json",
+    "dry_run",
+    "recipe",
+    "keep_going",
+    "quiet",
+    "each",
+    "save_into",
+)  # what every verb has beside its tool's options
 
 
 def add_tool_commands(subparsers: Any) -> None:
@@ -66,6 +77,12 @@ def fill(parser: argparse.ArgumentParser, verb: str, tools: Sequence[Tool]) -> N
     )  # fmt: skip
     parser.add_argument("--keep-going", action="store_true", help="go on with the next job of a recipe after one that failed")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    if any({option.name for option in tool.options} >= {bulk.INPUT, bulk.OUTPUT} for tool in tools):
+        parser.add_argument(
+            "--each", type=Path, nargs="+", metavar="FILE",
+            help="do this for each of these files, folders or patterns; goes on past what fails, and skips what is there and equal",
+        )  # fmt: skip
+        parser.add_argument("--save_into", "--save-into", type=Path, metavar="FOLDER", help=f"where --each writes; {bulk.REPORT} in it")
     parser.set_defaults(run=run, verb=verb)
 
 
@@ -110,6 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(tools: Sequence[Tool], arguments: argparse.Namespace) -> int:
     # argparse gives its mark for nothing as the value of a file that was left out
     given = {key: value for key, value in vars(arguments).items() if key not in OWN and str(value) != argparse.SUPPRESS}
+    if getattr(arguments, "each", None):
+        return _run_each(tools, given, arguments)
     jobs = [given] if arguments.recipe is None else read_jobs(arguments.recipe, given, tools)
     chosen = [(choose(tools, job), job) for job in jobs]
     # all of them are looked at before the first one runs
@@ -154,6 +173,42 @@ def _run_all(jobs: Sequence[tuple[Tool, Mapping[str, Any]]], arguments: argparse
     return max(map(_code, reports))
 
 
+def _run_each(tools: Sequence[Tool], given: Mapping[str, Any], arguments: argparse.Namespace) -> int:
+    """Run a tool on each of many files; what was done is kept and reported also where some fail or the user stops."""
+    if arguments.save_into is None or arguments.recipe is not None:
+        raise ToolError("--each takes the folder of the results with --save_into, and no --recipe")
+    tool = choose(tools, {bulk.INPUT: arguments.each[0], bulk.OUTPUT: arguments.save_into, **given})
+    jobs, done = bulk.jobs_of(tool, arguments.each, arguments.save_into, given), bulk.Done(arguments.save_into)
+    validated(tool, completed(tool, jobs[0].options), partial(_note, tools=tools), "; see --help")  # a wrong option is one error, not many
+    reports: list[Mapping[str, Any]] = []
+    try:
+        with _terminable():
+            for job in jobs:
+                report = _one_of_many(tool, job, done, arguments)
+                reports.append(report)
+    finally:
+        summary = bulk.summary(reports, arguments.save_into)
+        print(json.dumps(summary, indent=2, ensure_ascii=False) if arguments.json else summary["text"])
+    return FAILED if summary["failed"] else 0
+
+
+def _one_of_many(tool: Tool, job: bulk.BulkJob, done: bulk.Done, arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """Return the report of one file, with what became of it; it is said at once."""
+    options = validated(tool, completed(tool, job.options), lambda sentence: None)
+    facts: dict[str, Any] = {"input": str(job.source), "output": str(job.target)}
+    try:
+        if done.is_done(tool, replace(job, options=options)):
+            return {**facts, "result": "skipped"}
+        report, text = _do(tool, options, arguments)
+    except LycorisError as error:
+        said = _flagged(str(error), [tool])
+        report, text, facts["result"] = {"failure": said, "kind": type(error).__name__}, f"error: {job.source.name}: {said}", "failed"
+    if not arguments.dry_run:
+        done.remember(tool, replace(job, options=options), report)
+    print(text, file=sys.stderr if arguments.json or "failure" in report else sys.stdout)
+    return {"result": "done", **facts, **{key: value for key, value in report.items() if key != "output"}}
+
+
 def _code(report: Mapping[str, Any]) -> int:
     if "failure" in report:
         return FAILED
@@ -164,17 +219,9 @@ def _do(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -
     if arguments.dry_run:
         planned = tool.plan(**options)
         return planned.as_json(), _flagged(planned.text, [tool])
-    started = time.monotonic()
     with _bar(arguments.quiet or not sys.stderr.isatty()) as callback:
         result = tool.run(progress=Progress(callback), **options)
-    return {**_written(result.outputs, time.monotonic() - started), **result.report}, _flagged(result.text, [tool])
-
-
-def _written(outputs: Sequence[Path], seconds: float) -> dict[str, Any]:
-    """Return what every report says: the first file or folder that was written, bytes of all of them, seconds."""
-    files = [file for path in outputs for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
-    first = str(outputs[0]) if outputs else None
-    return {"output": first, "bytes": sum(file.stat().st_size for file in files), "seconds": round(seconds, 3)}
+    return result.report, _flagged(result.text, [tool])
 
 
 def _note(sentence: str, tools: Sequence[Tool] = ()) -> None:
@@ -197,32 +244,6 @@ def choose(tools: Sequence[Tool], given: Mapping[str, Any]) -> Tool:
     last = tools[-1]
     lacking = ", ".join(option.flags[0] for option in missing(last, given))
     raise ToolError(f"{last.verb or last.name} needs {lacking}; see --help")
-
-
-def read_jobs(path: Path, given: Mapping[str, Any], tools: Sequence[Tool]) -> list[dict[str, Any]]:
-    """Return the jobs of a recipe file, with what was given beside it as defaults. Raises ToolError naming the file."""
-    try:
-        found = parse_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ToolError(f"{path.name} cannot be read as JSON: {error}") from error
-    jobs = found.get("jobs", [found]) if isinstance(found, dict) else found
-    if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):
-        raise ToolError(f"{path.name} must hold a list of jobs, each a table of options")
-    options = {option.name: option for tool in tools for option in tool.options}
-    return [{**given, **{name: _read_value(path, options.get(name), value) for name, value in job.items()}} for job in jobs]
-
-
-def _read_value(recipe: Path, option: Option | None, value: Any) -> Any:
-    """Return a value of a recipe as the option has it: paths from the recipe's folder on."""
-    if option is None or value is None:
-        return value
-    try:
-        found = typed(option, value)
-    except ToolError as error:
-        raise ToolError(f"{recipe.name}: {error}") from error
-    if option.type is not Path:
-        return found
-    return [recipe.parent / path for path in found] if isinstance(found, list) else recipe.parent / found
 
 
 @contextmanager

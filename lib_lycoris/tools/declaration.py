@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,7 @@ class Option:
     kind: Kind = "value"  # what a page offers to fill it in
     makes: Makes = "network"  # what is written, where the kind is output
     check: Callable[[Any], None] | None = None  # raises ToolError for a value of the right type that cannot be used
+    fastest: bool = False  # device: the command line takes the GPU where there is one and nothing was asked for
     walks: bool = False  # networks: the tool itself goes through folders, subfolders too
     ignored: str = ""  # accepted for old command lines: the sentence that says why it has no meaning here
     label: str = ""  # what its field is called on a page; that of LABELS, or made of the name, when empty
@@ -112,8 +114,10 @@ class Tool:
         given = validated(self, options)
         self._refuse_inputs(given)
         removed = removed_leftovers(Path(given["save_to"]).parent) if given.get("save_to") else []
+        started = time.monotonic()
         with self._naming_the_base_model(given):
             result = self.function(progress=progress or Progress(), **given)
+        result = replace(result, report={**_written(result.outputs, time.monotonic() - started), **result.report})
         if removed:  # said, since it may have been somebody's only copy of a long run
             text = f"{result.text}\nremoved what killed runs had left half-written: {', '.join(removed)}"
             result = replace(result, text=text, report={**result.report, "removed_leftovers": removed})
@@ -153,6 +157,13 @@ class Tool:
         return {o.name: o.default for o in self.options if not (o.ignored or o.refused)}
 
 
+def _written(outputs: Sequence[Path], seconds: float) -> dict[str, Any]:
+    """Return what every report says: the first file or folder that was written, bytes of all of them, seconds."""
+    files = [file for path in outputs for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    first = str(outputs[0]) if outputs else None
+    return {"output": first, "bytes": sum(file.stat().st_size for file in files), "seconds": round(seconds, 3)}
+
+
 def options_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options among the arguments that a tool's function was called with."""
     return {name: value for name, value in arguments.items() if name != "progress"}
@@ -178,6 +189,8 @@ FAMILY = Option(
     choices=tuple(FAMILIES),
 )  # fmt: skip
 DEVICE = Option("device", "where to compute: cpu, cuda, cuda:0, mps", default="cpu", check=check_device)
+# what is decomposed or multiplied gains by a GPU, unlike what is added up to the very bits that a check computes again
+FASTEST = replace(DEVICE, help=f"{DEVICE.help}; on the command line the GPU where there is one", fastest=True)
 IGNORED_KOHYA = (
     Option("v2", "", bool, ignored="`v2` is not needed: which model a file is for is read from the file"),
     Option("sdxl", "", bool, ignored="`sdxl` is not needed: which model a file is for is read from the file"),

@@ -68,7 +68,7 @@ def test_jobs_run_one_after_another_in_their_order(jobs: Jobs) -> None:
     for job in (first, *others):
         assert job.wait(10)
     assert [job.status for job in (first, *others)] == ["done"] * 4
-    assert first.result is not None and first.result.report == {"count": 5} and first.result.text == "counted to 5"
+    assert first.result is not None and first.result.report["count"] == 5 and first.result.text == "counted to 5"
     assert first.progress is not None and (first.progress.step, first.progress.total) == (5, 5)
 
 

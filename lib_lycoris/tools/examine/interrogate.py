@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks import Network, load
-from ..declaration import DEVICE, FilePath, Option, Plan, Result, Texts, Tool, as_list
+from ..declaration import FASTEST, FilePath, Option, Plan, Result, Texts, Tool, as_list
 from ..extract.difference import Reader
 from ..files.checkpoint import Checkpoint, open_checkpoint
 from ..files.network_file import patches
@@ -186,6 +186,6 @@ TOOL = Tool(
                aliases=("--sd_model",)),
         Option("words", "look at these words only (default: all that are one token)", nargs="+"),
         Option("count", "how many words are listed", int, COUNT),
-        DEVICE,
+        FASTEST,
     ),
 )  # fmt: skip

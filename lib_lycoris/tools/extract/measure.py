@@ -21,7 +21,7 @@ from ...algorithms.base import flat
 from ...errors import ToolError
 from ...networks.reading.reader import open_file
 from ...plain_json import parse_json
-from ..declaration import DEVICE, FilePath, Option, Plan, Result, Tool, options_of
+from ..declaration import FASTEST, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.naming import select
 from ..files.output import Output, refuse_inputs, require_space
 from ..jobs.progress import Progress
@@ -209,6 +209,6 @@ TOOL = Tool(
         *_SHARED,
         Option("save_to", "keep the singular values in this file", Path, kind="output", makes="file"),
         Option("whole", "all singular values, which the rules quantile and sv_cumulative need; takes longer", bool, default=False),
-        DEVICE,
+        FASTEST,
     ),
 )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 
 from ... import models
 from ...errors import ModelMismatchError, ToolError
-from ..declaration import DEVICE, IGNORED_KOHYA, SAVE_TO, Option
+from ..declaration import FASTEST, IGNORED_KOHYA, SAVE_TO, Option
 from ..files.alpha import ALPHA, check_alpha
 from ..files.checkpoint import Checkpoint, open_checkpoint
 from ..files.growing import dtype_of
@@ -47,7 +47,7 @@ OPTIONS = (
     Option("save_precision", "dtype of the file", default="fp16", choices=("fp32", "fp16", "bf16", "float")),
     Option("embeddings", "take the difference of token embeddings too, whole", bool, default=False),
     Option("text_encoder", "take the text encoders too", bool, default=True),
-    DEVICE,
+    FASTEST,
     Option("min_diff", "", float, ignored="`min_diff` is not needed: a module is left out where its bytes are the same, and never else"),
     Option("clamp_quantile", "", float, ignored="`clamp_quantile` has no meaning here: nothing is clamped, which costs quality"),
     Option("load_precision", "", ignored="`load_precision` has no meaning here: differences are taken in float32"),

@@ -17,3 +17,10 @@ def check_device(name: str) -> None:
         float(torch.ones(1, device=torch.device(name)))
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise ToolError(f'there is no device "{readable(name, 40)}" here; give cpu, cuda, cuda:1 or mps') from error
+
+
+def fastest() -> str:
+    """Return the GPU where there is one that torch computes on, else the processor."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else ALWAYS

@@ -14,7 +14,7 @@ from ...errors import ModelMismatchError, ToolError
 from ...models import BaseModel
 from ...networks import Network, load
 from ...prompt import StrengthMap
-from ..declaration import DEVICE, FAMILY, IGNORED_KOHYA, MODELS, PER_NETWORK, SAVE_TO, Option
+from ..declaration import FAMILY, FASTEST, IGNORED_KOHYA, MODELS, PER_NETWORK, SAVE_TO, Option
 from ..extract.difference import Reader
 from ..files.alpha import ALPHA, check_alpha
 from ..files.checkpoint import open_checkpoint
@@ -50,7 +50,7 @@ OPTIONS = (
     ALPHA,
     Option("save_precision", "dtype of the file (default: the networks')", choices=("fp32", "fp16", "bf16", "float")),
     FAMILY,
-    DEVICE,
+    FASTEST,
     Option("concat", "keep all ranks, side by side: exactly the sum; what would cut them is refused", bool, default=False),
     Option("shuffle", "", bool, ignored="`shuffle` has no meaning here: the order of ranks changes nothing"),
     *IGNORED_KOHYA,
