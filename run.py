@@ -4,6 +4,7 @@
   python3 run.py [app]              the app, in the browser
   python3 run.py test               the whole test suite; `test --help` says what else it takes
   python3 run.py bench NAME ...     a benchmark of tests/benchmarks
+  python3 run.py dev family CLASS   a draft of a base model family's file, for developers
   python3 run.py VERB ...           generate, inspect, merge, extract, resize, convert, bake, split, prune, compare, measure,
                                     verify, undo, metadata, slim, find, interrogate
   python3 run.py train ...          train a network from a folder of images; installs what that needs first
@@ -443,16 +444,17 @@ def run_inside(arguments: list[str]) -> int:
     """Run a verb; this is the process inside the environment."""
     sys.path[:0] = [str(ROOT)]
     try:
-        if arguments[:1] != ["bench"]:
+        if arguments[:1] not in (["bench"], ["dev"]):
             from lib_lycoris.cli import main as command_line
 
             return command_line(arguments) or 0
-        files = sorted((ROOT / "tests/benchmarks").glob("[a-z]*.py"))
+        folder, what = {"bench": ("benchmarks", "benchmark"), "dev": ("development", "program")}[arguments[0]]
+        files = sorted((ROOT / "tests" / folder).glob("[a-z]*.py"))
         known = [path.stem for path in files if "ArgumentParser" in path.read_text("utf-8")]  # the others are parts of one
         if not arguments[1:] or arguments[1] not in known:
-            raise Trouble(f"bench wants the name of a benchmark, one of: {', '.join(known) or '(there are none yet)'}.")
-        sys.argv = [f"bench {arguments[1]}", *arguments[2:]]
-        runpy.run_module(f"tests.benchmarks.{arguments[1]}", run_name="__main__", alter_sys=False)
+            raise Trouble(f"{arguments[0]} wants the name of a {what}, one of: {', '.join(known) or '(there are none yet)'}.")
+        sys.argv = [f"{arguments[0]} {arguments[1]}", *arguments[2:]]
+        runpy.run_module(f"tests.{folder}.{arguments[1]}", run_name="__main__", alter_sys=False)
         return 0
     except KeyboardInterrupt:
         return 130

@@ -1,7 +1,7 @@
 """HiDream I1 (and E1): 16 double and 32 single blocks with four experts, 2560 wide.
 
-Layers checked against diffusers' HiDreamImageTransformer2DModel with I1's configuration; original and diffusers names are the same. Text
-encoders (CLIP, T5, Llama) are not declared.
+Layers checked against diffusers' HiDreamImageTransformer2DModel with I1's configuration, and with the 64 channels that the class has by
+default; original and diffusers names are the same. Text encoders (CLIP, T5, Llama) are not declared.
 """
 
 from ..family import Blocks, Family, transformer
@@ -12,13 +12,13 @@ S = "single_stream_blocks.#.block"
 EXPERT, SHARED = 6912, 3584  # widths of the feed-forwards
 
 
-def layers(d: int = 2560, double: int = 16, single: int = 32) -> Rows:
-    """Yield the layers; d: width."""
+def layers(d: int = 2560, double: int = 16, single: int = 32, patch: int = 64) -> Rows:
+    """Yield the layers; d: width, patch: numbers of a patch of 2 x 2."""
     yield linear("t_embedder.timestep_embedder.linear_1", d, 256)
     yield linear("t_embedder.timestep_embedder.linear_2", d, d)
     yield linear("p_embedder.pooled_embedder.linear_1", d, 2048)
     yield linear("p_embedder.pooled_embedder.linear_2", d, d)
-    yield linear("x_embedder.proj", d, 64)
+    yield linear("x_embedder.proj", d, patch)
     yield linear("caption_projection.#.linear", d, 4096, bias=False, times=double + single + 1)
     yield linear(f"{D}.adaLN_modulation.1", 12 * d, d, times=double)
     yield from attention(D, d, double, "")
@@ -28,7 +28,7 @@ def layers(d: int = 2560, double: int = 16, single: int = 32) -> Rows:
     yield linear(f"{S}.adaLN_modulation.1", 6 * d, d, times=single)
     yield from attention(S, d, single, "")
     yield from experts(S, d, single)
-    yield linear("final_layer.linear", 64, d)
+    yield linear("final_layer.linear", patch, d)
     yield linear("final_layer.adaLN_modulation.1", 2 * d, d)
 
 
@@ -60,6 +60,7 @@ FAMILY = Family(
     label="HiDream",
     short="HiDream",
     components=(transformer(layers),),
+    variants={"16-channel": {}, "64-channel": {"patch": 256}},
     blocks=Blocks({"double_stream_blocks": "D", "single_stream_blocks": "S"}),
     spellings=("hidream",),
     written={"modelspec.architecture": "hidream-i1"},
