@@ -49,9 +49,12 @@
     let tries = 40;
     (function restore() {
         const name = localStorage.getItem(KEPT);
-        if (!name || (tabs().length && openTab(name)) || !tries--) {
+        const there = tabs().find((button) => button.textContent.trim() === name);
+        const done = there && (there.matches(".selected") || there.getAttribute("aria-selected") === "true");
+        if (!name || done || !tries--) {
             return;
         }
+        there?.click(); // and looked at again: Gradio opens the first tab itself when it has drawn all of them
         window.setTimeout(restore, 250);
     })();
 
@@ -91,6 +94,25 @@
     document.addEventListener("click", (event) => {
         if (event.target instanceof Element && event.target.closest("[data-lyco-notify]") && "Notification" in window) {
             Notification.requestPermission();
+        }
+    });
+
+    /* What takes something away asks first. */
+    document.addEventListener("click", (event) => {
+        const button = event.target instanceof Element ? event.target.closest("[data-lyco-ask], .lyco_ask") : null;
+        if (button && !window.confirm(button.dataset.lycoAsk || button.textContent.trim() + "?")) {
+            event.stopImmediatePropagation();
+            event.preventDefault();
+        }
+    }, true);
+
+    /* Buttons of the list of results: what they do and what with goes into the page's field. */
+    document.addEventListener("click", (event) => {
+        const button = event.target instanceof Element ? event.target.closest("[data-lyco-do]") : null;
+        const field = document.querySelector("#lyco_results_action :is(textarea, input)");
+        if (button && field) {
+            field.value = JSON.stringify({do: button.dataset.lycoDo, id: button.dataset.id, at: Date.now()});
+            field.dispatchEvent(new Event("input", {bubbles: true}));
         }
     });
 

@@ -94,11 +94,12 @@ def launch(
     """
     blocks, page = build(host, save, context)
     chosen = free_port(port)
+    folders = (context.store.kept_folder(), context.store.network_folder(), context.store.checkpoint_folder())  # results to download
     print(f"LyCORIS is at http://{LOOPBACK}:{chosen} - stop it with Ctrl-C", file=sys.stderr, flush=True)
     try:
         app, *_ = queued(blocks).launch(
             server_name=LOOPBACK, server_port=chosen, share=False, inbrowser=browser, quiet=True, show_api=False,
-            allowed_paths=[str(page.images.folder)], prevent_thread_lock=True,
+            allowed_paths=[str(folder) for folder in folders], prevent_thread_lock=True,
             app_kwargs={"docs_url": None, "redoc_url": None, "middleware": [Middleware(guard)]},
         )  # fmt: skip
         outermost(app, guard)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...atomic import write_text
+from ...demo import NETWORKS
 from ...errors import HostError
 from ...plain_json import parse_json
 from ..protocol import NetworkCard
@@ -74,6 +75,8 @@ class LibraryCards:
     def keep(self, name: str, changes: Mapping[str, Any]) -> None:
         """Write fields of a card into the file of notes; its other keys stay. Raises HostError if that fails."""
         path = self.card(name).path.with_suffix(".json")
+        if path.parent == NETWORKS:
+            raise HostError("the demo's networks take no notes; copy the file into your own networks first")
         said: Any = {}
         if path.exists():
             try:

@@ -13,6 +13,7 @@ from .extract import ExtractPage
 from .inspect import InspectPage
 from .merge import MergePage
 from .networks import NetworksPage
+from .results import ResultsPage
 from .train import TrainPage
 
 PAGES: tuple[tuple[str, str, Any], ...] = (  # label, name in ids, page
@@ -23,6 +24,7 @@ PAGES: tuple[tuple[str, str, Any], ...] = (  # label, name in ids, page
     ("Block weight", "blocks", BlocksPage),
     ("Inspect", "inspect", InspectPage),
     ("Train", "train", TrainPage),
+    ("Results", "results", ResultsPage),
 )
 
 

@@ -18,6 +18,7 @@ from ..blocks.analyzer import AnalyzerPart
 from ..blocks.bake import BakePart
 from ..blocks.diagram import legend, picture, unit
 from ..blocks.network import Meter
+from ..blocks.preset_files import PresetFilesPart
 from ..blocks.values import LABELS, BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
 from ..context import PageContext
 from ..parts.file_choice import network_picker
@@ -66,6 +67,7 @@ class BlocksPage:
         self._wire(buttons, saving)
         self.bake = BakePart(self.context, self.network)
         self.bake.build(self.state, self.fields)
+        PresetFilesPart(self.context, self.own).build(self.preset)
         AnalyzerPart(self.context).build(self.state, self.fields)
 
     def _sliders(self) -> dict[str, Any]:
@@ -96,7 +98,7 @@ class BlocksPage:
         with gr.Row(elem_classes=["lyco_buttons"]):
             name = gr.Textbox(label="Save as preset", placeholder="a name", max_lines=1, elem_id="lyco_blocks_name", scale=4, min_width=120)
             save = gr.Button("Save", size="sm", elem_id="lyco_blocks_save", scale=1, min_width=70)
-            delete = gr.Button("Delete", size="sm", elem_id="lyco_blocks_delete", scale=1, min_width=70)
+            delete = gr.Button("Delete", size="sm", elem_id="lyco_blocks_delete", scale=1, min_width=70, elem_classes=["lyco_ask"])
         return name, save, delete
 
     def _wire(self, buttons: Mapping[str, Any], saving: tuple[Any, Any, Any]) -> None:

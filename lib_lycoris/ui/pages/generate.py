@@ -13,9 +13,11 @@ from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationReq
 from ...prompt import escape_name
 from ..context import PageContext
 from ..parts.file_choice import checkpoint_picker
+from ..parts.grid_part import BeforeAfterPart, GridPart
 from ..parts.images import LIMIT, ImageFolder, Save, text_of
 from ..parts.making import LABEL, Maker, Work
 from ..parts.request import read_generation_text, read_request
+from ..parts.stack_part import StackPart
 from ..style import REFRESH, bar, idle, notes
 
 PAGE = "generate"
@@ -56,6 +58,9 @@ class GeneratePage:
         self.shown = gr.State([])
         self.outputs = [state, gallery, told, info, start, stop, self.shown]
         self._wire(start, stop, texts[0], gallery, info)
+        GridPart(self.context, self.host, self.images, self.maker).build(self.inputs)
+        BeforeAfterPart(self.context, self.host, self.images, self.maker).build(self.inputs)
+        StackPart(self.context).build(self.prompt, self.inputs[FIELDS.index("seed")])
 
     def _checkpoint(self) -> None:
         with gr.Row(elem_classes=["lyco_buttons"]):

@@ -18,6 +18,7 @@ from ...tools.examine.module_sizes import Sizes, measure_modules, singular_value
 from ...tools.jobs.queue import Job
 from ..context import PageContext, Receiver
 from ..parts.curve import plot_box
+from ..parts.dropped import DroppedFiles
 from ..parts.file_choice import checkpoint_picker, network_picker
 from ..parts.guidance import advice_html
 from ..parts.inspection import comparison, details, facts, module_table, overview, words
@@ -65,6 +66,7 @@ class InspectPage:
         self.state = gr.HTML(idle(EMPTY), elem_id="lyco_inspect_progress", elem_classes=["lyco_plan"])
         with gr.Column(visible=False, elem_id="lyco_inspect_found") as self.found:
             self._build_found()
+        DroppedFiles(self.context).build()
         with gr.Accordion("Compare several networks", open=False, elem_id="lyco_inspect_compare"):
             self._build_comparison()
         self._wire()

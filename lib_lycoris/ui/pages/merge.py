@@ -11,13 +11,14 @@ import gradio as gr
 
 from ...errors import ToolError
 from ...tools.jobs.places import Taken
-from ..context import PageContext
+from ..context import PageContext, Receiver
 from ..parts.fields import DEFAULT, OptionFields
 from ..parts.file_choice import checkpoint_picker
 from ..parts.job_panel import JobPanel
 from ..parts.live_plan import LivePlan
 from ..parts.merge_result import MergeResult
 from ..parts.network_table import EMPTY, NetworkRow, NetworkTable
+from ..style import notes, tag_box
 
 PAGE = "merge"
 INTO_CHECKPOINT, INTO_NETWORK = "into a checkpoint", "into one network"
@@ -75,9 +76,11 @@ class MergePage:
                 gr.HTML('<h3 class="lyco_heading3">What will happen</h3>')
                 self.plan.build()
                 start = gr.Button("Merge", variant="primary", elem_id="lyco_merge_run")
+                as_tags = gr.Button("Try it as tags, without writing a file", size="sm", elem_id="lyco_merge_as_tags")
+                tags = gr.HTML("", elem_id="lyco_merge_tags")
                 self.panel.build()
                 self.result.build()
-        self._wire(start)
+        self._wire(start, as_tags, tags)
 
     def _build_inputs(self) -> None:
         self.mode = gr.Radio([INTO_CHECKPOINT, INTO_NETWORK], value=INTO_CHECKPOINT, label="Merge networks", elem_id="lyco_merge_mode")
@@ -104,13 +107,15 @@ class MergePage:
             with gr.Column(visible=False) as self.group_network:
                 self.more_network.build(self.context)
 
-    def _wire(self, start: Any) -> None:
+    def _wire(self, start: Any, as_tags: Any, tags: Any) -> None:
         own = [self.mode, self.checkpoint.component, self.name, self.precision, self.undo, self.rank, self.size]
         rest = [*self.more_checkpoint.components, *self.more_network.components]
         inputs = [*own, *self.table.inputs, *rest]
         names = ("mode", "checkpoint", "name", "precision", "undo", "rank", "size")
         self.context.keep(PAGE, {name: part for name, part in zip(names, own) if name != "name"})  # a name is for one result
         self.context.receivers["Merge"] = self.table.receiver
+        self.context.receivers["Merge rows"] = Receiver(self.table.show, [], self.table.outputs)
+        as_tags.click(self.as_tags, self.table.inputs, tags, queue=False, show_progress="hidden")
         shown = [self.checkpoint.component, self.undo, self.limits, self.group_checkpoint, self.group_network]
         self.mode.change(mode_changed, self.mode, shown, queue=False, show_progress="hidden")
         for part in (self.mode, self.checkpoint.component):
@@ -118,6 +123,16 @@ class MergePage:
         self.plan.watch([*own, *self.table.inputs, *rest], self.planned, self.ready, inputs, self.table.events)
         self.panel.start(start, self.options, inputs)
         self.context.on_load(self.restored, self.table.outputs)
+
+    def as_tags(self, rows: str) -> dict[str, Any]:
+        """Return the tags that do to an image what the merge would do to the checkpoint."""
+        try:
+            entries = self.table.read(rows)
+            if not entries:
+                raise ToolError("no network is chosen; add one from the list")
+        except ToolError as error:
+            return gr.update(value=notes(errors=[str(error)]))
+        return gr.update(value=tag_box(" ".join(entry.tag for entry in entries), self.context.send))
 
     def restored(self) -> list[Any]:
         """Return the table of the last visit; what is not a table any more is left out."""

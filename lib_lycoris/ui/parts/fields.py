@@ -39,14 +39,28 @@ class OptionFields:
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
         """Return the options that the components' values mean, in their order; what is empty is left out. Raises ToolError."""
+        for option, value in zip(self.options, values):
+            if value is None and option.type in (int, float) and option.default is not None and not option.choices:
+                raise ToolError(f"{option.title}: a number is missing")
         given = [(option, value.strip() if isinstance(value, str) else value) for option, value in zip(self.options, values)]
         return {option.name: _value(option, value) for option, value in given if value not in (None, "", DEFAULT)}
+
+
+def devices() -> list[str]:
+    """Return where tools can compute on this machine, the fastest first."""
+    import torch
+
+    gpus = [f"cuda:{number}" if number else "cuda" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
 
 
 def _component(option: Option, tool: Tool, elem_id: str) -> Any:
     label, info = option.title, with_fields(sentence(option.help), tool)
     if option.type is bool:
         return gr.Checkbox(value=bool(option.default), label=label, info=info, elem_id=elem_id)
+    if option.name == "device":
+        found = devices()
+        return gr.Dropdown(found, value=found[0], label=label, info=info, elem_id=elem_id)
     if option.choices:
         choices = [*([] if option.default is not None else [DEFAULT]), *map(str, option.choices)]
         value = DEFAULT if option.default is None else str(option.default)

@@ -12,7 +12,7 @@ import gradio as gr
 
 from ...errors import PromptError, ToolError
 from ...plain_json import parse_json
-from ...prompt import BlockWeights, Tag, TagError, escape_name, find_tags
+from ...prompt import BlockWeights, Tag, TagError, escape_name, find_tags, unescape_name
 from ...prompt.number import format_number
 from ..context import PageContext, Receiver
 from .file_choice import network_picker
@@ -160,7 +160,7 @@ def _of_tag(tag: Tag) -> NetworkRow:
         raise ToolError(f"{tag.text or tag.format()} cannot be merged: a merge holds strengths and block weights, the same at every step")
     blocks = tag.weights.format() if isinstance(tag.weights, BlockWeights) else tag.weights or ""
     te, unet = tag.te.value(0, 1), tag.unet.value(0, 1)
-    return NetworkRow(tag.name, te, None, None if unet == te else unet, blocks)
+    return NetworkRow(unescape_name(tag.name), te, None, None if unet == te else unet, blocks)
 
 
 def _row(table: str, number: int, row: Sequence[Any]) -> str:
