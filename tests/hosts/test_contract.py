@@ -297,6 +297,15 @@ def test_images_of_a_batch_that_ask_for_other_networks_are_told_of(webui: WebuiR
     assert webui.program.run_batches(["a cat", "a dog <lyco:one>"])[0]["Lyco tags used"] == "none"
 
 
+@pytest.mark.parametrize("mode, told", [("Latent", True), ("Attention", False)])
+def test_regional_prompters_latent_mode_is_told_that_networks_act_on_the_whole_image(webui: WebuiRig, mode: str, told: bool) -> None:
+    p = Processing("a cat")
+    p.extra_generation_params.update({"RP Active": True, "RP Calc Mode": mode})  # by its process(), which comes before activations
+    webui.network.activate(p, [params("one")])
+    assert any("act on the whole image" in text for text in p.comments) is told
+    webui.network.deactivate(p)
+
+
 def test_problems_are_in_the_images_text_only_where_the_settings_ask(webui: WebuiRig) -> None:
     webui.picture("<lyco:onee>")
     assert "onee" in webui.problems and webui.program.p is not None and "Lyco problems" not in webui.program.p.infotext()

@@ -222,7 +222,7 @@ def random_prompt(dice: random.Random) -> tuple[str, dict[str, Any]]:
 
 def test_random_runs_end_where_they_began(running: Running, plain: Picture, request: pytest.FixtureRequest) -> None:
     before, dice = running.bits(), random.Random(0)
-    for _ in range(200 if request.config.getoption("--long") else 25):
+    for _ in range(200 if request.config.getoption("--long") else 50):
         tags, fields = random_prompt(dice)
         running.generate(tags, **fields)
     assert largest(running.generate(), plain) == 0

@@ -13,7 +13,7 @@ from . import comments
 from .conds import Conds
 from .hooks import Steps, start_hooks
 from .host import PassRequest, WebuiHost, host
-from .prompts import about_batch, near_misses, pass_steps, tags_of, with_brackets, written
+from .prompts import about_batch, about_regions, near_misses, pass_steps, tags_of, with_brackets, written
 from .text_steps import TextSteps
 
 
@@ -53,6 +53,7 @@ class LycoNetwork:
         self._run = weakref.ref(p)
         start_hooks(self.steps, self.text_steps, self.host.silent, self.replan)
         tags, problems = _read(params_list)
+        problems += filter(None, [about_regions(p)])
         steps, calls = pass_steps(p, hires)
         tags = with_brackets(tags, written(p, hires), steps, calls, pass_steps(p, False)[0] if hires else 0)
         done = self.host.put_on(PassRequest(tags, _seed(p), steps, hires))

@@ -51,6 +51,17 @@ def about_batch(prompts: Sequence[str]) -> str | None:
     return f"{which} for other networks, but a batch is computed at once: all have {used}; set the batch size to 1 for one by one"
 
 
+def about_regions(p: Any) -> str | None:
+    """Say that networks act on the whole image where Regional Prompter would give each its region; None elsewhere."""
+    facts = getattr(p, "extra_generation_params", {})
+    if not facts.get("RP Active") or facts.get("RP Calc Mode") != "Latent":
+        return None
+    return (
+        "Regional Prompter's Latent mode keeps networks of the built-in loader to their regions, and no others: those applied here "
+        'act on the whole image; write <lora:...> for a region\'s own, with the setting "Apply <lora:...> tags too" off'
+    )
+
+
 def pass_steps(p: Any, hires: bool) -> tuple[int, int]:
     """Return the steps of a pass, and how many model calls its sampler makes in one, in which the webui counts prompt editing."""
     from modules import sd_samplers
