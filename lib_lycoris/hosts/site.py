@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST = 8 << 20  # bytes of a request: prompts and settings; no page of ours uploads a file
+LONGEST_NAME = 255  # bytes, of a part of a path: more makes the file system raise where it is asked
 TO_OTHERS = ("/proxy=", "/proxy/")  # Gradio's route that fetches from another server
 _FOREIGN_TAG = re.compile(
     rb"<(script|link|iframe|img)\b[^>]*?\b(?:src|href)\s*=\s*[\"'](?:https?:)?//[^>]*>(?:\s*</script>)?", re.IGNORECASE
@@ -67,11 +68,14 @@ class SiteGuard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, host: str) -> None:
         limited = _Limited(receive, self.largest)
+        answer = _Answer(send, host, limited)
         try:
-            await self.app(scope, limited, _Answer(send, host, limited))
+            await self.app(scope, limited, answer)
         except Exception:
-            if not limited.exceeded:  # else it is what the application makes of a body that ends early, and the answer is given
+            if not limited.exceeded:  # else it is what the application makes of a body that ends early
                 raise
+        if limited.exceeded:
+            await answer.refuse()
 
     def _refusal(self, scope: Scope, headers: list[tuple[str, str]]) -> tuple[int, str] | None:
         """Return the HTTP status and the sentence of a refusal; None for what may pass."""
@@ -85,7 +89,7 @@ class SiteGuard:
             return 403, "a page of another site may not use this app"
         if _sent_by_another_page(scope, dict(headers)):
             return 403, "a page of another site may not use this app"
-        if _leads_elsewhere(scope["path"]):
+        if _leads_elsewhere(scope["path"]) or any(len(part.encode("utf-8", "replace")) > LONGEST_NAME for part in scope["path"].split("/")):
             return 404, "there is no such file"
         length = (several["content-length"] or ["0"])[0]
         if not length.isascii() or not length.isdigit():
@@ -136,7 +140,12 @@ class _Answer:
         self.send, self.host, self.request = send, host, request
         self.start: Message | None = None  # of a page that is changed, kept until its length is known
         self.body = b""
-        self.dropped = False
+        self.begun = self.dropped = False
+
+    async def refuse(self) -> None:
+        """Answer that the body is too large, unless something was answered already: an application may say nothing then."""
+        if not self.begun:
+            await self._instead(413, f"a request has {self.request.largest} bytes at most")
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -154,8 +163,9 @@ class _Answer:
         headers = [(name.lower(), value) for name, value in message.get("headers", [])]
         found = dict(headers)
         if self.request.exceeded:
-            await self._instead(413, f"a request has {self.request.largest} bytes at most")
+            await self.refuse()
             return
+        self.begun = True
         if 300 <= message["status"] < 400 and self._is_foreign(found.get(b"location", b"").decode("latin-1")):
             await self._instead(404, "there is no such file")
             return
@@ -166,7 +176,7 @@ class _Answer:
             await self.send(message)
 
     async def _instead(self, status: int, sentence: str) -> None:
-        self.dropped = True
+        self.begun = self.dropped = True
         await _answer(self.send, status, sentence)
 
     async def _finish(self, start: Message) -> None:

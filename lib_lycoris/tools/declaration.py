@@ -14,6 +14,7 @@ from ..errors import ModelMismatchError
 from ..models import FAMILIES
 from .files.output import refuse_inputs, refuse_strangers, require_space
 from .jobs.devices import check_device
+from .jobs.faults import machine_faults
 from .jobs.progress import Progress
 from .validation import validated
 
@@ -115,7 +116,7 @@ class Tool:
         self._refuse_inputs(given)
         removed = removed_leftovers(Path(given["save_to"]).parent) if given.get("save_to") else []
         started = time.monotonic()
-        with self._naming_the_base_model(given):
+        with self._naming_the_base_model(given), machine_faults():
             result = self.function(progress=progress or Progress(), **given)
         result = replace(result, report={**_written(result.outputs, time.monotonic() - started), **result.report})
         if removed:  # said, since it may have been somebody's only copy of a long run
@@ -127,7 +128,7 @@ class Tool:
         """Tell what :meth:`run` would do with these options, without doing it; raises what it would raise."""
         given = validated(self, options)
         self._refuse_inputs(given)
-        with self._naming_the_base_model(given):
+        with self._naming_the_base_model(given), machine_faults():
             planned = self.planner(**given)
         if given.get("save_to"):
             require_space(Path(given["save_to"]).absolute().parent, planned.disk_bytes or 0, Path(given["save_to"]).name)

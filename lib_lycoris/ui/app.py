@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def launch(
     The server still runs afterwards, in threads that may be inside torch: the caller ends the process.
     """
     blocks, page = build(host, save, context)
-    chosen = free_port(port)
+    chosen, asked = free_port(port), _asked_to_end()
     folders = (context.store.kept_folder(), context.store.network_folder(), context.store.checkpoint_folder())  # results to download
     print(f"LyCORIS is at http://{LOOPBACK}:{chosen} - stop it with Ctrl-C", file=sys.stderr, flush=True)
     try:
@@ -104,17 +104,27 @@ def launch(
         )  # fmt: skip
         outermost(app, guard)
         routes(app)
-        _stay()
+        _stay(asked)
     finally:
         page.maker.stop()
         context.jobs.close()
 
 
-def _stay() -> None:
-    """Wait for Ctrl-C. Gradio's own waiting closes its server then, which waits without end for requests that still compute."""
-    with suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(0.2)
+def _asked_to_end() -> list[int]:
+    """Return where Ctrl-C and SIGTERM are noted from now on; they come twice where a terminal and whoever started us send them.
+
+    A plain list: a signal comes in the middle of anything, and a lock may be held then.
+    """
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: asked.append(number))
+    return asked
+
+
+def _stay(asked: list[int]) -> None:
+    """Wait for the end. Gradio's own waiting closes its server then, which waits without end for requests that still compute."""
+    while not asked:
+        time.sleep(0.2)
 
 
 def outermost(app: Any, guard: Guard) -> None:

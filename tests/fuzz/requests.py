@@ -166,7 +166,7 @@ def request(rng: random.Random, folder: Path) -> None:
         given: Any = odd_value(rng)
         if tool is not None and rng.random() < 0.9:
             given = {name: _plain(value) for name, value in odd_options(tool, folder, rng).items()}
-            if query == b"replace=true":
+            if query == b"replace=true" or "in_place" in given:
                 named |= {f"{name.removesuffix('.safetensors')}.safetensors" for name in outputs(tool, given)}
         body = odd_json(rng, given)
         headers = [(b"host", HOST), (b"content-type", b"application/json")]

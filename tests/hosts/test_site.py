@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request, WebSocket
+from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -35,6 +35,12 @@ def application() -> FastAPI:
     @app.post("/take")
     async def take(request: Request) -> int:
         return len(await request.body())
+
+    @app.post("/silent")
+    async def silent(request: Request) -> Response:
+        async for _ in request.stream():
+            pass
+        raise RuntimeError
 
     @app.get("/file={path:path}")
     def file(path: str) -> str:
@@ -119,6 +125,7 @@ def test_nobody_is_sent_to_another_host(client: TestClient, to: str, status: int
     ("path", "status"),
     [
         ("/file=a/b.png", 200), ("/file=C:/a.png", 200), ("/file=https://evil.example", 404), ("/file=%20https:x", 404),
+        ("/file=" + "a" * 256, 404), ("/" + "é" * 128, 404),
         ("/file=//evil.example", 404), ("/file=%5C%5Cevil", 404), ("/proxy=https://x.hf.space", 404),
     ],
 )  # fmt: skip
@@ -137,6 +144,7 @@ def test_large_bodies_are_refused_before_they_are_read(client: TestClient) -> No
     assert client.post("/take", content=b"x" * 1000).json() == 1000
     assert client.post("/take", content=b"x" * 1001).status_code == 413
     assert client.post("/take", content=pieces()).status_code == 413  # of no announced length
+    assert client.post("/silent", content=pieces()).status_code == 413
 
 
 def test_sockets_are_held_to_the_same(client: TestClient) -> None:

@@ -229,8 +229,10 @@ def running_app(python: str, data: Path) -> Iterator[str]:
     try:
         yield wait_for(log, process)
     finally:
-        process.send_signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):  # as from a terminal and from run.py at once
+            process.send_signal(number)
         assert process.wait(30) == 0, log.read_text()
+        assert "Stopped" not in log.read_text() and "Traceback" not in log.read_text()
 
 
 def wait_for(log: Path, process: subprocess.Popen[bytes]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,11 @@ class GrowingFile:
         self._finished = False
 
     def __enter__(self) -> Self:
-        self._output.__enter__()
-        self._output.hash_from(8 + self._room)
-        self._output.write(bytes(8 + self._room))
+        with ExitStack() as stack:  # a disk that is full already here leaves nothing either
+            stack.enter_context(self._output)
+            self._output.hash_from(8 + self._room)
+            self._output.write(bytes(8 + self._room))
+            stack.pop_all()
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:

@@ -112,6 +112,10 @@ class Output:
         self.write(block)
         return len(block)
 
+    def settle(self) -> None:
+        """Put on disk what is written so far: what could fail for want of space has then happened."""
+        os.fsync(self._file.fileno())
+
     def digest(self) -> str:
         """Return the sha256 of the bytes from :meth:`hash_from` on, when all are written."""
         self._threads[-1].end(wait_for_all=True)

@@ -39,6 +39,7 @@ class UndoFile:
     """Collects what an undo needs while files are merged; with no output it does nothing."""
 
     def __init__(self, output: Output | None, merged: str) -> None:
+        self._output = output
         self._zip: ZipFile | None = None if output is None else ZipFile(_Sink(output), "w", ZIP_DEFLATED, compresslevel=LEVEL)  # type: ignore[call-overload]
         self._manifest: dict[str, Any] = {"format": FORMAT, "merged": merged, "files": []}
         self._source: CheckpointFile | None = None
@@ -47,11 +48,12 @@ class UndoFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._zip is None:
+        if self._zip is None or self._output is None:
             return
         if kind is None:
             self._write("manifest.json", json.dumps(self._manifest, indent=1).encode())
             self._zip.close()
+            self._output.settle()
         else:
             self._zip.fp = None  # nothing more is written, not even when the object is collected
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,9 @@ def _write_file(job: CheckpointMerge, progress: Progress) -> str | None:
     needs_input_hash = INPUT_HASH.encode() in layout.head or job.undo is not None
     with ExitStack() as stack:
         reading = stack.enter_context(_input_hash(source.path if needs_input_hash else None))
+        kept = stack.enter_context(_undo_output(job))
         output = stack.enter_context(Output(job.save_to, job.hashed))
-        undo = stack.enter_context(_undo(job))
+        undo = stack.enter_context(UndoFile(kept, job.save_to.name))
         pool = stack.enter_context(workers(job.changes.device))
         undo.begin(source)
         write_stream(output, source, layout, _maker(job, source), undo.keep, pool, progress)
@@ -219,7 +220,11 @@ def _carry_configuration(checkpoint: Path, save_to: Path) -> None:
 
 
 def _write_folder(job: CheckpointMerge, progress: Progress) -> None:
-    with OutputFolder(job.save_to) as folder, _undo(job) as undo, workers(job.changes.device) as pool:
+    with ExitStack() as stack:
+        kept = stack.enter_context(_undo_output(job))
+        folder = stack.enter_context(OutputFolder(job.save_to))
+        undo = stack.enter_context(UndoFile(kept, job.save_to.name))
+        pool = stack.enter_context(workers(job.changes.device))
         for source, layout in zip(job.checkpoint.sources, job.layouts):
             target = folder.beside / source.path.relative_to(job.checkpoint.path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -251,13 +256,9 @@ def _input_hash(path: Path | None) -> Iterator[InputHash | None]:
             reading.stop()
 
 
-@contextmanager
-def _undo(job: CheckpointMerge) -> Iterator[UndoFile]:
-    if job.undo is None:
-        yield UndoFile(None, job.save_to.name)
-        return
-    with Output(job.undo) as output, UndoFile(output, job.save_to.name) as undo:
-        yield undo
+def _undo_output(job: CheckpointMerge) -> AbstractContextManager[Output | None]:
+    """Return the undo file's output; to be entered before the merge's, so that it gets its name last and is never without its merge."""
+    return nullcontext() if job.undo is None else Output(job.undo)
 
 
 def plan(**options: Any) -> Plan:

@@ -1,0 +1,31 @@
+"""What a machine does to a run: a file that vanishes while it is read, memory that runs out. Each is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import ToolError, readable
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # how torch says it, of a GPU and of the machine
+
+
+@contextmanager
+def machine_faults() -> Iterator[None]:
+    """Turn errors of the system and of memory into ToolError; all others are faults of ours and stay what they are."""
+    try:
+        yield
+    except OSError as error:
+        name = Path(str(error.filename)).name if error.filename else "a file"
+        raise ToolError(f"{readable(name)} cannot be used: {error.strerror or error}; was it moved or changed meanwhile?") from error
+    except MemoryError as error:
+        raise _no_memory() from error
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in NO_MEMORY):
+            raise
+        raise _no_memory() from error
+
+
+def _no_memory() -> ToolError:
+    return ToolError("there is not enough memory for this; close other programs, or use another device. Nothing was written")

@@ -1,0 +1,89 @@
+"""What a machine does to a run is a sentence; a fault of ours stays what it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib_lycoris.errors import ToolError
+from lib_lycoris.tools import TOOLS
+from lib_lycoris.tools.files.output import Output
+from lib_lycoris.tools.jobs.faults import machine_faults
+from tests.fuzz.tiny_files import prepared
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/secret/place/a.safetensors"), "^a.safetensors cannot be used: No such file"),
+        (MemoryError(), "not enough memory"), (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 99 bytes"), "not enough memory"),
+    ],
+)  # fmt: skip
+def test_what_the_machine_does_is_a_sentence(error: Exception, sentence: str) -> None:
+    with pytest.raises(ToolError, match=sentence), machine_faults():
+        raise error
+
+
+def test_faults_of_ours_are_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), machine_faults():
+        raise RuntimeError("shapes do not fit")
+
+
+@pytest.mark.parametrize("name", ["extract", "resize", "networks_merge", "merge"])
+def test_memory_that_runs_out_leaves_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = prepared(tmp_path)
+    options: dict[str, dict[str, Any]] = {
+        "extract": {"model_org": tmp_path / "base.safetensors", "model_tuned": tmp_path / "tuned.safetensors", "dim": 2},
+        "resize": {"model": tmp_path / "one.safetensors", "new_rank": 1},
+        "networks_merge": {"models": [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]},
+        "merge": {"sd_model": tmp_path / "base.safetensors", "models": [tmp_path / "one.safetensors"]},
+    }
+    write, calls = Output.write, []
+
+    def failing(self: Output, data: Any) -> None:
+        calls.append(1)
+        if len(calls) > 2:
+            raise MemoryError
+        write(self, data)
+
+    monkeypatch.setattr(Output, "write", failing)
+    with pytest.raises(ToolError, match="not enough memory"):
+        TOOLS[name].run(**options[name], save_to=tmp_path / "out.safetensors")
+    assert sorted(os.listdir(tmp_path)) == sorted(inputs)
+    assert all((tmp_path / one).read_bytes() == data for one, data in inputs.items())
+
+
+def test_an_undo_file_gets_its_name_after_its_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(tmp_path)
+    replace: Callable[..., None] = os.replace
+    order: list[str] = []
+
+    def noted(source: Any, target: Any) -> None:
+        order.append(Path(target).name)
+        if Path(target).name == "new.undo":
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    with pytest.raises(ToolError, match=r"new\.undo could not be written"):
+        TOOLS["merge"].run(
+            sd_model=tmp_path / "base.safetensors", models=[tmp_path / "one.safetensors"], save_to=tmp_path / "new.safetensors",
+            undo_file=tmp_path / "new.undo",
+        )  # fmt: skip
+    assert order == ["new.safetensors", "new.undo"] and not (tmp_path / "new.undo").exists()
+
+
+def test_a_name_that_the_terminal_lacks_is_printed_by_its_code(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    (tmp_path / "one.safetensors").rename(tmp_path / "\udcff.safetensors")
+    words = [sys.executable, "-m", "lib_lycoris", "metadata", str(tmp_path / "\udcff.safetensors"), "--json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(words, env=environment, cwd=Path(__file__).parents[2], capture_output=True, check=False)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
