@@ -30,7 +30,8 @@ TAG_HELP = 'A prompt may hold tags: "a castle <lyco:style:0.7>" puts the network
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code; what goes wrong is one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
-    _show_anything()
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal's encoding lacks is printed by its code, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser, verbs = command_parser()
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "app")
@@ -64,13 +65,6 @@ def _failed(sentence: str, kind: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"failure": sentence, "kind": kind}, indent=2, ensure_ascii=False))
     return FAILED
-
-
-def _show_anything() -> None:
-    """Let a name that the terminal's encoding lacks be printed by its code, as on stderr, instead of ending the program."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="backslashreplace")
 
 
 def command_parser() -> tuple[Parser, Any]:
