@@ -57,7 +57,7 @@ class Loop:
         self.network.train()
         accumulated = settings.gradient_accumulation_steps
         while self.step < run.steps:
-            if self.events.stopped:
+            if self._wished():
                 self._stop()
                 return None
             batches = [run.order.batch(self.step * accumulated + number) for number in range(accumulated)]
@@ -216,6 +216,14 @@ class Loop:
         size = path.stat().st_size
         words = f"{path.name}: {size / 1e6:.1f} MB" + (", read again and found equal to what was trained" if facts else "")
         self.events.tell("saved", words, step=self.step, file=path.name, bytes=size, removed=gone, **facts)
+
+    def _wished(self) -> bool:
+        """Tell whether the run is to stop; all processes agree, whichever of them was told."""
+        accelerator = self.run.accelerator
+        if accelerator.num_processes == 1:
+            return self.events.stopped
+        told = torch.tensor(float(self.events.stopped), device=self.run.model.device)
+        return float(accelerator.reduce(told, "sum")) > 0
 
     def _stop(self) -> None:
         if self.run.main:
