@@ -53,6 +53,7 @@ class Initial:
     @torch.no_grad()
     def _fill_one(self, one: TrainedModule, tensors: dict[str, Tensor]) -> None:
         own = one.module.state_dict()
+        live = {**dict(one.module.named_parameters()), **dict(one.module.named_buffers())}  # a state may be made of them
         file = self.network.path.name
         if set(own) - {"alpha"} != set(tensors) - {"alpha"}:
             raise ToolError(
@@ -68,7 +69,10 @@ class Initial:
                 raise ToolError(
                     f"{file}: alpha of {one.name} is {float(tensor):g}, but {float(own[suffix]):g} is trained; --dim_from_weights takes it"
                 )
-            own[suffix].copy_(tensor)
+            if suffix in live:
+                live[suffix].copy_(tensor)
+        if "scalar" in live and "scalar" not in tensors:
+            live["scalar"].fill_(1.0)  # the file's factor has it in it
         now = one.module.state_dict()
         if any(
             not torch.equal(now[suffix].cpu(), tensor.to(now[suffix].dtype).cpu()) for suffix, tensor in tensors.items() if suffix in now

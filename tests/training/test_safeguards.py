@@ -1,0 +1,105 @@
+"""What a run does beside its steps: a forecast, images, the check of its files, the guard, a beginning with another network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from lib_lycoris.networks.reading.reader import open_file
+from lib_lycoris.tools.training import runs
+from lib_lycoris.training import loop
+from lib_lycoris.training.__main__ import main
+from lib_lycoris.training.samples import Prompt, read_prompt
+from tests.training import pictures
+
+REQUIRES = ("lycoris",)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return pictures.folder(tmp_path_factory.mktemp("images"), 6)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("out")
+
+
+def words(images: Path, out: Path, name: str, *more: str) -> list[str]:
+    return [
+        "--train_data_dir", str(images), "--output_dir", str(out), "--output_name", name, "--cache_dir", str(out / "cache"),
+        "--device", "cpu", "--seed", "1", "--network_train_unet_only", "--network_dim", "4", "--network_alpha", "2", *more,
+    ]  # fmt: skip
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(images: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(images, out, "dry", "--max_train_steps", "100", "--dry_run")) == 0
+    said = capsys.readouterr().out
+    assert "trained: 192 layers of unet" in said and "100 steps" in said and "file: 0." in said and "--gradient_checkpointing" in said
+    assert not list(out.glob("dry*"))
+
+
+def test_images_and_validation_while_training(images: Path, out: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle --n blurry --w 64 --h 64 --d 3 --l 2 --s 2\n\n# nothing\na big tree --s 2\n")
+    more = ("--max_train_steps", "2", "--sample_prompts", str(prompts), "--sample_at_first", "--validation_split", "0.2")
+    assert main(words(images, out, "drawn", *more, "--learning_rate", "1e-2", "--ema_decay", "0.9")) == 0
+    folder = out / "drawn.training"
+    assert {path.name for path in (folder / "samples").iterdir()} == {
+        "000000-00.png", "000000-01.png", "000002-00.png", "000002-01.png", "sheet.png",
+    }  # fmt: skip
+    assert Image.open(folder / "samples" / "sheet.png").size == (128, 2 * (64 + 14))
+    facts = runs.facts_of(folder)
+    assert facts.validation and facts.spectra["blocks"] and facts.spectra["curve"]
+    assert (folder / "samples" / "000000-00.png").read_bytes() != (folder / "samples" / "000002-00.png").read_bytes()
+
+
+def test_a_line_of_a_prompt() -> None:
+    line = "a cat -- not a flag --n bad, ugly --w 512 --h 768 --d 1 --l 7.5 --s 28"
+    assert read_prompt(line) == Prompt("a cat -- not a flag", "bad, ugly", 512, 768, 1, 7.5, 28)
+    with pytest.raises(ValueError, match="--x is none of"):
+        read_prompt("a cat --x 3")
+
+
+def test_numbers_that_are_none_end_the_run_with_advice(images: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--max_train_steps", "20", "--learning_rate", "1e6", "--max_grad_norm", "0")
+    assert main(words(images, out, "nan", *more)) == 2
+    assert "came to a loss of nan" in capsys.readouterr().err
+    facts = runs.facts_of(out / "nan.training")
+    assert facts.status == "failed" and "--lr_warmup_steps" in facts.text
+
+
+def test_a_file_that_does_something_else_ends_the_run(
+    images: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = loop.write_network
+
+    def spoiled(path: Path, *rest: object) -> Path:
+        own(path, *rest)  # type: ignore[arg-type]
+        tensors = load_file(str(path))
+        key = next(key for key in tensors if key.endswith("attn2_to_q.lora_up.weight"))
+        save_file({**tensors, key: tensors[key] + 0.5}, str(path), dict(open_file(path).metadata))
+        return path
+
+    monkeypatch.setattr(loop, "write_network", spoiled)
+    assert main(words(images, out, "spoiled", "--max_train_steps", "1")) == 2
+    assert "spoiled.safetensors does not do what was trained" in capsys.readouterr().err
+
+
+def test_a_training_begins_with_another_network(images: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact = ("--max_train_steps", "1", "--save_precision", "float")
+    assert main(words(images, out, "first", *exact, "--learning_rate", "1e-2")) == 0
+    begin = ("--network_weights", str(out / "first.safetensors"))
+    assert main(words(images, out, "second", *exact, *begin, "--learning_rate", "1e-12")) == 0
+    first, second = load_file(str(out / "first.safetensors")), load_file(str(out / "second.safetensors"))
+    assert first.keys() == second.keys()
+    for key, tensor in first.items():
+        torch.testing.assert_close(second[key], tensor, rtol=0, atol=1e-9)
+    assert main([*words(images, out, "third", *exact, *begin), "--network_dim", "8"]) == 2
+    assert "--dim_from_weights takes the file's" in capsys.readouterr().err
+    assert main([*words(images, out, "third", *exact, *begin, "--dim_from_weights"), "--network_dim", "8"]) == 0
