@@ -63,10 +63,6 @@
     }
 
     window.lycorisCardClicked = function(tabname, card) {
-        if (card.problem) {
-            window.alert(card.problem);
-            return;
-        }
         const area = (kind) => gradioApp().querySelector("#" + tabname + "_" + kind + " > label > textarea");
         const prompt = area("prompt");
         const negative = area("neg_prompt");

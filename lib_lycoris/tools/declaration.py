@@ -13,6 +13,7 @@ from ..atomic import removed_leftovers
 from ..errors import ModelMismatchError
 from ..models import FAMILIES
 from .files.output import refuse_inputs, refuse_strangers, require_space
+from .files.output_name import check_network_name
 from .jobs.devices import check_device
 from .jobs.faults import machine_faults
 from .jobs.progress import Progress
@@ -140,6 +141,8 @@ class Tool:
         for option, path in files:
             if option.kind == "output":
                 refuse_inputs(path, [other for one, other in files if one is not option])
+                if option.makes == "network":
+                    check_network_name(path)
                 refuse_strangers(path, FILES if option.makes == "file" else WEIGHTS, option.name)
 
     @contextmanager

@@ -21,6 +21,7 @@ from ...networks.reading.reader import TensorFile
 from ...networks.settings.source import NOTHING, SettingsSource
 from .metadata import network_metadata
 from .output import Output, refuse_inputs, require_space
+from .output_name import check_network_name
 from .own_config import with_own_config
 
 DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -77,8 +78,7 @@ def save_network(
 ) -> Path:  # fmt: skip
     """Write a network file as a whole or not at all; its hashes and recipe are put into the metadata. Raises ToolError."""
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ToolError(f"{path.name} must end in .safetensors, the format that networks are written in")
+    check_network_name(path)
     if not tensors:
         raise ToolError(f"{path.name} would hold no tensor at all; nothing was written")
     refuse_inputs(path, list(inputs))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from modules import extra_networks, shared, ui_extra_networks  # type: ignore[import-not-found,unused-ignore]
 
 from ....errors import HostError
+from ....prompt import escape_name
 from ...library.library import NetworkFile
 from . import card_files as files
 from .card_editor import Editor
@@ -86,12 +87,11 @@ class Page(ui_extra_networks.ExtraNetworksPage):
         by_alias = getattr(shared.opts, "lyco_preferred_name", "Filename") == "Alias from file" or not _writable(name)
         chosen = alias if alias and by_alias else name
         return {
-            "name": chosen,
-            "names": [n for n in dict.fromkeys((name, file.place, alias)) if n],
+            "name": escape_name(chosen),
+            "names": [form for n in dict.fromkeys((name, file.place, alias)) if n for form in dict.fromkeys((n, escape_name(n)))],
             "weight": files.weight(said.get("preferred weight")),
             "text": str(said.get("activation text") or ""),
             "negative": str(said.get("negative text") or ""),
-            "problem": "" if _writable(chosen) else f"{name} cannot be written in a tag: rename the file, without any of : < >",
         }
 
     def _cover(self, name: str, facts: files.NetworkFacts) -> str | None:
@@ -171,7 +171,7 @@ def _usable(alias: str, file: NetworkFile) -> bool:
 
 
 def _writable(name: str) -> bool:
-    """Say whether a name can stand in a tag."""
+    """Say whether a name can stand in a tag as it is."""
     return not any(mark in name for mark in ":<>\n")
 
 

@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ....prompt import escape_name, unescape_name
 from . import card_files as files
 
+NOT_LISTED = str.maketrans("", "", ":,")  # what a list of hashes leaves out of a name
 FIELDS = ("Lyco hashes", "Lora hashes")  # the built-in loader lists `<lyco:` tags in the second one
 PROMPTS = ("Prompt", "Hires prompt")
 HASH = re.compile(r"(?:0x)?([0-9a-fA-F]{8,64})")
@@ -62,7 +64,9 @@ def renamed(prompt: str, hashes: Mapping[str, str], local: Callable[[str], str |
 
     def replace(tag: re.Match[str]) -> str:
         name = tag[1].strip()
-        return f"<lyco:{local(hashes.get(name) or hashes.get(name.replace(',', ''), '')) or tag[1]}"
+        listed = (name, name.replace(",", ""), unescape_name(name).translate(NOT_LISTED))
+        found = local(next((hashes[one] for one in listed if one in hashes), ""))
+        return f"<lyco:{escape_name(found) if found else tag[1]}"
 
     return TAG.sub(replace, prompt)
 

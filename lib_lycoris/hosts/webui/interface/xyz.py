@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ....errors import LycorisError
-from ....prompt import Presets, Schedule, Tag, TagError, parse_tag, parse_weights_or_preset
+from ....prompt import Presets, Schedule, Tag, TagError, escape_name, parse_tag, parse_weights_or_preset
 from . import card_files as files
 
 TAG = re.compile(r"<lyco:([^>]+)>")
@@ -91,6 +91,7 @@ def edited(prompt: str, edit: Edit) -> str:
 def with_name(prompt: str, name: str) -> str:
     """Return the prompt whose first `<lyco:` tag has this name; None takes it out, and a prompt without a tag gets one."""
     name = name.strip()
+    name = escape_name(name) if any(mark in name for mark in ":<>") else name  # a name that is escaped already stays
     if name in (NONE, ""):
         return TAG.sub("", prompt, count=1)
     if not TAG.search(prompt):
