@@ -159,7 +159,7 @@ def test_parts_of_a_fused_layer_have_spectra_of_their_own(tmp_path: Path) -> Non
         assert point.bytes == pytest.approx(report["bytes"], rel=0.01)
 
 
-RESIZES = [{"new_rank": 2}, {"new_rank": 2, "new_conv_rank": 1}, {"dynamic_method": "sv_fro", "dynamic_param": 0.9}, {"size": 0.0205},
+RESIZES = [{"new_rank": 2}, {"new_rank": 2, "new_conv_rank": 1}, {"dynamic_method": "sv_fro", "dynamic_param": 0.9}, {"size": 0.0095},
            {"dynamic_method": "sv_ratio", "dynamic_param": 2.0}, {"new_rank": 1, "save_precision": "fp16"}]  # fmt: skip
 KINDS = [LORAS, {"attn1.to_q": "loha", "proj_in": "lora", "conv": "lora_tucker", "fc1": "lora"}, {"attn1.to_q": "lokr", "fc1": "lora"}]
 
@@ -175,9 +175,7 @@ def test_the_curve_of_a_resize_tells_its_size_and_error(kinds: dict[str, str], o
     report = resize.run(**given).report
     assert point.error == pytest.approx(report["error"], abs=1e-3)
     assert point.bytes == pytest.approx(report["bytes"], rel=0.02)
-    if "new_rank" in options:
-        assert resize.plan(**given).disk_bytes == pytest.approx(sum(t.numel() for t in load_file(tmp_path / "x.safetensors").values())
-                                                               * (2 if "save_precision" in options else 4) + 500 * len(kinds))  # fmt: skip
+    assert resize.plan(**given).disk_bytes == pytest.approx(report["bytes"], rel=0.02)
 
 
 def test_a_curve_falls_and_is_remembered(context: PageContext) -> None:

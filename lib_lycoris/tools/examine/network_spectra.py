@@ -15,9 +15,8 @@ from ..files.checkpoint import open_checkpoint
 from ..files.network_file import Patch, carried, patches, stored_dtype, style_of
 from ..jobs.workers import count, ordered
 from ..linalg.size_curve import CurveRequest, Layer, Part, Spectra
-from ..reshape.shrink import decomposed
+from ..reshape.shrink import decomposed, recipe_of
 
-RECIPE = 200  # bytes that the recipe of a resize takes in the metadata, about
 REMEMBERED = 4  # networks
 
 
@@ -39,7 +38,7 @@ def _measured(path: Path, _changed: int, _size: int, base_model: Path | None) ->
     for name, parts in network.embeddings.items():
         numbers = sum(tensor.numel() for tensor in parts.values())
         layers.append(Layer(f"bundle_emb.{name}", (), False, False, len(name) + 11, len(parts), 0.0, numbers, numbers))
-    notes = len(json.dumps(carried(network.metadata, {}, ()))) + RECIPE
+    notes = len(json.dumps(carried(network.metadata, recipe_of("resize", path, {"size": 10.0}, ("size",)), ())))
     names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
     largest = max((layer.values.numel() for layer in layers), default=0) or 1
     style, precision = style_of(network.modules.values()), names.get(stored_dtype(network), "fp16")

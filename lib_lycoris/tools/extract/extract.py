@@ -24,7 +24,7 @@ from ..files.naming import Named, select, to_dtype
 from ..files.output import refuse_inputs, require_space
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
-from ..linalg.candidates import READS_WEIGHT, Wanted, leading_values, make
+from ..linalg.candidates import READS_WEIGHT, Wanted, leading_values, make, numbers_of
 from ..linalg.ranks import Rule, Share, share_out
 from ..units import MB, megabytes
 from .difference import PieceBuffers, Reader, difference
@@ -60,11 +60,10 @@ def _extract(progress: Progress, options: Mapping[str, Any]) -> Result:
     save_to = Path(options["save_to"])
     refuse_inputs(save_to, [request.base.path, request.tuned.path])
     targets, left_out = find_targets(request)
-    longest = max(len(n.name) for t in targets for n in t.names) + 20
-    keys = sum(len(t.names) * (1 if t.suffix else 5) for t in targets)
+    keys, longest = _room(targets)
     old = metadata(request.base, request.tuned, options, ())
     ranks = _shared(request, targets, header_room(keys, longest, old), progress) if request.size else None
-    require_space(save_to.parent, _bytes(request, targets), save_to.name)
+    require_space(save_to.parent, _bytes(request, targets, header_room(keys, longest, old)), save_to.name)
     rows: list[Row] = []
     with GrowingFile(save_to, keys, longest, old) as file, _Extraction(request, ranks) as extraction:
         for target, results in extraction.results(targets, progress, "extracting"):
@@ -86,7 +85,8 @@ def plan(**options: Any) -> Plan:
     """Say which parameters would be looked at and how large the file would be."""
     request = understand(options)
     targets, left_out = find_targets(request)
-    size = request.size or _bytes(request, targets)
+    header = header_room(*_room(targets), metadata(request.base, request.tuned, options, ()))
+    size = request.size or _bytes(request, targets, header)
     numbers = sum(prod(target.shape) for target in targets)
     report: dict[str, Any] = {"matched": [t.name for t in targets], "unmatched": [list(item) for item in left_out]}
     text = f"{len(targets)} parameters of both models are compared, {len(left_out)} are left out; the file has about {megabytes(size)}"
@@ -94,6 +94,12 @@ def plan(**options: Any) -> Plan:
     text = "\n".join([text, *report["warnings"]])
     memory = count(request.device) * 6 * max(prod(target.shape) for target in targets)
     return Plan(report, text, numbers * SECONDS * (2 if request.size else 1), memory, size)
+
+
+def _room(targets: Sequence[Target]) -> tuple[int, int]:
+    """Return how many keys the file can have, and how many characters the longest of them."""
+    keys = sum(len(target.names) * (1 if target.suffix else 5) for target in targets)
+    return keys, max(len(item.name) for target in targets for item in target.names) + 20
 
 
 class _Extraction:
@@ -196,18 +202,16 @@ def _rank_bytes(target: Target, width: int) -> int:
     return (target.shape[0] + down) * width
 
 
-def _bytes(request: ExtractOptions, targets: Sequence[Target]) -> int:
-    """Return how large the file can become."""
+def _bytes(request: ExtractOptions, targets: Sequence[Target], header: int) -> int:
+    """Return how large the file is if every parameter differs and the rule keeps all ranks that it may."""
     width = torch.empty(0, dtype=request.dtype).element_size()
     numbers = 0
     for target in targets:
         wanted = request.conv if target.is_kernel and request.conv else request.linear
-        if target.suffix or wanted.algorithm == "full":
-            numbers += prod(target.shape)
-        else:
-            rank = min(wanted.rule.largest or 1 << 30, target.shape[0], prod(target.shape[1:]))
-            numbers += rank * _rank_bytes(target, 1) * (2 if wanted.algorithm == "loha" else 1)
-    return numbers * width + 500 * len(targets)
+        for item in target.names:
+            shape = (len(range(*item.rows[0].indices(target.shape[0]))) if len(target.names) > 1 else target.shape[0], *target.shape[1:])
+            numbers += prod(shape) if target.suffix else numbers_of(wanted, shape)
+    return header + numbers * width
 
 
 TOOL = Tool("extract", "Extract", "extract the difference of two checkpoints as a network", run, plan, OPTIONS)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ENTRY = 96  # bytes of a header entry besides its key: dtype, shape, offsets, punctuation
-METADATA = 1 << 14  # bytes kept for what the metadata says besides the old one
+METADATA = 1 << 11  # bytes kept for what the metadata says besides the old one: hashes, ranks, a comment
 LEGACY = slice(0x100000, 0x110000)  # the bytes of a file that kohya's old hash is of
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ...algorithms import parse
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ..files.naming import lora
-from .factorise import loha, nearest_kronecker, rotation, scaling
+from .factorise import divisor, loha, nearest_kronecker, rotation, scaling
 from .low_rank import Svd, energy, randomized_svd, residual
 from .ranks import Rule, truncated_svd
 
@@ -47,6 +48,25 @@ class Made:
     def numbers(self) -> int:
         """How many numbers are stored."""
         return sum(t.numel() for t in self.tensors.values())
+
+
+def numbers_of(wanted: Wanted, shape: Sequence[int]) -> int:
+    """Return how many numbers a module of this shape takes, at the largest rank that its rule allows; of ``auto`` and IA3 the most."""
+    rows, columns = shape[0], prod(shape[1:])
+    rank = min(wanted.rule.largest or rows, rows, columns)
+    if wanted.algorithm == "full":
+        return rows * columns
+    if wanted.algorithm == "ia3":
+        return max(rows, shape[1]) + 1
+    if wanted.algorithm == "oft":
+        size = next(d for d in range(min(wanted.block, rows), 0, -1) if rows % d == 0)
+        return rows * size + 1
+    if wanted.algorithm == "lokr":
+        o1, i1 = divisor(rows, wanted.factor), divisor(shape[1], wanted.factor)
+        o2, i2 = rows // o1, columns // i1
+        whole = wanted.lokr_rank is None or wanted.lokr_rank >= min(o2, i2)
+        return o1 * i1 + (o2 * i2 if whole else wanted.lokr_rank * (o2 + i2) + 1)  # type: ignore[operator]
+    return rank * (rows + columns) * (2 if wanted.algorithm == "loha" else 1) + 1
 
 
 def make(wanted: Wanted, style: str, delta: Tensor, total: float, weight: Tensor | None) -> Made:

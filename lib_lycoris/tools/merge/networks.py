@@ -8,7 +8,7 @@ The order of the networks never matters: they are summed in that of their hashes
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,8 +22,8 @@ from ...errors import ToolError
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
 from ..files.alpha import alpha_notes, with_alpha
 from ..files.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
+from ..files.foretold import foretold, kind_of, numbers_of
 from ..files.growing import GrowingFile, header_room
-from ..files.metadata import base_entry, make_recipe, network_entry
 from ..files.naming import to_dtype
 from ..files.network_file import Patch, carried, changes_nothing
 from ..files.output import refuse_inputs
@@ -34,10 +34,8 @@ from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
 from ..units import MB, megabytes
-from .networks_options import OPTIONS, Item, NetworksMergeOptions, understand
+from .networks_options import OPTIONS, Item, NetworksMergeOptions, recipe_of, sources_of, understand
 from .source_metadata import disagreed, joined
-
-RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "alpha", "save_precision", "family")
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,9 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     request = understand(options, progress)
     save_to = Path(options["save_to"])
     refuse_inputs(save_to, [item.path for item in request.asked])
-    recipe = _recipe(request, options)
-    old = joined(_sources(request), [item.path.name for item in request.asked], save_to.stem)
-    keys = sum(_keys(request, key) for key in request.work) + sum(len(p) for n in request.networks for p in n.embeddings.values())
-    longest = max(len(module) for module, _ in request.work) + 60
+    recipe = recipe_of(request, options)
+    old = joined(sources_of(request), [item.path.name for item in request.asked], save_to.stem)
+    keys, longest = _room(request)
     start = carried(old, recipe, ())
     found: list[Merged] = []
     try:
@@ -103,13 +100,39 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
 
 
 def plan(**options: Any) -> Plan:
-    """Say what would be merged."""
+    """Say what would be merged, and how large the file would be."""
     request = understand(options, Progress())
-    size = request.size or sum(item.path.stat().st_size for item in request.asked)
+    started = time.monotonic()
+    try:
+        size = request.size or _size(request, options)
+    finally:
+        if request.weights is not None:
+            request.weights.close()
     names = [f"{module}.{leaf}" for module, leaf in request.work]
     skipped = [list(item) for network in request.networks for item in network.skipped]
     text = f"{len(names)} parameters are changed by {len(request.networks)} networks; {len(skipped)} keys are for no layer"
-    return Plan({"matched": names, "unmatched": skipped}, text, 0.01 * len(names), 4 * size, size)
+    memory = sum(item.path.stat().st_size for item in request.asked) + 2 * size
+    return Plan({"matched": names, "unmatched": skipped}, text, 0.003 * len(names) + 2 * (time.monotonic() - started), memory, size)
+
+
+def _size(request: NetworksMergeOptions, options: Mapping[str, Any]) -> int:
+    """Return how large the file will be: one of each kind of parameter is merged, all where a rule chooses the ranks."""
+    alike = request.linear is None or (request.linear.kind == "fixed" and request.conv is not None and request.conv.kind == "fixed")
+
+    def kind(key: tuple[str, str]) -> Hashable:
+        names = len(names_of(request.base, request.style, key[0]))
+        return (names, *(kind_of(item.patch) for item in request.work[key])) if alike else key
+
+    numbers = foretold(request.work, kind, lambda key: numbers_of(_merge(request, key, None).modules)) + _embedding_numbers(request)
+    old = joined(sources_of(request), [item.path.name for item in request.asked], Path(options["save_to"]).stem)
+    header = header_room(*_room(request), carried(old, recipe_of(request, options), ()))
+    return header + numbers * torch.empty(0, dtype=request.dtype).element_size()
+
+
+def _room(request: NetworksMergeOptions) -> tuple[int, int]:
+    """Return how many keys the file can have, and how many characters the longest of them."""
+    keys = sum(_keys(request, key) for key in request.work) + sum(len(p) for n in request.networks for p in n.embeddings.values())
+    return keys, max(len(module) for module, _ in request.work) + 60
 
 
 def _keys(request: NetworksMergeOptions, key: tuple[str, str]) -> int:
@@ -244,17 +267,6 @@ def _add_embeddings(request: NetworksMergeOptions, file: GrowingFile) -> None:
                 file.add(f"bundle_emb.{name}", {part: tensor.to(request.dtype) for part, tensor in parts.items()})
 
 
-def _recipe(request: NetworksMergeOptions, options: Mapping[str, Any]) -> dict[str, Any]:
-    given = {key: options[key] for key in RECORDED if options.get(key) is not None}
-    base = base_entry(request.weights.checkpoint, False) if request.weights else None
-    return make_recipe("networks_merge", networks=[network_entry(item) for item in request.asked], base_model=base, **given)
-
-
-def _sources(request: NetworksMergeOptions) -> list[Mapping[str, str]]:
-    """Return the metadata of each network, of one that was given twice once."""
-    return list({network.digest: network.metadata for network in request.networks}.values())
-
-
 def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, notes: list[str], seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
     report: dict[str, Any] = {
@@ -262,7 +274,7 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
         "skipped": [[network.name, *item] for network in request.networks for item in network.skipped],
         "captured": 1 - left / total if total else 1.0, "error": relative(left, total), "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
-    report["notes"], report["metadata_left_out"] = notes, disagreed(_sources(request))
+    report["notes"], report["metadata_left_out"] = notes, disagreed(sources_of(request))
     exact = request.linear is None and request.method == "sum"
     lines = [
         f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {megabytes(size)}",

@@ -19,6 +19,7 @@ from ..extract.difference import Reader
 from ..files.alpha import ALPHA, check_alpha
 from ..files.checkpoint import open_checkpoint
 from ..files.growing import dtype_of
+from ..files.metadata import base_entry, make_recipe, network_entry
 from ..files.naming import STYLES
 from ..files.network_file import Patch, patches, stored_dtype, style_of
 from ..jobs.progress import Progress
@@ -27,6 +28,7 @@ from ..linalg.ranks import RULES, Rule
 from ..units import MB
 from .strengths import NetworkOptions, asked
 
+RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "alpha", "save_precision", "family")
 STRENGTHS = ("models", "ratios", "te", "te2", "unet", "lbw", "lbwe")
 
 OPTIONS = (
@@ -172,3 +174,15 @@ def _refuse_without_base(request: NetworksMergeOptions) -> None:
                     f"{name}: {item.patch.name} is changed by {item.patch.algorithm.name}, whose change depends on the base weight; "
                     "give the checkpoint as `base_model`"
                 )
+
+
+def recipe_of(request: NetworksMergeOptions, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a merge."""
+    given = {key: options[key] for key in RECORDED if options.get(key) is not None}
+    base = base_entry(request.weights.checkpoint, False) if request.weights else None
+    return make_recipe("networks_merge", networks=[network_entry(item) for item in request.asked], base_model=base, **given)
+
+
+def sources_of(request: NetworksMergeOptions) -> list[Mapping[str, str]]:
+    """Return the metadata of each network, of one that was given twice once."""
+    return list({network.digest: network.metadata for network in request.networks}.values())

@@ -7,7 +7,7 @@ needs `base_model` and, like full differences, a rank to be cut to.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,16 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ...errors import ToolError
-from ...models import BaseModel, with_part
-from ...networks import Network, load
-from ..declaration import FAMILY, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
+from ...models import with_part
+from ..declaration import FilePath, Plan, Result, Tool, options_of
 from ..extract.difference import Reader
-from ..files.alpha import ALPHA, alpha_notes, check_alpha, with_alpha
-from ..files.checkpoint import open_checkpoint
+from ..files.alpha import alpha_notes, with_alpha
 from ..files.compose import Modules, dense_modules, join, lora_modules, names_of
-from ..files.growing import GrowingFile, dtype_of
+from ..files.foretold import foretold, kind_of, numbers_of
+from ..files.growing import GrowingFile, header_room
 from ..files.metadata import describe, make_recipe
-from ..files.naming import STYLES, WHOLE, _name, known_style, lora, to_dtype
-from ..files.network_file import Patch, bundled, carried, changes_nothing, delta_on, patches, stored_dtype, style_of, with_own
+from ..files.naming import WHOLE, _name, lora, to_dtype
+from ..files.network_file import Patch, bundled, carried, delta_on
 from ..files.output import refuse_inputs
 from ..files.peft_config import config_beside
 from ..files.reading_back import ReadingBack
@@ -35,27 +34,13 @@ from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, relative, residual
-from ..linalg.ranks import RULES, Rule, truncated_svd
-from ..units import megabytes
+from ..linalg.ranks import Rule, truncated_svd
+from ..units import MB, megabytes
+from .convert_options import OPTIONS, ConvertOptions, understand
 from .parts import divided, is_named, not_renamed, stored_magnitude, united
 
 KEEPS_CORES = ("kohya", "lycoris")
 RECORDED = ("style", "algorithm", "dim", "rule", "value", "alpha", "save_precision", "family")
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """What is asked of a conversion."""
-
-    network: Network
-    base: BaseModel
-    weights: Reader | None
-    style: str
-    to_lora: bool
-    rule: Rule | None
-    dtype: torch.dtype
-    alpha: float | None
-    work: dict[tuple[str, str], list[Patch]]
 
 
 @dataclass(frozen=True)
@@ -87,16 +72,16 @@ def run(
 
 def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     started = time.monotonic()
-    request = _understand(options)
+    request = understand(options)
     path, save_to = Path(options["model"]), Path(options["save_to"])
     refuse_inputs(save_to, [path])
     recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
     reading = ReadingBack(request.network, save_to, request.style)
     old = carried(request.network.metadata, recipe, (), settings=reading.room)
     found: list[Converted] = []
-    keys = 16 * sum(map(len, request.work.values())) + 4 * len(request.network.embeddings)
+    keys, longest = _room(request)
     try:
-        with GrowingFile(save_to, keys, max((len(m) for m, _ in request.work), default=0) + 80, old) as file:
+        with GrowingFile(save_to, keys, longest, old) as file:
             progress.start(len(request.work), "converting", "modules")
             for made in ordered(lambda key: _convert(request, key), request.work, count()):
                 for name, tensors in made.modules:
@@ -116,31 +101,39 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
 
 
 def plan(**options: Any) -> Plan:
-    """Say what would be converted."""
-    request = _understand(options)
-    size = Path(options["model"]).stat().st_size
+    """Say what would be converted, and how large the file would be."""
+    request = understand(options)
+    path, save_to = Path(options["model"]), Path(options["save_to"])
+    recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
+    old = carried(request.network.metadata, recipe, (), settings=ReadingBack(request.network, save_to, request.style).room)
+    alike = request.rule is None or request.rule.kind == "fixed"
+
+    def kind(key: tuple[str, str]) -> Hashable:
+        names = len(names_of(request.base, request.style, key[0]))
+        return (names, *map(kind_of, request.work[key])) if alike else key
+
+    started = time.monotonic()
+    try:
+        numbers = foretold(request.work, kind, lambda key: numbers_of(_convert(request, key).modules))
+    finally:
+        if request.weights is not None:
+            request.weights.close()
+    numbers += sum(tensor.numel() for _, parts in bundled(request.network) for tensor in parts.values())
+    size = header_room(*_room(request), old) + numbers * torch.empty(0, dtype=request.dtype).element_size()
     unmatched = [list(item) for item in request.network.skipped]
     report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
-    text = f"{len(request.work)} parameters are converted to the {request.style} style"
-    return Plan(report, text, 0.005 * len(request.work), 4 * size, size)
+    text = f"{len(request.work)} parameters are converted to the {request.style} style; {size / MB:.1f} MB"
+    seconds = 0.002 * len(request.work) + 2 * (time.monotonic() - started)
+    return Plan(report, text, seconds, path.stat().st_size + 4 * numbers, size)
 
 
-def _understand(options: Mapping[str, Any]) -> ConvertOptions:
-    given = {**TOOL.defaults(), **options}
-    if given["algorithm"] not in ("keep", "lora"):
-        raise ToolError(f'"{given["algorithm"]}" is nothing that a network can be converted to; there are keep and lora')
-    checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
-    network = load(given["model"], checkpoint.base if checkpoint else None, family=given["family"])
-    base = checkpoint.base if checkpoint else network.base
-    to_lora = given["algorithm"] == "lora"
-    changes, work = patches(network, base), dict[tuple[str, str], list[Patch]]()
-    for patch in [one for one in (changes if to_lora else with_own(changes)) if not changes_nothing(one, checkpoint)]:
-        work.setdefault((patch.module, patch.leaf), []).append(patch)
-    rule = Rule(given["rule"], given["value"], given["dim"]) if given["dim"] or given["rule"] != "fixed" else None
-    style = known_style(given["style"] or style_of(network.modules.values()))
-    dtype = dtype_of(given["save_precision"], stored_dtype(network))
-    alpha = check_alpha(given["alpha"], style)
-    return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, to_lora, rule, dtype, alpha, work)
+def _room(request: ConvertOptions) -> tuple[int, int]:
+    """Return how many keys the new file can have, and how many characters the longest of them."""
+    keys = 4 * len(request.network.embeddings)
+    for (module, _), items in request.work.items():
+        most = max(max(3, len(patch.algorithm.to_state_dict()) + 1) for patch in items)
+        keys += most * max(len(items), len(names_of(request.base, request.style, module)))
+    return keys, max((len(module) for module, _ in request.work), default=0) + 80
 
 
 def _convert(request: ConvertOptions, key: tuple[str, str]) -> Converted:
@@ -281,20 +274,4 @@ def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted]
     return Result(report, "\n".join([*lines, *notes]), tuple(outputs))
 
 
-TOOL = Tool(
-    "convert", "Convert", "rename keys, change precision, or turn any network into a plain LoRA", run, plan,
-    (
-        Option("model", "the network file", Path, required=True, kind="network"),
-        SAVE_TO,
-        Option("style", "key names in the file (default: as they are)", choices=STYLES),
-        Option("algorithm", "lora: as a plain LoRA, for programs that read nothing else", default="keep", choices=("keep", "lora")),
-        Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
-               kind="checkpoint"),
-        Option("dim", "largest rank of what cannot become a LoRA exactly", int),
-        Option("rule", "how that rank is chosen, up to `dim`", default="fixed", choices=RULES),
-        Option("value", "the rule's value", float, default=0.0),
-        ALPHA,
-        Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
-        FAMILY,
-    ),
-)  # fmt: skip
+TOOL = Tool("convert", "Convert", "rename keys, change precision, or turn any network into a plain LoRA", run, plan, OPTIONS)

@@ -14,6 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ...errors import ToolError
 from ...networks.settings.name_patterns import found_in
 from ...plain_json import parse_json
@@ -91,13 +93,36 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
 def plan(**options: Any) -> Plan:
     """Say which modules would be resized."""
     request = _understand(options)
-    work = request.job.work
-    most = {patch.name: _most_ranks(patch) for patch in work}
-    able = [name for name, rank in most.items() if rank]
-    report = {"matched": able, "unmatched": [list(item) for item in request.job.network.skipped]}
-    size = request.size or _bytes(request, most)
-    memory = 4 * Path(options["model"]).stat().st_size
-    return Plan(report, f"{len(able)} of {len(work)} modules have ranks and are resized", 0.003 * len(able), memory, size)
+    job, path, started = request.job, Path(options["model"]), time.monotonic()
+    writing = Writing(job, Path(options["save_to"]), recipe_of("resize", path, options, RECORDED))
+    ranks = _ranks(request, writing.header)
+    whole = [patch for patch in job.work if patch.name not in ranks]
+    able = [patch.name for patch in job.work if patch.name in ranks]
+    size = writing.header + fixed_bytes(job, whole)
+    for patch in job.work:
+        if ranks.get(patch.name):
+            cost = share(job, patch, torch.empty(0))
+            size += cost.fixed_bytes + ranks[patch.name] * cost.bytes_per_rank
+    report = {"matched": able, "unmatched": [list(item) for item in job.network.skipped]}
+    before = path.stat().st_size
+    text = f"{len(able)} of {len(job.work)} modules have ranks and are resized; {before / MB:.1f} -> {size / MB:.1f} MB"
+    text += "; the file grows" if size > before else ""
+    return Plan(report, text, 0.003 * len(able) + 2 * (time.monotonic() - started), before + size, size)
+
+
+def _ranks(request: ResizeOptions, header: int) -> dict[str, int]:
+    """Return the rank of every module that has one: of the spectra where they decide, else without looking at them."""
+    job = request.job
+    if request.size:
+        return _shared(request, header, Progress())
+    if request.by_name or request.linear.kind != "fixed":
+        return {patch.name: request.choose(patch, svd) for patch, svd in measured(job, Progress()) if svd is not None}
+    most = {patch.name: (patch, _most_ranks(patch)) for patch in job.work}
+    return {
+        name: 0 if patch.algorithm.is_zero else min(rank, request.rule(patch).largest or rank)
+        for name, (patch, rank) in most.items()
+        if rank
+    }
 
 
 def _understand(options: Mapping[str, Any]) -> ResizeOptions:
@@ -138,21 +163,10 @@ def _patterns(path: Any) -> tuple[tuple[Callable[[str], bool], int], ...]:
 
 def _most_ranks(patch: Patch) -> int:
     """Return how many ranks a module can keep; 0 where it has none."""
-    inner = patch.algorithm.direction
-    if patch.leaf != "weight" or len(patch.shape) < 2 or inner.rank is None:
+    if patch.leaf != "weight" or len(patch.shape) < 2:
         return 0
-    pair = inner.low_rank(patch.shape)
+    pair = patch.algorithm.direction.low_rank(patch.shape)
     return 0 if pair is None else min(pair[0].shape[1], patch.shape[0], prod(patch.shape[1:]))
-
-
-def _bytes(request: ResizeOptions, most: Mapping[str, int]) -> int:
-    """Return how large the file can become."""
-    job = request.job
-    size = fixed_bytes(job, [patch for patch in job.work if not most[patch.name]])
-    for patch in job.work:
-        rank = min(most[patch.name], request.rule(patch).largest or most[patch.name])
-        size += (rank * (patch.shape[0] + prod(patch.shape[1:])) + 1) * job.width if rank else 0
-    return size + 500 * len(job.work)
 
 
 def _shared(request: ResizeOptions, header: int, progress: Progress) -> dict[str, int]:

@@ -1,0 +1,71 @@
+"""What is asked of a conversion: the network, its changes by layer, and the form that they are to have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import ToolError
+from ...models import BaseModel
+from ...networks import Network, load
+from ..declaration import FAMILY, SAVE_TO, Option
+from ..extract.difference import Reader
+from ..files.alpha import ALPHA, check_alpha
+from ..files.checkpoint import open_checkpoint
+from ..files.growing import dtype_of
+from ..files.naming import STYLES, known_style
+from ..files.network_file import Patch, changes_nothing, patches, stored_dtype, style_of, with_own
+from ..linalg.ranks import RULES, Rule
+
+OPTIONS = (
+    Option("model", "the network file", Path, required=True, kind="network"),
+    SAVE_TO,
+    Option("style", "key names in the file (default: as they are)", choices=STYLES),
+    Option("algorithm", "lora: as a plain LoRA, for programs that read nothing else", default="keep", choices=("keep", "lora")),
+    Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
+           kind="checkpoint"),
+    Option("dim", "largest rank of what cannot become a LoRA exactly", int),
+    Option("rule", "how that rank is chosen, up to `dim`", default="fixed", choices=RULES),
+    Option("value", "the rule's value", float, default=0.0),
+    ALPHA,
+    Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
+    FAMILY,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What is asked of a conversion."""
+
+    network: Network
+    base: BaseModel
+    weights: Reader | None
+    style: str
+    to_lora: bool
+    rule: Rule | None
+    dtype: torch.dtype
+    alpha: float | None
+    work: dict[tuple[str, str], list[Patch]]
+
+
+def understand(options: Mapping[str, Any]) -> ConvertOptions:
+    """Return what options ask for, the network loaded. Raises ToolError, NetworkFormatError."""
+    given = {**{option.name: option.default for option in OPTIONS}, **options}
+    if given["algorithm"] not in ("keep", "lora"):
+        raise ToolError(f'"{given["algorithm"]}" is nothing that a network can be converted to; there are keep and lora')
+    checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
+    network = load(given["model"], checkpoint.base if checkpoint else None, family=given["family"])
+    base = checkpoint.base if checkpoint else network.base
+    to_lora = given["algorithm"] == "lora"
+    changes, work = patches(network, base), dict[tuple[str, str], list[Patch]]()
+    for patch in [one for one in (changes if to_lora else with_own(changes)) if not changes_nothing(one, checkpoint)]:
+        work.setdefault((patch.module, patch.leaf), []).append(patch)
+    rule = Rule(given["rule"], given["value"], given["dim"]) if given["dim"] or given["rule"] != "fixed" else None
+    style = known_style(given["style"] or style_of(network.modules.values()))
+    dtype = dtype_of(given["save_precision"], stored_dtype(network))
+    alpha = check_alpha(given["alpha"], style)
+    return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, to_lora, rule, dtype, alpha, work)
