@@ -100,7 +100,7 @@ class Padded(Algorithm):
         inner = self.inner.bypass(leading)
 
         def act(x: Tensor, y: Tensor) -> Tensor:
-            part = x[:, :count]
+            part = x[..., :count] if layer.convolution is None else x[:, :count]
             return inner(part, leading.base(part))
 
         return Bypass(act)

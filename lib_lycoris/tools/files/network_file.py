@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import models
 from ...algorithms import Algorithm
+from ...errors import ModelMismatchError
 from ...models import BaseModel
 from ...networks import Network
 from ...networks.matching import slice_shape
@@ -36,13 +37,19 @@ class Patch:
 
 
 def patches(network: Network, base: BaseModel) -> list[Patch]:
-    """Return a network's changes in the order of the model's layers."""
+    """Return a network's changes in the order of the model's layers.
+
+    Raises ModelMismatchError where a layer has another size in this model: several networks of an unknown family need not be of one.
+    """
     order = {module: index for index, module in enumerate(base.layers)}
     found = []
     for name, algorithm in network.patches.items():
         module, leaf, part = models.split_parameter(name)
         shape = slice_shape(base, models.with_part(module, part))
-        found.append(Patch(name, module, leaf, part or "", shape if leaf == "weight" else shape[:1], algorithm))
+        patch = Patch(name, module, leaf, part or "", shape if leaf == "weight" else shape[:1], algorithm)
+        if problem := algorithm.check_shape(patch.shape):
+            raise ModelMismatchError(f"{network.name} is for another model than the network before it: {name}: {problem}")
+        found.append(patch)
     return sorted(found, key=lambda patch: (order[patch.module], patch.leaf, patch.part))
 
 
