@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lib_lycoris.demo import CHECKPOINT
-from lib_lycoris.errors import ToolError
+from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.hosts.embedded.files import open_store, use_checkpoint
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.infotext import infotext, save_png
@@ -21,7 +23,7 @@ from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.generate import FIELDS, GeneratePage
 from lib_lycoris.ui.parts import images
 from lib_lycoris.ui.parts.images import ImageFolder, text_of, thumbnail
-from lib_lycoris.ui.parts.request import read_generation_text
+from lib_lycoris.ui.parts.request import read_generation_text, read_request
 from lib_lycoris.ui.settings import Settings
 
 REQUEST = GenerationRequest('a "red", hat\nwith <lyco:x:1>', "no, blue", 7, 12, 512, 768, 3.5, "Euler a")
@@ -112,3 +114,23 @@ def test_a_network_for_another_model_is_not_held_to_the_loaded_one(page: Generat
     assert page.context.fits_loaded(["demo-lora"])
     monkeypatch.setattr(LibraryCards, "card", lambda *_: SimpleNamespace(base="SDXL"))
     assert not page.context.fits_loaded(["demo-lora"])
+
+
+def test_a_strangers_generation_text_takes_no_time() -> None:
+    began = time.process_time()
+    for line in ("a" * 100_000, " " * 100_000, 'a:"' * 50_000, "a b " * 30_000, "," * 100_000, "Steps: 1, Seed: " + "9" * 4000):
+        with suppress(ToolError):  # Python 3.10 reads a number of any length
+            read_generation_text(f"a cat\n{line}")
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("place", range(2, 7))
+@pytest.mark.parametrize("value", ["x", [], {}, float("nan"), float("inf")])
+def test_settings_that_are_no_numbers_are_one_sentence(value: Any, place: int) -> None:
+    values: list[Any] = ["a cat", "", 1, 20, 64, 64, 7.0, "DDIM"]
+    values[place] = value
+    if place == 6 and isinstance(value, float):  # the host refuses it
+        assert read_request(*values).cfg is not None
+        return
+    with pytest.raises(LycorisError, match="no usable number"):
+        read_request(*values)

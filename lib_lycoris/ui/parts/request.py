@@ -9,7 +9,8 @@ from ...errors import LycorisError, ToolError
 from ...hosts.protocol import GenerationRequest
 from ...plain_json import parse_json
 
-PAIR = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')  # of the last line, as the webui writes and reads it
+# of the last line, as the webui writes and reads it; each name begins behind a comma, so that a stranger's image costs no time
+PAIR = re.compile(r'(?:^|,)\s*(\w[\w ]*):\s*("(?:\\.|[^"\\])*"|[^,]*)')
 NEGATIVE = "Negative prompt:"
 
 
@@ -21,8 +22,11 @@ def read_request(
     empty = [name for name, value in fields.items() if value is None]
     if empty or seed is None:
         raise LycorisError(f"{' and '.join(empty)}: a number is missing")
-    side = [8 * round(value / 8) for value in (width, height)]
-    return GenerationRequest(prompt, negative, int(seed), int(steps), side[0], side[1], float(cfg), sampler)
+    try:
+        side = [8 * round(value / 8) for value in (width, height)]
+        return GenerationRequest(prompt, negative, int(seed), int(steps), side[0], side[1], float(cfg), sampler)
+    except (TypeError, ValueError, OverflowError) as error:  # a program may send what no page does
+        raise LycorisError(f"a setting of the image is no usable number: {error}") from error
 
 
 def read_generation_text(text: str) -> dict[str, Any]:
