@@ -28,8 +28,8 @@ LOOPBACK = "127.0.0.1"
 TRIED = 20  # ports after the one asked for
 FONTS = ("system-ui", "sans-serif")  # the theme's own would be fetched from a server
 PRIMARY = {  # the theme's own is pale on a white page
-    "button_primary_background_fill": "*primary_600", "button_primary_background_fill_hover": "*primary_700",
-    "button_primary_text_color": "white", "button_primary_border_color": "*primary_600",
+    "button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_text_color": "white", "button_primary_border_color": "*primary_700",
 }  # fmt: skip
 AT_ONCE = 16  # events that are worked on side by side: each page that follows a job takes one
 Routes = Callable[[Any], None]  # adds our HTTP API to the web application
