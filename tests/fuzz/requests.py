@@ -106,7 +106,7 @@ def application(folder: Path) -> Iterator[tuple[Any, Jobs]]:
         app, service = FastAPI(docs_url=None, redoc_url=None), JobService(jobs, Folder(folder))
         add_job_routes(app, service, [])
         add_docs(app, service)
-        api.add_routes(app, lambda path: inspect(path).as_dict())
+        api.add_routes(app, lambda path, family: inspect(path, family=family).as_dict())
         yield SiteGuard(app), jobs
     finally:
         card_files.library = before
@@ -152,7 +152,18 @@ def address(rng: random.Random, tools: list[str]) -> tuple[str, bytes, bytes]:
     if rng.random() < 0.1:
         method = rng.choice(METHODS)
     query = rng.choice(
-        (b"", b"", b"replace=true", b"replace=" + odd, b"name=one", b"name=" + odd, odd, b"name=one&name=two", b"name=%ff%00")
+        (
+            b"",
+            b"",
+            b"replace=true",
+            b"replace=" + odd,
+            b"name=one",
+            b"name=" + odd,
+            odd,
+            b"name=one&family=sd1",
+            b"name=one&family=" + odd,
+            b"name=%ff%00",
+        )
     )
     return method, path, query
 
