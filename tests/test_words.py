@@ -21,3 +21,12 @@ def test_no_word_of_our_own_stands_where_the_field_has_one() -> None:
             where = f"{path.relative_to(PACKAGE)}:{number}"
             found += [f"{where}: {word}, say {better}" for word, better in INSTEAD.items() if re.search(word, line)]
     assert not found, "\n".join(found)
+
+
+# names that once stood for several things at a time
+ONE_MEANING = ("Request", "Change", "Progress", "Source", "Entry", "Asked", "Chosen", "Job", "Workspace", "Cancelled")
+
+
+def test_one_name_has_one_meaning() -> None:
+    defined = re.findall(r"^class (\w+)\b", "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")), re.MULTILINE)
+    assert {name: defined.count(name) for name in ONE_MEANING if defined.count(name) > 1} == {}

@@ -17,7 +17,7 @@ from .library.library import Library
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ResolvedTag:
     """One tag that was understood, and its network with the strengths that it asks for."""
 
     tag: Tag
@@ -31,7 +31,7 @@ class Plan:
 
     activations: list[Activation] = field(default_factory=list)
     networks: dict[str, Network] = field(default_factory=dict)  # by the name in the tag
-    chosen: list[Chosen] = field(default_factory=list)  # of each activation, in their order
+    chosen: list[ResolvedTag] = field(default_factory=list)  # of each activation, in their order
     refused: list[str] = field(default_factory=list)  # why a tag is left out, one sentence each
     problems: list[str] = field(default_factory=list)  # these and what else there is to tell, one sentence each
     effects: list[tuple[object, ...]] = field(default_factory=list)
@@ -108,6 +108,6 @@ class Session:
         self._stamps[path] = stamp
         plan.activations.append(Activation(network, strength, tag.dyn))
         plan.networks[tag.name] = network
-        plan.chosen.append(Chosen(tag, network, strength))
+        plan.chosen.append(ResolvedTag(tag, network, strength))
         plan.effects.append((network.digest, stamp, tag.dyn, strength.digest))
         plan.problems += strength.notes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from .families import FAMILIES
-from .index import Entry, Joined, Key, Size, meanings
+from .index import IndexEntry, Joined, Key, Size, meanings
 from .stored import Shapes, layer_size
 
 TOLERATED = 0.1  # share of a file's modules that no family knows, in a file that is nevertheless known
@@ -51,7 +51,7 @@ class _Tally:
         self.hits = self.misfits = 0
         self.rows: dict[tuple[int, str | None], int] = {}  # kinds of layers, and how many of each the model has
 
-    def add(self, found: Iterable[Entry | Joined], size: Size) -> None:
+    def add(self, found: Iterable[IndexEntry | Joined], size: Size) -> None:
         """Count one module that can be these layers."""
         fitting = next((entry for entry in found if entry.fits(size)), None)
         if fitting is None:

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"(?:(?<=_)|^)\d+(?=_|$)")
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class IndexEntry:
     """One name of a layer, or of the same layer of several blocks, in one variant of a family."""
 
     key: Key
@@ -55,7 +55,7 @@ class Entry:
 class Joined:
     """Several layers that one adapter is for, their rows one after the other."""
 
-    parts: tuple[Entry, ...]
+    parts: tuple[IndexEntry, ...]
 
     @property
     def row(self) -> Row:
@@ -73,11 +73,11 @@ class Joined:
 
 
 @lru_cache(maxsize=1 << 15)
-def meanings(name: str) -> dict[Key, list[Entry | Joined]]:
+def meanings(name: str) -> dict[Key, list[IndexEntry | Joined]]:
     """Return what layers a module of a file can be, by family and variant."""
     whole = flat(unwrap(name))
     slot, path = split_prefix(name)
-    found: dict[Key, list[Entry | Joined]] = {}
+    found: dict[Key, list[IndexEntry | Joined]] = {}
     for entry in {id(entry): entry for entry in (*_look_up(f":{whole}"), *_behind(slot, path))}.values():
         found.setdefault(entry.key, []).append(entry)
     for names in () if found else fused_parts(path):
@@ -86,7 +86,7 @@ def meanings(name: str) -> dict[Key, list[Entry | Joined]]:
     return found
 
 
-def _behind(slot: str | None, path: str) -> list[Entry]:
+def _behind(slot: str | None, path: str) -> list[IndexEntry]:
     """Return the layers of a component that a path means; an old spelling only if nobody knows it as it stands."""
     found = [entry for entry in _look_up(path) if _is_in(entry, slot)]
     if not found and (newer := modern(path)) != path:
@@ -94,19 +94,19 @@ def _behind(slot: str | None, path: str) -> list[Entry]:
     return found
 
 
-def _is_in(entry: Entry, slot: str | None) -> bool:
+def _is_in(entry: IndexEntry, slot: str | None) -> bool:
     if slot is None or entry.component == ANY:
         return True
     return entry.component == (slot if slot == "unet" else FAMILIES[entry.key[0]].slots.get(slot))
 
 
-def _together(parts: list[list[Entry]]) -> dict[Key, tuple[Entry, ...]]:
+def _together(parts: list[list[IndexEntry]]) -> dict[Key, tuple[IndexEntry, ...]]:
     """Return the variants of families that have all parts."""
     tables = [{entry.key: entry for entry in part} for part in parts]
     return {key: tuple(table[key] for table in tables) for key in tables[0] if all(key in table for table in tables)}
 
 
-def _look_up(path: str) -> list[Entry]:
+def _look_up(path: str) -> list[IndexEntry]:
     table = entries()
     found = table.get(path, [])
     if match := _NUMBER.search(path):
@@ -117,24 +117,24 @@ def _look_up(path: str) -> list[Entry]:
 
 
 @cache
-def entries() -> dict[str, list[Entry]]:
+def entries() -> dict[str, list[IndexEntry]]:
     """Return all names: flattened path inside a component, or ":" and the whole canonical name, with `#` for a block's number."""
-    found: dict[str, list[Entry]] = {}
+    found: dict[str, list[IndexEntry]] = {}
     for family in FAMILIES.values():
         for name, entry in _entries_of(family):
             found.setdefault(name, []).append(entry)
     return found
 
 
-def _entries_of(family: Family) -> Iterator[tuple[str, Entry]]:
+def _entries_of(family: Family) -> Iterator[tuple[str, IndexEntry]]:
     for component in family.components:
         naming = family.naming(component)
         for variant in family.variants if component.key == "unet" else (None,):
             for row in family.rows(component, variant):
                 names = {flat(name): part for name, part in reversed(list(naming.spellings(row.path, row.shape)))}
                 for name, part in names.items():
-                    yield name, Entry((family.id, variant), component.key, row, part)
+                    yield name, IndexEntry((family.id, variant), component.key, row, part)
                     if part is None or row.kind == "MultiheadAttention":
-                        yield f":{flat(component.prefix)}{flat(name)}", Entry((family.id, variant), ANY, row, part)
+                        yield f":{flat(component.prefix)}{flat(name)}", IndexEntry((family.id, variant), ANY, row, part)
                 if component.inside:
-                    yield flat(component.inside + row.path), Entry((family.id, variant), ANY, row, None)
+                    yield flat(component.inside + row.path), IndexEntry((family.id, variant), ANY, row, None)

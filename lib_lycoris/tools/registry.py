@@ -14,7 +14,7 @@ from .declaration import Option, Result, Tool
 
 
 @dataclass(frozen=True)
-class Entry:
+class ToolEntry:
     """Where a tool is, and what it is called by those who call it."""
 
     name: str  # in TOOLS and in the HTTP API
@@ -24,22 +24,22 @@ class Entry:
 
 
 ENTRIES = (
-    Entry("merge", "merge.checkpoint", "merge"),
-    Entry("networks_merge", "merge.networks", "merge", "merge_networks"),
-    Entry("extract", "extract.extract", "extract"),
-    Entry("measure", "extract.measure", "measure"),
-    Entry("resize", "reshape.resize", "resize"),
-    Entry("slim", "reshape.slim", "slim"),
-    Entry("convert", "reshape.convert", "convert"),
-    Entry("bake", "reshape.bake", "bake"),
-    Entry("split", "reshape.split", "split"),
-    Entry("prune", "reshape.prune", "prune"),
-    Entry("metadata", "reshape.metadata", "metadata", "edit_metadata"),
-    Entry("interrogate", "examine.interrogate", "interrogate"),
-    Entry("find", "library.find", "find"),
-    Entry("compare", "examine.compare", "compare"),
-    Entry("verify", "merge.verify", "verify"),
-    Entry("undo", "merge.undo", "undo"),
+    ToolEntry("merge", "merge.checkpoint", "merge"),
+    ToolEntry("networks_merge", "merge.networks", "merge", "merge_networks"),
+    ToolEntry("extract", "extract.extract", "extract"),
+    ToolEntry("measure", "extract.measure", "measure"),
+    ToolEntry("resize", "reshape.resize", "resize"),
+    ToolEntry("slim", "reshape.slim", "slim"),
+    ToolEntry("convert", "reshape.convert", "convert"),
+    ToolEntry("bake", "reshape.bake", "bake"),
+    ToolEntry("split", "reshape.split", "split"),
+    ToolEntry("prune", "reshape.prune", "prune"),
+    ToolEntry("metadata", "reshape.metadata", "metadata", "edit_metadata"),
+    ToolEntry("interrogate", "examine.interrogate", "interrogate"),
+    ToolEntry("find", "library.find", "find"),
+    ToolEntry("compare", "examine.compare", "compare"),
+    ToolEntry("verify", "merge.verify", "verify"),
+    ToolEntry("undo", "merge.undo", "undo"),
 )
 # Verb of the command line -> what it does, for a list of all that imports none of them. The order is what people see.
 VERBS: Mapping[str, str] = MappingProxyType(
@@ -105,6 +105,6 @@ def _described(option: Option) -> str:
     return f"{option.help}{choices}{default}"
 
 
-def _tool(entry: Entry) -> Tool:
+def _tool(entry: ToolEntry) -> Tool:
     tool: Tool = import_module(f".{entry.module}", __package__).TOOL
     return tool

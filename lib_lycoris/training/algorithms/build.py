@@ -14,7 +14,7 @@ from ...patching import Patcher
 from ..models.base import TrainedModel
 from .arguments import NetworkRequest
 from .initial import Initial
-from .selection import CONVOLUTIONS, NORMS, Chosen, chosen_layers, preset
+from .selection import CONVOLUTIONS, NORMS, ChosenLayer, chosen_layers, preset
 from .trained_network import TrainedModule, TrainedNetwork
 
 KOHYA = {"unet": "lora_unet", "transformer": "lora_unet"}
@@ -62,7 +62,7 @@ def _of_component(
 
 
 def _module(
-    name: str, chosen: Chosen, request: NetworkRequest, found: dict[str, Any], block: tuple[int, float] | None,
+    name: str, chosen: ChosenLayer, request: NetworkRequest, found: dict[str, Any], block: tuple[int, float] | None,
     stored: tuple[int, float] | None,
 ) -> Any:  # fmt: skip
     """Return lycoris-lora's module for a layer; None for one that the settings leave alone."""

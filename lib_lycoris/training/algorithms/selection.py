@@ -27,7 +27,7 @@ NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenLayer:
     """A layer that is trained, and what its preset says of it alone."""
 
     path: str  # inside its component
@@ -73,7 +73,7 @@ def _anywhere(name: str) -> str:
     return rf"(.*\.)?{re.escape(name)}$" if name in ends else name
 
 
-def chosen_layers(root: nn.Module, found: Mapping[str, Any], part: str, norms: bool) -> Iterator[Chosen]:
+def chosen_layers(root: nn.Module, found: Mapping[str, Any], part: str, norms: bool) -> Iterator[ChosenLayer]:
     """Yield the layers of a component (``part``: "unet" or "text_encoder") that a preset takes, in the model's order."""
     classes = set(found.get(f"{part}_target_module", ()))
     match = partial(_matches, bool(found.get("use_fnmatch")))
@@ -87,11 +87,11 @@ def chosen_layers(root: nn.Module, found: Mapping[str, Any], part: str, norms: b
             continue
         if any(match(pattern, path) for pattern in named):
             override = next((value for pattern, value in by_name.items() if match(pattern, path)), None)
-            yield Chosen(path, layer, by_class.get(type(layer).__name__, {}) if override is None else override)
+            yield ChosenLayer(path, layer, by_class.get(type(layer).__name__, {}) if override is None else override)
             continue
         parents = [type(modules[name]).__name__ for name in _parents(path)]
         if classes & set(parents):
-            yield Chosen(path, layer, next((by_class[name] for name in reversed(parents) if name in by_class), {}))
+            yield ChosenLayer(path, layer, next((by_class[name] for name in reversed(parents) if name in by_class), {}))
 
 
 def _parents(path: str) -> Iterator[str]:
