@@ -152,7 +152,10 @@ def run_shown(display: Display, command: Sequence[str]) -> list[str] | None:
     lines = queue.Queue[str | None]()
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET")}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, env={**clean, "PYTHONUNBUFFERED": "1"}, text=True, errors="replace", **pipes)
+    try:
+        process = subprocess.Popen(command, env={**clean, "PYTHONUNBUFFERED": "1"}, text=True, errors="replace", **pipes)
+    except OSError as error:  # a program that is not there, or that this user may not run
+        return [str(error)]
 
     def read() -> None:
         with process.stdout:

@@ -187,6 +187,11 @@ def test_a_failing_command_gives_its_last_lines(tmp_path: Path, capsys: pytest.C
     assert run.run_shown(run.Display("work"), script(tmp_path, "print('fine')")) is None
 
 
+def test_a_program_that_cannot_run_is_a_failure_with_its_reason(tmp_path: Path) -> None:
+    said = run.run_shown(run.Display("x"), [str(tmp_path / "nothing")])
+    assert said is not None and "nothing" in said[0]
+
+
 def test_pip_failing_is_one_sentence_and_its_lines(environment: run.Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     for said in ("No matching distribution found for torch==9+cpu", "Cannot install torch==9+cpu because"):
         monkeypatch.setattr(run, "run_shown", lambda *_, said=said: [f"ERROR: {said}"])
