@@ -34,6 +34,9 @@ QUICK_LEAVES_OUT = (  # by measurement: what takes longest for what it adds on a
     "patching/test_devices.py",
     "patching/test_threads.py",
     "patching/test_unet.py",
+    "tools/test_families.py",
+    "training/test_safeguards.py",
+    "training/test_training.py",
     "ui",
     "webui",
 )
