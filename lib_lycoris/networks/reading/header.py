@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+_MOST = 1 << 63
 _DECODER = json.JSONDecoder(parse_int=_whole)
 
 
@@ -44,7 +46,7 @@ class TensorInfo:
     begin: int = 0  # bytes from the start of the data
     stride: tuple[int, ...] | None = None  # in values, where they do not lie one behind the other: pickles only
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of the tensor."""
         return count(self.shape) * BYTES[self.dtype]
@@ -76,7 +78,9 @@ def count(shape: tuple[int, ...]) -> int:
     """Return the number of values; unlike a product of unlimited dimensions this stays a small number."""
     found = 1
     for length in shape:
-        found = min(found * length, 1 << 63)
+        found *= length
+        if found > _MOST:
+            found = _MOST
     return found
 
 
