@@ -23,7 +23,7 @@ from lib_lycoris.tools.examine import compare
 from lib_lycoris.tools.extract import extract
 from lib_lycoris.tools.files.checkpoint import Checkpoint, layer_infos, open_checkpoint
 from lib_lycoris.tools.files.compose import placed
-from lib_lycoris.tools.files.network_file import patches
+from lib_lycoris.tools.files.network_file import delta_on, patches
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.workers import one_thread_each
 from lib_lycoris.tools.linalg.factorise import loha, nearest_kronecker, rotation, scaling
@@ -103,9 +103,9 @@ def deltas(network: Network, checkpoint: Checkpoint) -> dict[str, Tensor]:
     found: dict[str, dict[str, Tensor]] = {}
     shapes = {}
     for patch in patches(network, checkpoint.base):
-        weight = weight_of(checkpoint, patch.name, patch.shape)
         whole = patch.name.partition("[")[0]
-        found.setdefault(whole, {})[patch.part] = patch.algorithm.delta(weight)
+        delta = delta_on(patch, checkpoint.base, lambda name, shape: weight_of(checkpoint, name, shape))
+        found.setdefault(whole, {})[patch.part] = delta
         info = checkpoint.base.layers[patch.module]
         shapes[whole] = (info.shape if patch.leaf == "weight" else info.shape[:1], info.shape)
     return {name: placed(parts, *shapes[name]) for name, parts in found.items()}

@@ -25,7 +25,7 @@ from ..files.compose import Modules, concatenated, dense_modules, join, lora_mod
 from ..files.foretold import foretold, kind_of, numbers_of
 from ..files.growing import GrowingFile, header_room
 from ..files.naming import to_dtype
-from ..files.network_file import Patch, carried, changes_nothing
+from ..files.network_file import Patch, carried, changes_nothing, delta_on
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
@@ -151,6 +151,11 @@ def _weight(request: NetworksMergeOptions, patch: Patch) -> Tensor | None:
     return request.weights.read(patch.name, patch.shape)
 
 
+def _delta(request: NetworksMergeOptions, patch: Patch) -> Tensor:
+    assert request.weights is not None
+    return delta_on(patch, request.base, request.weights.read)
+
+
 def _sum(request: NetworksMergeOptions, key: tuple[str, str]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     """Return the factors of each part and the whole differences of each part, of which there are none where factors do."""
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -164,7 +169,7 @@ def _sum(request: NetworksMergeOptions, key: tuple[str, str]) -> tuple[dict[str,
         if pair is not None:
             pairs.setdefault(patch.part, []).append((pair[0] * item.strength, pair[1]))
         else:
-            delta = plain_delta(patch.algorithm, patch.shape) if weight is None else patch.algorithm.delta(weight)
+            delta = plain_delta(patch.algorithm, patch.shape) if weight is None else _delta(request, patch)
             dense.setdefault(patch.part, []).append((item, delta))
     whole = {part: combined(request.method, request.density, request.seed, part, items) for part, items in dense.items()}
     return {part: concatenated(found) for part, found in pairs.items()}, whole
