@@ -15,7 +15,7 @@ from lib_lycoris.tools.option_names import as_field, as_flag, spelled
 from lib_lycoris.ui.parts.fields import with_fields
 
 PACKAGE = Path(__file__).resolve().parents[2] / "lib_lycoris"
-ONE_CALLER = {"cli.py", "arguments.py", "training"}  # read on the command line only
+ONE_CALLER = {"cli.py", "arguments.py", "bulk.py", "training"}  # read on the command line only
 TOOL_FILES = [path for path in sorted((PACKAGE / "tools").rglob("*.py")) if not ONE_CALLER & {*path.parts}]
 NETWORK = demo.CHECKPOINT.parent / "networks" / "demo-lora.safetensors"
 
