@@ -37,7 +37,7 @@ FAMILY = Family(
     short="ERNIE",
     components=(transformer(layers),),
     blocks=Blocks({"layers": "B"}, last=("final_linear", "final_norm")),
-    variants={"": {}, "small": {"d": 3072, "f": 8192, "blocks": 24, "text": 2560}},
+    variants={"small": {"d": 3072, "f": 8192, "blocks": 24, "text": 2560}, "": {}},  # the class' own sizes first, as for every family
     spellings=("ernie",),
     written={"modelspec.architecture": "ernie-image"},
 )
