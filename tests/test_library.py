@@ -104,12 +104,12 @@ def test_options_have_their_types_and_none_is_the_default(monkeypatch: pytest.Mo
     seen = Tool(
         tool.name, tool.pretty, tool.summary, lambda progress, **given: got.update(given) or Result({}, ""), tool.planner, tool.options
     )
-    seen.run(models="a", save_to="b", ratios=1, density=None, dim=4)
-    assert got["models"] == [Path("a")] and got["save_to"] == Path("b") and got["ratios"] == [1.0] and got["density"] == 0.5
+    seen.run(models="a", save_to="b.safetensors", ratios=1, density=None, dim=4)
+    assert got["models"] == [Path("a")] and got["save_to"] == Path("b.safetensors") and got["ratios"] == [1.0] and got["density"] == 0.5
     with pytest.raises(ToolError, match=r"dim is 2\.5, but a whole number"):
-        seen.run(models="a", save_to="b", dim=2.5)
+        seen.run(models="a", save_to="b.safetensors", dim=2.5)
     with pytest.raises(ToolError, match="rule is 'best', but one of"):
-        seen.run(models="a", save_to="b", rule="best")
+        seen.run(models="a", save_to="b.safetensors", rule="best")
 
 
 def test_an_option_without_meaning_is_said_and_left_out() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import LycorisError
 
 if TYPE_CHECKING:
-    from .events import Events
+    from .reporting.events import Events
 
 FAILED, STOPPED = 2, 130
 

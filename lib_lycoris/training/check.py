@@ -11,8 +11,8 @@ from ..errors import LycorisError
 from ..networks import load
 from ..patching import Activation, Patcher
 from .algorithms.trained_network import TrainedNetwork
-from .draws import normal
 from .models.base import TrainedModel
+from .steps.draws import normal
 
 STEP, WORDS, SIDE = 500, "a test of what was written", 8  # latents of 8 x 8 numbers: the weights are what is compared
 # how far answers may be apart by the model's dtype: a share of what the network changes, or of the answer, whichever is more

@@ -13,7 +13,7 @@ from ..networks.writer import save
 from ..tools.files.metadata import kohya_hashes
 from ..tools.training.runs import FOLDER_ENDING
 from .algorithms.trained_network import TrainedNetwork
-from .recorded import Recorded
+from .reporting.recorded import Recorded
 
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ENDING = ".safetensors"

@@ -14,17 +14,17 @@ import torch
 
 from ..errors import LycorisError, ToolError
 from ..tools.training.runs import STATE
-from .average import Average
-from .board import draw_step, open_board
 from .check import check_file
 from .files import ENDING, between, dtype_of, thin_out, write_network
-from .optimisers import told
-from .samples import Samples
+from .reporting.board import draw_step, open_board
+from .reporting.samples import Samples
+from .reporting.spectra import spectra
+from .reporting.validation import validation_loss
 from .setup import Run, mark_facts
-from .spectra import spectra
 from .state import RunState, mark_of, read_state, write_state
-from .step import Taken, without_mask
-from .validation import validation_loss
+from .steps.average import Average
+from .steps.optimisers import told
+from .steps.step import Taken, without_mask
 
 RECENT = 100  # steps in the loss that is shown
 EXPLODED = 1000.0  # times the recent loss

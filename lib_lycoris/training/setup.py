@@ -24,16 +24,16 @@ from .data.folders import datasets_of
 from .data.items import Catalogue, catalogue
 from .data.order import Order
 from .data.report import as_text, data_report
-from .draws import seed_everything
-from .events import Events
 from .files import run_folder
-from .lessons import Lessons
 from .models.base import TrainedModel
 from .models.opening import open_model
-from .optimisers import groups, optimiser, schedule
-from .recorded import Recorded
+from .reporting.events import Events
+from .reporting.recorded import Recorded
 from .settings import Settings
-from .step import Stepper
+from .steps.draws import seed_everything
+from .steps.lessons import Lessons
+from .steps.optimisers import groups, optimiser, schedule
+from .steps.step import Stepper
 
 WEIGHTS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

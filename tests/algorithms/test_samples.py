@@ -19,8 +19,8 @@ from lib_lycoris.algorithms.dora import DoRA
 from lib_lycoris.algorithms.full import LoRABias
 from lib_lycoris.algorithms.replacement import BiasReplacement
 from lib_lycoris.tools.extract.difference import Reader
-from lib_lycoris.tools.files.checkpoint import open_checkpoint
-from lib_lycoris.tools.files.network_file import changes_nothing, patches
+from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
+from lib_lycoris.tools.files.networks.network_file import changes_nothing, patches
 from lib_lycoris.tools.reshape import bake, convert
 from tests.samples import CONFIGS, LAYERS, builders
 from tests.tiny_model import TinyModel, write_network

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lib_lycoris.models import reference
 from lib_lycoris.tools.extract import extract
-from lib_lycoris.tools.files.growing import GrowingFile
+from lib_lycoris.tools.files.networks.growing import GrowingFile
 from lib_lycoris.tools.linalg.low_rank import randomized_svd
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.reshape import resize

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from lib_lycoris.models import LayerInfo, parameter, reference
+from lib_lycoris.tools.files.checkpoints.stream import as_bytes, encode_header
 from lib_lycoris.tools.files.output import CHUNK
-from lib_lycoris.tools.files.stream import as_bytes, encode_header
 
 PREFIXES = {"sd1": ("cond_stage_model.",), "sdxl": ("conditioner.embedders.",)}
 VAE = 83_653_863  # parameters of the autoencoder, which no network touches

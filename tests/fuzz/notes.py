@@ -16,7 +16,7 @@ from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.hosts.webui.interface import card_files, paste
 from lib_lycoris.networks.tag_counts import top_tags
 from lib_lycoris.tools import TOOLS
-from lib_lycoris.tools.files.folder import correct_index
+from lib_lycoris.tools.files.checkpoints.folder import correct_index
 from lib_lycoris.ui.settings import Settings
 
 from .checkpoints import mutated_table

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris.errors import NetworkFormatError, ToolError
 from lib_lycoris.tools import TOOLS
-from lib_lycoris.tools.files.checkpoint import open_checkpoint
+from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
 from tests.tools.test_extract import base, low_rank, tuned_by  # noqa: F401 - base is a fixture
 from tests.tools.test_merge import FC1, Q, diffusers_folder, files, small  # noqa: F401 - fixtures
 

@@ -21,9 +21,9 @@ from lib_lycoris.networks import Network
 from lib_lycoris.networks.hashes import model_hash
 from lib_lycoris.tools.examine import compare
 from lib_lycoris.tools.extract import extract
-from lib_lycoris.tools.files.checkpoint import Checkpoint, layer_infos, open_checkpoint
-from lib_lycoris.tools.files.compose import placed
-from lib_lycoris.tools.files.network_file import delta_on, patches
+from lib_lycoris.tools.files.checkpoints.checkpoint import Checkpoint, layer_infos, open_checkpoint
+from lib_lycoris.tools.files.networks.compose import placed
+from lib_lycoris.tools.files.networks.network_file import delta_on, patches
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.workers import one_thread_each
 from lib_lycoris.tools.linalg.factorise import loha, nearest_kronecker, rotation, scaling

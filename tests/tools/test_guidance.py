@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lib_lycoris import models
 from lib_lycoris.algorithms.base import flat
-from lib_lycoris.tools.files.growing import GrowingFile
-from lib_lycoris.tools.files.naming import to_dtype
+from lib_lycoris.tools.files.networks.growing import GrowingFile
+from lib_lycoris.tools.files.networks.naming import to_dtype
 from lib_lycoris.tools.guidance.advice import (
     ADVICE,
     EXAMPLES,

@@ -19,9 +19,9 @@ from lib_lycoris.patching import Activation, Patcher
 from lib_lycoris.tools.examine import interrogate
 from lib_lycoris.tools.examine.clip import Weights, encoders, hidden_states, normed
 from lib_lycoris.tools.extract.difference import Reader
-from lib_lycoris.tools.files.checkpoint import open_checkpoint
-from lib_lycoris.tools.files.network_file import patches
-from lib_lycoris.tools.files.vocabulary import vocabulary
+from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
+from lib_lycoris.tools.files.checkpoints.vocabulary import vocabulary
+from lib_lycoris.tools.files.networks.network_file import patches
 
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_v_proj"
 
@@ -108,7 +108,7 @@ def test_the_words_of_clip_come_from_files_that_are_there(tmp_path: Path, monkey
     snapshot = tmp_path / "hub/models--openai--clip-vit-large-patch14/snapshots/abc"
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    monkeypatch.setattr("lib_lycoris.tools.files.vocabulary.open_clip_merges", lambda: None)
+    monkeypatch.setattr("lib_lycoris.tools.files.checkpoints.vocabulary.open_clip_merges", lambda: None)
     with pytest.raises(ToolError, match="neither in the Hugging Face cache"):
         vocabulary(tmp_path / "a.safetensors", 49408)
     snapshot.mkdir(parents=True)

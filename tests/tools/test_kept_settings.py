@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lib_lycoris.errors import ToolError
 from lib_lycoris.networks import load
-from lib_lycoris.tools.files.network_file import patches
+from lib_lycoris.tools.files.networks.network_file import patches
 from lib_lycoris.tools.reshape import bake, convert, prune, resize, split
 from lib_lycoris.tools.reshape.metadata import edit_metadata
 from tests import samples

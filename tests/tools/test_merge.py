@@ -24,7 +24,7 @@ from lib_lycoris.errors import LycorisError, ModelMismatchError, ToolError
 from lib_lycoris.networks import load
 from lib_lycoris.prompt import Presets, parse_tag, resolve
 from lib_lycoris.tools.files import output
-from lib_lycoris.tools.files.checkpoint import open_checkpoint
+from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
 from lib_lycoris.tools.files.metadata import kohya_hashes
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.merge import checkpoint as merge

@@ -160,7 +160,7 @@ def test_undo_is_refused_for_other_tensors_and_without_its_file(network: Path) -
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib_lycoris.tools.files import header_edit
+    from lib_lycoris.tools.files.networks import header_edit
 
     def full(*_: Any) -> None:
         raise ToolError("the disk is full: free some space")

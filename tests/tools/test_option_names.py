@@ -12,7 +12,7 @@ from lib_lycoris.cli import main
 from lib_lycoris.errors import ToolError
 from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.option_names import as_field, as_flag, spelled
-from lib_lycoris.ui.parts.fields import with_fields
+from lib_lycoris.ui.parts.tools.fields import with_fields
 
 PACKAGE = Path(__file__).resolve().parents[2] / "lib_lycoris"
 ONE_CALLER = {"cli.py", "arguments.py", "bulk.py", "training"}  # read on the command line only

@@ -17,7 +17,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from lib_lycoris import Activation, Network, Patcher, load  # noqa: E402
 from lib_lycoris.tools import TOOLS  # noqa: E402
-from lib_lycoris.tools.files.checkpoint import open_checkpoint  # noqa: E402
+from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint  # noqa: E402
 from tests import samples  # noqa: E402
 from tests.tools.test_extract import KOHYA, OF, base, low_rank, tuned_by  # noqa: E402, F401 - base is a fixture
 

@@ -18,8 +18,8 @@ from lib_lycoris import load
 from lib_lycoris.errors import LycorisError, NetworkFormatError, ToolError
 from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.extract.difference import Reader
-from lib_lycoris.tools.files.checkpoint import open_checkpoint
-from lib_lycoris.tools.files.ggml_blocks import KINDS, unpack
+from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
+from lib_lycoris.tools.files.checkpoints.ggml_blocks import KINDS, unpack
 from tests.tools.test_extract import BLOCK, KOHYA, low_rank, random_weights
 
 Q = f"{BLOCK}.attn1.to_q.weight"

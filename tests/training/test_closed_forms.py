@@ -18,11 +18,11 @@ from lib_lycoris.training.data.buckets import bucket_sizes, covering, fit
 from lib_lycoris.training.data.captions import caption_at
 from lib_lycoris.training.data.order import share_of
 from lib_lycoris.training.data.subset import Dataset, Subset
-from lib_lycoris.training.draws import normal
-from lib_lycoris.training.loss import elementwise, huber_c, losses, weights
 from lib_lycoris.training.models.diffusion import Diffusion
-from lib_lycoris.training.noise import noise_of, steps_of
-from lib_lycoris.training.spectra import effective_rank, error_curve
+from lib_lycoris.training.reporting.spectra import effective_rank, error_curve
+from lib_lycoris.training.steps.draws import normal
+from lib_lycoris.training.steps.loss import elementwise, huber_c, losses, weights
+from lib_lycoris.training.steps.noise import noise_of, steps_of
 
 PLAIN = {
     "min_snr_gamma": None, "debiased_estimation_loss": False, "scale_v_pred_loss_like_noise_pred": False, "loss_type": "l2",

@@ -13,7 +13,7 @@ from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.tools.training import runs
 from lib_lycoris.training import loop
 from lib_lycoris.training.__main__ import main
-from lib_lycoris.training.samples import Prompt, read_prompt
+from lib_lycoris.training.reporting.samples import Prompt, read_prompt
 from tests.training import pictures
 
 REQUIRES = ("lycoris",)

@@ -30,7 +30,7 @@ from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.ui.app import AT_ONCE, build, free_port, queued
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.generate import GeneratePage, add_tag
-from lib_lycoris.ui.parts.request import read_request
+from lib_lycoris.ui.parts.generation.request import read_request
 from lib_lycoris.ui.settings import Settings
 from lib_lycoris.ui.style import bar, notes, page_css, script
 

@@ -19,7 +19,7 @@ from lib_lycoris.networks.reading.header import read_metadata
 from lib_lycoris.prompt import Presets
 from lib_lycoris.tools.examine.network_spectra import network_spectra
 from lib_lycoris.tools.extract import extract, measure
-from lib_lycoris.tools.files.checkpoint import open_checkpoint
+from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
 from lib_lycoris.tools.files.store import ModelFile
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.queue import Jobs
@@ -32,7 +32,7 @@ from lib_lycoris.ui.pages import extract as extract_page
 from lib_lycoris.ui.pages.change import NONE, ChangePage, _asked
 from lib_lycoris.ui.pages.extract import ExtractPage
 from lib_lycoris.ui.parts.curve import sentence
-from lib_lycoris.ui.parts.rank_choice import FIXED, SIZE, RankChoice
+from lib_lycoris.ui.parts.tools.rank_choice import FIXED, SIZE, RankChoice
 from tests.tools.test_extract import LORAS, network_file, random_weights
 
 IN_PROJ = "conditioner.embedders.1.model.transformer.resblocks.0.attn"

@@ -21,9 +21,9 @@ from lib_lycoris.hosts.protocol import GeneratedImage, GenerationRequest
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.generate import FIELDS, GeneratePage
-from lib_lycoris.ui.parts import images
-from lib_lycoris.ui.parts.images import ImageFolder, text_of, thumbnail
-from lib_lycoris.ui.parts.request import read_generation_text, read_request
+from lib_lycoris.ui.parts.generation import images
+from lib_lycoris.ui.parts.generation.images import ImageFolder, text_of, thumbnail
+from lib_lycoris.ui.parts.generation.request import read_generation_text, read_request
 from lib_lycoris.ui.settings import Settings
 
 REQUEST = GenerationRequest('a "red", hat\nwith <lyco:x:1>', "no, blue", 7, 12, 512, 768, 3.5, "Euler a")

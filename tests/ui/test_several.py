@@ -24,14 +24,14 @@ from lib_lycoris.ui.blocks.preset_files import PresetFilesPart
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.results import ResultsPage
 from lib_lycoris.ui.parts.dropped import DroppedFiles
-from lib_lycoris.ui.parts.grid import ALGORITHMS, PRESETS, SEEDS, GridWork, plan_grid
-from lib_lycoris.ui.parts.grid import NETWORKS as BY_NETWORK
-from lib_lycoris.ui.parts.grid_part import slider
-from lib_lycoris.ui.parts.images import ImageFolder, text_of
-from lib_lycoris.ui.parts.making import Work
-from lib_lycoris.ui.parts.request import read_generation_text
-from lib_lycoris.ui.parts.stack import read_stack, stack_of, tags_here
-from lib_lycoris.ui.parts.stack_part import StackPart
+from lib_lycoris.ui.parts.generation.grid import ALGORITHMS, PRESETS, SEEDS, GridWork, plan_grid
+from lib_lycoris.ui.parts.generation.grid import NETWORKS as BY_NETWORK
+from lib_lycoris.ui.parts.generation.grid_part import slider
+from lib_lycoris.ui.parts.generation.images import ImageFolder, text_of
+from lib_lycoris.ui.parts.generation.making import Work
+from lib_lycoris.ui.parts.generation.request import read_generation_text
+from lib_lycoris.ui.parts.generation.stack import read_stack, stack_of, tags_here
+from lib_lycoris.ui.parts.generation.stack_part import StackPart
 from lib_lycoris.ui.settings import Settings
 
 REQUEST = GenerationRequest("a red circle <lyco:demo-lora:0.3>", seed=3, steps=2, width=64, height=64)
@@ -195,7 +195,7 @@ def test_dropped_files_are_described_and_copied_once(context: PageContext, tmp_p
 
 
 def test_a_missing_number_of_a_tool_is_an_error(context: PageContext) -> None:
-    from lib_lycoris.ui.parts.fields import OptionFields, devices
+    from lib_lycoris.ui.parts.tools.fields import OptionFields, devices
 
     fields = OptionFields(context, "networks_merge", ("density", "device"), "x")
     numbers = [option.name for option in fields.options if option.type is float and option.default is not None]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ...tools.files.scaled import is_scale
+from ...tools.files.checkpoints.scaled import is_scale
 from .shapes import SCHEDULE, TOWERS, UNET, VAE, Shapes, TextTower, clip_root, family_of, text_config, unet_config, vae_config
 from .tokenizer import clip_tokenizer, demo_tokenizer, demo_vocabulary
 

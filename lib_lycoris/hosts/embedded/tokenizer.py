@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HostError
-from ...tools.files.vocabulary import BOS, EOS, REPOSITORY, demo_merges, open_clip_merges, words_of
+from ...tools.files.checkpoints.vocabulary import BOS, EOS, REPOSITORY, demo_merges, open_clip_merges, words_of
 
 
 def clip_tokenizer(pad_with_zero: bool) -> Any:

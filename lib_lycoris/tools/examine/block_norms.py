@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...models import BaseModel, block_of
 from ...networks import Network
-from ..files.network_file import Patch, patches
+from ..files.networks.network_file import Patch, patches
 from ..linalg.expand import plain_delta
 from ..linalg.low_rank import energy
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from ...models import BaseModel, parameter, rows, split_parameter
 from ...models.family import Component
 from ..extract.difference import Reader
-from ..files.compose import placed
-from ..files.network_file import Patch, delta_on
+from ..files.networks.compose import placed
+from ..files.networks.network_file import Patch, delta_on
 
 TOKENS = "text_model.embeddings.token_embedding"
 HEAD = 64  # channels of a head in all released ones

@@ -14,8 +14,8 @@ from ...models import block_of
 from ...networks import Network, load
 from ..declaration import FAMILY, MODELS, FilePath, Files, Option, Plan, Result, Tool, as_list, options_of
 from ..extract.difference import Reader
-from ..files.checkpoint import open_checkpoint
-from ..files.network_file import patches
+from ..files.checkpoints.checkpoint import open_checkpoint
+from ..files.networks.network_file import patches
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from .spectra import SPIKE, Spectrum, inner, overlap, spectrum

@@ -16,9 +16,9 @@ from ...errors import ToolError
 from ...networks import Network, load
 from ..declaration import FASTEST, FilePath, Option, Plan, Result, Texts, Tool, as_list
 from ..extract.difference import Reader
-from ..files.checkpoint import Checkpoint, open_checkpoint
-from ..files.network_file import patches
-from ..files.vocabulary import BOS, END, vocabulary
+from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..files.checkpoints.vocabulary import BOS, END, vocabulary
+from ..files.networks.network_file import patches
 from ..jobs.progress import Progress
 from .clip import Both, Encoder, Weights, encoders, hidden_states, normed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ... import models
 from ...networks import load
-from ..files.network_file import patches
+from ..files.networks.network_file import patches
 from .block_norms import delta_energy
 from .spectra import spectrum
 

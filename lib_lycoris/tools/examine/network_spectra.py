@@ -11,8 +11,8 @@ import torch
 
 from ...models import BaseModel
 from ...networks import Network, load
-from ..files.checkpoint import open_checkpoint
-from ..files.network_file import Patch, carried, patches, stored_dtype, style_of
+from ..files.checkpoints.checkpoint import open_checkpoint
+from ..files.networks.network_file import Patch, carried, patches, stored_dtype, style_of
 from ..jobs.workers import count, ordered
 from ..linalg.size_curve import CurveRequest, Layer, Part, Spectra
 from ..reshape.shrink import decomposed, recipe_of

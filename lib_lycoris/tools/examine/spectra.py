@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ..extract.difference import Reader
-from ..files.network_file import Patch
+from ..files.networks.network_file import Patch
 from ..linalg.expand import plain_delta
 from ..linalg.low_rank import energy, gram_svd, qr_svd
 from ..linalg.ranks import effective_rank

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ..files.checkpoint import Checkpoint, CheckpointFile
-from ..files.packing import Packing, packing_of
+from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile
+from ..files.checkpoints.packing import Packing, packing_of
 
 PIECE = 1 << 17  # numbers handled at a time, so that a piece stays in the processor's cache
 

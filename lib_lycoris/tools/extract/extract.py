@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ..declaration import FilePath, Plan, Result, Tool, options_of
-from ..files.alpha import alpha_notes, with_alpha
-from ..files.growing import GrowingFile, header_room
-from ..files.naming import Named, select, to_dtype
+from ..files.networks.alpha import alpha_notes, with_alpha
+from ..files.networks.growing import GrowingFile, header_room
+from ..files.networks.naming import Named, select, to_dtype
 from ..files.output import refuse_inputs, require_space
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered

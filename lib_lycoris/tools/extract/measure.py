@@ -22,7 +22,7 @@ from ...errors import ToolError
 from ...networks.reading.reader import open_file
 from ...plain_json import parse_json
 from ..declaration import FASTEST, FilePath, Option, Plan, Result, Tool, options_of
-from ..files.naming import select
+from ..files.networks.naming import select
 from ..files.output import Output, refuse_inputs, require_space
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered

@@ -13,10 +13,10 @@ import torch
 from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ..declaration import FASTEST, IGNORED_KOHYA, SAVE_TO, Option
-from ..files.alpha import ALPHA, check_alpha
-from ..files.checkpoint import Checkpoint, open_checkpoint
-from ..files.growing import dtype_of
-from ..files.naming import STYLES, Named, named
+from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..files.networks.alpha import ALPHA, check_alpha
+from ..files.networks.growing import dtype_of
+from ..files.networks.naming import STYLES, Named, named
 from ..linalg.candidates import ALGORITHMS, Wanted
 from ..linalg.ranks import RULES, Rule
 from ..units import MB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...plain_json import parse_json
-from ..files.checkpoint import Checkpoint
+from ..files.checkpoints.checkpoint import Checkpoint
 
 KEY = "modelspec.prediction_type"
 MARK = "v_pred"  # a tensor of this name in a checkpoint, for programs that read no metadata

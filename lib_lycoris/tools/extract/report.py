@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models import FAMILIES, block_of
-from ..files.checkpoint import Checkpoint
+from ..files.checkpoints.checkpoint import Checkpoint
 from ..files.metadata import KEY, base_entry, dumps, make_recipe, rank_facts
 from ..linalg.low_rank import relative
 from ..units import megabytes

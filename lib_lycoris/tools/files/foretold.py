@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
-from .compose import Modules
-from .network_file import Patch
+from .networks.compose import Modules
+from .networks.network_file import Patch
 
 Work = TypeVar("Work")
 

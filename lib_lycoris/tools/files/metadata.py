@@ -21,8 +21,8 @@ from ...models.families import FAMILIES
 from ...networks.hashes import sha256
 from ...plain_json import parse_json
 from ..merge.strengths import NetworkOptions
-from .checkpoint import Checkpoint, open_source
-from .stream import DATA_HASH, INPUT_HASH
+from .checkpoints.checkpoint import Checkpoint, open_source
+from .checkpoints.stream import DATA_HASH, INPUT_HASH
 
 KEY = "lycoris.recipe"
 TRIGGERS = ("modelspec.trigger_phrase", "ssmd_keywords", "trained_words")

@@ -20,9 +20,9 @@ from ...errors import ToolError, readable
 from ...networks.reading.dtypes import BYTES
 from ...networks.reading.header import TensorInfo
 from ...plain_json import parse_json
-from .checkpoint import CheckpointFile, fill
+from .checkpoints.checkpoint import CheckpointFile, fill
+from .checkpoints.stream import Layout, as_bytes
 from .output import Output
-from .stream import Layout, as_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Self

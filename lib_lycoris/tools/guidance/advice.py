@@ -11,7 +11,7 @@ from functools import cache
 from math import isqrt, prod
 
 from ... import models
-from ..files.growing import header_room
+from ..files.networks.growing import header_room
 from ..units import megabytes
 
 DOCS = "https://github.com/KohakuBlueleaf/LyCORIS/blob/main/docs"

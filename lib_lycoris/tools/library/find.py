@@ -13,7 +13,7 @@ from ...errors import ModelMismatchError, ToolError
 from ...networks.hashes import sha256
 from ..declaration import FilePath, Files, Option, Plan, Result, Tool, as_list
 from ..extract.difference import Reader
-from ..files.checkpoint import open_checkpoint
+from ..files.checkpoints.checkpoint import open_checkpoint
 from ..jobs.progress import Progress
 from .made_of import Explained, explained, layers_to_look_at
 from .sampled import Layers, SampledNetwork, SampledReader, by_hash, content_hash, files_of, sampled_networks

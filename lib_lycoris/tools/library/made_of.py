@@ -17,8 +17,8 @@ from ...algorithms.base import flat
 from ...errors import ModelMismatchError
 from ...models import parameter, rows, split_parameter
 from ..extract.difference import Reader
-from ..files.checkpoint import Checkpoint
-from ..files.compose import placed
+from ..files.checkpoints.checkpoint import Checkpoint
+from ..files.networks.compose import placed
 from .sampled import Change, SampledNetwork, name_hash
 from .sketch import inner
 

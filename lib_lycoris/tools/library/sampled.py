@@ -18,7 +18,7 @@ from ...models import FAMILIES, BaseModel, recognise, split_parameter, with_part
 from ...networks.loading import module_shapes, open_network
 from ...networks.matching import match, own_model, slice_shape
 from ...networks.reading.reader import EXTENSIONS
-from ..files.stream import as_bytes
+from ..files.checkpoints.stream import as_bytes
 
 LOOKED_AT = 8  # layers of a file
 NAMED = ("ss_sd_model_name", "ss_sd_model_hash", "modelspec.architecture", "ss_base_model_version")  # what says the base model

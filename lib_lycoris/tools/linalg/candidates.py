@@ -12,7 +12,7 @@ from torch import Tensor
 from ...algorithms import parse
 from ...algorithms.base import flat
 from ...errors import ToolError
-from ..files.naming import lora
+from ..files.networks.naming import lora
 from .factorise import divisor, loha, nearest_kronecker, rotation, scaling
 from .low_rank import Svd, energy, randomized_svd, residual
 from .ranks import Rule, truncated_svd

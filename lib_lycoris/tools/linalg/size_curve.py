@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ..files.growing import dtype_of, header_room
+from ..files.networks.growing import dtype_of, header_room
 from ..units import MB
 from .low_rank import relative
 from .ranks import NEEDS_ALL, Rule

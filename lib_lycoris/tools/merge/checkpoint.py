@@ -33,12 +33,12 @@ from ..declaration import (
     Tool,
     options_of,
 )  # fmt: skip
-from ..files.ahead import workers
-from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint, refuse_packed
-from ..files.folder import OutputFolder, copy_other_files
+from ..files.checkpoints.ahead import workers
+from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_checkpoint, refuse_packed
+from ..files.checkpoints.folder import OutputFolder, copy_other_files
+from ..files.checkpoints.stream import DATA_HASH, INPUT_HASH, Layout, Make, fill_in, lay_out, write_stream
 from ..files.metadata import OWN_HASHES, base_entry, checkpoint_metadata, make_recipe, network_entry
 from ..files.output import InputHash, Output, refuse_inputs, require_space
-from ..files.stream import DATA_HASH, INPUT_HASH, Layout, Make, fill_in, lay_out, write_stream
 from ..files.undo_file import UndoFile
 from ..jobs.progress import Progress
 from ..jobs.workers import one_thread_each

@@ -20,7 +20,7 @@ from ...networks import Network, Skipped, load
 from ...networks.limits import sound
 from ...networks.summing import Term, add_terms
 from ...prompt import StrengthMap
-from ..files.checkpoint import Checkpoint, TensorLocation, torch_dtype
+from ..files.checkpoints.checkpoint import Checkpoint, TensorLocation, torch_dtype
 from ..jobs.progress import Progress
 from .strengths import NetworkOptions
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
-from ..files.alpha import alpha_notes, with_alpha
-from ..files.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
 from ..files.foretold import foretold, kind_of, numbers_of
-from ..files.growing import GrowingFile, header_room
-from ..files.naming import to_dtype
-from ..files.network_file import Patch, carried, changes_nothing, delta_on
+from ..files.networks.alpha import alpha_notes, with_alpha
+from ..files.networks.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
+from ..files.networks.growing import GrowingFile, header_room
+from ..files.networks.naming import to_dtype
+from ..files.networks.network_file import Patch, carried, changes_nothing, delta_on
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered

@@ -16,12 +16,12 @@ from ...networks import Network, load
 from ...prompt import StrengthMap
 from ..declaration import FAMILY, FASTEST, IGNORED_KOHYA, MODELS, PER_NETWORK, SAVE_TO, Option
 from ..extract.difference import Reader
-from ..files.alpha import ALPHA, check_alpha
-from ..files.checkpoint import open_checkpoint
-from ..files.growing import dtype_of
+from ..files.checkpoints.checkpoint import open_checkpoint
 from ..files.metadata import base_entry, make_recipe, network_entry
-from ..files.naming import STYLES
-from ..files.network_file import Patch, patches, stored_dtype, style_of
+from ..files.networks.alpha import ALPHA, check_alpha
+from ..files.networks.growing import dtype_of
+from ..files.networks.naming import STYLES
+from ..files.networks.network_file import Patch, patches, stored_dtype, style_of
 from ..jobs.progress import Progress
 from ..linalg.combine import METHODS
 from ..linalg.ranks import RULES, Rule

@@ -10,8 +10,8 @@ from typing import Any
 from ...networks import load
 from ..examine.block_norms import delta_energy
 from ..extract.difference import Reader
-from ..files.checkpoint import open_checkpoint
-from ..files.network_file import Patch, patches
+from ..files.checkpoints.checkpoint import open_checkpoint
+from ..files.networks.network_file import Patch, patches
 from .strengths import asked
 
 STRENGTHS = ("ratios", "te", "te2", "unet", "lbw", "lbwe")

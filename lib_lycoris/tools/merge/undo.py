@@ -11,10 +11,10 @@ from typing import Any
 from ...errors import NetworkFormatError, ToolError, readable
 from ...networks.reading.header import TensorInfo, parse
 from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool
-from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
-from ..files.folder import OutputFolder, copy_other_files
+from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
+from ..files.checkpoints.folder import OutputFolder, copy_other_files
+from ..files.checkpoints.stream import as_bytes
 from ..files.output import Output, refuse_inputs, require_space
-from ..files.stream import as_bytes
 from ..files.undo_file import Undo
 from ..jobs.progress import Progress
 from ..units import megabytes

@@ -16,10 +16,10 @@ from torch import Tensor
 from ...errors import ToolError
 from ...networks.hashes import CHUNK, sha256
 from ..declaration import DEVICE, FilePath, Files, Option, Plan, Result, Tool, options_of
-from ..files.ahead import Ahead, workers
-from ..files.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
+from ..files.checkpoints.ahead import Ahead, workers
+from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
+from ..files.checkpoints.stream import as_bytes
 from ..files.metadata import header_hash
-from ..files.stream import as_bytes
 from ..jobs.progress import Progress
 from .checkpoint import target_dtypes
 from .deltas import Changes, find_changes

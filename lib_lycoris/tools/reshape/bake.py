@@ -20,9 +20,9 @@ from ...models import split_parameter
 from ...networks import Network, load
 from ...networks.hashes import sha256
 from ..declaration import FAMILY, PER_NETWORK, SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
-from ..files.checkpoint import Checkpoint, open_checkpoint
+from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
-from ..files.network_output import NetworkFile, open_network, precision, save_network
+from ..files.networks.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
 from ..merge.strengths import NetworkOptions, asked
 

@@ -20,16 +20,16 @@ from ...errors import ToolError
 from ...models import with_part
 from ..declaration import FilePath, Plan, Result, Tool, options_of
 from ..extract.difference import Reader
-from ..files.alpha import alpha_notes, with_alpha
-from ..files.compose import Modules, dense_modules, join, lora_modules, names_of
 from ..files.foretold import foretold, kind_of, numbers_of
-from ..files.growing import GrowingFile, header_room
 from ..files.metadata import describe, make_recipe
-from ..files.naming import WHOLE, _name, lora, to_dtype
-from ..files.network_file import Patch, bundled, carried, delta_on
+from ..files.networks.alpha import alpha_notes, with_alpha
+from ..files.networks.compose import Modules, dense_modules, join, lora_modules, names_of
+from ..files.networks.growing import GrowingFile, header_room
+from ..files.networks.naming import WHOLE, _name, lora, to_dtype
+from ..files.networks.network_file import Patch, bundled, carried, delta_on
+from ..files.networks.peft_config import config_beside
+from ..files.networks.reading_back import ReadingBack
 from ..files.output import refuse_inputs
-from ..files.peft_config import config_beside
-from ..files.reading_back import ReadingBack
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from ..linalg.expand import plain_delta, shortened

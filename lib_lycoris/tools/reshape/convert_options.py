@@ -14,11 +14,11 @@ from ...models import BaseModel
 from ...networks import Network, load
 from ..declaration import FAMILY, SAVE_TO, Option
 from ..extract.difference import Reader
-from ..files.alpha import ALPHA, check_alpha
-from ..files.checkpoint import open_checkpoint
-from ..files.growing import dtype_of
-from ..files.naming import STYLES, known_style
-from ..files.network_file import Patch, changes_nothing, patches, stored_dtype, style_of, with_own
+from ..files.checkpoints.checkpoint import open_checkpoint
+from ..files.networks.alpha import ALPHA, check_alpha
+from ..files.networks.growing import dtype_of
+from ..files.networks.naming import STYLES, known_style
+from ..files.networks.network_file import Patch, changes_nothing, patches, stored_dtype, style_of, with_own
 from ..linalg.ranks import RULES, Rule
 
 OPTIONS = (

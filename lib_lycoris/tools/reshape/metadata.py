@@ -16,9 +16,9 @@ from ...networks.loading import module_shapes, open_keys
 from ...networks.reading.header import read_header
 from ...networks.settings.source import NOTHING
 from ..declaration import FilePath, Files, Option, Plan, Result, Texts, Tool, as_list, options_of
-from ..files.header_edit import SUFFIX, keep_header, legacy_hash, restore, rewrite, undo_path, with_metadata
 from ..files.metadata import KEY as RECIPE
-from ..files.own_config import CONFIG
+from ..files.networks.header_edit import SUFFIX, keep_header, legacy_hash, restore, rewrite, undo_path, with_metadata
+from ..files.networks.own_config import CONFIG
 from ..jobs.progress import Cancelled, Progress
 from ..units import megabytes
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ...algorithms import Algorithm
 from ...models import BaseModel, rows
-from ..files.compose import is_direct, names_of
-from ..files.naming import WHOLE, lora, merged_parts
-from ..files.network_file import Patch
+from ..files.networks.compose import is_direct, names_of
+from ..files.networks.naming import WHOLE, lora, merged_parts
+from ..files.networks.network_file import Patch
 
 
 def is_named(base: BaseModel, style: str, module: str, items: Sequence[Patch]) -> bool:

@@ -8,7 +8,7 @@ from ...errors import ToolError
 from ...networks.hashes import sha256
 from ..declaration import SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.metadata import cast, describe, make_recipe
-from ..files.network_output import NetworkFile, open_network, precision, save_network
+from ..files.networks.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
 from ..units import megabytes
 

@@ -20,9 +20,9 @@ from ...errors import ToolError
 from ...networks.settings.name_patterns import found_in
 from ...plain_json import parse_json
 from ..declaration import FAMILY, IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
-from ..files.alpha import ALPHA, check_alpha
-from ..files.growing import dtype_of
-from ..files.network_file import Patch, stored_dtype, style_of
+from ..files.networks.alpha import ALPHA, check_alpha
+from ..files.networks.growing import dtype_of
+from ..files.networks.network_file import Patch, stored_dtype, style_of
 from ..jobs.progress import Progress
 from ..linalg.low_rank import Svd, relative
 from ..linalg.ranks import Rule, share_out

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks import Network, load
-from ..files.alpha import alpha_notes, with_alpha
-from ..files.checkpoint import Checkpoint, open_checkpoint
-from ..files.growing import GrowingFile, header_room
+from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import describe, make_recipe
-from ..files.naming import lora, to_dtype
-from ..files.network_file import Patch, bundled, carried, patches, with_own
+from ..files.networks.alpha import alpha_notes, with_alpha
+from ..files.networks.growing import GrowingFile, header_room
+from ..files.networks.naming import lora, to_dtype
+from ..files.networks.network_file import Patch, bundled, carried, patches, with_own
+from ..files.networks.reading_back import ReadingBack
 from ..files.output import refuse_inputs
-from ..files.reading_back import ReadingBack
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.low_rank import Svd, qr_svd

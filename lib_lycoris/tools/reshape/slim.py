@@ -21,9 +21,9 @@ from ...prompt.elements import ElementRule, expand_blocks
 from ...prompt.strength import flat_name
 from ..declaration import FAMILY, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..extract.difference import Reader
-from ..files.alpha import ALPHA, check_alpha
-from ..files.growing import dtype_of
-from ..files.network_file import Patch, stored_dtype, style_of
+from ..files.networks.alpha import ALPHA, check_alpha
+from ..files.networks.growing import dtype_of
+from ..files.networks.network_file import Patch, stored_dtype, style_of
 from ..jobs.progress import Progress
 from ..linalg.expand import plain_delta
 from ..linalg.frontier import Choice, Step, steps, within_bytes, within_error

@@ -14,7 +14,7 @@ from ...errors import ToolError
 from ...networks.hashes import sha256
 from ..declaration import SAVE_PRECISION, SAVE_TO, Counts, FilePath, Option, Plan, Result, Tool, as_list
 from ..files.metadata import cast, describe, make_recipe, rank_facts
-from ..files.network_output import NetworkFile, open_network, precision, save_network
+from ..files.networks.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ...errors import ToolError
-from ..draws import chooser
+from ..steps.draws import chooser
 from .buckets import Fit, fit
 from .captions import listed_captions, read_caption
 from .folders import images_in

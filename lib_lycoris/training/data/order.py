@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..draws import chooser
+from ..steps.draws import chooser
 from .items import Catalogue, Item
 
 

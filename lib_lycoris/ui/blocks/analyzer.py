@@ -15,7 +15,7 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...hosts.protocol import GenerationCancelled, Generator
 from ..context import PageContext
-from ..parts.request import read_request
+from ..parts.generation.request import read_request
 from ..style import bar, idle, notes
 from .analysis import FULL, OFF, Outcome, Setup, analyse, caption, chosen_blocks, first_cell, grid, side_by_side
 

@@ -11,8 +11,8 @@ from ...errors import ToolError
 from ...prompt import BlockWeights
 from ..context import PageContext
 from ..parts.file_choice import Picker, checkpoint_picker
-from ..parts.job_panel import JobPanel
 from ..parts.names import free_name
+from ..parts.tools.job_panel import JobPanel
 from .values import weights_of
 
 

@@ -14,8 +14,8 @@ from ...tools.examine.network_spectra import network_spectra
 from ...tools.linalg.size_curve import CurveRequest, Spectra
 from ..context import PageContext
 from ..parts.curve import CurveView
-from ..parts.rank_choice import RankChoice
-from ..parts.tool_form import ToolForm, UndoForm, can_have_a_form, value_options
+from ..parts.tools.rank_choice import RankChoice
+from ..parts.tools.tool_form import ToolForm, UndoForm, can_have_a_form, value_options
 
 RESIZE_RULES = {
     "a share of each layer's norm": "sv_fro",

@@ -18,14 +18,14 @@ from ...tools.linalg.ranks import NEEDS_ALL
 from ...tools.linalg.size_curve import LEADING, CurveRequest, Spectra
 from ..context import PageContext
 from ..parts.curve import CurveView, plot_box
-from ..parts.fields import OptionFields
 from ..parts.file_choice import checkpoint_picker
 from ..parts.guidance import advice_html, guidance_html
-from ..parts.job_panel import JobPanel
-from ..parts.live_plan import LivePlan
 from ..parts.names import NO_NAME, free_name, tag_of
 from ..parts.plots import block_norms
-from ..parts.rank_choice import NAMES, RankChoice
+from ..parts.tools.fields import OptionFields
+from ..parts.tools.job_panel import JobPanel
+from ..parts.tools.live_plan import LivePlan
+from ..parts.tools.rank_choice import NAMES, RankChoice
 from ..style import tag_box
 
 PAGE = "extract"

@@ -13,11 +13,11 @@ from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationReq
 from ...prompt import escape_name
 from ..context import PageContext
 from ..parts.file_choice import checkpoint_picker
-from ..parts.grid_part import BeforeAfterPart, GridPart
-from ..parts.images import LIMIT, ImageFolder, Save, text_of
-from ..parts.making import LABEL, Maker, Work
-from ..parts.request import read_generation_text, read_request
-from ..parts.stack_part import StackPart
+from ..parts.generation.grid_part import BeforeAfterPart, GridPart
+from ..parts.generation.images import LIMIT, ImageFolder, Save, text_of
+from ..parts.generation.making import LABEL, Maker, Work
+from ..parts.generation.request import read_generation_text, read_request
+from ..parts.generation.stack_part import StackPart
 from ..style import REFRESH, bar, idle, notes
 
 PAGE = "generate"

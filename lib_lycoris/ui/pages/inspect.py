@@ -22,8 +22,8 @@ from ..parts.dropped import DroppedFiles
 from ..parts.file_choice import checkpoint_picker, network_picker
 from ..parts.guidance import advice_html
 from ..parts.inspection import comparison, details, facts, module_table, overview, words
-from ..parts.job_panel import JobPanel
 from ..parts.plots import block_norms, block_totals, spectra
+from ..parts.tools.job_panel import JobPanel
 from ..style import bar, idle, notes, tag_box
 
 PAGE = "inspect"

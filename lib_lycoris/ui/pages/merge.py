@@ -12,12 +12,12 @@ import gradio as gr
 from ...errors import ToolError
 from ...tools.jobs.places import Taken
 from ..context import PageContext, Receiver
-from ..parts.fields import DEFAULT, OptionFields
 from ..parts.file_choice import checkpoint_picker
-from ..parts.job_panel import JobPanel
-from ..parts.live_plan import LivePlan
-from ..parts.merge_result import MergeResult
 from ..parts.network_table import EMPTY, NetworkRow, NetworkTable
+from ..parts.tools.fields import DEFAULT, OptionFields
+from ..parts.tools.job_panel import JobPanel
+from ..parts.tools.live_plan import LivePlan
+from ..parts.tools.merge_result import MergeResult
 from ..style import notes, tag_box
 
 PAGE = "merge"

@@ -16,9 +16,9 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...plain_json import parse_json
 from ..context import PageContext
-from ..parts.history import Entry, History
-from ..parts.images import ImageFolder, thumbnail
-from ..parts.job_panel import took
+from ..parts.generation.images import ImageFolder, thumbnail
+from ..parts.tools.history import Entry, History
+from ..parts.tools.job_panel import took
 from ..style import idle, notes
 
 SHOWN, IMAGES = 50, 48

@@ -17,10 +17,10 @@ from ...tools.training.command import checked, given
 from ...tools.training.network_options import USES
 from ..context import PageContext
 from ..parts.file_choice import checkpoint_picker
+from ..parts.generation.training_view import curves, images_html, said_html, state_html
+from ..parts.generation.training_words import more_words, without
 from ..parts.guidance import guidance_html
 from ..parts.names import tag_of
-from ..parts.training_view import curves, images_html, said_html, state_html
-from ..parts.training_words import more_words, without
 from ..style import bar, idle, notes, report, tag_box
 
 POLL, REDRAWN = 1.0, 5.0  # seconds between two looks at a run, and between two drawings of its curves

@@ -11,7 +11,7 @@ from typing import Any
 from ...hosts.protocol import NetworkCard
 from ...prompt import escape_name
 from ...prompt.number import format_number
-from .images import thumbnail
+from .generation.images import thumbnail
 
 SHOWN = 24  # cards of a leaf
 SIDE = 192  # pixels of a preview

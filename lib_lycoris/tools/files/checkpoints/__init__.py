@@ -1,0 +1,1 @@
+"""Checkpoints as the tools read and write them: single files, folders, quantised ones."""

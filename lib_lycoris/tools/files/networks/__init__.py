@@ -1,0 +1,1 @@
+"""Network files as the tools read and write them."""

@@ -1,0 +1,89 @@
+"""A network file in, a changed network file out: modules with their keys, and the safe way to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from ....algorithms import Algorithm
+from ....errors import NetworkFormatError, ToolError, naming
+from ....networks import loading
+from ....networks.keys import Keys
+from ....networks.matching import parse_module
+from ....networks.reading.reader import TensorFile
+from ....networks.settings.source import NOTHING, SettingsSource
+from ..metadata import network_metadata
+from ..output import Output, refuse_inputs, require_space
+from ..output_name import check_network_name
+from .own_config import with_own_config
+
+DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkFile:
+    """A network file, read whole and sorted into modules; no base model is needed to know them."""
+
+    file: TensorFile
+    keys: Keys
+    source: SettingsSource
+    tensors: Mapping[str, Tensor]
+
+    def algorithms(self, module: str) -> dict[str, Algorithm]:
+        """Return leaf -> algorithm of a module; empty when it cannot be understood."""
+        if module in self.keys.doubtful:
+            return {}
+        try:
+            with naming(module):
+                return parse_module(self.source, module, {suffix: self.tensors[key] for suffix, key in self.keys.modules[module].items()})
+        except NetworkFormatError:
+            return {}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata, with PEFT's configs from beside the file in it: a new file elsewhere would lose them."""
+        metadata = dict(self.file.metadata)
+        if metadata.get("lora_adapter_metadata") in NOTHING and (text := self.source.config_text):
+            metadata["lora_adapter_metadata"] = text
+        return metadata
+
+
+def open_network(path: Path | str) -> NetworkFile:
+    """Read a network file. Raises NetworkFormatError naming it."""
+    with naming(path):
+        file, source, keys = loading.open_network(path)
+        return NetworkFile(file, keys, source, file.read(file.tensors))
+
+
+def precision(name: str | None) -> torch.dtype | None:
+    """Return the dtype that a network is to be saved in; None for that of each tensor. Raises ToolError for one that it cannot have."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise ToolError(f"a network is not saved in {name}: programs read {', '.join(DTYPES)}")
+    dtype: torch.dtype = getattr(torch, DTYPES[name])
+    return dtype
+
+
+def save_network(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], recipe: Mapping[str, Any], inputs: Iterable[Path],
+    corrections: Mapping[str, str | None] | None = None,
+) -> Path:  # fmt: skip
+    """Write a network file as a whole or not at all; its hashes and recipe are put into the metadata. Raises ToolError."""
+    path = Path(path)
+    check_network_name(path)
+    if not tensors:
+        raise ToolError(f"{path.name} would hold no tensor at all; nothing was written")
+    refuse_inputs(path, list(inputs))
+    require_space(path.parent, sum(prod(t.shape) * t.element_size() for t in tensors.values()), path.name)
+    whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    with Output(path) as output:
+        output.write(serialise(whole, network_metadata(whole, with_own_config(metadata, path), recipe, corrections)))
+    return path

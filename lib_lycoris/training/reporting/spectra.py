@@ -1,0 +1,82 @@
+"""How large and how full of directions the change is: norms by block, effective ranks, and what a smaller dim would lose."""
+
+from __future__ import annotations
+
+from math import exp, log
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models import block_of
+from ..algorithms.trained_network import TrainedModule, TrainedNetwork
+
+WASTED = 0.25  # of the dim: below it most of the rank does nothing
+DEAD = 1e-3  # of the usual norm
+LOST = 0.02  # of the change that a smaller dim may lose before it is no good advice
+LARGEST = 2048  # of a side: singular values of larger matrices take too long while training
+
+
+@torch.no_grad()
+def spectra(network: TrainedNetwork, family: str) -> dict[str, Any]:
+    """Return norms by block, effective ranks, the curve of size and error, and hints, as plain JSON values."""
+    norms: dict[str, float] = {}
+    values: list[Tensor] = []
+    dims: list[int] = []
+    for one in network.entries:
+        change = change_of(one)
+        if change is None:
+            continue
+        block = block_of(one.target, family) or "others"
+        norms[block] = norms.get(block, 0.0) + float(change.square().sum())
+        if min(change.shape) <= LARGEST:
+            values.append(torch.linalg.svdvals(change.float()))
+            dims.append(int(getattr(one.module, "lora_dim", 0) or min(change.shape)))
+    blocks = {block: norm**0.5 for block, norm in sorted(norms.items())}
+    ranks = [effective_rank(one) for one in values]
+    curve = error_curve(values)
+    return {
+        "blocks": blocks, "effective_rank": sum(ranks) / len(ranks) if ranks else 0.0, "curve": curve,
+        "hints": hints(blocks, ranks, dims, curve),
+    }  # fmt: skip
+
+
+def change_of(one: TrainedModule) -> Tensor | None:
+    """Return the change of a layer's weight as a matrix; None for a norm's."""
+    found = one.module.get_diff_weight()
+    change = found[0] if isinstance(found, tuple) else found
+    return None if change is None or change.ndim < 2 else change.flatten(1)
+
+
+def effective_rank(values: Tensor) -> float:
+    """Return exp of the entropy of the singular values' shares; 0 for no change."""
+    total = float(values.sum())
+    if not total > 0:
+        return 0.0
+    shares = [float(value) / total for value in values if float(value) > 1e-12 * total]
+    return exp(-sum(share * log(share) for share in shares))
+
+
+def error_curve(values: list[Tensor]) -> dict[str, float]:
+    """Return dim -> what of the whole change a network of that dim would lose."""
+    whole = sum(float(one.square().sum()) for one in values)
+    longest = max((len(one) for one in values), default=0)
+    dims = [2**power for power in range(12) if 2**power <= longest]
+    if not whole > 0:
+        return {}
+    return {str(dim): (sum(float(one[dim:].square().sum()) for one in values) / whole) ** 0.5 for dim in dims}
+
+
+def hints(blocks: dict[str, float], ranks: list[float], dims: list[int], curve: dict[str, float]) -> list[str]:
+    """Return sentences on dims that are wasted and blocks that do not learn."""
+    found = []
+    usual = median(blocks.values()) if blocks else 0.0
+    dead = [block for block, norm in blocks.items() if norm < DEAD * usual]
+    if dead:
+        found.append(f"{', '.join(dead)} have hardly changed: leaving them out makes the file smaller")
+    dim = round(median(dims)) if dims else 0
+    smaller = next((int(rank) for rank, lost in curve.items() if lost <= LOST and 2 * int(rank) <= dim), None)
+    if smaller is not None and ranks and sum(ranks) / len(ranks) < WASTED * dim:
+        found.append(f"of {dim} dims {smaller} keep all but {curve[str(smaller)]:.1%} of the change: `resize --new_rank {smaller}`")
+    return found

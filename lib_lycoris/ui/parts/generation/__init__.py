@@ -1,0 +1,1 @@
+"""Parts of the pages that make images or train."""

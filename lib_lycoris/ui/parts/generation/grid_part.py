@@ -1,0 +1,185 @@
+"""The parts of the page Generate that make several images: the grid, and two images over each other with a slider between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ....errors import LycorisError
+from ....hosts.protocol import GeneratedImage, GenerationCancelled, Generator
+from ....prompt import find_tags
+from ...context import PageContext
+from ...style import bar, idle, notes
+from ..file_choice import network_picker
+from .grid import ALGORITHMS, NETWORKS, ROWS, GridWork, plan_grid
+from .images import ImageFolder, thumbnail
+from .making import Maker, Work
+from .request import read_request
+
+POLL = 0.3  # seconds between two looks
+LARGE = 768  # pixels of an image that is compared
+LISTED = 50  # images to choose from
+Updates = tuple[Any, ...]
+
+
+class GridPart:
+    """Builds the grid's fields and shows it while it is made."""
+
+    def __init__(self, context: PageContext, host: Generator, images: ImageFolder, maker: Maker) -> None:
+        self.context, self.host, self.images, self.maker = context, host, images, maker
+        self.work: GridWork | None = None
+
+    def build(self, fields: Sequence[Any]) -> None:
+        """Add the components to the open gr.Blocks; ``fields`` hold the request."""
+        with gr.Accordion("Grid: strengths against networks, seeds, block presets or algorithms", open=False, elem_id="lyco_grid"):
+            self.picker = network_picker(self.context.store, "Networks", "lyco_grid_networks", multiselect=True)
+            with gr.Row():
+                strengths = gr.Textbox("0, 0.5, 1", label="Strengths", max_lines=1, elem_id="lyco_grid_strengths", min_width=120)
+                kind = gr.Dropdown(list(ROWS), value=NETWORKS, label="Rows", elem_id="lyco_grid_rows", min_width=120)
+                typed = gr.Textbox(label="Seeds or presets", max_lines=1, placeholder="1, 2, 3", elem_id="lyco_grid_values", min_width=120)
+            with gr.Row():
+                start = gr.Button("Make the grid", elem_id="lyco_grid_run", scale=3)
+                stop = gr.Button("Cancel", interactive=False, elem_id="lyco_grid_cancel", scale=1)
+            state = gr.HTML(idle("A click on an image writes its tag into the prompt."), elem_id="lyco_grid_progress")
+            shown = gr.HTML("", elem_id="lyco_grid_shown")
+        self.context.keep("grid", {"networks": self.picker.component, "strengths": strengths, "rows": kind, "values": typed})
+        outputs = [state, shown, start, stop]
+        inputs = [self.picker.component, strengths, kind, typed, *fields]
+        start.click(self.run, inputs, outputs, show_progress="hidden")
+        stop.click(self.maker.stop, None, None, queue=False, show_progress="hidden")
+        following = gr.Textbox("", elem_id="lyco_grid_following", elem_classes=["lyco_hidden"], show_label=False, container=False)
+        self.context.on_load(self.found, [*outputs, following])
+        following.change(self.resume, None, outputs, show_progress="hidden")
+
+    def run(self, names: list[str] | None, strengths: str, kind: str, typed: str, *values: Any) -> Iterator[Updates]:
+        """Make a grid, showing the images that are there."""
+        try:
+            self.picker.paths(names)
+            algorithms = [self._algorithm(name) for name in names or ()] if kind == ALGORITHMS else ()
+            made = GridWork(plan_grid(read_request(*values), strengths, kind, names or (), typed, algorithms), self.host, self.images)
+            work = self.maker.start("grid", made)
+            self.work = made
+        except LycorisError as error:
+            yield _updates(notes(errors=[str(error)]))
+            return
+        yield _updates(bar(0, "starting"), made.html(), busy=True)
+        yield from self._follow(work)
+
+    def _algorithm(self, name: str) -> str:
+        if self.context.networks is None:
+            return ""
+        return next(iter(self.context.networks.card(name).algorithms), "unknown")
+
+    def found(self) -> Updates:
+        """Return the updates for somebody who opens the page: the last grid, and the one in the making."""
+        work = self.maker.running("grid")
+        shown = self.work.html() if self.work is not None else None
+        if work is None:
+            return (*_updates(None, shown), gr.update())
+        return (*_updates(work.state(), shown, busy=True), gr.update(value=str(id(work))))
+
+    def resume(self) -> Iterator[Updates]:
+        """Follow the grid in the making."""
+        work = self.maker.running("grid")
+        if work is None:
+            yield _updates(None)
+        else:
+            yield from self._follow(work)
+
+    def _follow(self, work: Work) -> Iterator[Updates]:
+        made, before = self.work, -1
+        while not work.ended.wait(POLL):
+            count = len(made.made) if made is not None else 0
+            yield _updates(work.state(), made.html() if made is not None and count != before else None, busy=True)
+            before = count
+        shown = made.html() if made is not None else None
+        if isinstance(work.error, GenerationCancelled):
+            yield _updates(idle("Cancelled. The images that were made stay here."), shown)
+        elif work.error is not None:
+            yield _updates(notes(errors=[work.failure()]), shown)
+        else:
+            problems = list(made.problems) if made is not None else []
+            yield _updates(idle(f"Done: saved as {work.result}.") + notes(problems=problems), shown)
+
+
+class BeforeAfterPart:
+    """Two images over each other; with one click the prompt's image with its networks and without."""
+
+    def __init__(self, context: PageContext, host: Generator, images: ImageFolder, maker: Maker) -> None:
+        self.context, self.host, self.images, self.maker = context, host, images, maker
+
+    def build(self, fields: Sequence[Any]) -> None:
+        """Add the components to the open gr.Blocks; ``fields`` hold the request."""
+        with gr.Accordion("Before and after: two images with a slider between them", open=False, elem_id="lyco_compare"):
+            with gr.Row():
+                one = gr.Dropdown([], label="Left", elem_id="lyco_compare_left", min_width=140)
+                two = gr.Dropdown([], label="Right", elem_id="lyco_compare_right", min_width=140)
+            with gr.Row():
+                show = gr.Button("Compare these", elem_id="lyco_compare_run", min_width=140)
+                both = gr.Button("Without and with the networks", elem_id="lyco_compare_both", min_width=200)
+            state = gr.HTML("", elem_id="lyco_compare_progress")
+            shown = gr.HTML("", elem_id="lyco_compare_shown")
+        for box in (one, two):
+            box.focus(self.offered, None, box, queue=False, show_progress="hidden")
+        show.click(self.show, [one, two], [state, shown], queue=False, show_progress="hidden")
+        both.click(self.run, list(fields), [state, shown], show_progress="hidden")
+
+    def offered(self) -> dict[str, Any]:
+        """Return the names of the newest images."""
+        return gr.update(choices=[path.name for path in self.images.newest(LISTED)])
+
+    def show(self, left: str | None, right: str | None) -> tuple[Any, Any]:
+        """Show two images of the folder."""
+        try:
+            paths = [self.images.path(name or "") for name in (left, right)]
+        except LycorisError as error:
+            return gr.update(value=notes(errors=[str(error)])), gr.update()
+        return gr.update(value=""), gr.update(value=slider([(path.name, thumbnail(path, LARGE)) for path in paths]))
+
+    def run(self, *values: Any) -> Iterator[tuple[Any, Any]]:
+        """Make the image of the fields without its tags and with them, of one seed."""
+        made: list[GeneratedImage] = []
+
+        def make(work: Work) -> list[str]:
+            names = []
+            request = read_request(*values)
+            for number, prompt in enumerate((find_tags(request.prompt)[0].strip(), request.prompt)):
+                work.part = (number, 2)
+                seed = made[0].seed if made else request.seed
+                made.append(self.host.generate(replace(request, prompt=prompt, seed=seed), work.tell, work.cancel))
+                names.append(self.images.add(made[-1]).name)
+            return names
+
+        try:
+            read_request(*values)
+            work = self.maker.start("compare", make)
+        except LycorisError as error:
+            yield gr.update(value=notes(errors=[str(error)])), gr.update()
+            return
+        while not work.ended.wait(POLL):
+            yield gr.update(value=work.state()), gr.update()
+        if work.error is not None:
+            yield (
+                gr.update(value=idle("Cancelled.") if isinstance(work.error, GenerationCancelled) else notes(errors=[work.failure()])),
+                gr.update(),
+            )
+            return
+        pairs = zip(("without networks", "with networks"), (thumbnail(self.images.path(name), LARGE) for name in work.result))
+        yield gr.update(value=notes(made[-1].applied, made[-1].problems)), gr.update(value=slider(list(pairs)))
+
+
+def slider(images: Sequence[tuple[str, str]]) -> str:
+    """Return two images, each with its name, over each other."""
+    pictures = "".join(f'<img src="{address}" alt="{escape(name)}">' for name, address in images)
+    names = "".join(f"<span>{escape(name)}</span>" for name, _ in images)
+    control = '<input type="range" min="0" max="100" value="50" aria-label="How much of the left image is seen, in percent">'
+    return f'<div class="lyco_compare">{pictures}{control}<p>{names}</p></div>'
+
+
+def _updates(state: str | None, shown: str | None = None, busy: bool = False) -> Updates:
+    kept = (gr.update() if value is None else gr.update(value=value) for value in (state, shown))
+    return (*kept, gr.update(interactive=not busy), gr.update(interactive=busy))

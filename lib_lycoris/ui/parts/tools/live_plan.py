@@ -1,0 +1,126 @@
+"""What a run would do, shown while its fields are filled in: what fits, size, time, memory. Looks at files in the background."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ....errors import LycorisError
+from ....tools.declaration import Plan, Tool
+from ....tools.units import megabytes
+from ...context import PageContext, by_hand, on_any
+from ...style import idle, notes
+from .fields import with_fields
+from .job_panel import Make, duration
+
+PAUSE = 0.5  # seconds without a change before the files are looked at
+SHOWN = 40  # keys that are listed
+Update = dict[str, Any]
+
+
+class LivePlan:
+    """A text that follows the fields of a page; of several changes in a row only the last is planned."""
+
+    def __init__(self, context: PageContext, name: str, empty: str) -> None:
+        self.context = context
+        self.name = name
+        self.empty = empty  # what is said as long as nothing is chosen
+        self._newest = 0
+        self._followed: tuple[Any, ...] = ()  # the fields' values that the newest plan is, or will be, of
+        self._count = threading.Lock()
+        self._busy = threading.Lock()
+
+    def build(self) -> None:
+        """Add the component to the open gr.Blocks."""
+        self.component = gr.HTML(idle(self.empty), elem_id=f"lyco_{self.name}_plan", elem_classes=["lyco_plan"])
+
+    def watch(
+        self, fields: Sequence[Any], make: Make, ready: Callable[..., bool] = lambda *_: True,
+        inputs: Sequence[Any] | None = None, events: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        """Plan anew when the user changes a field, and at the start: ``make`` as for JobPanel.start; nothing as long as not ``ready``.
+
+        ``inputs``: what ``make`` is called with, where that is more than the fields; ``events``: what else to follow, as click() returns.
+        """
+
+        def follow(*values: Any) -> Update:
+            return self.update(make, ready, values)
+
+        def settle(*values: Any) -> Update:
+            """Plan what the fields say now: Gradio 3 drops a change that comes while the one before is still worked on."""
+            return gr.update() if values == self._followed else self.update(make, ready, values, 0.0)
+
+        wanted = list(fields if inputs is None else inputs)
+        changes = [field.change if hasattr(field, "lyco_picker") else by_hand(field) for field in fields]
+        on_any(changes, follow, wanted, self.component, settle)
+        for event in events:
+            event.then(follow, wanted, self.component, show_progress="hidden")
+        self.context.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
+
+    def update(self, make: Make, ready: Callable[..., bool], values: Sequence[Any], pause: float | None = None) -> Update:
+        """Wait for a pause, then return the component's update; nothing if the fields changed again meanwhile."""
+        with self._count:
+            self._newest += 1
+            mine, self._followed = self._newest, tuple(values)
+        time.sleep(PAUSE if pause is None else pause)
+        if mine != self._newest:
+            return gr.update()
+        if not ready(*values):
+            return gr.update(value=idle(self.empty))
+        with self._busy:  # one look at a time; those that became old while they waited are left out
+            if mine != self._newest:
+                return gr.update()
+            try:
+                tool_name, options = make(*values)
+                return gr.update(value=self._planned(self.context.jobs.tool(tool_name), options))
+            except LycorisError as error:
+                return gr.update(value=notes(problems=[str(error)]))
+            except (OSError, RuntimeError, ValueError) as error:
+                return gr.update(value=notes(problems=[f"what would happen cannot be told: {type(error).__name__}: {error}"]))
+
+    def _planned(self, tool: Tool, options: Mapping[str, Any]) -> str:
+        try:
+            return as_html(tool.plan(**options), tool)
+        except LycorisError as error:
+            return notes(problems=[with_fields(str(error), tool)])
+
+
+def as_html(plan: Plan, tool: Tool) -> str:
+    """Return a plan as people read it; what fits no layer is behind a line to open."""
+    unmatched = plan.report.get("unmatched") or []
+    lines = with_fields(plan.text, tool).splitlines()
+    text = "\n".join(line for line in lines if not (unmatched and line.startswith("  ")))
+    return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(text)}</p>{_keys(unmatched, tool)}</div>'
+
+
+def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
+    found = []
+    matched = facts.get("matched")
+    if "tensors" in facts:
+        found.append(("layers changed", f"{facts['changed_tensors']} of {facts['tensors']}"))
+    elif matched is not None:
+        found.append(("layers", str(matched if isinstance(matched, int) else len(matched))))
+    if facts.get("unmatched"):
+        found.append(("keys not used", str(len(facts["unmatched"]))))
+    if plan.disk_bytes is not None:
+        found.append(("file", megabytes(plan.disk_bytes)))
+    if plan.seconds is not None:
+        found.append(("time", f"about {duration(max(plan.seconds, 1))}"))
+    if plan.memory_bytes is not None:
+        found.append(("memory", megabytes(plan.memory_bytes)))
+    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in found)
+    return f'<dl class="lyco_figures">{cells}</dl>'
+
+
+def _keys(unmatched: Sequence[Sequence[Any]], tool: Tool) -> str:
+    if not unmatched:
+        return ""
+    reasons = [(str(key), with_fields(str(reason), tool)) for key, reason in unmatched[:SHOWN]]
+    rows = "".join(f"<li><code>{escape(key)}</code> {escape(reason)}</li>" for key, reason in reasons)
+    more = f"<li>... and {len(unmatched) - SHOWN} more</li>" if len(unmatched) > SHOWN else ""
+    return f'<details class="lyco_details"><summary>{len(unmatched)} keys are not used</summary><ul>{rows}{more}</ul></details>'

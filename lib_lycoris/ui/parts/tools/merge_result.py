@@ -1,0 +1,114 @@
+"""What the page Merge shows of a finished merge: its blocks as an image, the tag of a new network, the ways on from here."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ....errors import LycorisError, ToolError
+from ....prompt import escape_name
+from ....tools.jobs.queue import Job
+from ....tools.merge.norms import shares_of
+from ...context import PageContext
+from ...style import notes, scripted, tag_box
+from ..plots import block_norms, block_totals
+from .job_panel import JobPanel
+
+STAYS = "The merged file, its undo file and the model in use stay as they are."
+SHOWN = 6  # networks in the image
+Update = dict[str, Any]
+
+
+class MergeResult:
+    """The components below the progress of the page."""
+
+    def __init__(self, context: PageContext, panel: JobPanel) -> None:
+        self.context = context
+        self.panel = panel
+
+    def build(self) -> None:
+        """Add the components to the open gr.Blocks."""
+        tag = gr.HTML("", elem_id="lyco_merge_tag")
+        with gr.Row():
+            use = gr.Button("Use as checkpoint", visible=False, elem_id="lyco_merge_use", min_width=120)
+            undo = gr.Button("Write the original again", visible=False, elem_id="lyco_merge_undo_run", min_width=120)
+        told = gr.HTML("", elem_id="lyco_merge_used")
+        plot = gr.Plot(label="Change by block", show_label=False, visible=False, elem_id="lyco_merge_plot")
+        self.panel.shows([tag, use, undo, told, plot], self.show)
+        self.panel.start(undo, self.undo_options, [])
+        shown: Any = {scripted(use.click): "() => window.lycorisShowCheckpoint && window.lycorisShowCheckpoint()"}
+        use.click(self.use, None, told, show_progress="hidden").then(None, None, None, **shown)
+
+    def show(self, job: Job | None) -> list[Update]:
+        """Return the updates for a finished merge; for none, what clears them."""
+        if job is None or job.result is None:
+            return [gr.update(value=""), gr.update(visible=False), gr.update(visible=False), gr.update(value=""), gr.update(visible=False)]
+        self.context.store.refresh()
+        tag = self._tag(job.result.outputs[0]) if job.tool == "networks_merge" else ""
+        can_use = self.context.use_checkpoint is not None and job.tool in ("merge", "undo")
+        figure, problem = (None, "") if job.tool == "undo" else _figure(job)
+        return [
+            gr.update(value=tag), gr.update(visible=can_use), self._undo_button(job),
+            gr.update(value=notes([STAYS] if job.tool == "undo" else [], [problem] if problem else [])),
+            gr.update(value=figure, visible=figure is not None),
+        ]  # fmt: skip
+
+    def _undo_button(self, job: Job) -> Update:
+        if job.tool != "merge" or job.result is None or len(job.result.outputs) < 2:
+            return gr.update(visible=False)
+        original = Path(job.options["sd_model"])
+        return gr.update(value=f"Write the original again (as {self._free(original.stem, original.is_dir()).stem})", visible=True)
+
+    def _tag(self, path: Path) -> str:
+        name = next((file.name for file in self.context.store.networks() if file.path == path), path.stem)
+        return tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send)
+
+    def use(self) -> Update:
+        """Make images with the result from now on."""
+        job = self._last(("merge", "undo"))
+        if job is None or job.result is None or self.context.use_checkpoint is None:
+            return gr.update()
+        path = job.result.outputs[0]
+        try:
+            said = notes([self.context.use(path)])
+            title = self.context.checkpoint_title(path) if self.context.checkpoint_title is not None else ""
+            return gr.update(value=f'{said}<i hidden data-lyco-checkpoint="{escape(title)}"></i>')
+        except LycorisError as error:
+            return gr.update(value=notes(errors=[str(error)]))
+
+    def undo_options(self) -> tuple[str, dict[str, Any]]:
+        """Return what restores the checkpoint that the last merge started from. Raises ToolError."""
+        job = self._last(("merge",))
+        if job is None or job.result is None or len(job.result.outputs) < 2:
+            raise ToolError("there is no merge with an undo file to take back")
+        merged, undo_file = job.result.outputs[:2]
+        original = Path(job.options["sd_model"])
+        return "undo", {"merged": merged, "undo_file": undo_file, "save_to": self._free(original.stem, original.is_dir())}
+
+    def _free(self, stem: str, a_folder: bool) -> Path:
+        for number in range(1, 1000):
+            try:
+                return self.context.new_checkpoint(f"{stem}-restored" + (f"-{number}" if number > 1 else ""), a_folder)
+            except ToolError as error:
+                taken = error
+        raise taken
+
+    def _last(self, tools: tuple[str, ...]) -> Job | None:
+        jobs = reversed(self.context.jobs.all())
+        return next((job for job in jobs if job.owner == self.panel.owner and job.tool in tools and job.result is not None), None)
+
+
+def _figure(job: Job) -> tuple[Any, str]:
+    """Return an image of what a merge changes, block by block, and what it does not show; none if it cannot be drawn."""
+    options = {**job.options, "models": job.options["models"]}
+    try:
+        found = shares_of(options)
+    except (LycorisError, OSError) as error:  # an input was removed since
+        return None, f"the change by block cannot be shown: {error}"
+    family = found[0].family
+    series = {f"{number + 1}. {share.name}": block_totals(share.energies, family) for number, share in enumerate(found[:SHOWN])}
+    left = sum(share.left_out for share in found)
+    return block_norms(series, family), f"{left} parameters are not in the image: their change depends on the base model" if left else ""
