@@ -116,10 +116,10 @@ def test_an_option_without_meaning_is_said_and_left_out() -> None:
     tool = TOOLS["networks_merge"]
     seen = Tool(tool.name, tool.pretty, tool.summary, lambda progress, **given: Result(given, ""), tool.planner, tool.options)
     with pytest.warns(UserWarning, match="`v2` is not needed"):
-        assert "v2" not in seen.run(models="a", save_to="b", v2=True).report
+        assert "v2" not in seen.run(models="a", save_to="b.safetensors", v2=True).report
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        seen.run(models="a", save_to="b", v2=False)
+        seen.run(models="a", save_to="b.safetensors", v2=False)
 
 
 def test_files_go_by_place_and_not_more_of_them_than_there_are() -> None:

@@ -91,7 +91,7 @@ def open_keys(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
 
 def no_network(file: TensorFile, source: SettingsSource, keys: Keys) -> str | None:
     """Say what a file is that holds no network, or one that is refused, in words that follow its name; None for a network."""
-    if reason := refusal(file.tensors, source.configs):
+    if reason := refusal(file.tensors, source.configs, source.arguments):
         return reason
     if any(is_algorithm(suffixes) for suffixes in keys.modules.values()) or keys.embeddings:
         return None

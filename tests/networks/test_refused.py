@@ -55,3 +55,16 @@ def test_plain_beginnings_are_applied(tmp_path: Path) -> None:
     off = dict.fromkeys(VARIANTS) | {"use_qalora": False}
     for init in (True, False, "gaussian", "eva", "orthogonal", "mica"):
         assert len(load(write(tmp_path, LORA, {"r": 4, "lora_alpha": 4, "init_lora_weights": init, **off})).patches) == 1
+
+
+@pytest.mark.parametrize("arguments", [{"sig_type": "last"}, {"sig_type": "middle"}, {"use_data_init": "False"}])
+def test_a_t_lora_that_did_not_begin_with_the_principal_part(arguments: dict[str, str], tmp_path: Path) -> None:
+    module, path = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", tmp_path / "t.safetensors"
+    tensors = {"q_layer.weight": torch.ones(4, 320), "p_layer.weight": torch.ones(320, 4), "lambda_layer": torch.ones(1, 4)}
+    for given in ({"algo": "tlora", "sig_type": "principal", "use_data_init": "True"}, {"algo": "tlora", **arguments}):
+        save_file({f"{module}.{end}": tensor for end, tensor in tensors.items()}, str(path), {"ss_network_args": json.dumps(given)})
+        if "False" in given.values() or given.get("sig_type") in ("last", "middle"):
+            with pytest.raises(NetworkFormatError, match="is a T-LoRA that began with"):
+                load(path)
+        else:
+            assert len(load(path).patches) == 1

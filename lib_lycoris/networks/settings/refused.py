@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...algorithms import Config
+from ...errors import readable
 
 SEED = "the places or matrices that it trains are drawn from a seed of the configuration, they are not in the file"
 ROUTED = "what it does depends on the input, which no change of a weight can say"
@@ -63,8 +64,11 @@ VARIANTS: dict[str, str] = {
 SAVED_AS_LORA = "save it as a plain LoRA where it was trained (PEFT: path_initial_model_for_weight_conversion)"
 
 
-def refusal(keys: Iterable[str], configs: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Say why a file of a known method is not read, in words that follow its name; None for every other file."""
+def refusal(keys: Iterable[str], configs: Mapping[str, Mapping[str, Any]], arguments: Mapping[str, str]) -> str | None:
+    """Say why a file of a known method is not read, in words that follow its name; None for every other file.
+
+    configs: component -> PEFT's config; arguments: kohya's ss_network_args.
+    """
     for values in configs.values():
         if reason := _by_config(Config(values)):
             return reason
@@ -72,6 +76,16 @@ def refusal(keys: Iterable[str], configs: Mapping[str, Mapping[str, Any]]) -> st
     for method, (part, _, why) in METHODS.items():
         if part in names:
             return f"is {method}, which is not read: {why}"
+    return _by_arguments(arguments) if ".q_layer.weight" in names else None
+
+
+def _by_arguments(arguments: Mapping[str, str]) -> str | None:
+    """Say why a T-LoRA is not read that training began with another part of the base weight than the principal one."""
+    part = arguments.get("sig_type", "principal")
+    if part != "principal":
+        return f"is a T-LoRA that began with other singular vectors than the principal ones (sig_type={readable(part, 40)}), which is not read"
+    if arguments.get("use_data_init", "true").lower() in ("false", "0"):
+        return "is a T-LoRA that began with random numbers (use_data_init=False), which the file does not hold"
     return None
 
 
