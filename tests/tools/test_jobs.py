@@ -73,8 +73,9 @@ def test_jobs_run_one_after_another_in_their_order(jobs: Jobs) -> None:
 
 
 def test_a_running_job_stops_within_a_second_and_leaves_no_file(jobs: Jobs, tmp_path: Path) -> None:
-    job = jobs.start("count", {"count": 10_000, "pause": 0.02, "save_to": str(tmp_path / "out")})
+    job = jobs.start("count", {"count": 10_000, "pause": 0.02, "save_to": str(tmp_path / "out.safetensors")})
     while job.progress is None or job.progress.step < 3:
+        assert not job.ended, job.error
         time.sleep(0.01)
     assert [path.name for path in tmp_path.iterdir()] != []  # it is being written, beside its place
     began = time.monotonic()
@@ -153,9 +154,10 @@ def test_only_the_last_results_are_kept(jobs: Jobs) -> None:
 
 def test_closing_stops_everything(tmp_path: Path) -> None:
     jobs = Jobs({"count": COUNT})
-    running = jobs.start("count", {"count": 10_000, "pause": 0.02, "save_to": tmp_path / "out"})
+    running = jobs.start("count", {"count": 10_000, "pause": 0.02, "save_to": tmp_path / "out.safetensors"})
     waiting = jobs.start("count", {"count": 1})
     while running.progress is None:
+        assert not running.ended, running.error
         time.sleep(0.01)
     jobs.close()
     assert (running.status, waiting.status) == ("cancelled", "cancelled") and list(tmp_path.iterdir()) == []
