@@ -17,6 +17,7 @@ from ..tools.files.store import FileStore
 from ..tools.jobs.places import SUFFIX, new_file
 from ..tools.jobs.queue import Jobs
 from .settings import Settings
+from .style import scripted
 
 Wire = Callable[[Any], Any]  # is handed the gr.Blocks when all pages are built
 Load = tuple[Callable[[], Any], list[Any]]
@@ -138,10 +139,24 @@ class PageContext:
         loads = list(self._loads)
         outputs = [component for _, components in loads for component in components]
         if outputs:
+            script = scripted(blocks.load)
+            blocks.load(None, None, None, queue=False, **{script: HOLD})
             event = blocks.load(lambda: _all(loads), None, outputs, queue=False, show_progress="hidden")
+            event.then(None, None, None, queue=False, **{script: RELEASE})
             for function, inputs, shown in self._after:
                 event.then(function, inputs, shown, queue=False, show_progress="hidden")
         unlist(blocks)
+
+
+# what is put in before the kept values are back would be written over by them; an answer that never comes must not lock the page
+HOLD = """() => {
+    const page = document.getElementById("lyco_page");
+    if (page) { page.inert = true; setTimeout(() => { page.inert = false; }, 5000); }
+}"""
+RELEASE = """() => {
+    const page = document.getElementById("lyco_page");
+    if (page) { page.inert = false; page.dataset.ready = "true"; }
+}"""
 
 
 def unlist(blocks: Any) -> None:

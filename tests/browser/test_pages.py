@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lib_lycoris.demo import CHECKPOINT
-from tests.ui.test_app import FLAGS, choose, running_app, wait_until_says
+from tests.ui.test_app import FLAGS, READY, choose, running_app, wait_until_says
 
 pytestmark = [pytest.mark.browser, pytest.mark.new_set]
 
@@ -58,7 +58,7 @@ def page(app: str, driver: Any) -> Iterator[Any]:
     page.goto(app, wait_until="domcontentloaded")
     page.wait_for_selector("#lyco_prompt textarea")
     page.wait_for_function(f"document.querySelector('#lyco_checkpoint input').value === '{CHECKPOINT.name}'")
-    page.wait_for_timeout(1000)  # what was kept is back: it would write over what is typed before
+    page.wait_for_selector(READY, state="attached")
     yield page
     context.close()
 

@@ -169,4 +169,4 @@ def test_the_checkpoint_is_a_checkpoint_like_any_other(host: EmbeddedHost, tmp_p
     read = EmbeddedHost.open(ckpt=CHECKPOINT, networks=tmp_path, device="cpu")
     assert read.base.family == "sd1" and read.size == SIDE
     assert np.array_equal(generate(read, "a red star"), generate(host, "a red star"))
-    assert "Demo model" in host.about() and "a red circle on the left" in host.example
+    assert "Demo: it draws shapes" in host.about() and "a red circle on the left" in host.example

@@ -351,7 +351,7 @@ def test_options_have_fields_of_their_kind(context: PageContext) -> None:
     fields = OptionFields(context, "networks_merge", ("dim", "rule", "density", "style", "device"), "x")
     with gr.Blocks(analytics_enabled=False):
         fields.build(context)
-    assert [type(part).__name__ for part in fields.components] == ["Textbox", "Dropdown", "Number", "Dropdown", "Textbox"]
+    assert [type(part).__name__ for part in fields.components] == ["Textbox", "Dropdown", "Number", "Dropdown", "Dropdown"]
     assert fields.read(["", "fixed", 0.5, DEFAULT, "cpu"]) == {"rule": "fixed", "density": 0.5, "device": "cpu"}
     assert fields.read([" 4 ", "fixed", 1, "kohya", ""]) == {"dim": 4, "rule": "fixed", "density": 1.0, "style": "kohya"}
 
@@ -386,7 +386,7 @@ def test_the_tab_keeps_out_of_the_webuis_own_settings(context: PageContext) -> N
     assert all(getattr(part, "do_not_save_to_config", False) for part in blocks.blocks.values())
     ids = {component["props"].get("elem_id") for component in blocks.config["components"]} - {None}
     assert ids and all(name.startswith("lyco_") for name in ids)
-    loads = [event for event in blocks.config["dependencies"] if "load" in str(event["targets"]) or event.get("trigger") == "load"]
+    loads = [event for event in blocks.config["dependencies"] if "'load'" in str(event["targets"]) or event.get("trigger") == "load"]
     assert loads and [event for event in loads if event["queue"] is not False] == []  # Gradio 3 drops some of many that start at once
 
 

@@ -83,7 +83,9 @@ def _by_arguments(arguments: Mapping[str, str]) -> str | None:
     """Say why a T-LoRA is not read that training began with another part of the base weight than the principal one."""
     part = arguments.get("sig_type", "principal")
     if part != "principal":
-        return f"is a T-LoRA that began with other singular vectors than the principal ones (sig_type={readable(part, 40)}), which is not read"
+        return (
+            f"is a T-LoRA that began with other singular vectors than the principal ones (sig_type={readable(part, 40)}), which is not read"
+        )
     if arguments.get("use_data_init", "true").lower() in ("false", "0"):
         return "is a T-LoRA that began with random numbers (use_data_init=False), which the file does not hold"
     return None
