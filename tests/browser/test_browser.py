@@ -271,7 +271,7 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     choose(tab, "#lyco_bake_model", "demo-lora")
     choose(tab, "#lyco_bake_sd_model", MODEL)
     write(tab, "#lyco_bake_weights", "1,2,3")
-    refused(tab, "bake", "3 values given")
+    refused(tab, "bake", "3 values came")
     assert files_in(data) == before
 
 
