@@ -44,8 +44,9 @@ class Picker:
         for part in (self.component, self.button):
             part.do_not_save_to_config = True
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-        for event in (*_sights(self.component), self.component.focus):
+        for event in _sights(self.component):
             event(self.opened, [known, self.component], [self.component, known], **quick)
+        self.component.focus(self.listed, [known], [self.component, known], **quick)
         self.button.click(self.refreshed, None, [self.component, known], **quick)
         return self
 
@@ -55,14 +56,16 @@ class Picker:
 
     def opened(self, known: int | None, value: Any = None) -> tuple[Update, int]:
         """Return the choices, if the browser has not got these already, and their stamp; at first with the value that was kept."""
-        names = self.names()
-        stamp = hash(tuple(names))
-        if stamp == known:
-            return gr.update(), stamp
+        update, stamp = self.listed(known)
         kept = (self.kept() or self.default()) if known is None and not value else None
         wanted = kept if isinstance(kept, list) else [kept]
-        fits = kept and set(wanted) <= set(names)
-        return (gr.update(choices=names, value=kept) if fits else gr.update(choices=names)), stamp
+        return ({**update, "value": kept} if kept and set(wanted) <= set(self.names()) else update), stamp
+
+    def listed(self, known: int | None) -> tuple[Update, int]:
+        """Return the choices, if the browser has not got these already, and their stamp; who looks at the list chooses himself."""
+        names = self.names()
+        stamp = hash(tuple(names))
+        return (gr.update() if stamp == known else gr.update(choices=names)), stamp
 
     def refreshed(self) -> tuple[Update, int]:
         """Look at the folders again and return the choices."""
