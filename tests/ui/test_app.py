@@ -394,7 +394,7 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
 def choose(tab: Any, place: str, name: str) -> None:
     """Choose a name in a dropdown as the user does, who clicks again where the list closed because new choices came."""
     wanted = f'{place} ul li:has-text("{name}")'
-    for _ in range(3):
+    for _ in range(10):
         tab.click(f"{place} input")
         tab.wait_for_timeout(300)
         if tab.locator(wanted).count():

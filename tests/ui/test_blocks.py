@@ -603,6 +603,7 @@ def open_blocks(tab: Any, network: str, tag: str = "") -> None:  # noqa: F811 - 
     tab.locator("#lyco_tabs button", has_text="Block weight").first.click()
     tab.click("#lyco_blocks_network input")
     tab.wait_for_selector("#lyco_blocks_network ul.options li")
+    tab.keyboard.press("Control+A")  # over the name of the last visit
     tab.keyboard.type(network)
     tab.wait_for_function("document.querySelectorAll('#lyco_blocks_network ul.options li').length < 4")
     tab.keyboard.press("Enter")
