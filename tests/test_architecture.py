@@ -171,8 +171,7 @@ def compared_families(tree: ast.AST) -> Iterator[str]:
             yield from (part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and part.value in FAMILIES)
 
 
-EMBEDDED = PACKAGE / "hosts" / "embedded"  # builds the pipelines of its few families itself
-ASKING = [path for path in SOURCES if part_of(path) not in {"models", "demo"} and not path.is_relative_to(EMBEDDED)]
+ASKING = [path for path in SOURCES if part_of(path) not in {"models", "demo"}]
 
 
 @pytest.mark.parametrize("path", ASKING, ids=label)

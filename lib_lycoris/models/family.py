@@ -44,6 +44,26 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class TextTower:
+    """Describe one text encoder inside a checkpoint file: where it is, and whose layout it has."""
+
+    prefix: str
+    open_clip: bool
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Say what a program that generates must know and shapes do not tell, of a family whose checkpoint file holds the whole pipeline."""
+
+    towers: tuple[TextTower, ...]  # with a second one, the model also reads its pooled vector and the sizes of the image
+    heads: int | None = None  # of the UNet's attention, in every block; None: 64 channels a head
+    penultimate: bool = True  # the text is read off the last layer but one
+    latent_scale: float = 0.18215
+    autoencoder_size: int = 512  # side of the images that the autoencoder was trained on
+    velocity_size: int | None = None  # side of an image where a model of the family predicts the velocity; None: none does by nature
+
+
+@dataclass(frozen=True)
 class Family:
     """Declare a family of base models, all of the same layers in the same widths; what differs between them is a variant."""
 
@@ -57,6 +77,7 @@ class Family:
     size: int = 1024  # side of an image by default
     spellings: tuple[str, ...] = ()  # beginnings of what metadata calls it: small letters and digits only
     written: Mapping[str, str] = field(default_factory=dict)  # what our own files say of it: metadata key -> value
+    generation: Generation | None = None  # where a checkpoint file is enough to generate with
     wider: tuple[str, ...] = ()  # layers whose inputs a model for more kinds of pictures (Fill, Control, inpainting) has more of
 
     @property

@@ -12,8 +12,22 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...errors import HostError
+from ...models.families import FAMILIES
+from ...models.family import TextTower
 from ...tools.files.checkpoints.scaled import is_scale
-from .shapes import SCHEDULE, TOWERS, UNET, VAE, Shapes, TextTower, clip_root, family_of, text_config, unet_config, vae_config
+from .shapes import (
+    GENERATING,
+    SCHEDULE,
+    UNET,
+    VAE,
+    Shapes,
+    clip_root,
+    family_of,
+    family_of_pipeline,
+    text_config,
+    unet_config,
+    vae_config,
+)  # fmt: skip
 from .tokenizer import clip_tokenizer, demo_tokenizer, demo_vocabulary
 
 State = dict[str, Tensor]
@@ -25,23 +39,28 @@ class LoadedModel:
     """A pipeline that can make images, and what its parts do not say about themselves."""
 
     pipe: Any  # StableDiffusionPipeline or StableDiffusionXLPipeline
-    family: str  # "sd1", "sd2", "sdxl"
+    family: str
     name: str
     penultimate: bool  # the text is read off the last layer but one
     size: int  # side of a square image that suits it, pixels
     cfg: float = 7.0  # guidance that suits it
     file: Path | None = None  # of a checkpoint that is one file
 
+    @property
+    def pooled(self) -> bool:
+        """Whether the model also reads the pooled vector of its second text encoder."""
+        return _has_two_text_encoders(self.pipe)
+
     def towers(self) -> list[tuple[Any, Any]]:
         """Return (tokenizer, text encoder) pairs."""
         found = [(self.pipe.tokenizer, self.pipe.text_encoder)]
-        if _has_two_text_encoders(self.pipe):
+        if self.pooled:
             found.append((self.pipe.tokenizer_2, self.pipe.text_encoder_2))
         return found
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules that networks change, by the names that diffusers gives them."""
-        names = ["unet", "text_encoder"] + (["text_encoder_2"] if _has_two_text_encoders(self.pipe) else [])
+        names = ["unet", "text_encoder"] + (["text_encoder_2"] if self.pooled else [])
         return {name: getattr(self.pipe, name) for name in names}
 
 
@@ -72,7 +91,7 @@ def _folder(path: Path, dtype: torch.dtype) -> LoadedModel:
     if hasattr(pipe, "safety_checker"):
         pipe.safety_checker = None
     double = _has_two_text_encoders(pipe)
-    family = "sdxl" if double else "sd2" if pipe.unet.config.use_linear_projection else "sd1"
+    family = family_of_pipeline(2 if double else 1, bool(pipe.unet.config.use_linear_projection))
     size = int(pipe.unet.config.sample_size) * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     return LoadedModel(pipe, family, path.name, double, size)
 
@@ -95,13 +114,14 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
     except (KeyError, RuntimeError, StopIteration) as error:
         raise HostError(f"{path.name} looks like {family} but lacks parts of it: {_first_line(error)}") from error
     predicted = str(metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
+    generation = GENERATING[family]
     v = notes.get("v") or predicted == "v" or "v_pred" in predicted
-    if v or (family == "sd2" and predicts_velocity(pipe.unet)):
+    if v or (generation.velocity_size is not None and predicts_velocity(pipe.unet)):
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type="v_prediction")
-    size = {"sd1": 512, "sd2": 768 if v else 512, "sdxl": 1024}[family]
+    size = generation.velocity_size if v and generation.velocity_size else FAMILIES[family].size
     if shapes[f"{UNET}input_blocks.0.0.weight"][0] < 320:
-        return LoadedModel(pipe, family, path.stem, family != "sd1", NARROW, GENTLE, file=path)
-    return LoadedModel(pipe, family, path.stem, family != "sd1", size, file=path)
+        return LoadedModel(pipe, family, path.stem, generation.penultimate, NARROW, GENTLE, file=path)
+    return LoadedModel(pipe, family, path.stem, generation.penultimate, size, file=path)
 
 
 def _refuse_scaled(shapes: Shapes, name: str) -> None:
@@ -110,7 +130,7 @@ def _refuse_scaled(shapes: Shapes, name: str) -> None:
 
 
 def _needed(key: str, family: str) -> bool:
-    return key.startswith((UNET, VAE, *(tower.prefix for tower in TOWERS[family])))
+    return key.startswith((UNET, VAE, *(tower.prefix for tower in GENERATING[family].towers)))
 
 
 def _assemble(state: State, shapes: Shapes, family: str, notes: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -120,7 +140,7 @@ def _assemble(state: State, shapes: Shapes, family: str, notes: dict[str, Any], 
     config = unet_config(shapes, family, notes.get("head_channels"))
     unet = _filled(UNet2DConditionModel, config, convert_ldm_unet_checkpoint, state, dtype)
     vae = _filled(AutoencoderKL, vae_config(shapes, family), convert_ldm_vae_checkpoint, state, dtype)
-    towers = TOWERS[family]
+    towers = GENERATING[family].towers
     texts = [_text_encoder(state, shapes, tower, len(towers) > 1 and tower.open_clip, dtype) for tower in towers]
     tokenizers = [_tokenizer(text, tower) for text, tower in zip(texts, towers)]
     common = {"vae": vae, "unet": unet, "scheduler": DDIMScheduler(**SCHEDULE), "text_encoder": texts[0], "tokenizer": tokenizers[0]}

@@ -8,10 +8,11 @@ have 32 groups in all released models, and FEW in narrow ones whose widths 32 do
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ...errors import HostError
+from ...models.families import FAMILIES
+from ...models.family import Generation, TextTower
 
 Shapes = Mapping[str, tuple[int, ...]]
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -24,19 +25,7 @@ SCHEDULE: dict[str, Any] = {  # the noise of every Stable Diffusion before SD3
 FEW = 2
 
 
-@dataclass(frozen=True)
-class TextTower:
-    """One text encoder inside a checkpoint: where it is, and whose layout it has."""
-
-    prefix: str
-    open_clip: bool
-
-
-TOWERS: dict[str, tuple[TextTower, ...]] = {
-    "sd1": (TextTower("cond_stage_model.transformer.", False),),
-    "sd2": (TextTower("cond_stage_model.model.", True),),
-    "sdxl": (TextTower("conditioner.embedders.0.transformer.", False), TextTower("conditioner.embedders.1.model.", True)),
-}
+GENERATING: dict[str, Generation] = {name: family.generation for name, family in FAMILIES.items() if family.generation is not None}
 
 
 def family_of(shapes: Shapes, name: str) -> str:
@@ -50,16 +39,25 @@ def family_of(shapes: Shapes, name: str) -> str:
     channels = shapes[f"{UNET}input_blocks.0.0.weight"][1]
     if channels != 4:
         raise HostError(f"{name} takes {channels} input channels (inpainting or editing), but a checkpoint for text (4) is needed")
-    for family, towers in TOWERS.items():
-        if all(any(key.startswith(tower.prefix) for key in shapes) for tower in towers):
+    for family, generation in GENERATING.items():
+        if all(any(key.startswith(tower.prefix) for key in shapes) for tower in generation.towers):
             return family
     if any(key.startswith("conditioner.embedders.0.model.") for key in shapes):
         raise HostError(f"{name} is the SDXL refiner, which makes no images alone; give an SDXL base checkpoint")
     raise HostError(f"{name} holds no text encoder of SD1, SD2 or SDXL; give a checkpoint with its text encoders")
 
 
+def family_of_pipeline(towers: int, linear_projections: bool) -> str:
+    """Return the family of a pipeline with so many text encoders; the older UNets have 1x1 convolutions and a fixed number of heads."""
+    return next(
+        name for name, generation in GENERATING.items()
+        if len(generation.towers) == towers and (towers > 1 or (generation.heads is None) == linear_projections)
+    )  # fmt: skip
+
+
 def unet_config(shapes: Shapes, family: str, head_channels: int | None = None) -> dict[str, Any]:
     """Return the UNet2DConditionModel configuration; ``head_channels`` where something says it (a yaml beside the file)."""
+    generation = GENERATING[family]
     levels = list(_levels(shapes))
     width = shapes[f"{UNET}input_blocks.0.0.weight"][0]
     blocks = [level["channels"] for level in levels]
@@ -68,28 +66,27 @@ def unet_config(shapes: Shapes, family: str, head_channels: int | None = None) -
     projection = next(shapes[key] for key in shapes if key.startswith(UNET) and key.endswith("proj_in.weight"))
     per_head = head_channels or (64 if width >= 320 else max(width // 2, 1))
     config: dict[str, Any] = {
-        "sample_size": {"sd1": 64, "sd2": 96, "sdxl": 128}[family],
+        "sample_size": (generation.velocity_size or FAMILIES[family].size) // 8,
         "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "block_out_channels": blocks,
         "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
         "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
         "cross_attention_dim": to_k[1], "use_linear_projection": len(projection) == 2, "norm_num_groups": _groups(blocks),
         "transformer_layers_per_block": [max(depth, 1) for depth in depths],
         # diffusers calls this the dimension of a head and means their number
-        "attention_head_dim": 8 if family == "sd1" else [max(channels // per_head, 1) for channels in blocks],
+        "attention_head_dim": generation.heads or [max(channels // per_head, 1) for channels in blocks],
     }  # fmt: skip
-    return config | (_added_conditions(shapes) if family == "sdxl" else {})
+    return config | (_added_conditions(shapes, generation.towers[1]) if len(generation.towers) > 1 else {})
 
 
 def vae_config(shapes: Shapes, family: str) -> dict[str, Any]:
     """Return the AutoencoderKL configuration."""
-    prefix = f"{VAE}encoder.down."
+    prefix, generation = f"{VAE}encoder.down.", GENERATING[family]
     levels = sum(f"{prefix}{level}.block.0.conv1.weight" in shapes for level in range(8))
     blocks = [shapes[f"{prefix}{level}.block.0.conv1.weight"][0] for level in range(levels)]
     return {
         "in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 2, "block_out_channels": blocks,
         "down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "sample_size": 1024 if family == "sdxl" else 512, "norm_num_groups": _groups(blocks),
-        "scaling_factor": 0.13025 if family == "sdxl" else 0.18215,
+        "sample_size": generation.autoencoder_size, "norm_num_groups": _groups(blocks), "scaling_factor": generation.latent_scale,
     }  # fmt: skip
 
 
@@ -131,9 +128,9 @@ def _levels(shapes: Shapes) -> Iterator[dict[str, int]]:
         yield {"channels": weight[0], "depth": depth}
 
 
-def _added_conditions(shapes: Shapes) -> dict[str, Any]:
+def _added_conditions(shapes: Shapes, tower: TextTower) -> dict[str, Any]:
     total = shapes[f"{UNET}label_emb.0.0.weight"][1]
-    pooled = shapes[f"{TOWERS['sdxl'][1].prefix}text_projection"][-1]
+    pooled = shapes[f"{tower.prefix}text_projection"][-1]
     return {
         "addition_embed_type": "text_time", "projection_class_embeddings_input_dim": total,
         "addition_time_embed_dim": (total - pooled) // 6,  # original size, crop and target size: six numbers

@@ -44,7 +44,7 @@ def encode(model: LoadedModel, text: str, embeddings: Embeddings) -> Encoded:
         results.append(_run(model, tokenizer, encoder, pieces))
     length = max(state.shape[1] for state, _ in results)
     state = torch.cat([_padded(state, length) for state, _ in results], dim=-1)
-    return Encoded(state, results[-1][1] if model.family == "sdxl" else None)
+    return Encoded(state, results[-1][1] if model.pooled else None)
 
 
 def _vectors(embeddings: Embeddings, number: int, encoder: Any) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ def _run(model: LoadedModel, tokenizer: Any, encoder: Any, pieces: Sequence[Sequ
             result = encoder(ids, output_hidden_states=True)
         state = _state(model, encoder, result)
         if pooled is None:
-            pooled = result[0] if model.family == "sdxl" else state[:, -1]
+            pooled = result[0] if model.pooled else state[:, -1]
         states.append(_emphasised(state, [1.0, *(weight for _, weight in piece), *[1.0] * (left + 1)]))
     assert pooled is not None
     return torch.cat(states, dim=1), pooled
@@ -132,7 +132,7 @@ def _state(model: LoadedModel, encoder: Any, result: Any) -> Tensor:
     if not model.penultimate:
         return result.last_hidden_state
     state = result.hidden_states[-2]
-    if model.family == "sdxl":
+    if model.pooled:
         return state
     inner = getattr(encoder, "text_model", encoder)
     return inner.final_layer_norm(state)

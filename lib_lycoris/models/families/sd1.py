@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x: the LDM UNet with CLIP-L."""
 
-from ..family import Family
+from ..family import Family, Generation, TextTower
 from ..text_encoders import clip
 from ..unet import SD_BLOCKS, UNetPlan, unet
 
@@ -17,5 +17,6 @@ FAMILY = Family(
     size=512,
     spellings=("stablediffusionv1", "sdv1", "sd15", "sd1"),
     written={"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1"},
+    generation=Generation((TextTower("cond_stage_model.transformer.", False),), heads=8, penultimate=False),
     wider=("input_blocks.0.0",),
 )

@@ -1,6 +1,6 @@
 """Stable Diffusion 2.x: the LDM UNet with linear projections and OpenCLIP-H."""
 
-from ..family import Family
+from ..family import Family, Generation, TextTower
 from ..text_encoders import open_clip
 from ..unet import SD_BLOCKS, UNetPlan, unet
 
@@ -17,5 +17,6 @@ FAMILY = Family(
     size=512,
     spellings=("stablediffusionv2", "sdv2", "sd20", "sd21", "sd2"),
     written={"ss_base_model_version": "sd_v2", "modelspec.architecture": "stable-diffusion-v2-768-v", "ss_v2": "True"},
+    generation=Generation((TextTower("cond_stage_model.model.", True),), velocity_size=768),
     wider=("input_blocks.0.0",),
 )

@@ -1,6 +1,6 @@
 """Stable Diffusion XL (Pony, Illustrious, NoobAI, Playground too): the LDM UNet with CLIP-L and OpenCLIP bigG."""
 
-from ..family import Family
+from ..family import Family, Generation, TextTower
 from ..text_encoders import clip, open_clip
 from ..unet import SDXL_BLOCKS, UNetPlan, unet
 
@@ -16,5 +16,10 @@ FAMILY = Family(
     blocks=SDXL_BLOCKS,
     spellings=("stablediffusionxl", "sdxl", "ponyv6", "illustrious", "noobai"),
     written={"ss_base_model_version": "sdxl_base_v1-0", "modelspec.architecture": "stable-diffusion-xl-v1-base"},
+    generation=Generation(
+        (TextTower("conditioner.embedders.0.transformer.", False), TextTower("conditioner.embedders.1.model.", True)),
+        latent_scale=0.13025,
+        autoencoder_size=1024,
+    ),
     wider=("input_blocks.0.0",),
 )

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...hosts.embedded.shapes import TOWERS, UNET, VAE
+from ...hosts.embedded.shapes import GENERATING, UNET, VAE
 from ...models.unet import to_ldm
 from .base import Model
 
@@ -28,7 +28,9 @@ def write(model: Model, path: Path, metadata: dict[str, str]) -> None:
     levels = len(model.vae.config.block_out_channels)
     tensors.update({f"{VAE}{_vae_key(key, levels)}": _vae_value(key, value) for key, value in model.vae.state_dict().items()})
     text = {key: value for key, value in model.text_encoder.state_dict().items() if not key.endswith("position_ids")}
-    tensors.update({f"{TOWERS['sd1'][0].prefix}text_model.{key.removeprefix('text_model.')}": value for key, value in text.items()})
+    tensors.update(
+        {f"{GENERATING['sd1'].towers[0].prefix}text_model.{key.removeprefix('text_model.')}": value for key, value in text.items()}
+    )
     save_file({key: value.to(torch.float16).contiguous() for key, value in tensors.items()}, str(path), metadata)
 
 
