@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from ..errors import HostError, ToolError
+from ..errors import ToolError
 from ..hosts.embedded.folders import data_folder, kept_folder, own_networks
 from ..patching import Patcher
+from ..tools.jobs.devices import check_device
 from ..tools.jobs.places import check_name
 from .algorithms.arguments import NetworkRequest, understand
 from .algorithms.build import build_network
@@ -139,11 +140,10 @@ def _accelerator(settings: Settings) -> tuple[Any, torch.device]:
 
     on_cpu = settings.device == "cpu"
     made = Accelerator(mixed_precision=settings.mixed_precision, cpu=on_cpu)
-    try:
-        device = torch.device(settings.device) if settings.device and made.num_processes == 1 else made.device
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise HostError(f'there is no device "{settings.device}" here; leave --device out, or give cpu, cuda, cuda:1 or mps') from error
+    device = made.device
+    if settings.device and made.num_processes == 1:
+        check_device(settings.device)
+        device = torch.device(settings.device)
     if settings.mixed_precision == "fp16" and device.type == "cpu":
         raise ToolError("--mixed_precision fp16 is for GPUs; on the CPU give bf16 or no")
     return made, device

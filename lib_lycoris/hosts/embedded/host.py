@@ -21,6 +21,7 @@ from ...networks import Network
 from ...networks.hashes import model_hash, short
 from ...patching import Activation, Patcher, Report
 from ...prompt import Presets, PromptPlan, find_tags, plan_negative, plan_prompt, unread_tags
+from ...tools.jobs.devices import check_device
 from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
 from ..library.cache import KEPT_MIB
@@ -262,9 +263,5 @@ def _quiet() -> None:
 def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise HostError(f'there is no device "{name}" here; leave --device out, or give cpu, cuda, cuda:1 or mps') from error
-    return device
+    check_device(name)
+    return torch.device(name)
