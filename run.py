@@ -383,6 +383,14 @@ def suite_options() -> argparse.ArgumentParser:
     return parser
 
 
+ONE_PROCESS = {"-n", "--pdb", "-s"}  # pytest's arguments that say how many processes there are, or need the terminal
+
+
+def whole_suite(arguments: Sequence[str]) -> bool:
+    """Tell whether pytest's arguments leave all tests in: a few of them start sooner in one process."""
+    return all(word.startswith("-") and word[:2] not in ("-k", "-m") and not word.startswith("--deselect") for word in arguments)
+
+
 def run_tests(arguments: list[str]) -> int:
     options, rest = suite_options().parse_known_args(arguments)
     environment = SETS[options.set]
@@ -398,8 +406,8 @@ def run_tests(arguments: list[str]) -> int:
         if not python:
             raise Trouble(f"--webui-python wants the Python that the webui runs with, and {options.webui_python} is no program.")
         chosen.append(f"--webui-python={os.path.abspath(python)}")
-    if options.quick and not {"-n", "--pdb", "-s"} & set(rest):
-        chosen += ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]  # quick tests share nothing: one process a core
+    if not options.webui and (options.quick or whole_suite(rest)) and not ONE_PROCESS & set(rest):
+        chosen += ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]  # files of tests share nothing: one process a core
     ensure(environment, environment.test_extras)
     core = ["-m", "not browser"] if environment is not NEW and "-m" not in rest else []
     pytest = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]

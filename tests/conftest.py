@@ -58,6 +58,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STARTED] = time.monotonic()
+    in_several = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if in_several and not config.getoption("--quick") and config.option.markexpr != "not browser":
+        get_browser(config)  # here, before the processes start: they would get it all at once
 
 
 def pytest_report_header() -> str:
@@ -124,7 +127,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Get a browser before the first test, if one of the tests needs it: a run must not end in errors after minutes."""
     if session.config.option.collectonly or not any(item.get_closest_marker("browser") for item in session.items):
         return
-    capture = session.config.pluginmanager.getplugin("capturemanager")
+    get_browser(session.config)
+
+
+def get_browser(config: pytest.Config) -> None:
+    """Find a browser or install one, and say so on the terminal. Raises pytest.UsageError, which ends the run."""
+    capture = config.pluginmanager.getplugin("capturemanager")
     try:
         with capture.global_and_fixture_disabled():
             chromium.get()

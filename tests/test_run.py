@@ -261,8 +261,24 @@ def test_verbs_go_to_the_command_line_and_tests_to_pytest(started: list[tuple]) 
         ("new", ("app", "test", "oracle")),
         (*pytest_itself, "--long", "-k", "x"),
         ("old", ("app", "test")),
-        (*pytest_itself, "-m", "not browser"),
+        (*pytest_itself, "-m", "not browser", *several_processes()),
     ]
+
+
+def several_processes() -> tuple[str, ...]:
+    return ("-n", str(min(run.os.cpu_count() or 1, 4)), "--dist", "loadfile")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "several"),
+    [((), True), (("-v", "--color=no"), True), (("--quick", "-k", "x"), True), (("-k", "x"), False), (("-mbrowser",), False),
+     (("tests/tools",), False), (("--pdb",), False), (("-n", "3"), False)],
+)  # fmt: skip
+def test_only_the_whole_suite_and_the_quick_one_run_in_a_process_a_core(
+    arguments: tuple[str, ...], several: bool, started: list[tuple]
+) -> None:
+    assert run.main(["test", *arguments]) == 7
+    assert ("loadfile" in started[-1]) == several
 
 
 def test_paths_are_meant_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
