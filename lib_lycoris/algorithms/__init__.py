@@ -38,6 +38,7 @@ from .pissa import OLoRA, PiSSA
 from .replacement import BiasReplacement, Replacement
 from .road import RoAd
 from .sparse import SHiRA, SuperTuning
+from .stored_values import one_number, surplus
 from .tlora import TLoRA
 from .vera import VeRA
 
@@ -98,16 +99,18 @@ def parse(tensors: Mapping[str, Tensor], config: Config = NO_CONFIG, **settings:
         if config:
             settings.update(kind.from_config(config, tensors))
         found["weight"] = kind.from_state_dict(tensors, **settings)
-        used |= set(kind.suffixes().values())
+        used |= set(kind.suffixes().values()) - surplus(kind.ways, tensors)
+        if "scale" in tensors and getattr(found["weight"], "fixed_scale", None) == one_number(tensors["scale"], "scale"):
+            used.add("scale")
         if "dora_scale" in tensors:
             found["weight"] = DoRA.from_state_dict(tensors, inner=found["weight"], **settings)
             used.add("dora_scale")
     for bias in BIASES:
-        if bias.detects(tensors):
+        if "bias" not in found and bias.detects(tensors):
             found["bias"] = bias.from_state_dict(tensors)
             used |= bias.required()
     direction = found["weight"].direction if "weight" in found else None
-    if isinstance(direction, Scaled) and LoRABias.detects(tensors):
+    if "bias" not in found and isinstance(direction, Scaled) and LoRABias.detects(tensors):
         found["bias"] = LoRABias.from_state_dict(tensors, scale=direction.scale)
         used |= LoRABias.required()
     if not found:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .activation import Cost
 from .config import NO_CONFIG, Config
-from .stored_values import is_narrower, one_number, with_axes
+from .stored_values import Ways, is_narrower, one_number, with_axes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,6 +46,7 @@ class Algorithm(ABC):
     reads_output: ClassVar[bool] = False  # whether the activation-side form looks at y, or only at its shape
     binds_weight: ClassVar[bool] = False  # whether preparing that form reads values of W, and so must be done again for another W
     additive: ClassVar[bool] = False  # whether ΔW is the same for every base weight
+    ways: ClassVar[Ways] = ()  # of what is stored in one of several ways
     one_of_each_term: ClassVar[tuple[str, ...]] = ()  # fields that multiply ΔW when all of them are multiplied; (): there are none
 
     @classmethod

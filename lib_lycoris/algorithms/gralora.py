@@ -16,6 +16,7 @@ from torch import Tensor
 from .base import Factors, Scaled, only_linear, precise, stored
 from .config import Config
 from .factored import Factored
+from .stored_values import Ways
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,6 +25,7 @@ class GraLoRA(Factored, Scaled):
 
     name: ClassVar[str] = "gralora"
     additive: ClassVar[bool] = True
+    ways: ClassVar[Ways] = ((frozenset(), frozenset({"gralora_A_general.weight", "gralora_B_general.weight"})),)
     one_of_each_term: ClassVar[tuple[str, ...]] = ("b", "general_b")
 
     a: Tensor = stored("gralora_A", axes=(3, 3))  # (k, in/k, r)

@@ -21,6 +21,7 @@ from .activation import Bypass, Cost, Layer, dense, low_rank
 from .base import Factors, Scaled, columns, expect, flat, precise, stored
 from .factored import energy_of, flattened, shaped
 from .products import row_blocks, tucker
+from .stored_values import Ways
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,6 +30,7 @@ class LoHa(Scaled):
 
     name: ClassVar[str] = "loha"
     additive: ClassVar[bool] = True
+    ways: ClassVar[Ways] = ((frozenset(), frozenset({"hada_t1", "hada_t2"})),)  # never one core alone
     one_of_each_term: ClassVar[tuple[str, ...]] = ("w1_a",)
 
     w1_a: Tensor = stored("hada_w1_a", axes=(2, 5))  # (out, r); (r, out) with t1

@@ -21,6 +21,7 @@ from .base import Factors, Scaled, expect, flat, precise, stored
 from .config import NO_CONFIG, Config
 from .factored import decomposed, shaped
 from .products import tucker
+from .stored_values import Ways
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,6 +30,10 @@ class LoKr(Scaled):
 
     name: ClassVar[str] = "lokr"
     additive: ClassVar[bool] = True
+    ways: ClassVar[Ways] = (
+        (frozenset({"lokr_w1"}), frozenset({"lokr_w1_a", "lokr_w1_b"})),
+        (frozenset({"lokr_w2"}), frozenset({"lokr_w2_a", "lokr_w2_b"}), frozenset({"lokr_w2_a", "lokr_w2_b", "lokr_t2"})),
+    )
     one_of_each_term: ClassVar[tuple[str, ...]] = ("w1", "w1_a")
 
     w1: Tensor | None = stored("lokr_w1", optional=True, axes=(2, 5))  # (o1, i1)
@@ -44,7 +49,7 @@ class LoKr(Scaled):
     @classmethod
     def detects(cls, tensors: Mapping[str, Tensor], config: Config = NO_CONFIG) -> bool:
         """Tell whether both factors are there, whole or in two parts."""
-        return all(f"lokr_{w}" in tensors or {f"lokr_{w}_a", f"lokr_{w}_b"} <= tensors.keys() for w in ("w1", "w2"))
+        return all(any(way <= tensors.keys() for way in ways) for ways in cls.ways)
 
     @property
     def rank(self) -> int | None:

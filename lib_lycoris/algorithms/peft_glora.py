@@ -17,9 +17,15 @@ from ..errors import NetworkFormatError
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, flat, only_linear, precise, stored
 from .config import NO_CONFIG, Config
+from .stored_values import Ways
 
 Parts = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # Xd, Xu, X, zeros
 TERMS = {"glora_A", "glora_B", "glora_C", "glora_D", "glora_E"}
+
+
+def _ways(path: str) -> tuple[frozenset[str], ...]:
+    """Return the ways to store a path."""
+    return tuple(frozenset(f"{path}.{leaf}" for leaf in way) for way in (("Xd", "Xu"), ("X",), ("zeros",)))
 
 
 def _shape(parts: Parts) -> tuple[int, ...] | None:
@@ -47,6 +53,7 @@ class PeftGLoRA(Algorithm):
 
     name: ClassVar[str] = "glora (peft)"
     binds_weight: ClassVar[bool] = True
+    ways: ClassVar[Ways] = tuple(map(_ways, sorted(TERMS)))
     one_of_each_term: ClassVar[tuple[str, ...]] = ("a_up", "a_vector", "b_up", "b_vector", "c_up", "c_vector", "d", "e")
 
     a_up: Tensor | None = stored("glora_A.Xd", optional=True, axes=(2, 2))  # (out, r)

@@ -17,6 +17,7 @@ from torch import Tensor
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, flat, only_linear, precise, stored
 from .config import Config
+from .stored_values import Ways
 
 
 class Sparse(Algorithm):
@@ -89,6 +90,7 @@ class SuperTuning(Sparse):
     """Entries by place, and a LoRA beside them."""
 
     name: ClassVar[str] = "supertuning"
+    ways: ClassVar[Ways] = ((frozenset(), frozenset({"supertuning_lora_A.weight", "supertuning_lora_B.weight"})),)
     one_of_each_term: ClassVar[tuple[str, ...]] = ("entries", "up")
 
     entries: Tensor = stored("supertuning_values")  # (n,)

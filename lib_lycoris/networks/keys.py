@@ -9,12 +9,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from .. import models
 from ..algorithms import SHARED
 from ..errors import readable
 from . import numbered
+from .limits import same_numbers
 from .reading.header import TensorInfo
-from .spellings import WHOLE, adapter_of, split
+from .spellings import WHOLE, split
 
 SLICES = re.compile(r"^(?P<module>.+)\.oft_blocks\.(?P<slice>\d+)$")  # kohya's Flux OFT: one rotation for each of q, k, v, mlp
 EMBEDDING_PARTS = (
@@ -30,6 +33,7 @@ EMBEDDING_PARTS = (
     "*",
 )
 LONGEST_SUFFIX = 3  # parts of an unknown suffix that still belong to the module before them
+NAMED = frozenset({"lora_up.weight", "lora_down.weight"})  # in a file of PEFT with an adapter's name, or without one in all its keys
 NO_SUFFIX = "no known algorithm has a tensor of this name"
 
 
@@ -41,12 +45,24 @@ class Keys:
     embeddings: dict[str, dict[str, str]] = field(default_factory=dict)  # embedding -> part -> key
     unknown: list[tuple[str, str]] = field(default_factory=list)  # (key, reason)
     doubtful: dict[str, str] = field(default_factory=dict)  # module that is not understood whole -> why
+    twins: list[tuple[str, str, str]] = field(default_factory=list)  # (module, key, the key that says it already)
+
+    def compare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Count what is said twice as unknown; where the numbers differ, nobody can tell which are meant, and the module is left out."""
+        for module, key, kept in self.twins:
+            if not same_numbers(tensors[key], tensors[kept]):
+                differ = f"{readable(key)} and {readable(kept)} are the same tensor in two spellings, with different numbers"
+                self.doubtful.setdefault(module, f"{differ}; which are meant cannot be told")
+        same = "says the same in another spelling"
+        self.unknown.extend({key: self.doubtful.get(module, f"{readable(kept)} {same}") for module, key, kept in self.twins}.items())
+        self.twins.clear()
 
 
 def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Keys:
     """Sort a file's keys. saved: ends of the names of modules whose parameters a config says to be whole, "*.bias" for all biases."""
     found = Keys()
     listed = _numbered(tensors)
+    named: dict[str, dict[str, str]] = {}  # module -> adapter -> a key of it
     for key in tensors:
         if key.startswith("bundle_emb."):
             _add_embedding(found, key)
@@ -54,10 +70,16 @@ def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Ke
             found.unknown.append((key, "side data of the program that wrote the file, not a weight"))
         elif ".oft_blocks." in key and (match := SLICES.match(key)):
             _add(found, f"{match['module']}[{match['slice']}]", "oft_blocks", key)
-        elif parts := listed.get(key) or _saved_whole(key, saved) or split(key):
+        elif parts := listed.get(key) or _saved_whole(key, saved):
             _add(found, *parts, key)
+        elif spelling := split(key):
+            module, suffix, adapter = spelling
+            _add(found, module, suffix, key)
+            if adapter or suffix in NAMED:
+                named.setdefault(module, {}).setdefault(adapter or "", key)
         else:
             found.unknown.append((key, NO_SUFFIX))
+    found.doubtful.update({module: _two_adapters(*keys.values()) for module, keys in named.items() if len(keys) > 1})
     _share_alpha(found)
     _share(found)
     _put_aside_weights(found)
@@ -69,8 +91,8 @@ def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Ke
 def joined(found: Keys, meanings: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
     """Return the modules with those of one meaning made one, under the name of the first; meanings: (meaning, module).
 
-    Two whole spellings of one layer say the same twice: the first is taken. Where each has tensors that the other lacks and some that
-    both have, nobody can tell which belong together.
+    Two whole spellings of one layer may say the same twice, which :meth:`Keys.compare` finds out. Where both have some tensors and each, or
+    one, has others besides, nobody can tell which belong together.
     """
     groups: dict[str, list[str]] = {}
     for meaning, module in meanings:
@@ -82,14 +104,24 @@ def joined(found: Keys, meanings: Iterable[tuple[str, str]]) -> dict[str, dict[s
             suffixes = found.modules[other]
             if other in found.doubtful:
                 found.doubtful.setdefault(first, found.doubtful[other])
-            if suffixes.keys() & whole.keys():
-                found.unknown.extend((key, f"{first} says the same in another spelling") for key in suffixes.values())
-                if not suffixes.keys() <= whole.keys():
-                    found.doubtful[first] = f"{readable(other)} means the same layer and has other tensors"
-            else:
+            if not suffixes.keys() & whole.keys():
                 whole.update(suffixes)
+            elif odd := sorted(suffixes.keys() ^ whole.keys()):
+                found.doubtful.setdefault(first, _unlike(first, other, odd))
+                found.unknown.extend((key, found.doubtful[first]) for key in suffixes.values())
+            else:
+                found.twins.extend((first, key, whole[suffix]) for suffix, key in suffixes.items())
+        found.twins = [(first if module in others else module, key, kept) for module, key, kept in found.twins]
         result[first] = whole
     return result
+
+
+def _unlike(one: str, other: str, odd: Sequence[str]) -> str:
+    return f"{readable(other)} and {readable(one)} mean one layer, but only one of them has {', '.join(odd)}; which is meant cannot be told"
+
+
+def _two_adapters(one: str, other: str, *_: str) -> str:
+    return f"two adapters in one file: {readable(one)} and {readable(other)}; which of them is meant cannot be told, save one of them alone"
 
 
 def _numbered(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[str, str]]:
@@ -111,9 +143,7 @@ def _saved_whole(key: str, saved: Sequence[str]) -> tuple[str, str] | None:
 def _add(found: Keys, module: str, suffix: str, key: str) -> None:
     taken = found.modules.setdefault(module, {})
     if suffix in taken:
-        found.unknown.append((key, f"{taken[suffix]} says the same in another spelling"))
-        if adapter_of(key) != adapter_of(taken[suffix]):
-            found.doubtful[module] = "the file holds several adapters for it, and which of them is meant cannot be told"
+        found.twins.append((module, key, taken[suffix]))
     else:
         taken[suffix] = key
 
@@ -156,9 +186,13 @@ def _share(found: Keys) -> None:
     """Give what a file keeps once for all layers (VeRA's matrices) to every module that needs it."""
     for module in [name for name, suffixes in found.modules.items() if suffixes.keys() <= SHARED.keys()]:
         shared = found.modules.pop(module)
-        for suffixes in found.modules.values():
+        twins = [(key, kept) for owner, key, kept in found.twins if owner == module]
+        for name, suffixes in found.modules.items():
             for suffix in [one for one in shared if SHARED[one] <= suffixes.keys()]:
                 suffixes.setdefault(suffix, shared[suffix])
+                found.twins.extend((name, *twin) for twin in twins)
+                if module in found.doubtful:
+                    found.doubtful.setdefault(name, found.doubtful[module])
 
 
 def _share_alpha(found: Keys) -> None:

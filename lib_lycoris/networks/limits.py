@@ -56,6 +56,12 @@ def single(tensor: Tensor, suffix: str) -> float:
     return float(tensor.reshape(()).double())
 
 
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors hold the same numbers in the same places; dtypes and axes of length 1 do not matter."""
+    one, other = one.squeeze(), other.squeeze()
+    return one.shape == other.shape and torch.equal(one.double(), other.double())
+
+
 def sound(values: Tensor, largest: float = LARGEST_FACTOR) -> bool:
     """Tell whether all values are numbers of a usual size: no NaN, no infinity; in pieces that stay in the processor's cache."""
     if not values.is_floating_point():

@@ -14,7 +14,7 @@ from ..algorithms.padded import Padded
 from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
 from ..models.stored import layer_size
 from .keys import Keys, joined
-from .limits import check_settings, check_tensors, single
+from .limits import check_settings, check_tensors, same_numbers, single
 from .network import Skipped
 from .reading.header import MOST_AXES
 from .reading.reader import TensorFile
@@ -38,6 +38,7 @@ def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping
     targets = {module: _targets(base, module) for module in keys.modules}
     targets.update(_of_one_encoder(file, keys, targets, base))
     grouped = joined(keys, (("+".join(targets[module]) or f"?{module}", module) for module in keys.modules))
+    keys.compare(tensors)
     found = Match(skipped=[Skipped(*item) for item in keys.unknown])
     for module, suffixes in grouped.items():
         try:
@@ -171,13 +172,13 @@ def parse_module(
     settings = source.settings(module, {suffix: tuple(t.shape) for suffix, t in tensors.items()})
     named = dict(tensors)
     if "magnitude" in named:
-        named["dora_scale"] = named.pop("magnitude")
+        named["dora_scale"] = _one_magnitude(named.pop("magnitude"), named.get("dora_scale"))
     if "reshape_weight" in named:
         _check_widened(named.pop("reshape_weight"), shape)
     if "scale" in named and set(named) == {"scale"} and named["scale"].dim() == 1:
         named = {"set_weight": named["scale"]}  # Flux' norms call their parameter so; BFL's control networks bring it whole
     elif "scale" in named:
-        settings["fixed_scale"] = single(named.pop("scale"), "scale")
+        settings["fixed_scale"] = single(named["scale"], "scale")
     if split_rank := settings.pop("split_rank", None):
         settings["fixed_scale"] = single(named["alpha"], "alpha") / split_rank
     if settings.pop("alpha_is_cubed_scale", False):
@@ -187,6 +188,15 @@ def parse_module(
     if left:
         raise NetworkFormatError(f"{', '.join(sorted(left))} is no part of the algorithm that the layer's other tensors make")
     return patches
+
+
+def _one_magnitude(magnitude: Tensor, scale: Tensor | None) -> Tensor:
+    """Return PEFT's magnitude. Raises where LyCORIS' beside it says other numbers, or is one of the inputs."""
+    if scale is None or (scale.shape[0] == scale.numel() and same_numbers(scale, magnitude)):
+        return magnitude
+    raise NetworkFormatError(
+        "dora_scale and lora_magnitude_vector are two magnitudes with different numbers; which is meant cannot be told"
+    )
 
 
 def _check_widened(stored: Tensor, shape: Sequence[int] | None) -> None:

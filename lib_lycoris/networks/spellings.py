@@ -36,22 +36,29 @@ _PROCESSOR = re.compile(r"(?P<module>.+?)(?:\.processor)?\.to_(?P<which>q|k|v|ou
 _XLABS = re.compile(r"(?P<module>.+\.processor\.(?:qkv|proj)_lora[12]?)\.(?P<suffix>down\.weight|up\.weight)")
 _SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.[^.]+)?\.(?P<leaf>weight|bias)")
 _INFIX = re.compile(r"\.___(?:\.layer)?(?=\.)")  # HCP-Diffusion's, between a layer and its plugin
+DEFAULT = "default"  # PEFT's name of an adapter without one
 WHOLE = {"weight": "set_weight", "bias": "base_layer.bias"}  # of a parameter that PEFT saved as it is
 
 
-def split(key: str) -> tuple[str, str] | None:
-    """Return (module, canonical suffix) of a key; None when no known suffix ends it."""
+def split(key: str) -> tuple[str, str, str | None] | None:
+    """Return (module, canonical suffix, the adapter's name or None) of a key; None when no known suffix ends it."""
     head, _, tail = key.partition(".")
     if tail in _KNOWN:  # a module without dots, as most files have: nothing longer can be its suffix
-        return _module(head), ALIASES.get(tail, tail)
-    plain = key.replace(".default.", ".").removesuffix(".default")
+        return _module(head), ALIASES.get(tail, tail), None
+    plain = key.replace(f".{DEFAULT}.", ".").removesuffix(f".{DEFAULT}")
+    adapter = DEFAULT if plain != key else None
     if ".___" in plain:
         plain = _INFIX.sub("", plain)
     if "_lora" in plain and (found := _in_processor(plain)):
-        return found
+        return *found, adapter
     if ".modules_to_save." in plain and (match := _SAVED.fullmatch(plain)):
-        return match["module"], WHOLE[match["leaf"]]
-    return _longest(plain) or _with_adapter(plain) or _bare_weight(plain)
+        return match["module"], WHOLE[match["leaf"]], adapter
+    if found := _longest(plain):
+        return *found, adapter
+    if named := _with_adapter(plain):
+        return named
+    found = _bare_weight(plain)
+    return found and (*found, adapter)
 
 
 def _module(name: str) -> str:
@@ -74,28 +81,19 @@ def _bare_weight(key: str) -> tuple[str, str] | None:
     return (_module(module), leaf) if module and leaf == "weight" else None
 
 
-def _with_adapter(key: str) -> tuple[str, str] | None:
+def _with_adapter(key: str) -> tuple[str, str, str] | None:
     """Split a key that has the adapter's name in its suffix: ``lora_A.my-style.weight``, ``lora_E.my-style``."""
     parts = key.split(".")
     for place in (-2, -1):
         shorter = parts[:place] + parts[place + 1 :] if place != -1 else parts[:-1]
         if len(shorter) > 1 and (found := _longest(".".join(shorter))) and not _plain(shorter):
-            return found
+            return *found, parts[place]
     return None
 
 
 def _plain(parts: list[str]) -> bool:
     """Tell whether what ends a key is a word that does not belong to adapters alone."""
     return parts[-1] in _PLAIN and ".".join(parts[-2:]) not in _KNOWN
-
-
-def adapter_of(key: str) -> str | None:
-    """Return the adapter's name in a key; None where there is none."""
-    plain = key.replace(".default.", ".").removesuffix(".default")
-    if _longest(plain) or not _with_adapter(plain):
-        return None
-    parts = plain.split(".")
-    return parts[-2] if _longest(".".join(parts[:-2] + parts[-1:])) and not _plain(parts[:-2] + parts[-1:]) else parts[-1]
 
 
 def _in_processor(key: str) -> tuple[str, str] | None:

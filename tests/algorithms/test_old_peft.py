@@ -12,7 +12,7 @@ from lib_lycoris.networks.spellings import split
 
 
 def test_bone_is_what_miss_was_called() -> None:
-    assert split("base_model.model.down_blocks.0.to_q.bone_block") == ("base_model.model.down_blocks.0.to_q", "miss_block")
+    assert split("base_model.model.down_blocks.0.to_q.bone_block") == ("base_model.model.down_blocks.0.to_q", "miss_block", None)
 
 
 @pytest.mark.parametrize(("size", "share"), [(4, False), (8, False), (4, True)])

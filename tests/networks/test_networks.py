@@ -201,7 +201,7 @@ def test_a_network_for_the_plain_model_fits_an_inpainting_one(tmp_path: Path) ->
     ],
 )
 def test_keys_are_split_by_the_longest_known_suffix(key: str, module: str, suffix: str) -> None:
-    assert split(key) == (module, suffix)
+    assert (split(key) or ())[:2] == (module, suffix)
 
 
 def test_pefts_config_scales_and_its_patterns_apply(tmp_path: Path) -> None:

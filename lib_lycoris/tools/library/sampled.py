@@ -93,8 +93,9 @@ class SampledReader:
             self._layouts[mark] = Layout(base, _modules(base, keys.modules))
         layout = self._layouts[mark]
         wanted = {module for layer in layers(list(layout.modules)) for module in layout.modules.get(layer, ())}
-        some = replace(keys, modules={module: keys.modules[module] for module in keys.modules if module in wanted}, unknown=[])
-        names = {key for suffixes in some.modules.values() for key in suffixes.values()}
+        modules = {module: keys.modules[module] for module in keys.modules if module in wanted}
+        some = replace(keys, modules=modules, unknown=[], twins=[twin for twin in keys.twins if twin[0] in wanted])
+        names = {key for suffixes in modules.values() for key in suffixes.values()} | {key for _, key, _ in some.twins}
         tensors = file.read(names)
         found = match(file, some, source, tensors, layout.base)
         changes = {name: Change(algorithm, _shape(layout.base, name)) for name, algorithm in found.patches.items()}

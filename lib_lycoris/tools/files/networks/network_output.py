@@ -59,7 +59,9 @@ def open_network(path: Path | str) -> NetworkFile:
     """Read a network file. Raises NetworkFormatError naming it."""
     with naming(path):
         file, source, keys = loading.open_network(path)
-        return NetworkFile(file, keys, source, file.read(file.tensors))
+        tensors = file.read(file.tensors)
+        keys.compare(tensors)
+        return NetworkFile(file, keys, source, tensors)
 
 
 def precision(name: str | None) -> torch.dtype | None:

@@ -82,7 +82,7 @@ def _read(source: SettingsSource, module: str, tensors: Mapping[str, Tensor]) ->
     """Return leaf -> algorithm of a module; empty where it is not understood whole."""
     stored = {f"{module}.{suffix}": tensor for suffix, tensor in tensors.items()}
     keys = sort_out(stored, source.saved)  # type: ignore[arg-type]  # of a tensor only the shape is asked for, too
-    if len(keys.modules) != 1 or keys.unknown or keys.doubtful:
+    if len(keys.modules) != 1 or keys.unknown or keys.doubtful or keys.twins:
         return {}
     ((name, suffixes),) = keys.modules.items()
     try:
