@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from .reading.folder import file_of
 from .reading.header import data_start
 
 CHUNK = 1 << 20  # bytes
 
 
 def sha256(path: str | Path) -> str:
-    """Return the hash of the whole file, as model sites list it."""
-    return _sha256_from(Path(path), 0)
+    """Return the hash of the whole file, as model sites list it; of a folder that of the network in it."""
+    return _sha256_from(file_of(Path(path)), 0)
 
 
 def model_hash(path: str | Path) -> str:

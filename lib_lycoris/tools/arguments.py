@@ -73,12 +73,11 @@ def networks_at(path: Path) -> list[Path]:
     Raises:
         ToolError: a folder or a pattern without network files.
     """
-    from ..networks.reading.folder import network_in
-    from ..networks.reading.reader import EXTENSIONS
+    from ..networks.reading.folder import EXTENSIONS, network_in
 
     if path.is_dir():
         try:
-            network_in(path, EXTENSIONS)
+            network_in(path)
             return [path]  # one network, in a folder as PEFT saves it
         except NetworkFormatError:
             files = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix.lower() in EXTENSIONS]

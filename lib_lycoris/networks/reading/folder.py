@@ -6,14 +6,22 @@ from pathlib import Path
 
 from ...errors import NetworkFormatError
 
+SAFETENSORS = ".safetensors"
+PICKLES = (".pt", ".ckpt", ".bin", ".pth")
+EXTENSIONS = (SAFETENSORS, *PICKLES)
 STEMS = ("adapter_model", "pytorch_lora_weights", "lora_weights", "model")
 
 
-def network_in(folder: Path, endings: tuple[str, ...]) -> Path:
+def file_of(path: Path) -> Path:
+    """Return the file that a path stands for: of a folder the network in it. Raises NetworkFormatError."""
+    return network_in(path) if path.is_dir() else path
+
+
+def network_in(folder: Path) -> Path:
     """Return the network file in a folder. Raises NetworkFormatError saying which file to give where that is not clear."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in endings)
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in EXTENSIONS)
     for stem in STEMS:
-        for ending in endings:  # the safetensors file first, where both are there
+        for ending in EXTENSIONS:  # the safetensors file first, where both are there
             if found := next((file for file in files if file.stem == stem and file.suffix.lower() == ending), None):
                 return found
     if len(files) == 1:

@@ -17,14 +17,10 @@ from torch import Tensor
 
 from ...errors import NetworkFormatError, naming, readable
 from .dtypes import memory_dtype, torch_dtype, unsigned
-from .folder import network_in
+from .folder import EXTENSIONS, SAFETENSORS, file_of
 from .foreign import content_name
 from .header import LARGEST_HEADER, SNIFFED, TensorInfo, looks_like_header, read_header
 from .torch_file import open_torch
-
-SAFETENSORS = ".safetensors"
-PICKLES = (".pt", ".ckpt", ".bin", ".pth")
-EXTENSIONS = (SAFETENSORS, *PICKLES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +102,7 @@ def open_file(path: str | Path) -> TensorFile:
     """
     path = Path(path)
     with naming(path):
-        if path.is_dir():
-            path = network_in(path, EXTENSIONS)
+        path = file_of(path)
         if not path.exists():
             raise NetworkFormatError(f"{path.name} is not there (looked in {path.parent})")
         if not path.is_file():

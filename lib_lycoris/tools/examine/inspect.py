@@ -98,7 +98,8 @@ def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))
     unmatched = tuple((item.key, item.reason) for item in found.skipped)
     return Inspection(
-        name=file.path.stem, path=str(file.path), bytes=file.path.stat().st_size, hashes=_hashes(file),
+        name=Path(path).name if Path(path).is_dir() else file.path.stem, path=str(file.path),
+        bytes=file.path.stat().st_size, hashes=_hashes(file),
         family=told.family, family_reason=told.reason, candidates=told.candidates, compared_with=compared.label,
         algorithms=_counts(m.algorithm for m in modules), ranks=_counts(m.rank for m in modules), alphas=_counts(m.alpha for m in modules),
         dtypes=_counts(info.dtype for info in file.tensors.values()), keys=len(file.tensors),

@@ -11,6 +11,7 @@ import torch
 
 from ...models import BaseModel
 from ...networks import Network, load
+from ...networks.reading.folder import file_of
 from ..files.checkpoints.checkpoint import open_checkpoint
 from ..files.networks.network_file import Patch, carried, patches, stored_dtype, style_of
 from ..jobs.workers import count, ordered
@@ -25,7 +26,7 @@ def network_spectra(path: Path, base_model: Path | None = None) -> tuple[Spectra
 
     The last few networks are remembered, as long as their files stay as they are.
     """
-    state = path.stat()
+    state = file_of(path).stat()
     return _measured(path, state.st_mtime_ns, state.st_size, base_model)
 
 

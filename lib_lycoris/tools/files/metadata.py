@@ -19,6 +19,7 @@ from ... import __version__
 from ...errors import ToolError
 from ...models.families import FAMILIES
 from ...networks.hashes import sha256
+from ...networks.reading.folder import file_of
 from ...plain_json import parse_json
 from ..merge.strengths import NetworkOptions
 from .checkpoints.checkpoint import Checkpoint, open_source
@@ -38,7 +39,7 @@ def header_hash(path: Path) -> str:
 
 def describe(path: Path, digest: str = "") -> dict[str, Any]:
     """Return how a recipe names an input file: by name, size and sha256 (the header's, where hashing all of it was not wanted)."""
-    facts: dict[str, Any] = {"name": path.name, "bytes": path.stat().st_size}
+    facts: dict[str, Any] = {"name": path.name, "bytes": file_of(path).stat().st_size}
     return {**facts, "sha256": digest} if digest else {**facts, "header_sha256": header_hash(path)}
 
 

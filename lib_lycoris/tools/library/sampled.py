@@ -17,7 +17,7 @@ from ...errors import LycorisError, ToolError
 from ...models import FAMILIES, BaseModel, recognise, split_parameter, with_part
 from ...networks.loading import module_shapes, open_network
 from ...networks.matching import match, own_model, slice_shape
-from ...networks.reading.reader import EXTENSIONS
+from ...networks.reading.folder import EXTENSIONS
 from ..files.checkpoints.stream import as_bytes
 
 LOOKED_AT = 8  # layers of a file
@@ -100,7 +100,7 @@ class SampledReader:
         found = match(file, some, source, tensors, layout.base)
         changes = {name: Change(algorithm, _shape(layout.base, name)) for name, algorithm in found.patches.items()}
         size = len(file.header) + sum(tensor.nbytes for tensor in tensors.values())
-        return SampledNetwork(path, path.stat().st_size, layout, said, changes, _content(tensors), size)
+        return SampledNetwork(file.path, file.path.stat().st_size, layout, said, changes, _content(tensors), size)
 
 
 def files_of(library: Iterable[Path]) -> list[Path]:

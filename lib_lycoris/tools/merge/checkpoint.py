@@ -78,7 +78,7 @@ def prepare(
     wanted = asked(models, **strengths)
     checkpoint = open_checkpoint(sd_model)
     refuse_packed(checkpoint)
-    save_to = _target(checkpoint, Path(save_to), [checkpoint.path, *(item.path for item in wanted)])
+    save_to = _target(checkpoint, Path(save_to), [checkpoint.path, *(item.file for item in wanted)])
     if undo_file is not None:
         _check_undo(checkpoint, save_to, Path(undo_file))
     changes = find_changes(checkpoint, wanted, seed, device, progress or Progress(), family)

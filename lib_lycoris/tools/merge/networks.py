@@ -74,7 +74,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     started = time.monotonic()
     request = understand(options, progress)
     save_to = Path(options["save_to"])
-    refuse_inputs(save_to, [item.path for item in request.asked])
+    refuse_inputs(save_to, [item.file for item in request.asked])
     recipe = recipe_of(request, options)
     old = joined(sources_of(request), [item.path.name for item in request.asked], save_to.stem)
     keys, longest = _room(request)
@@ -111,7 +111,7 @@ def plan(**options: Any) -> Plan:
     names = [f"{module}.{leaf}" for module, leaf in request.work]
     skipped = [list(item) for network in request.networks for item in network.skipped]
     text = f"{len(names)} parameters are changed by {len(request.networks)} networks; {len(skipped)} keys are for no layer"
-    memory = sum(item.path.stat().st_size for item in request.asked) + 2 * size
+    memory = sum(item.file.stat().st_size for item in request.asked) + 2 * size
     return Plan({"matched": names, "unmatched": skipped}, text, 0.003 * len(names) + 2 * (time.monotonic() - started), memory, size)
 
 

@@ -29,7 +29,7 @@ def as_plan(changes: Changes, save_to: Path, size: int) -> Plan:
     touched = [entries[key] for key in changes.by_key if key in entries]
     elements = sum(_count(entry.shape) * len(changes.by_key[key]) for key, entry in entries.items() if key in changes.by_key)
     seconds = size / BYTES_A_SECOND + elements / ELEMENTS_A_SECOND
-    networks = sum(mixed.asked.path.stat().st_size for mixed in changes.networks)
+    networks = sum(mixed.asked.file.stat().st_size for mixed in changes.networks)
     largest = max((_count(entry.shape) for entry in touched), default=0)
     memory = networks + largest * (8 if len(changes.networks) == 1 else 12)
     report = {**_facts(changes), "output": str(save_to), "bytes": size}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ToolError
+from ...networks.reading.folder import file_of
 from ...prompt import Presets, Schedule, StrengthMap, Tag, parse_weights_or_preset, resolve
 from ...prompt.elements import parse_rule
 from ..declaration import as_list
@@ -26,6 +27,11 @@ class NetworkOptions:
     lbw: str | None = None
     lbwe: str | None = None
     dyn: int | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file; of a folder the network in it."""
+        return file_of(self.path)
 
     def strengths(self, family: str, seed: int = 0, presets: Presets | None = None) -> StrengthMap:
         """Return the strength of every parameter of a model of a family. Raises PromptError for weights that cannot be read."""

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ToolError
+from ...errors import NetworkFormatError, ToolError
 from ...networks.hashes import CHUNK, sha256
+from ...networks.reading.folder import file_of
 from ..declaration import DEVICE, FilePath, Files, Option, Plan, Result, Tool, options_of
 from ..files.checkpoints.ahead import Ahead, workers
 from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
@@ -75,6 +76,10 @@ def _locate(entry: Mapping[str, Any], given: list[Path], places: list[Path], opt
 def _is(path: Path, entry: Mapping[str, Any]) -> bool:
     if "files" in entry:
         return path.is_dir() and all((path / f["file"]).is_file() and _is(path / f["file"], f) for f in entry["files"])
+    try:
+        path = file_of(path)
+    except NetworkFormatError:
+        return False  # another folder of this name
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
     wanted: str = entry.get("sha256") or entry["header_sha256"]

@@ -54,7 +54,7 @@ def run(
         progress.advance(text=module)
     recipe = make_recipe("bake", networks=[{**describe(item.path, sha256(item.path)), **item.as_json()}], seed=seed or None)
     left_out = sorted({key for key, _ in network.skipped})
-    path = save_network(save_to, cast(made, dtype), opened.metadata, recipe, [item.path, *([Path(sd_model)] if sd_model else [])])
+    path = save_network(save_to, cast(made, dtype), opened.metadata, recipe, [opened.file.path, *([Path(sd_model)] if sd_model else [])])
     off = [module for module, strength in by_module.items() if strength == 0]
     report = {
         "output": str(path), "modules": len(by_module) - len(off), "left_out_modules": off, "as_differences": differences,
@@ -161,7 +161,7 @@ def plan(
     item, opened, network, checkpoint = _open(model, ratio, sd_model, family, strengths)
     by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
-    size = item.path.stat().st_size
+    size = opened.file.path.stat().st_size
     report = {
         "output": str(save_to),
         "matched": len(by_module),

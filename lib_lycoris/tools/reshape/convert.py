@@ -74,7 +74,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     started = time.monotonic()
     request = understand(options)
     path, save_to = Path(options["model"]), Path(options["save_to"])
-    refuse_inputs(save_to, [path])
+    refuse_inputs(save_to, [request.network.path])
     recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
     reading = ReadingBack(request.network, save_to, request.style)
     old = carried(request.network.metadata, recipe, (), settings=reading.room)
@@ -124,7 +124,7 @@ def plan(**options: Any) -> Plan:
     report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
     text = f"{len(request.work)} parameters are converted to the {request.style} style; {size / MB:.1f} MB"
     seconds = 0.002 * len(request.work) + 2 * (time.monotonic() - started)
-    return Plan(report, text, seconds, path.stat().st_size + 4 * numbers, size)
+    return Plan(report, text, seconds, request.network.path.stat().st_size + 4 * numbers, size)
 
 
 def _room(request: ConvertOptions) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def plan(model: Path | str, save_to: Path | str, save_precision: str | None = No
     """Tell which modules would be left out."""
     precision(save_precision)
     opened = open_network(model)
-    dead, size = dead_modules(opened), Path(model).stat().st_size
+    dead, size = dead_modules(opened), opened.file.path.stat().st_size
     _refuse(opened, dead, save_precision)
     report = {"output": str(save_to), "dead": dead, "kept": len(opened.keys.modules) - len(dead)}
     return Plan(

@@ -87,7 +87,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
         return ranks[patch.name] if patch.name in ranks else request.choose(patch, svd)
 
     found, size = writing.write(choose, comment, progress)
-    return _result(save_to, request, found, path.stat().st_size, size, time.monotonic() - started)
+    return _result(save_to, request, found, request.job.network.path.stat().st_size, size, time.monotonic() - started)
 
 
 def plan(**options: Any) -> Plan:
@@ -104,7 +104,7 @@ def plan(**options: Any) -> Plan:
             cost = share(job, patch, torch.empty(0))
             size += cost.fixed_bytes + ranks[patch.name] * cost.bytes_per_rank
     report = {"matched": able, "unmatched": [list(item) for item in job.network.skipped]}
-    before = path.stat().st_size
+    before = job.network.path.stat().st_size
     text = f"{len(able)} of {len(job.work)} modules have ranks and are resized; {before / MB:.1f} -> {size / MB:.1f} MB"
     text += "; the file grows" if size > before else ""
     return Plan(report, text, 0.003 * len(able) + 2 * (time.monotonic() - started), before + size, size)

@@ -100,7 +100,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     finally:
         if request.weights is not None:
             request.weights.close()
-    facts = {"bytes_before": path.stat().st_size, "bytes": size, "seconds": round(time.monotonic() - started, 2)}
+    facts = {"bytes_before": request.job.network.path.stat().st_size, "bytes": size, "seconds": round(time.monotonic() - started, 2)}
     report = {**_report(request, found, chosen, writing.header), **facts}
     report["modules"] = [{"module": row.module, "algorithm": row.algorithm, "rank": row.new} for row in rows if row.new != 0]
     return Result(report, _text(save_to.name, report), (save_to,))
@@ -119,7 +119,7 @@ def plan(**options: Any) -> Plan:
             request.weights.close()
     report = _report(request, found, chosen, writing.header)
     size = writing.header + found.fixed + sum(choice.bytes for choice in chosen.values())
-    before = Path(options["model"]).stat().st_size
+    before = request.job.network.path.stat().st_size
     text = (
         f"would leave out {len(report['dropped'])} layers; {megabytes(before)} -> {megabytes(size)}, relative error {report['error']:.4f}"
     )

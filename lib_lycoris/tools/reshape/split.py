@@ -111,7 +111,7 @@ def plan(
     wanted = which_ranks(opened, unit, ranks)
     _refuse_outside_alpha(opened, alpha)
     paths = [str(target(save_to, rank)) for rank in wanted]
-    size = Path(model).stat().st_size
+    size = opened.file.path.stat().st_size
     report = {"outputs": paths, "ranks": wanted, "alpha": alpha}
     return Plan(report, "would write " + ", ".join(paths), float(len(paths)), 3 * size, size * len(paths))
 
