@@ -28,7 +28,7 @@ MAY_IMPORT = {  # part of the package -> parts it may import; `errors`, `atomic`
     "networks": LEAVES,
     "prompt": FILES,
     "patching": FILES,
-    "tools": FILES | {"prompt", "demo.words"},  # a strength in a merge is what it is in a prompt; the demo model's words are its vocabulary
+    "tools": FILES | {"prompt"},  # a strength in a merge is what it is in a prompt
     "hosts": FILES | {"prompt", "patching", "tools.jobs", "tools.files", "demo"},
     "ui": FILES | {"tools", "prompt", "hosts.protocol"},
     "cli": FILES | {"tools", "hosts", "ui", "demo"},

@@ -12,10 +12,10 @@ from safetensors import safe_open
 
 from lib_lycoris import load
 from lib_lycoris.demo import CHECKPOINT, FOLDER, NETWORKS
-from lib_lycoris.demo.words import COLOURS, SHAPES, WORDS
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.tokenizer import demo_tokenizer
 from lib_lycoris.hosts.protocol import GenerationRequest
+from lib_lycoris.models.demo_words import COLOURS, SHAPES, WORDS
 from lib_lycoris.networks.hashes import model_hash
 from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.training.demo.recipes import RECIPES

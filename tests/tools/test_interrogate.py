@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from lib_lycoris import load
 from lib_lycoris.cli import main
 from lib_lycoris.demo import CHECKPOINT, NETWORKS
-from lib_lycoris.demo.words import WORDS
 from lib_lycoris.errors import ToolError
 from lib_lycoris.hosts.embedded.tokenizer import demo_tokenizer
+from lib_lycoris.models.demo_words import WORDS
 from lib_lycoris.patching import Activation, Patcher
 from lib_lycoris.tools.examine import interrogate
 from lib_lycoris.tools.examine.clip import Weights, encoders, hidden_states, normed

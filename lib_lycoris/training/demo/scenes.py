@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ...demo.words import COLOURS, SHAPES
+from ...models.demo_words import COLOURS, SHAPES
 
 SIDE, FINE = 64, 4  # pixels of an image; how much larger it is drawn before it is scaled down, for smooth edges
 RGB = {

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from ....demo.words import WORDS
 from ....errors import ToolError
+from ....models.demo_words import WORDS
 from ....plain_json import parse_json
 
 REPOSITORY = "openai/clip-vit-large-patch14"  # all Stable Diffusion checkpoints up to SDXL share its vocabulary

@@ -1,4 +1,4 @@
-"""The words that the demo model knows: each is one token, every other word is spelled in bytes."""
+"""The words that the demo model knows, whose tokenizer is made of them: each is one token, every other word is spelled in bytes."""
 
 from __future__ import annotations
 
