@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LARGEST = 8 << 20  # bytes of a request: prompts and settings; no page of ours uploads a file
+LARGEST = 8 << 20  # bytes of a request: prompts, settings, images, small networks; larger files are named by their path
 LONGEST_NAME = 255  # bytes, of a part of a path: more makes the file system raise where it is asked
 TO_OTHERS = ("/proxy=", "/proxy/")  # Gradio's route that fetches from another server
 _FOREIGN_TAG = re.compile(
@@ -72,8 +72,8 @@ class SiteGuard:
         try:
             await self.app(scope, limited, answer)
         except Exception:
-            if not limited.exceeded:  # else it is what the application makes of a body that ends early
-                raise
+            if not limited.exceeded or answer.is_the_applications:
+                raise  # else it is what the application makes of a body that was cut off: below it is said what is wrong
         if limited.exceeded:
             await answer.refuse()
 
@@ -141,6 +141,11 @@ class _Answer:
         self.start: Message | None = None  # of a page that is changed, kept until its length is known
         self.body = b""
         self.begun = self.dropped = False
+
+    @property
+    def is_the_applications(self) -> bool:
+        """Whether the application's own answer is under way, so that nothing else can be said any more."""
+        return self.begun and not self.dropped
 
     async def refuse(self) -> None:
         """Answer that the body is too large, unless something was answered already: an application may say nothing then."""

@@ -164,6 +164,16 @@ def test_errors_of_the_application_are_not_hidden() -> None:
         TestClient(SiteGuard(broken), base_url=f"http://{HOST}").get("/")
 
 
+def test_errors_behind_an_answer_are_not_hidden_by_a_large_body() -> None:
+    async def broken(_scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await receive()
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        TestClient(SiteGuard(broken, largest=10), base_url=f"http://{HOST}").post("/", content=iter([b"x" * 20]))
+
+
 @pytest.mark.parametrize(
     ("check", "value", "expected"),
     [
