@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import ToolError
 from ...plain_json import parse_json
+from ..jobs.places import SUFFIX
 
 MODULE = "lib_lycoris.training"
 ROOT = Path(__file__).resolve().parents[3]  # the folder that holds the package, which may not be installed
@@ -43,7 +44,22 @@ class RunFacts:
     @property
     def name(self) -> str:
         """The network's name."""
-        return self.folder.name.removesuffix(FOLDER_ENDING)
+        return name_of(self.folder)
+
+    @property
+    def network(self) -> Path:
+        """The file that the run is to write, which may not be there yet."""
+        return network_of(self.folder)
+
+
+def name_of(folder: Path) -> str:
+    """Return the name of the network that a run's folder is for."""
+    return folder.name.removesuffix(FOLDER_ENDING)
+
+
+def network_of(folder: Path) -> Path:
+    """Return the file of the network that a run's folder is for."""
+    return folder.with_name(f"{name_of(folder)}{SUFFIX}")
 
 
 def environment() -> dict[str, str]:
@@ -65,7 +81,7 @@ def run_to_end(words: Sequence[str]) -> int:
 def start(command: Sequence[str], words: Sequence[str], folder: Path) -> int:
     """Start a training that goes on when this process ends; return the process's number. Raises ToolError where one is running there."""
     if running(folder):
-        raise ToolError(f"{folder.name.removesuffix(FOLDER_ENDING)} is being trained already; cancel it first, or choose another name")
+        raise ToolError(f"{name_of(folder)} is being trained already; cancel it first, or choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
     apart: dict[str, Any] = {"start_new_session": True}
@@ -87,7 +103,7 @@ def words_of(folder: Path) -> list[str]:
     try:
         return [str(word) for word in parse_json((folder / PROCESS).read_text("utf-8"))["words"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ToolError(f"{folder.name.removesuffix(FOLDER_ENDING)} was not started here; go on with `train ... --resume`") from error
+        raise ToolError(f"{name_of(folder)} was not started here; go on with `train ... --resume`") from error
 
 
 def running(folder: Path) -> bool:
@@ -114,8 +130,7 @@ def _alive(number: int) -> bool:
 
 def is_there(folder: Path) -> bool:
     """Tell whether there is a run to go on with, or what came of one."""
-    network = folder.with_name(f"{folder.name.removesuffix(FOLDER_ENDING)}.safetensors")
-    return (folder / STATE).is_file() or network.is_file()
+    return (folder / STATE).is_file() or network_of(folder).is_file()
 
 
 def stop(folder: Path) -> None:
@@ -132,13 +147,44 @@ def runs_in(folder: Path) -> list[Path]:
 
 def facts_of(folder: Path) -> RunFacts:
     """Return what is known of a run."""
-    facts = RunFacts(folder, running(folder))
-    for line in _lines(folder / PROGRESS):
-        _note(facts, line)
-    if facts.status in ("new", "caching", "training") and not facts.running:
-        log = tail(folder)
-        facts.status, facts.text = ("failed", log) if log and facts.status == "new" else ("ended", facts.text or log)
-    return facts
+    return RunReader(folder).look()
+
+
+class RunReader:
+    """Looks at a run again and again: each time only what was told since is read, for a run tells of every step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._begin(None)
+
+    def _begin(self, file: int | None) -> None:
+        self._file, self._read, self._told = file, 0, RunFacts(self.folder)
+
+    def look(self) -> RunFacts:
+        """Return what is known now."""
+        alive = running(self.folder)  # asked first: what a process tells before it ends is read
+        for line in self._new_lines():
+            _note(self._told, line)
+        facts = replace(self._told, running=alive)
+        if facts.status in ("new", "caching", "training") and not alive:
+            log = tail(self.folder)
+            facts.status, facts.text = ("failed", log) if log and facts.status == "new" else ("ended", facts.text or log)
+        return facts
+
+    def _new_lines(self) -> list[dict[str, Any]]:
+        """Return the whole lines behind those that were read; all of them where the file is another one, as after --resume."""
+        try:
+            with (self.folder / PROGRESS).open("rb") as file:
+                now = os.fstat(file.fileno())
+                if now.st_ino != self._file or now.st_size < self._read:
+                    self._begin(now.st_ino)
+                file.seek(self._read)
+                text = file.read()
+        except OSError:
+            return []
+        text = text[: text.rfind(b"\n") + 1]  # the rest is being written, or was when the process died
+        self._read += len(text)
+        return _entries(text.decode("utf-8", errors="replace"))
 
 
 def tail(folder: Path) -> str:
@@ -149,17 +195,13 @@ def tail(folder: Path) -> str:
         return ""
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _entries(text: str) -> list[dict[str, Any]]:
     found = []
-    try:
-        text = path.read_text("utf-8", errors="replace")
-    except OSError:
-        return []
     for line in text.splitlines():
         try:
             entry = parse_json(line)
         except ValueError:
-            continue  # half of a line is being written, or was when the process died
+            continue  # half of a line, which a process that died has left before the next one's
         if isinstance(entry, dict):
             found.append(entry)
     return found

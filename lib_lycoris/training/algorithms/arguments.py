@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from ...errors import ToolError
+from ...tools.training.network_options import ALGORITHMS
 
-ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "full", "diag-oft", "boft", "ia3", "tlora")
 FIXED = {  # modules of sd-scripts that are one algorithm
     "networks.lora": "lora", "networks.lora_fa": "lora", "networks.dylora": "dylora", "networks.loha": "loha", "networks.lokr": "lokr",
 }  # fmt: skip

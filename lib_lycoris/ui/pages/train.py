@@ -14,8 +14,9 @@ from ...errors import LycorisError, ToolError
 from ...tools.jobs.places import inside
 from ...tools.training import place, runs
 from ...tools.training.command import checked, given
-from ...tools.training.network_options import USES
+from ...tools.training.network_options import ALGORITHMS, USES
 from ..context import PageContext
+from ..events import Update
 from ..parts.file_choice import checkpoint_picker
 from ..parts.generation.training_view import curves, images_html, said_html, state_html
 from ..parts.generation.training_words import more_words, without
@@ -25,7 +26,6 @@ from ..style import bar, idle, notes, report, tag_box
 
 POLL, REDRAWN = 1.0, 5.0  # seconds between two looks at a run, and between two drawings of its curves
 READY = "Choose a folder of images. Each image's caption stands in a .txt file of the same name."
-ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "full", "diag-oft", "boft", "ia3", "tlora")
 PRESETS = ("attn-mlp", "full", "attn-only", "unet-transformer-only", "unet-convblock-only", "unet-only")
 OWN = "as chosen below"
 DATASETS = "datasets"  # in the folder of what is kept
@@ -33,7 +33,6 @@ OPTIONS = {  # field -> option, for those that are one option
     "folder": "train_data_dir", "name": "output_name", "dim": "network_dim", "alpha": "network_alpha", "steps": "max_train_steps",
     "batch": "train_batch_size", "rate": "learning_rate", "resolution": "resolution", "trigger": "trigger_word",
 }  # fmt: skip
-Update = dict[str, Any]
 
 
 class TrainPage:
@@ -123,7 +122,7 @@ class TrainPage:
         if self.context.unload is not None:
             self.unload.click(self.give_back, None, [self.said], **hidden)
         self.following.change(self.come_back, None, self.outputs, **hidden)
-        self.context.later(lambda _: self.context.on_load(self.found, [*self.outputs, self.following]))
+        self.context.after_load(self.found, [], [*self.outputs, self.following])  # to read and draw a long run takes its time
 
     @property
     def outputs(self) -> list[Any]:
@@ -138,7 +137,7 @@ class TrainPage:
         def ask() -> tuple[list[str], Path]:
             folder = self.folder(values)
             if runs.is_there(folder) and not runs.running(folder):
-                raise ToolError(f"{folder.name.removesuffix(runs.FOLDER_ENDING)} is there already; press Resume, or choose another name")
+                raise ToolError(f"{runs.name_of(folder)} is there already; press Resume, or choose another name")
             return self.words(values), folder
 
         yield from self._started(ask, values)
@@ -216,25 +215,23 @@ class TrainPage:
             yield from self._follow(self.shown)
 
     def _follow(self, folder: Path) -> Iterator[tuple[Update, ...]]:
-        drawn = 0.0
+        drawn, reader = 0.0, runs.RunReader(folder)
         while runs.running(folder):
             due = time.monotonic() - drawn > REDRAWN
             drawn = time.monotonic() if due else drawn
-            yield self._updates(runs.facts_of(folder), drawn=due)
+            yield self._updates(reader.look(), drawn=due)
             time.sleep(POLL)
-        yield self._updates(runs.facts_of(folder), drawn=True)
+        yield self._updates(reader.look(), drawn=True)
 
     def _updates(self, facts: runs.RunFacts, drawn: bool) -> tuple[Update, ...]:
         plot = gr.update(value=curves(facts), visible=True) if drawn and facts.losses else gr.update()
         images = gr.update(value=images_html(facts)) if drawn else gr.update()
-        return gr.update(value=state_html(facts)), gr.update(value=self._said(facts)), gr.update(value=self._tag(facts)), plot, images
-
-    def _said(self, facts: runs.RunFacts) -> str:
-        return said_html(facts, runs.tail(facts.folder))
+        return gr.update(value=state_html(facts)), gr.update(value=said_html(facts)), gr.update(value=self._tag(facts)), plot, images
 
     def _tag(self, facts: runs.RunFacts) -> str:
-        path = facts.folder.with_name(f"{facts.name}.safetensors")
-        return tag_box(tag_of(self.context, path), self.context.send) if facts.status == "done" and path.is_file() else ""
+        if facts.status != "done" or not facts.network.is_file():
+            return ""
+        return tag_box(tag_of(self.context, facts.network), self.context.send)
 
     def latest(self) -> Path | None:
         """Return the folder of the run that did something last."""

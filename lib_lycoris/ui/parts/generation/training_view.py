@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ....tools.training.runs import RunFacts
+from ....tools.training.runs import RunFacts, tail
 from ...style import bar, idle, notes, report, small_picture
 from ..plots import BLUE, DASHES, GOLD, GREEN, HEIGHT, INK, RED, WIDTH
 from ..tools.job_panel import duration
@@ -37,11 +37,12 @@ def state_html(facts: RunFacts) -> str:
     return bar(0, f"{facts.name}: {facts.text or 'starting'}", "training")
 
 
-def said_html(facts: RunFacts, log: str) -> str:
+def said_html(facts: RunFacts) -> str:
     """Return what there is to say of a run: its error, its hints, its files."""
     if facts.status in ("failed", "ended"):
-        return notes(errors=[facts.text or "the process ended without a word"]) + (report(log) if facts.status == "ended" else "")
-    return notes(applied=[f"{', '.join(facts.files)}"] if facts.files else [], problems=facts.hints)
+        said = notes(errors=[facts.text or "the process ended without a word"])
+        return said + report(tail(facts.folder)) if facts.status == "ended" else said
+    return notes(applied=[", ".join(facts.files)] if facts.files else [], problems=facts.hints)
 
 
 def images_html(facts: RunFacts) -> str:
