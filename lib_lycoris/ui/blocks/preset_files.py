@@ -11,10 +11,8 @@ from ...errors import LycorisError, PromptError, ToolError
 from ...prompt import OwnPresets, Presets
 from ...prompt.presets import read_text
 from ..context import PageContext
+from ..events import QUICK, Update
 from ..style import notes
-
-Update = dict[str, Any]
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
 class PresetFilesPart:

@@ -21,12 +21,12 @@ from ..blocks.network import Meter
 from ..blocks.preset_files import PresetFilesPart
 from ..blocks.values import LABELS, BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
 from ..context import PageContext
+from ..events import QUICK
 from ..parts.file_choice import network_picker
 from ..style import bar, idle, notes, tag_box
 
 EMPTY = "Choose a network: its blocks get their bars, and the tag appears here."
 OUTPUTS = ("state", "layout", "values", "picture", "legend", "preset", "tag", "notes")  # what every change can touch, in this order
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 Updates = tuple[Any, ...]
 
 

@@ -25,7 +25,6 @@ RESIZE_RULES = {
 PLACED = ("merge", "networks_merge", "extract", "measure", "compare")  # tools with a page of their own
 NONE = "no block weights"
 HIGHEST = 256  # rank of a slider
-Update = dict[str, Any]
 
 
 class ChangePage:

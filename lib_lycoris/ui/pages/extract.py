@@ -17,6 +17,7 @@ from ...tools.linalg.candidates import ALGORITHMS
 from ...tools.linalg.ranks import NEEDS_ALL
 from ...tools.linalg.size_curve import LEADING, CurveRequest, Spectra
 from ..context import PageContext
+from ..events import Update
 from ..parts.curve import CurveView, plot_box
 from ..parts.file_choice import checkpoint_picker
 from ..parts.guidance import advice_html, guidance_html
@@ -41,7 +42,6 @@ REST = ("conv_dim", "conv_value", "factor", "lokr_rank", "block", "style", "save
 EMPTY = "Choose the original and the fine-tuned checkpoint to see what will happen."
 UNMEASURED = "Press Preview sizes to see the size and the error of every choice; both files are read once, the result is kept."
 ORDER = ("org", "tuned", "algorithm", "name")  # of the fields' values; then those of the ranks, then those of REST
-Update = dict[str, Any]
 
 
 class ExtractPage:

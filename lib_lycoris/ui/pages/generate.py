@@ -12,6 +12,7 @@ from ...errors import LycorisError
 from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationRequest
 from ...prompt import escape_name
 from ..context import PageContext
+from ..events import QUICK, Update
 from ..parts.file_choice import checkpoint_picker
 from ..parts.generation.grid_part import BeforeAfterPart, GridPart
 from ..parts.generation.images import LIMIT, ImageFolder, Save, text_of
@@ -25,8 +26,6 @@ KEPT = 24  # images in the gallery
 POLL = 0.15  # seconds between two states of the progress bar
 READY = "Ready."
 FIELDS = ("prompt", "negative", "seed", "steps", "width", "height", "cfg", "sampler")  # in the order of a request
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-Update = dict[str, Any]
 
 
 class GeneratePage:

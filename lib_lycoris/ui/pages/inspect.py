@@ -17,6 +17,7 @@ from ...tools.examine.inspect import Inspection, inspect
 from ...tools.examine.module_sizes import Sizes, measure_modules, singular_values
 from ...tools.jobs.queue import Job
 from ..context import PageContext, Receiver
+from ..events import Update
 from ..parts.curve import plot_box
 from ..parts.dropped import DroppedFiles
 from ..parts.file_choice import checkpoint_picker, network_picker
@@ -37,7 +38,6 @@ LARGEST = "largest change first"
 ORDERS = ("order of the file", LARGEST)
 AS_TOLD = "what the file tells"
 LABELS = {family.label: family.id for family in FAMILIES.values()}
-Update = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from ...hosts.protocol import NetworkCard
 from ...models.families import FAMILIES
 from ...plain_json import parse_json
 from ..context import PageContext, on_any
+from ..events import QUICK, Update, tab_of
 from ..parts.card_list import ANY, SHOWN, SORTS, Wanted, cards_html, chosen, found, options_of
 from ..style import idle, notes, scripted
 
 FILTERS = ("search", "base", "algorithm", "folder", "tag", "sort", "only")
 ONLY = ("everything", "favourites", "what fits the loaded model", "duplicates", "files with a problem")
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-Update = dict[str, Any]
 
 
 class NetworksPage:
@@ -84,11 +83,8 @@ class NetworksPage:
         self.context.later(self._wire_pages)
 
     def _wire_pages(self, _: Any) -> None:
-        tab = self.form.parent
-        while not isinstance(tab, gr.Tab):
-            tab = tab.parent
         inputs = [self.picked, self.leaf, *self.fields]
-        tab.select(self.opened, inputs, [self.cards, self.leaf, *self.fields[1:4]], show_progress="hidden")
+        tab_of(self.form).select(self.opened, inputs, [self.cards, self.leaf, *self.fields[1:4]], show_progress="hidden")
         for name, button in self.opens.items():
             receiver = self.context.receivers.get(name)
             if receiver is not None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
@@ -16,6 +15,7 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...plain_json import parse_json
 from ..context import PageContext
+from ..events import QUICK, Update, tab_of
 from ..parts.generation.images import ImageFolder, thumbnail
 from ..parts.tools.history import Entry, History
 from ..parts.tools.job_panel import took
@@ -24,8 +24,6 @@ from ..style import idle, notes
 SHOWN, IMAGES = 50, 48
 SIDE = 160  # pixels of an image
 OWNER = "lyco_results"
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-Update = dict[str, Any]
 
 
 class ResultsPage:
@@ -54,10 +52,7 @@ class ResultsPage:
         refresh.click(self.shown, None, outputs, **QUICK)
         empty.click(self.emptied, None, outputs, **QUICK)
         self.action.input(self.act, self.action, outputs, **QUICK)
-        tab = refresh.parent
-        while not isinstance(tab, gr.Tab):
-            tab = tab.parent
-        tab.select(self.shown, None, outputs, **QUICK)
+        tab_of(refresh).select(self.shown, None, outputs, **QUICK)
 
     def shown(self, said: str = "") -> tuple[Update, Update]:
         """Return the page as it is now."""

@@ -12,12 +12,12 @@ import gradio as gr
 from ...errors import LycorisError
 from ...tools.linalg.size_curve import CurveRequest, Point, Spectra
 from ...tools.units import megabytes
+from ..events import Update
 from ..style import idle, notes
 from .plots import size_curve, spectra
 
 PAUSE = 0.12  # seconds without a change before a figure is drawn: a slider sends many
 LAYERS = 5  # whose singular values are drawn: those that change most
-Update = dict[str, Any]
 Find = Callable[..., "tuple[Spectra, CurveRequest] | str"]  # values of the fields -> what to draw, or why there is nothing
 
 

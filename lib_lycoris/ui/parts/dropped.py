@@ -16,12 +16,12 @@ from ...errors import LycorisError, ToolError
 from ...tools.examine.inspect import inspect
 from ...tools.jobs.places import Taken, new_file
 from ..context import PageContext
+from ..events import Update
 from ..style import idle, notes
 from .inspection import overview, words
 
 ENDS = (".safetensors", ".pt", ".ckpt")
 MOST = 50
-Update = dict[str, Any]
 
 
 class DroppedFiles:

@@ -11,10 +11,10 @@ import gradio as gr
 
 from ...errors import ToolError
 from ...tools.files.store import FileStore, ModelFile
+from ..events import QUICK, Update, tab_of
 from ..style import REFRESH
 
 NEAR = 3  # names offered for one that is not there
-Update = dict[str, Any]
 
 
 class Picker:
@@ -43,11 +43,10 @@ class Picker:
         known = gr.State(None)  # which list the browser has: it is sent again only after a change
         for part in (self.component, self.button):
             part.do_not_save_to_config = True
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         for event in _sights(self.component):
-            event(self.opened, [known, self.component], [self.component, known], **quick)
-        self.component.focus(self.listed, [known], [self.component, known], **quick)
-        self.button.click(self.refreshed, None, [self.component, known], **quick)
+            event(self.opened, [known, self.component], [self.component, known], **QUICK)
+        self.component.focus(self.listed, [known], [self.component, known], **QUICK)
+        self.button.click(self.refreshed, None, [self.component, known], **QUICK)
         return self
 
     def names(self) -> list[str]:
@@ -109,9 +108,7 @@ def _sights(component: Any) -> list[Callable[..., Any]]:
 
     The focus alone would come too late: Gradio 3 does not draw an open list again when its choices come.
     """
-    block, sights = component.parent, []
-    while not isinstance(block, (gr.Tab, gr.Blocks)):
-        block = block.parent
+    block, sights = tab_of(component), []
     first = block
     if isinstance(block, gr.Tab):
         sights.append(block.select)

@@ -15,12 +15,12 @@ from ...plain_json import parse_json
 from ...prompt import BlockWeights, Tag, TagError, escape_name, find_tags, unescape_name
 from ...prompt.number import format_number
 from ..context import PageContext, Receiver
+from ..events import Update
 from .file_choice import network_picker
 
 MOST = 100  # rows
 EMPTY = "[]"
 NUMBERS = (("strength", "Strength", "1"), ("te", "Text encoder", "same"), ("unet", "UNet", "same"))  # field, heading, placeholder
-Update = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from ....errors import LycorisError, ToolError
 from ....prompt import find_tags
 from ....tools.jobs.places import check_name, new_file
 from ...context import PageContext
+from ...events import QUICK, Update
 from ...style import notes, scripted
 from ..network_table import rows_of_prompt
 from .stack import read_stack, stack_of, tags_here
 
 SUFFIX = ".json"
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
-Update = dict[str, Any]
 
 
 class StackPart:

@@ -13,12 +13,12 @@ from ....errors import LycorisError
 from ....tools.jobs.progress import ProgressState
 from ....tools.jobs.queue import Job
 from ...context import PageContext
+from ...events import Update
 from ...style import bar, idle, notes, report
 from .fields import with_fields
 
 POLL = 0.2  # seconds between two looks at the job
 READY = "Ready."
-Update = dict[str, Any]
 Make = Callable[..., "tuple[str, Mapping[str, Any]]"]  # values of a page's fields -> tool and options
 
 

@@ -14,13 +14,13 @@ from ....errors import LycorisError
 from ....tools.declaration import Plan, Tool
 from ....tools.units import megabytes
 from ...context import PageContext, by_hand, on_any
+from ...events import Update
 from ...style import idle, notes
 from .fields import with_fields
 from .job_panel import Make, duration
 
 PAUSE = 0.5  # seconds without a change before the files are looked at
 SHOWN = 40  # keys that are listed
-Update = dict[str, Any]
 
 
 class LivePlan:

@@ -13,13 +13,13 @@ from ....prompt import escape_name
 from ....tools.jobs.queue import Job
 from ....tools.merge.norms import shares_of
 from ...context import PageContext
+from ...events import Update
 from ...style import notes, scripted, tag_box
 from ..plots import block_norms, block_totals
 from .job_panel import JobPanel
 
 STAYS = "The merged file, its undo file and the model in use stay as they are."
 SHOWN = 6  # networks in the image
-Update = dict[str, Any]
 
 
 class MergeResult:

@@ -10,11 +10,11 @@ import gradio as gr
 
 from ....errors import ToolError
 from ...context import PageContext
+from ...events import Update
 
 FIXED, SIZE = "the same rank everywhere", "a size of the file"
 NAMES = ("rule", "rank", "share", "size", "value", "largest")
 SHARES = ("energy", "sv_fro", "sv_cumulative", "quantile")  # whose value is a share from 0 to 1
-Update = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ....errors import ToolError
 from ....tools.declaration import Option, Tool
 from ....tools.jobs.queue import Job
 from ...context import PageContext, Receiver
+from ...events import Update
 from ...style import tag_box
 from ..file_choice import Picker, checkpoint_picker, network_picker
 from ..names import NO_NAME, free_name, tag_of
@@ -21,7 +22,6 @@ from .live_plan import LivePlan
 
 BASES = ("base_model", "sd_model")  # options that are the base model of networks
 PICKED = ("network", "networks", "checkpoint")
-Update = dict[str, Any]
 
 
 class ToolForm:
