@@ -68,7 +68,7 @@ def fill(parser: argparse.ArgumentParser, verb: str, tools: Sequence[Tool]) -> N
     for option in options:
         if option.name not in known:
             known.add(option.name)
-            _add_option(parser, option, options)
+            add_option(parser, option, options)
     parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="tell what would be done, and what it takes; write nothing")
     parser.add_argument(
@@ -86,7 +86,8 @@ def fill(parser: argparse.ArgumentParser, verb: str, tools: Sequence[Tool]) -> N
     parser.set_defaults(run=run, verb=verb)
 
 
-def _add_option(parser: argparse.ArgumentParser, option: Option, siblings: Sequence[Option] = ()) -> None:
+def add_option(parser: Any, option: Option, siblings: Sequence[Option] = ()) -> None:
+    """Add an option, with its help, to a parser or a group of one; an option that is not given is not among the results."""
     text = argparse.SUPPRESS if option.ignored or option.refused else spelled(option.help, siblings, as_flag)
     if option.default not in (None, False, ()) and text != argparse.SUPPRESS:
         text += f" (default: {option.default})"

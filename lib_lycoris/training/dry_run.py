@@ -8,8 +8,7 @@ import time
 import torch
 
 from ..errors import ToolError
-from .data.items import Item
-from .data.order import Batch
+from .data.order import Batch, by_bucket
 from .files import dtype_of
 from .setup import Run
 
@@ -26,7 +25,7 @@ SAVINGS = (
 
 def dry_run(run: Run) -> str:
     """Return the forecast for people. Raises ToolError where the largest bucket does not fit, saying what would help."""
-    items = max(_buckets(run), key=lambda group: group[0].fit.bucket[0] * group[0].fit.bucket[1])
+    items = max(by_bucket(run.found.items).values(), key=lambda group: group[0].fit.bucket[0] * group[0].fit.bucket[1])
     size = run.found.datasets[items[0].dataset].batch_size * run.accelerator.num_processes
     batch = Batch(tuple((items * size)[:size]), 0, 0)
     run.lessons.cache = None
@@ -46,13 +45,6 @@ def dry_run(run: Run) -> str:
             f"a batch of {size} images of {batch.items[0].fit.bucket} does not fit: {error}. What helps:\n{_savings(run)}"
         ) from error
     return _text(run, batch, seconds[-1] * run.settings.gradient_accumulation_steps)
-
-
-def _buckets(run: Run) -> list[list[Item]]:
-    groups: dict[object, list[Item]] = {}
-    for item in run.found.items:
-        groups.setdefault((item.dataset, item.fit.bucket), []).append(item)
-    return list(groups.values())
 
 
 def _text(run: Run, batch: Batch, seconds: float) -> str:

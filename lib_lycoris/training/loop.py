@@ -46,7 +46,6 @@ class Loop:
         self.board = open_board(run.settings.logging_dir, run.settings.output_name) if run.main else None
         self.losses: deque[float] = deque(maxlen=RECENT)
         self.step = 0
-        self.written: list[Path] = []
 
     def go(self) -> Path | None:
         """Train to the end and return the network's file; None when it was stopped before."""
@@ -134,7 +133,8 @@ class Loop:
             failed, self.step = self.step + 1, state.step
             self._restore(state)
             back = f"; the network is as it was after step {self.step}"
-            self._save(self.run.output / f"{self.settings.output_name}{ENDING}") if self.step else None
+            if self.step:
+                self._save(self.run.output / f"{self.settings.output_name}{ENDING}")
         else:
             failed = self.step + 1
         hint = "a rate of a half or a third, a longer --lr_warmup_steps, or a smaller --max_grad_norm"
@@ -211,7 +211,6 @@ class Loop:
             facts: dict[str, Any] = {}
             if self.settings.self_check:
                 facts = check_file(path, run.model, run.network, dtype_of(self.settings))
-        self.written.append(path)
         gone = thin_out(self.settings, run.output, self.step, run.epoch_after(self.step))
         size = path.stat().st_size
         words = f"{path.name}: {size / 1e6:.1f} MB" + (", read again and found equal to what was trained" if facts else "")

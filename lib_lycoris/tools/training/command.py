@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ...errors import ToolError
-from ..cli import _add_option
+from ..cli import add_option
 from ..declaration import Plan, Result, Tool
 from ..validation import validated
 from .options import OPTIONS
@@ -37,8 +37,9 @@ def parser() -> argparse.ArgumentParser:
     made = _Parser(prog="train", description="Train a network from a folder of images.", allow_abbrev=False)
     groups: dict[str, Any] = {}
     for option in OPTIONS:
-        group = groups.setdefault(option.section, made.add_argument_group(option.section or "others"))
-        _add_option(group, option)
+        if option.section not in groups:
+            groups[option.section] = made.add_argument_group(option.section or "others")
+        add_option(groups[option.section], option)
     return made
 
 

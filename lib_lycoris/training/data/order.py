@@ -41,9 +41,7 @@ class Order:
 
     def _shuffled(self, epoch: int) -> list[tuple[Item, ...]]:
         choose = chooser(self.seed, "order", epoch)
-        groups: dict[tuple[int, tuple[int, int]], list[Item]] = {}
-        for item in self.entries:
-            groups.setdefault((item.dataset, item.fit.bucket), []).append(item)
+        groups = by_bucket(self.entries)
         batches = []
         for key in sorted(groups):
             items = groups[key]
@@ -52,6 +50,14 @@ class Order:
             batches += [tuple(items[start : start + size]) for start in range(0, len(items), size)]
         choose.shuffle(batches)
         return batches
+
+
+def by_bucket(items: Sequence[Item]) -> dict[tuple[int, tuple[int, int]], list[Item]]:
+    """Return (dataset, bucket) -> the images that make batches together."""
+    groups: dict[tuple[int, tuple[int, int]], list[Item]] = {}
+    for item in items:
+        groups.setdefault((item.dataset, item.fit.bucket), []).append(item)
+    return groups
 
 
 def repeated(items: Sequence[Item]) -> list[Item]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.order import Batch
+from ..data.order import Batch, by_bucket
 
 if TYPE_CHECKING:
     from ..setup import Run
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def validation_loss(run: Run) -> float:
     """Return the mean loss of the validation images."""
-    groups: dict[object, list[object]] = {}
-    for item in run.found.validation:
-        groups.setdefault((item.dataset, item.fit.bucket), []).append(item)
+    groups = by_bucket(run.found.validation)
     size = run.found.datasets[0].batch_size * run.accelerator.num_processes
     chunks = [tuple(items[at : at + size]) for items in groups.values() for at in range(0, len(items), size)]
     if run.settings.max_validation_steps:
@@ -25,6 +23,6 @@ def validation_loss(run: Run) -> float:
     total = torch.zeros(())
     count = 0
     for number, items in enumerate(chunks):
-        total += run.stepper.loss(Batch(items, 0, -1 - number)).detach().cpu() * len(items)  # type: ignore[arg-type]
+        total += run.stepper.loss(Batch(items, 0, -1 - number)).detach().cpu() * len(items)
         count += len(items)
     return float(run.accelerator.reduce(total.to(run.model.device), "sum")) / count
