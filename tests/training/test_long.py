@@ -13,6 +13,7 @@ from lib_lycoris.hosts.protocol import GenerationRequest
 from lib_lycoris.training.__main__ import main
 from lib_lycoris.training.demo import styles
 from tests.training import pictures
+from tests.training.conftest import Words
 
 REQUIRES = ("lycoris",)
 pytestmark = pytest.mark.long
@@ -32,18 +33,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures.folder(tmp_path_factory.mktemp("images"), style=styles.cold)
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("out")
-
-
-def words(images: Path, out: Path, name: str, *more: str) -> list[str]:
-    return [
-        "--train_data_dir", str(images), "--output_dir", str(out), "--output_name", name, "--cache_dir", str(out / "cache"),
-        "--device", "cpu", "--seed", "1", *more,
-    ]  # fmt: skip
-
-
 def blueness(host: EmbeddedHost, tag: str) -> float:
     """Return how much more blue than red there is in the images of the prompts, from -255 to 255."""
     found = [np.asarray(host.generate(GenerationRequest(prompt + tag, seed=2, steps=8, width=64, height=64)).image) for prompt in PROMPTS]
@@ -51,11 +40,11 @@ def blueness(host: EmbeddedHost, tag: str) -> float:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_network_learns_what_its_images_ask_for(name: str, images: Path, out: Path) -> None:
+def test_a_network_learns_what_its_images_ask_for(name: str, out: Path, words: Words) -> None:
     """The self-check, which is on, compares the file with the training's forward to 1e-5 of the answer."""
     module, arguments, rate = ALGORITHMS[name]
     given = words(
-        images, out, name, "--network_module", module, "--network_dim", "8", "--network_alpha", "4", "--train_batch_size", "8",
+        name, "--network_module", module, "--network_dim", "8", "--network_alpha", "4", "--train_batch_size", "8",
         "--max_train_steps", str(STEPS), "--learning_rate", str(rate), "--lr_scheduler", "cosine", "--save_precision", "float",
     )  # fmt: skip
     assert main([*given, *(("--network_args", *arguments) if arguments else ())]) == 0

@@ -15,8 +15,10 @@ from lib_lycoris.training import loop
 from lib_lycoris.training.__main__ import main
 from lib_lycoris.training.reporting.samples import Prompt, read_prompt
 from tests.training import pictures
+from tests.training.conftest import Words
 
 REQUIRES = ("lycoris",)
+SMALL = ("--network_train_unet_only", "--network_dim", "4", "--network_alpha", "2")
 
 
 @pytest.fixture(scope="module")
@@ -25,30 +27,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures.folder(tmp_path_factory.mktemp("images"), 6)
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("out")
-
-
-def words(images: Path, out: Path, name: str, *more: str) -> list[str]:
-    return [
-        "--train_data_dir", str(images), "--output_dir", str(out), "--output_name", name, "--cache_dir", str(out / "cache"),
-        "--device", "cpu", "--seed", "1", "--network_train_unet_only", "--network_dim", "4", "--network_alpha", "2", *more,
-    ]  # fmt: skip
-
-
-def test_a_dry_run_says_what_it_takes_and_writes_nothing(images: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words(images, out, "dry", "--max_train_steps", "100", "--dry_run")) == 0
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(out: Path, words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words("dry", *SMALL, "--max_train_steps", "100", "--dry_run")) == 0
     said = capsys.readouterr().out
     assert "trained: 192 layers of unet" in said and "100 steps" in said and "file: 0." in said and "--gradient_checkpointing" in said
     assert not list(out.glob("dry*"))
 
 
-def test_images_and_validation_while_training(images: Path, out: Path, tmp_path: Path) -> None:
+def test_images_and_validation_while_training(out: Path, words: Words, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle --n blurry --w 64 --h 64 --d 3 --l 2 --s 2\n\n# nothing\na big tree --s 2\n")
     more = ("--max_train_steps", "2", "--sample_prompts", str(prompts), "--sample_at_first", "--validation_split", "0.2")
-    assert main(words(images, out, "drawn", *more, "--learning_rate", "1e-2", "--ema_decay", "0.9")) == 0
+    assert main(words("drawn", *SMALL, *more, "--learning_rate", "1e-2", "--ema_decay", "0.9")) == 0
     folder = out / "drawn.training"
     assert {path.name for path in (folder / "samples").iterdir()} == {
         "000000-00.png", "000000-01.png", "000002-00.png", "000002-01.png", "sheet.png",
@@ -66,16 +56,16 @@ def test_a_line_of_a_prompt() -> None:
         read_prompt("a cat --x 3")
 
 
-def test_numbers_that_are_none_end_the_run_with_advice(images: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_that_are_none_end_the_run_with_advice(out: Path, words: Words, capsys: pytest.CaptureFixture[str]) -> None:
     more = ("--max_train_steps", "20", "--learning_rate", "1e6", "--max_grad_norm", "0")
-    assert main(words(images, out, "nan", *more)) == 2
+    assert main(words("nan", *SMALL, *more)) == 2
     assert "came to a loss of nan" in capsys.readouterr().err
     facts = runs.facts_of(out / "nan.training")
     assert facts.status == "failed" and "--lr_warmup_steps" in facts.text
 
 
 def test_a_file_that_does_something_else_ends_the_run(
-    images: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    out: Path, words: Words, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = loop.write_network
 
@@ -87,19 +77,19 @@ def test_a_file_that_does_something_else_ends_the_run(
         return path
 
     monkeypatch.setattr(loop, "write_network", spoiled)
-    assert main(words(images, out, "spoiled", "--max_train_steps", "1")) == 2
+    assert main(words("spoiled", *SMALL, "--max_train_steps", "1")) == 2
     assert "spoiled.safetensors does not do what was trained" in capsys.readouterr().err
 
 
-def test_a_training_begins_with_another_network(images: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_begins_with_another_network(out: Path, words: Words, capsys: pytest.CaptureFixture[str]) -> None:
     exact = ("--max_train_steps", "1", "--save_precision", "float")
-    assert main(words(images, out, "first", *exact, "--learning_rate", "1e-2")) == 0
+    assert main(words("first", *SMALL, *exact, "--learning_rate", "1e-2")) == 0
     begin = ("--network_weights", str(out / "first.safetensors"))
-    assert main(words(images, out, "second", *exact, *begin, "--learning_rate", "1e-12")) == 0
+    assert main(words("second", *SMALL, *exact, *begin, "--learning_rate", "1e-12")) == 0
     first, second = load_file(str(out / "first.safetensors")), load_file(str(out / "second.safetensors"))
     assert first.keys() == second.keys()
     for key, tensor in first.items():
         torch.testing.assert_close(second[key], tensor, rtol=0, atol=1e-9)
-    assert main([*words(images, out, "third", *exact, *begin), "--network_dim", "8"]) == 2
+    assert main([*words("third", *SMALL, *exact, *begin), "--network_dim", "8"]) == 2
     assert "--dim_from_weights takes the file's" in capsys.readouterr().err
-    assert main([*words(images, out, "third", *exact, *begin, "--dim_from_weights"), "--network_dim", "8"]) == 0
+    assert main([*words("third", *SMALL, *exact, *begin, "--dim_from_weights"), "--network_dim", "8"]) == 0

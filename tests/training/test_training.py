@@ -22,38 +22,21 @@ from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.patching import Patcher
 from lib_lycoris.tools.training import runs
 from lib_lycoris.training.__main__ import main
-from tests.training import pictures
+from tests.training.conftest import Words
 
 REQUIRES = ("lycoris",)
 STEPS = 14
+LOKR = (
+    "--network_module", "lycoris.kohya", "--network_dim", "8", "--network_alpha", "4", "--network_args", "algo=lokr", "preset=attn-mlp",
+    "factor=4", "--train_batch_size", "4", "--learning_rate", "1e-2", "--max_train_steps", str(STEPS), "--state_every_n_steps", "3",
+    "--save_precision", "float", "--save_every_n_steps", "5",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures.folder(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("out")
-
-
-def words(images: Path, out: Path, name: str, *more: str) -> list[str]:
-    """Return the command line of a short training of a LoKr."""
-    return [
-        "--train_data_dir", str(images), "--output_dir", str(out), "--output_name", name, "--cache_dir", str(out / "cache"),
-        "--device", "cpu",
-        "--network_module", "lycoris.kohya", "--network_dim", "8", "--network_alpha", "4", "--network_args", "algo=lokr", "preset=attn-mlp",
-        "factor=4", "--train_batch_size", "4", "--learning_rate", "1e-2", "--max_train_steps", str(STEPS), "--seed", "1",
-        "--state_every_n_steps", "3", "--save_precision", "float", "--save_every_n_steps", "5", *more,
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def whole(images: Path, out: Path) -> Path:
+def whole(out: Path, words: Words) -> Path:
     """The network of a run that nothing disturbed."""
-    torch.set_num_threads(1)
-    assert main(words(images, out, "whole", "--keep_last", "1")) == 0
+    assert main(words("whole", *LOKR, "--keep_last", "1")) == 0
     return out / "whole.safetensors"
 
 
@@ -86,14 +69,14 @@ def test_progress_is_told_in_lines_that_a_page_can_follow(whole: Path) -> None:
     assert not (whole.parent / "whole-step00000005.safetensors").exists()
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(images: Path, out: Path, whole: Path) -> None:
-    command = [sys.executable, "-m", "lib_lycoris.training", *words(images, out, "killed")]
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(out: Path, words: Words, whole: Path) -> None:
+    command = [sys.executable, "-m", "lib_lycoris.training", *words("killed", *LOKR)]
     process = subprocess.Popen(command, env={**runs.environment(), "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     wait_for_step(process, out / "killed.training", 7)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / "killed.safetensors").exists()
-    assert main(words(images, out, "killed", "--resume")) == 0
+    assert main(words("killed", *LOKR, "--resume")) == 0
     same(out / "killed.safetensors", whole)
 
 
@@ -113,9 +96,9 @@ def same(one: Path, other: Path) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
-def test_a_run_that_is_stopped_keeps_its_place(images: Path, out: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_stopped_keeps_its_place(out: Path, words: Words, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "lib_lycoris.training", *words(images, out, "stopped")],
+        [sys.executable, "-m", "lib_lycoris.training", *words("stopped", *LOKR)],
         env={**runs.environment(), "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     folder = out / "stopped.training"
@@ -123,11 +106,11 @@ def test_a_run_that_is_stopped_keeps_its_place(images: Path, out: Path, whole: P
     runs.stop(folder)
     assert process.wait(60) == 130
     assert runs.facts_of(folder).status == "stopped" and not (out / "stopped.safetensors").exists()
-    assert main(words(images, out, "stopped")) == 2
+    assert main(words("stopped", *LOKR)) == 2
     assert "--resume to go on with it" in capsys.readouterr().err
-    assert main(words(images, out, "stopped", "--resume", "--train_batch_size", "2")) == 2
+    assert main(words("stopped", *LOKR, "--resume", "--train_batch_size", "2")) == 2
     assert "started with other settings" in capsys.readouterr().err
-    assert main(words(images, out, "stopped", "--resume")) == 0
+    assert main(words("stopped", *LOKR, "--resume")) == 0
     same(out / "stopped.safetensors", whole)
 
 
