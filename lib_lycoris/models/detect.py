@@ -23,7 +23,7 @@ class Fit:
     family: str
     variant: str
     hits: int  # modules that are layers of it
-    misfits: int  # that have the names of its layers and other sizes
+    mismatches: int  # that have the names of its layers and other sizes
     own: int  # its layers of the kinds that were hit
 
     @property
@@ -48,14 +48,14 @@ class _Tally:
     """Counts of one variant of a family, or of its text encoders."""
 
     def __init__(self) -> None:
-        self.hits = self.misfits = 0
+        self.hits = self.mismatches = 0
         self.rows: dict[tuple[int, str | None], int] = {}  # kinds of layers, and how many of each the model has
 
     def add(self, found: Iterable[IndexEntry | Joined], size: Size) -> None:
         """Count one module that can be these layers."""
         fitting = next((entry for entry in found if entry.fits(size)), None)
         if fitting is None:
-            self.misfits += 1
+            self.mismatches += 1
         else:
             self.hits += 1
             self.rows[id(fitting.row), fitting.part] = fitting.row.layers()
@@ -70,8 +70,10 @@ def recognise(modules: Mapping[str, Shapes], metadata: Mapping[str, str] | None 
     named = named_families(metadata or {})
     if most and total - most <= spare:
         return _choice([fit for fit in fits if fit.hits == most], named)
-    by_name = max((fit.hits + fit.misfits for fit in fits), default=0)
-    alike = tuple(dict.fromkeys(fit.family for fit in fits if by_name and fit.hits + fit.misfits == by_name and total - by_name <= spare))
+    by_name = max((fit.hits + fit.mismatches for fit in fits), default=0)
+    alike = tuple(
+        dict.fromkeys(fit.family for fit in fits if by_name and fit.hits + fit.mismatches == by_name and total - by_name <= spare)
+    )
     if named:
         return Recognition(
             None, (), f"its metadata names {FAMILIES[named[0]].label}, but its layers are not that model's", {}, alike, named
@@ -181,4 +183,4 @@ def _tried(tallies: Iterable[Key]) -> list[tuple[str, str]]:
 def _fit(family: str, variant: str, tallies: Mapping[Key, _Tally]) -> Fit:
     found = [tallies[key] for key in ((family, variant), (family, None)) if key in tallies]
     own = sum(sum(tally.rows.values()) for tally in found)
-    return Fit(family, variant, sum(tally.hits for tally in found), sum(tally.misfits for tally in found), own)
+    return Fit(family, variant, sum(tally.hits for tally in found), sum(tally.mismatches for tally in found), own)

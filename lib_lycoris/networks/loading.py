@@ -158,10 +158,10 @@ def _refuse_if_nothing_fits(file: TensorFile, keys: Keys, found: Match, base: mo
     """Raise when no layer can be changed, or most have the names of the model's layers and not their shapes."""
     if not found.patches:
         first = next((item for item in found.skipped if item.reason != NO_SUFFIX), found.skipped[0])
-        reason = found.misfits[0][1] if found.misfits else f"{readable(first.key)}: {first.reason}"
+        reason = found.mismatches[0][1] if found.mismatches else f"{readable(first.key)}: {first.reason}"
         raise ModelMismatchError(f"{file.path.name} fits no layer of {base.label}: {reason}")
-    if 2 * len(found.misfits) > len(keys.modules):
-        detail = ": ".join(found.misfits[0])
+    if 2 * len(found.mismatches) > len(keys.modules):
+        detail = ": ".join(found.mismatches[0])
         raise ModelMismatchError(
-            f"{file.path.name} has {len(found.misfits)} of {len(keys.modules)} layers in other sizes than {base.label} ({detail})"
+            f"{file.path.name} has {len(found.mismatches)} of {len(keys.modules)} layers in other sizes than {base.label} ({detail})"
         )

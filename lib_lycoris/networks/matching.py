@@ -30,11 +30,11 @@ class Match:
     patches: dict[str, Algorithm] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
-    misfits: list[tuple[str, str]] = field(default_factory=list)
+    mismatches: list[tuple[str, str]] = field(default_factory=list)
 
 
 def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping[str, Tensor], base: models.BaseModel) -> Match:
-    """Find the layer that each module of a file is for; refuses nothing, the rest is in ``skipped`` and ``misfits``."""
+    """Find the layer that each module of a file is for; refuses nothing, the rest is in ``skipped`` and ``mismatches``."""
     targets = {module: _targets(base, module) for module in keys.modules}
     targets.update(_of_one_encoder(file, keys, targets, base))
     grouped = joined(keys, (("+".join(targets[module]) or f"?{module}", module) for module in keys.modules))
@@ -50,7 +50,7 @@ def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping
                 patches = _patches(source, base, module, targets[module], {suffix: tensors[key] for suffix, key in suffixes.items()})
             _add(found, patches, module)
         except ModelMismatchError as error:
-            found.misfits.append((module, str(error)))
+            found.mismatches.append((module, str(error)))
             found.skipped.extend(Skipped(key, str(error)) for key in suffixes.values())
         except NetworkFormatError as error:
             found.skipped.extend(Skipped(key, str(error)) for key in suffixes.values())

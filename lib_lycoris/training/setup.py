@@ -67,7 +67,7 @@ class Run:
 
     def epoch_after(self, step: int) -> int:
         """Return how many epochs are whole after so many steps."""
-        return step * self.settings.gradient_accumulation_steps // self.order.length
+        return int(step * self.settings.gradient_accumulation_steps // self.order.length)
 
 
 def prepare(settings: Settings) -> Run:

@@ -156,7 +156,8 @@ def _filled(kind: Any, config: dict[str, Any], convert: Any, state: State, dtype
     problems = model.load_state_dict(part, strict=False)
     if problems.missing_keys:
         raise KeyError(f"{kind.__name__} finds no {problems.missing_keys[0]} and {len(problems.missing_keys) - 1} more")
-    return model.to(dtype).eval()
+    ready: nn.Module = model.to(dtype).eval()
+    return ready
 
 
 def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: bool, dtype: torch.dtype) -> nn.Module:
@@ -171,7 +172,8 @@ def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: boo
     if missing:
         raise KeyError(f"the text encoder {tower.prefix} finds no {missing[0]} and {len(missing) - 1} more")
     model.load_state_dict({name: named[source[name]] for name in wanted}, strict=False)
-    return model.to(dtype).eval()
+    ready: nn.Module = model.to(dtype).eval()
+    return ready
 
 
 def _tokenizer(text_encoder: Any, tower: TextTower) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import wraps
+from math import sqrt
 from typing import Any
 
 import torch
@@ -58,8 +59,8 @@ class Preview:
 def clean(scheduler: Any, output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
     """Return x₀ from the model's output at a sample; Euler's samples are divided by √ᾱ, the others' are not."""
     product = float(scheduler.alphas_cumprod[min(max(round(float(timestep)), 0), len(scheduler.alphas_cumprod) - 1)])
-    alpha, sigma = product**0.5, (1 - product) ** 0.5
-    x = sample * alpha if type(scheduler).__name__.startswith("Euler") else sample
+    alpha, sigma = sqrt(product), sqrt(1 - product)
+    x: Tensor = sample * alpha if type(scheduler).__name__.startswith("Euler") else sample
     if scheduler.config.prediction_type == "v_prediction":
         return alpha * x - sigma * output
     if scheduler.config.prediction_type == "sample":

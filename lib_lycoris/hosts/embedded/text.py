@@ -129,13 +129,10 @@ def _emphasised(state: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def _state(model: LoadedModel, encoder: Any, result: Any) -> Tensor:
-    if not model.penultimate:
-        return result.last_hidden_state
-    state = result.hidden_states[-2]
-    if model.pooled:
-        return state
-    inner = getattr(encoder, "text_model", encoder)
-    return inner.final_layer_norm(state)
+    state: Tensor = result.hidden_states[-2] if model.penultimate else result.last_hidden_state
+    if model.penultimate and not model.pooled:
+        state = getattr(encoder, "text_model", encoder).final_layer_norm(state)
+    return state
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def script() -> type[Any]:
     """Return the class of a script that is always there and shows nothing."""
     from modules import scripts
 
-    class LycorisRun(scripts.Script):
+    class LycorisRun(scripts.Script):  # type: ignore[misc] # the webui's has no types
         def title(self) -> str:
             return "LyCORIS"
 

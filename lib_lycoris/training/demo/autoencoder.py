@@ -50,7 +50,8 @@ def train(pictures: Tensor, steps: int, batch: int = 6) -> Any:
 def encode(model: Any, pictures: Tensor, batch: int = 64) -> Tensor:
     """Return the latents of bytes, scaled as the UNet sees them."""
     parts = [model.encode(as_input(part)).latent_dist.mean for part in pictures.split(batch)]
-    return (torch.cat(parts) * model.config.scaling_factor).contiguous()
+    latents: Tensor = (torch.cat(parts) * model.config.scaling_factor).contiguous()
+    return latents
 
 
 @torch.no_grad()

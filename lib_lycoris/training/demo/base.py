@@ -65,7 +65,8 @@ def _let_text_be_heard(unet: Any, text_encoder: Any) -> None:
 def token_table(captions: list[str]) -> Tensor:
     """Return (count, 77) token numbers."""
     tokenizer = demo_tokenizer()
-    return tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    tokens: Tensor = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    return tokens
 
 
 def noise_scheduler() -> Any:
@@ -83,7 +84,8 @@ def loss_of(unet: Any, text_encoder: Any, latents: Tensor, tokens: Tensor, empty
     steps = torch.randint(0, noise.config.num_train_timesteps, (len(latents),))
     grain = torch.randn_like(latents)
     wanted = noise.get_velocity(latents, grain, steps)
-    return (unet(noise.add_noise(latents, grain, steps), steps, states).sample - wanted).square().mean()
+    loss: Tensor = (unet(noise.add_noise(latents, grain, steps), steps, states).sample - wanted).square().mean()
+    return loss
 
 
 def train(

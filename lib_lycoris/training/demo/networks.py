@@ -110,4 +110,5 @@ def _meaning(model: LoadedModel, words: str) -> Tensor:
     """Return the vectors of words that the model knows, (count, width): what a new word in their place will mean."""
     count = len(words.split())
     meant = token_table([words])[0, 1 : 1 + count]
-    return model.pipe.text_encoder.get_input_embeddings().weight[meant].detach().clone()
+    vectors: Tensor = model.pipe.text_encoder.get_input_embeddings().weight[meant].detach().clone()
+    return vectors

@@ -53,7 +53,8 @@ def _cells(host: EmbeddedHost, tags: Sequence[str]) -> list[Cell]:
 
 def draw(host: EmbeddedHost, prompt: str, seed: int) -> Image.Image:
     """Return one image at what suits the model."""
-    return host.generate(GenerationRequest(prompt, seed=seed, width=host.size, height=host.size, cfg=host.cfg)).image
+    image: Image.Image = host.generate(GenerationRequest(prompt, seed=seed, width=host.size, height=host.size, cfg=host.cfg)).image
+    return image
 
 
 def sheet(cells: Sequence[Cell], columns: int) -> Image.Image:

@@ -29,15 +29,17 @@ class Diffusion(Process):
 
     def noisy(self, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
         """Return sqrt(a) * latents + sqrt(1 - a) * noise."""
-        return self.scheduler.add_noise(latents, noise, steps)
+        noisy: Tensor = self.scheduler.add_noise(latents, noise, steps)
+        return noisy
 
     def wanted(self, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
         """Return the noise, or the velocity sqrt(a) * noise - sqrt(1 - a) * latents."""
         if self.prediction == "v_prediction":
-            return self.scheduler.get_velocity(latents, noise, steps)
+            velocity: Tensor = self.scheduler.get_velocity(latents, noise, steps)
+            return velocity
         return noise
 
     def snr(self, steps: Tensor) -> Tensor:
         """Return a / (1 - a)."""
-        kept = self.scheduler.alphas_cumprod.to(steps.device, torch.float32)[steps]
+        kept: Tensor = self.scheduler.alphas_cumprod.to(steps.device, torch.float32)[steps]
         return kept / (1 - kept)

@@ -36,7 +36,8 @@ class StableDiffusion(TrainedModel):
 
     def vae(self) -> nn.Module:
         """Return the VAE."""
-        return self.pipe.vae
+        vae: nn.Module = self.pipe.vae
+        return vae
 
     def text_encoders(self) -> list[nn.Module]:
         """Return the text encoders."""
@@ -56,7 +57,8 @@ class StableDiffusion(TrainedModel):
         """Return the scaled latents."""
         spread = self.pipe.vae.encode(pixels.to(self.device)).latent_dist
         found = spread.mean if noise is None else spread.mean + spread.std * noise.to(self.device)
-        return (found * self.pipe.vae.config.scaling_factor).contiguous()
+        latents: Tensor = (found * self.pipe.vae.config.scaling_factor).contiguous()
+        return latents
 
     def texts(self, captions: Sequence[str]) -> Texts:
         """Return states (n, pieces * 77, width), and SDXL's pooled vector of the last encoder."""
@@ -82,11 +84,10 @@ class StableDiffusion(TrainedModel):
 
     def _state(self, encoder: Any, result: Any) -> Tensor:
         """Return what the UNet reads: the layer that the model was made with, or that of clip_skip."""
-        place = self.clip_skip or (2 if self.model.penultimate else 1)
-        if len(self.model.towers()) > 1:
-            return result.hidden_states[-place]
-        inner = getattr(encoder, "text_model", encoder)
-        return inner.final_layer_norm(result.hidden_states[-place])
+        state: Tensor = result.hidden_states[-(self.clip_skip or (2 if self.model.penultimate else 1))]
+        if len(self.model.towers()) == 1:
+            state = getattr(encoder, "text_model", encoder).final_layer_norm(state)
+        return state
 
     def predict(self, noisy: Tensor, steps: Tensor, texts: Texts, sizes: Sequence[tuple[Item, Cut]]) -> Tensor:
         """Return the UNet's answer; SDXL is told the images' sizes and cuts too."""
@@ -94,7 +95,8 @@ class StableDiffusion(TrainedModel):
         if "pooled" in texts.tensors:
             numbers = [_size_numbers(item, cut) for item, cut in sizes]
             more = {"text_embeds": texts.tensors["pooled"], "time_ids": torch.tensor(numbers, device=noisy.device, dtype=noisy.dtype)}
-        return self.pipe.unet(noisy, steps, encoder_hidden_states=texts.tensors["states"], added_cond_kwargs=more or None).sample
+        answer: Tensor = self.pipe.unet(noisy, steps, encoder_hidden_states=texts.tensors["states"], added_cond_kwargs=more or None).sample
+        return answer
 
 
 def _size_numbers(item: Item, cut: Cut) -> list[int]:

@@ -44,7 +44,7 @@ def huber_c(settings: Any, process: Process, steps: Tensor) -> Tensor:
     else:
         sigma = process.snr(steps).clamp(min=1e-12).rsqrt()
         found = (1 - c) / (1 + sigma).square() + c
-    return found * settings.huber_scale
+    return found * float(settings.huber_scale)
 
 
 def weights(settings: Any, process: Process, steps: Tensor) -> Tensor:

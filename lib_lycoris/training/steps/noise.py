@@ -41,7 +41,7 @@ def disturbed(settings: Any, noise: Tensor, number: int, places: Sequence[int]) 
     if not settings.ip_noise_gamma:
         return noise
     more = torch.stack([normal(tuple(noise.shape[1:]), settings.seed, "disturbed", number, place) for place in places])
-    return noise + settings.ip_noise_gamma * more.to(noise)
+    return noise + float(settings.ip_noise_gamma) * more.to(noise)
 
 
 def _pyramid(settings: Any, noise: Tensor, number: int, place: int) -> Tensor:

@@ -74,7 +74,8 @@ def optimiser(settings: Any, parameters: Sequence[dict[str, Any]]) -> torch.opti
         arguments["warmup_steps"] = int(settings.lr_warmup_steps)
     arguments.update(_arguments(settings.optimizer_args or ()))
     try:
-        return made(list(parameters), lr=settings.learning_rate, **arguments)
+        built: torch.optim.Optimizer = made(list(parameters), lr=settings.learning_rate, **arguments)
+        return built
     except (TypeError, ValueError) as error:
         raise ToolError(f"{settings.optimizer_type} does not take these --optimizer_args: {error}") from error
 

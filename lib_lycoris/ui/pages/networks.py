@@ -14,7 +14,7 @@ from ...plain_json import parse_json
 from ..context import PageContext, on_any
 from ..events import QUICK, Update, tab_of
 from ..parts.card_list import ANY, SHOWN, SORTS, Wanted, cards_html, chosen, found, options_of
-from ..style import idle, notes, scripted
+from ..style import REFRESH, idle, notes, scripted
 
 FILTERS = ("search", "base", "algorithm", "folder", "tag", "sort", "only")
 ONLY = ("everything", "favourites", "what fits the loaded model", "duplicates", "files with a problem")
@@ -32,7 +32,9 @@ class NetworksPage:
         with gr.Row(elem_classes=["lyco_buttons"]):
             self.before = gr.Button("‹ Previous", size="sm", elem_id="lyco_networks_before", min_width=90, scale=0)
             self.after = gr.Button("Next ›", size="sm", elem_id="lyco_networks_after", min_width=90, scale=0)
-            self.refresh = gr.Button("Refresh", size="sm", elem_id="lyco_networks_refresh", min_width=90, scale=0)
+            self.refresh = gr.Button(
+                REFRESH, size="sm", elem_id="lyco_networks_refresh", scale=0, min_width=40, elem_classes=["lyco_refresh"]
+            )
         self.leaf = gr.State(0)
         self.cards = gr.HTML(idle("Reading the files ..."), elem_id="lyco_networks_cards")
         self.picked = gr.Textbox("[]", elem_id="lyco_networks_picked", elem_classes=["lyco_hidden"], show_label=False, container=False)

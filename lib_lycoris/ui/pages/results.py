@@ -19,7 +19,7 @@ from ..events import QUICK, Update, tab_of
 from ..parts.generation.images import ImageFolder, thumbnail
 from ..parts.tools.history import Entry, History
 from ..parts.tools.job_panel import took
-from ..style import idle, notes
+from ..style import REFRESH, idle, notes
 
 SHOWN, IMAGES = 50, 48
 SIDE = 160  # pixels of an image
@@ -39,7 +39,7 @@ class ResultsPage:
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
         with gr.Row(elem_classes=["lyco_buttons"]):
-            refresh = gr.Button("Refresh", size="sm", elem_id="lyco_results_look", scale=0, min_width=90)
+            refresh = gr.Button(REFRESH, size="sm", elem_id="lyco_results_look", scale=0, min_width=40, elem_classes=["lyco_refresh"])
             gr.HTML('<button type="button" class="lyco_button" data-lyco-notify>Tell me when a long job ends</button>')
             empty = gr.Button(
                 "Empty the folder of deleted files", size="sm", elem_id="lyco_results_empty", scale=0, min_width=220,

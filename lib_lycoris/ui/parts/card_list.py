@@ -11,6 +11,7 @@ from typing import Any
 from ...hosts.protocol import NetworkCard
 from ...prompt import escape_name
 from ...prompt.number import format_number
+from ..style import REFRESH
 from .generation.images import thumbnail
 
 SHOWN = 24  # cards of a leaf
@@ -39,7 +40,7 @@ class Wanted:
     only: str = "everything"
     loaded: str = ""  # the loaded model's family, as cards call it
 
-    def misfit(self, card: NetworkCard) -> bool:
+    def is_for_another(self, card: NetworkCard) -> bool:
         """Tell whether a card says that it is for another model than the loaded one."""
         return bool(self.loaded) and card.base not in (self.loaded, UNKNOWN, "")
 
@@ -67,7 +68,7 @@ def _matches(card: NetworkCard, wanted: Wanted, words: Sequence[str], twins: set
     if tag and not any(tag in name.lower() for name, _ in card.tags):
         return False
     kinds = {
-        "favourites": card.favourite, "what fits the loaded model": not wanted.misfit(card), "duplicates": card.content in twins,
+        "favourites": card.favourite, "what fits the loaded model": not wanted.is_for_another(card), "duplicates": card.content in twins,
         "files with a problem": bool(card.broken),
     }  # fmt: skip
     if not kinds.get(wanted.only, True):
@@ -96,19 +97,19 @@ def cards_html(
 ) -> str:  # fmt: skip
     """Return a leaf of cards."""
     if not count:
-        return '<p class="lyco_state">No network file is like that. Choose other filters, or press Refresh for files that are new.</p>'
+        return f'<p class="lyco_state">No network file is like that. Choose other filters, or press {REFRESH} for files that are new.</p>'
     twins = twins_of(cards)
     where = f"{count:,} networks, page {leaf + 1} of {last + 1}" if last else f"{count:,} network{'s' if count > 1 else ''}"
-    body = "".join(_card(card, card.name in picked, wanted.misfit(card), card.content in twins, send) for card in cards)
+    body = "".join(_card(card, card.name in picked, wanted.is_for_another(card), card.content in twins, send) for card in cards)
     return f'<p class="lyco_state">{where}</p><ul class="lyco_cards">{body}</ul>'
 
 
-def _card(card: NetworkCard, picked: bool, misfit: bool, twin: bool, send: str) -> str:
+def _card(card: NetworkCard, picked: bool, foreign: bool, twin: bool, send: str) -> str:
     name, tag = escape(card.name), escape(f"<lyco:{escape_name(card.name)}:{format_number(card.preferred or 1)}>")
     address = thumbnail(card.preview, SIDE) if card.preview is not None else ""
     letters = escape(card.algorithms[0] if card.algorithms else card.name[:2])
     picture = f'<img src="{address}" alt="">' if address else f'<span class="lyco_card_blank" aria-hidden="true">{letters}</span>'
-    marks = [*(["cannot be read"] if card.broken else []), *([f"for {card.base}"] if misfit else []), *(["duplicate"] if twin else [])]
+    marks = [*(["cannot be read"] if card.broken else []), *([f"for {card.base}"] if foreign else []), *(["duplicate"] if twin else [])]
     size = f"{card.size / 1e6:.1f} MB" if card.size >= 1e5 else "under 0.1 MB"
     facts = ", ".join([*card.algorithms[:2], *([card.base] if card.base != UNKNOWN else []), size])
     flags = "".join(f'<span class="lyco_mark" title="{escape(card.broken)}">{escape(mark)}</span>' for mark in marks)

@@ -29,7 +29,7 @@ ROWS = (  # label, keys of the file's metadata: the first that says something
 )
 
 
-class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):
+class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):  # type: ignore[misc] # the webui's has no types
     """Description, base model, activation text, weight, negative text and notes of one network."""
 
     def get_metadata_table(self, name: str) -> list[tuple[str, str]]:

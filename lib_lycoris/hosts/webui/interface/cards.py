@@ -20,7 +20,7 @@ from .card_editor import Editor
 COVER_ADDRESS = "./sd_extra_networks/cover-images"
 
 
-class Page(ui_extra_networks.ExtraNetworksPage):
+class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc] # the webui's has no types
     """Cards of all network files that suit the loaded checkpoint."""
 
     def __init__(self) -> None:
