@@ -23,7 +23,7 @@ from lib_lycoris.hosts.webui.adapters.dispatch import Dispatcher
 from lib_lycoris.networks.writer import save
 from lib_lycoris.patching import Mode
 from tests.corpus_loader import put
-from tests.samples import LINEAR
+from tests.samples import LINEAR, metadata
 
 from .loader_timing import Clock, Result
 
@@ -103,7 +103,7 @@ def written(algorithm: str, modules: Sequence[str], folder: Path) -> Path:
     generator = torch.Generator().manual_seed(1)
     path = folder / f"{algorithm}-{len(modules)}.safetensors"
     made = {name: LINEAR[algorithm](generator, (WIDTH, WIDTH)) for name in modules}
-    save(path, {f"{name}.{suffix}": tensor for name, tensors in made.items() for suffix, tensor in tensors.items()})
+    save(path, {f"{name}.{suffix}": tensor for name, tensors in made.items() for suffix, tensor in tensors.items()}, metadata(algorithm))
     return path
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib_lycoris import load
-from tests.benchmarks import loader, loader_gpu, loader_models, loader_networks
+from tests.benchmarks import calls, loader, loader_gpu, loader_models, loader_networks
 from tests.benchmarks.loader_models import Model, make
 from tests.benchmarks.loader_picture import draw
 from tests.benchmarks.loader_sides import Hosts, Ours, kohya_names
@@ -213,3 +213,17 @@ def test_the_compiled_step_is_compared_with_the_plain_one(way: str, tmp_path: Pa
 def test_a_picture_of_few_results_leaves_the_others_out(tmp_path: Path) -> None:
     draw([Result("steady_lora_functional", 1.05), Result("first_use_lora_host_seconds", 3.0)], tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("algorithm", calls.LINEAR)
+def test_every_algorithm_can_be_timed_at_a_call(algorithm: str, tmp_path: Path) -> None:
+    chain, patcher = calls.patched(algorithm, "functional", tmp_path)
+    x = torch.randn(1, calls.WIDTH, generator=torch.Generator().manual_seed(5))
+    for changed, by_hand, plain in zip(chain.layers, calls.by_hand(chain, patcher).layers, calls.Chain().layers, strict=True):
+        torch.testing.assert_close(by_hand(x), changed(x))
+        assert not torch.equal(changed(x), plain(x)), "nothing would be timed"
+
+
+def test_a_call_has_a_limit_on_the_ways_that_keep_what_they_made(tmp_path: Path) -> None:
+    found = {result.name: result.limit for result in calls.of_algorithm("lora", tmp_path, 1)}
+    assert found == {"merged_lora": 3.0, "bypass_lora": 8.0, "recompute_lora": None, "operations_lora": None}

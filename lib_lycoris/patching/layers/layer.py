@@ -50,7 +50,7 @@ class PatchedLayer:
         if is_compiling():
             return outside_the_compiler(self, inner, *args, **kwargs)
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
-        kind = (x.shape, x.dtype, x.device, autocasts(x.device.type))
+        kind = (x.shape, x.dtype, x.device, autocasts(x))
         call = self._calls.get(kind)
         if call is None or not call.holds(self.circumstances()):
             call = self._decide(kind, inner, args, kwargs)
@@ -167,7 +167,7 @@ class PatchedLayer:
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """Return what the layer computes in: its input's dtype, which hosts cast weights to; its weight's under autocast or for indices."""
-        if x.is_floating_point() and not autocasts(x.device.type):
+        if x.is_floating_point() and not autocasts(x):
             return x.dtype
         return self.live(self.main).dtype
 

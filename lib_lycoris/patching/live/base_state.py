@@ -44,14 +44,29 @@ class _Seen:
 
     def holds(self) -> bool:
         if self._table is not None and (tensor := self._table.get(self._leaf)) is not None:
-            return _facts(tensor) == self._facts[0]
+            return self._is_as_it_was(tensor)
         tensors, others = self._parameter.made_of()
         if len(others) != len(self._others) or [_facts(tensor) for tensor in tensors] != self._facts:
             return False
         return all(one is other for one, other in zip(others, self._others))
 
+    def _is_as_it_was(self, tensor: Tensor) -> bool:
+        """Compare with the only tensor's facts one by one, without making what is only thrown away: this is asked at every call."""
+        storage, version, offset, shape, stride, dtype = self._facts[0]
+        try:
+            return (
+                tensor.untyped_storage()._cdata == storage
+                and (tensor.is_inference() if version is None else tensor._version == version)
+                and tensor.dtype is dtype
+                and tensor.storage_offset() == offset
+                and tensor.stride() == stride
+                and tensor.shape == shape
+            )
+        except RuntimeError:  # one made in inference mode, now in the place of one that counts
+            return False
+
 
 def _facts(tensor: Tensor) -> tuple[Any, ...]:
     """Return what differs where the values may; the storage's address is its own as long as a weak reference to it is held."""
-    version = 0 if tensor.is_inference() else tensor._version  # tensors made in inference mode do not count writes
+    version = None if tensor.is_inference() else tensor._version  # tensors made in inference mode do not count writes
     return tensor.untyped_storage()._cdata, version, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype

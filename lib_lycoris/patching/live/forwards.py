@@ -58,8 +58,10 @@ def plain_forward(module: nn.Module, inner: Any, values: Mapping[str, Tensor]) -
     weight, bias, table = values.get("weight"), values.get("bias"), module._parameters
     if not {"weight", "bias"} <= table.keys():
         return None
-    if compute is OPERATIONS[nn.Linear] and weight is not None and bias is None:  # the commonest by far
-        return lambda inner, input: F.linear(input, weight, table["bias"])  # torch's name for it
+    if compute is OPERATIONS[nn.Linear] and weight is not None:  # the commonest by far
+        if bias is None:
+            return lambda inner, input: F.linear(input, weight, table["bias"])  # torch's name for it
+        return lambda inner, input: F.linear(input, weight, bias)
 
     def run(inner: Any, input: Tensor) -> Tensor:
         return compute(module, input, table["weight"] if weight is None else weight, table["bias"] if bias is None else bias)

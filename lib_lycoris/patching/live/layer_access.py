@@ -32,9 +32,15 @@ def _since_torch_2_4(device: str) -> bool:
 
 try:
     torch.is_autocast_enabled("cpu")
-    autocasts: Callable[[str], bool] = _since_torch_2_4  # whether autocast is on for a kind of device
+    _autocasts_on: Callable[[str], bool] = _since_torch_2_4  # whether autocast is on for a kind of device
 except TypeError:
-    autocasts = _before_torch_2_4
+    _autocasts_on = _before_torch_2_4
+_autocasts_anywhere: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Tell whether autocast is on where a tensor lies."""
+    return _autocasts_anywhere() and _autocasts_on(x.device.type)  # the device's name is made anew at each call, which costs the most
 
 
 def main_leaf(module: nn.Module) -> str | None:
