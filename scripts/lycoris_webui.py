@@ -3,7 +3,8 @@
 from lib_lycoris.hosts import detect
 from lib_lycoris.hosts.webui.adapters import unsupported
 
-if detect() is None:
+host = detect()
+if host is None:
     print(unsupported())
 else:
     from lib_lycoris.hosts.library.cards import LibraryCards
@@ -17,16 +18,22 @@ else:
     from lib_lycoris.ui.pages import build_tab
     from lib_lycoris.ui.settings import Settings
 
-    register.register()
-    LycorisRun = register.script()  # the webui looks for classes of scripts in this module
+    applies = host.webui.applies
+    if applies:
+        register.register()
+        LycorisRun = register.script()  # the webui looks for classes of scripts in this module
+        interface.register()
+    else:
+        register.refuse()
 
     store, cards = files.WebuiFileStore(), LibraryCards(files.library)
 
     def tab():
         """Build the tab, anew at each reload of the UI."""
-        context = PageContext(store, shared(), WebuiGenerator(), Settings(store.data_folder() / "pages.json"), "txt2img")
-        context.use_checkpoint, context.checkpoint_title = files.use_checkpoint, files.checkpoint_title
-        context.networks = cards
+        context = PageContext(store, shared(), settings=Settings(store.data_folder() / "pages.json"), networks=cards)
+        context.checkpoint_title = files.checkpoint_title
+        if applies:
+            context.generator, context.send, context.use_checkpoint = WebuiGenerator(), "txt2img", files.use_checkpoint
         return build_tab(context)
 
-    interface.register(lambda path, family: inspect(path, family=family).as_dict(), tab, JobService(shared(), store))
+    interface.register_tools(lambda path, family: inspect(path, family=family).as_dict(), tab, JobService(shared(), store))

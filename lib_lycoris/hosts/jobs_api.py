@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from ..errors import LycorisError
 from ..plain_json import parse_json
@@ -163,3 +165,16 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise HTTPException(422, 'the body must be a table of options, such as {"models": ["style"], "save_to": "merged"}')
     return found
+
+
+def password_check(given: str) -> Callable[..., None]:
+    """Return a dependency of routes that asks for one of these `name:password,name:password`."""
+    known = dict(pair.split(":", 1) for pair in given.split(",") if ":" in pair)
+    scheme = HTTPBasic()
+
+    def check(credentials: HTTPBasicCredentials = Depends(scheme)) -> None:  # noqa: B008
+        expected = known.get(credentials.username)
+        if expected is None or not secrets.compare_digest(credentials.password.encode(), expected.encode()):
+            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+
+    return check

@@ -293,9 +293,9 @@ def parse(prompt: str) -> tuple[str, dict[str, list[Params]]]:
 
 
 @contextmanager
-def running(folder: Path, built_in: bool = True) -> Iterator[StandIn]:
-    """Have a stand-in around us, with our script read."""
-    program = StandIn(folder, built_in)
+def running(folder: Path, built_in: bool = True, program: StandIn | None = None) -> Iterator[StandIn]:
+    """Have a stand-in around us."""
+    program = program or StandIn(folder, built_in)
     program.start()
     try:
         yield program

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_lycoris import Activation, Patcher, load
+from lib_lycoris.demo import CHECKPOINT
 from lib_lycoris.hosts.webui import adapters
 from lib_lycoris.hosts.webui.adapters import forge as forge_adapter
 from lib_lycoris.hosts.webui.adapters.forge_layers import ForgeLayers
@@ -60,6 +61,22 @@ def test_a_checkpoint_that_comes_between_runs_has_the_networks(rig: WebuiRig) ->
     rig.program.load(0)
     assert same(rig.picture("<lyco:one:0.7>"), first) and not same(other, first) and rig.problems == ""
     assert all(same(tensor, rig.program.models[1].state_dict()[name]) for name, tensor in base.items())
+
+
+def test_the_checkpoint_in_use_is_the_one_that_the_next_image_loads(rig: WebuiRig, tmp_path: Path) -> None:
+    """Cards, and the pages' fields, would else know none before the first image."""
+    data, webui = rig.program.data, rig.host.webui
+    before = webui.checkpoint()
+    data.forge_loading_parameters = {"checkpoint_info": types.SimpleNamespace(filename=str(CHECKPOINT), name="next")}
+    assert (webui.checkpoint().name, webui.family_in_use()) == ("next", "sd1")
+    for content in (b"", b"no checkpoint"):
+        (tmp_path / "odd.safetensors").write_bytes(content)
+        data.forge_loading_parameters["checkpoint_info"].filename = str(tmp_path / "odd.safetensors")
+        assert webui.family_in_use() is None
+    data.forge_loading_parameters["checkpoint_info"].filename = str(tmp_path / "gone.safetensors")
+    assert webui.family_in_use() is None
+    data.forge_loading_parameters = {}
+    assert webui.checkpoint() is before
 
 
 def test_a_word_of_a_network_is_in_the_engines_table_while_it_is_on(rig: WebuiRig) -> None:

@@ -52,7 +52,7 @@ def context(browser_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         opened = driver.chromium.launch_persistent_context(
             profile, executable_path=browser_path, headless=True, args=list(FLAGS), viewport=size
         )
-        opened.set_default_timeout(30_000)
+        opened.set_default_timeout(240_000)  # a busy machine takes a while to draw the whole webui
         yield opened
         opened.close()
 
@@ -64,12 +64,25 @@ def page(webui: WebUI, context: Any) -> Iterator[Any]:
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(webui.url, wait_until="domcontentloaded")
-    opened.click("#txt2img_extra_tabs > .tab-nav >> text=LyCORIS")
-    opened.wait_for_selector(CARDS)
+    show(opened, "#txt2img_extra_tabs > .tab-nav >> text=LyCORIS", CARDS)
     opened.wait_for_function(f"extraNetworksApplyFilter['txt2img_lycoris'] && document.querySelector({SEARCH!r})")
     yield opened
     opened.close()
     assert not errors
+
+
+def show(page: Any, tab: str, content: str) -> None:
+    """Click a tab until what is in it can be seen: a click on a page that Gradio is still building is lost."""
+    from playwright.sync_api import TimeoutError as NotYet
+
+    for _ in range(20):
+        page.click(tab)
+        try:
+            page.wait_for_selector(content, timeout=12_000)
+            return
+        except NotYet:
+            continue
+    page.wait_for_selector(content)
 
 
 def prompts(page: Any) -> tuple[str, str]:

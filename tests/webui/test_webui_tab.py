@@ -18,7 +18,7 @@ from tests.ui.test_app import choose
 from tests.webui.running import PROBE, PROMPT, Running, largest, pixels
 from tests.webui.sample_networks import write_network
 from tests.webui.server import WebUI, WebUIError, decode, make_checkpoints
-from tests.webui.test_webui_browser import FLAGS
+from tests.webui.test_webui_browser import FLAGS, show
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.new_set]
 
@@ -50,8 +50,7 @@ def page(webui: WebUI, browser_path: str) -> Iterator[Any]:
         errors: list[str] = []
         opened.on("pageerror", lambda error: errors.append(str(error)))
         opened.goto(webui.url, wait_until="domcontentloaded")
-        opened.click('#tabs > .tab-nav button:has-text("LyCORIS")')
-        opened.wait_for_selector("#lyco_merge_run")
+        show(opened, '#tabs > .tab-nav button:has-text("LyCORIS")', "#lyco_merge_run")
         yield opened
         browser.close()
         assert not errors

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from ...errors import HostError
 from ...prompt import Tag, TagError, parse_tag, text_spans
 from ..session import Plan
 from . import comments
@@ -105,6 +106,29 @@ class LycoNetwork:
             comments.tell(p, sentences)
             comments.note_hashes(p, done.networks)
             p.lyco_applied = tuple(done.networks)
+
+
+class Refusal:
+    """The extra network called ``lyco`` of a webui where networks cannot be put on the model: each image says so."""
+
+    name = LycoNetwork.name
+
+    def __init__(self, webui: WebuiHost) -> None:
+        self.host = webui
+
+    def activate(self, p: Any, params_list: Sequence[Any], *_: Any, **__: Any) -> None:
+        """Say in the image's text and on the console that these tags do nothing; SD.Next says the step, and shows no comments."""
+        if not params_list:
+            p.extra_generation_params.pop(comments.PROBLEMS, None)
+            return
+        try:
+            self.host.webui.patcher(self.host.webui.current())
+        except HostError as error:
+            self.host.report([str(error)])
+            p.extra_generation_params[comments.PROBLEMS] = str(error)
+
+    def deactivate(self, p: Any, *_: Any, **__: Any) -> None:
+        """End a run, in which nothing was done."""
 
 
 def is_hires(p: Any, params_list: Sequence[Any]) -> bool:

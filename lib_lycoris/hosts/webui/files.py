@@ -27,19 +27,16 @@ class WebuiFileStore:
         return [ModelFile(name, found[name]) for name in sorted(found, key=str.lower)]
 
     def network_folder(self) -> Path:
-        """Return --lyco-dir, or models/LyCORIS."""
-        from modules import paths, shared
+        """Return the folder for new networks."""
+        from .host import host
 
-        named = [getattr(shared.cmd_opts, name, None) for name in ("lyco_dir", "lyco_dir_backcompat")]
-        return _made(Path(next(filter(None, named), None) or Path(paths.models_path) / "LyCORIS"))
+        return _made(host().webui.network_folder())
 
     def checkpoint_folder(self) -> Path:
         """Return the folder that the webui's own checkpoint merger writes to."""
-        from modules import sd_models
-
         from .host import host
 
-        return _made(next(iter(host().webui.checkpoint_folders()), Path(sd_models.model_path)))
+        return _made(host().webui.checkpoint_folder())
 
     def data_folder(self) -> Path:
         """Return the folder for what can be made again."""
@@ -50,11 +47,10 @@ class WebuiFileStore:
         return _made(kept_folder())
 
     def loaded(self) -> ModelFile | None:
-        """Return the checkpoint that the webui has loaded."""
-        from modules import sd_models
+        """Return the checkpoint that the webui makes images with."""
+        from .host import host
 
-        model = getattr(sd_models.model_data, "sd_model", None)  # shared.sd_model would load one
-        info = getattr(model, "sd_checkpoint_info", None)
+        info = host().webui.checkpoint()
         return None if info is None else ModelFile(info.name, Path(info.filename))
 
     def presets(self) -> Presets:

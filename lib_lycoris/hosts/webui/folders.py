@@ -14,12 +14,13 @@ PRESET_FILES = ("lbwpresets.txt", "elempresets.txt")  # as the block weight exte
 
 
 def folders() -> list[Path]:
-    """Return the folders to look for networks in, the most specific first: --lyco-dir, models/LyCORIS, --lora-dir, --lora-dirs."""
+    """Return the folders to look for networks in, the most specific first: those of the command line, models/LyCORIS, models/Lora."""
     from modules import paths, shared
 
     options = shared.cmd_opts
     models = Path(paths.models_path)
     named = [getattr(options, name, None) for name in ("lyco_dir", "lyco_dir_backcompat", "lora_dir")]
+    named.append(getattr(shared.opts, "lora_dir", None))
     found = [Path(text) for text in (*named, *(getattr(options, "lora_dirs", None) or ())) if text]
     if not getattr(options, "lyco_dir_backcompat", None):
         found.append(models / "LyCORIS")
@@ -88,7 +89,5 @@ def preset_paths() -> tuple[Path | None, Path | None]:
 
 def summary(webui: str, count: int, looked_in: Sequence[Path]) -> str:
     """Return the line for the console at the start."""
-    from modules import launch_utils
-
     where = ", ".join(str(path) for path in looked_in)
-    return f"LyCORIS: {webui} {launch_utils.git_tag()}, {count} network files in {where}"
+    return f"LyCORIS: {webui}, {count} network files in {where}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .activation import network
+from .activation import Refusal, network
 from .comments import merge_hashes
 from .folders import summary
+from .host import WebuiHost, host
 
 
 def register() -> None:
@@ -27,8 +28,7 @@ def _before_ui() -> None:
 
     ours = network()
     extra_networks.register_extra_network(ours)
-    ours.host.find_files()
-    print(summary(ours.host.name, len(ours.host.library.files), ours.host.folders()))
+    _find_files(ours.host)
     watch()
 
 
@@ -37,6 +37,26 @@ def _model_loaded(_model: Any) -> None:
     host = network().host
     if host.wanted is None:
         host.forget_model()
+
+
+def refuse() -> None:
+    """Have tags told of in a webui where networks cannot be put on the model; without us it would only drop them."""
+    from modules import script_callbacks
+
+    script_callbacks.on_before_ui(_before_ui_refusing)
+
+
+def _before_ui_refusing() -> None:
+    from modules import extra_networks
+
+    extra_networks.register_extra_network(Refusal(host()))
+    _find_files(host())
+
+
+def _find_files(found: WebuiHost) -> None:
+    """Look at the folders, and say on the console what was found."""
+    found.find_files()
+    print(summary(f"{found.name} {found.webui.version()}", len(found.library.files), found.folders()))
 
 
 def _unload() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 
 from .a1111 import A1111
@@ -10,6 +9,7 @@ from .adapter import Adapter, WordTable
 from .forge import Forge
 from .neo import Neo
 from .reforge import ReForge
+from .sdnext import SDNext
 
 __all__ = ["A1111", "ADAPTERS", "Adapter", "WordTable", "adapter", "unsupported"]
 
@@ -17,6 +17,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (  # the most special first
     Neo,
     Forge,
     ReForge,
+    SDNext,
     A1111,
 )
 
@@ -30,9 +31,4 @@ def adapter() -> Adapter | None:
 
 def unsupported() -> str:
     """Return the sentence for a program that has no adapter."""
-    if getattr(sys.modules.get("modules.shared"), "native", None) is not None:  # its models are pipelines of diffusers
-        return (
-            "LyCORIS: SD.Next is not supported, so <lyco:...> does nothing here: write <lora:NAME:STRENGTH>, which its own loader reads; "
-            "the tools run beside it with python3 run.py"
-        )
     return "LyCORIS: this program is not known to the extension; <lyco:...> does nothing here"

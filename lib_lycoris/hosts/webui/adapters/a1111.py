@@ -24,9 +24,8 @@ class A1111(Adapter):
 
     @classmethod
     def detect(cls) -> bool:
-        """Tell whether we run inside it: SD.Next has no modules to hook, the others have folders of their own."""
-        native = getattr(sys.modules.get("modules.shared"), "native", None)
-        return "modules.extra_networks" in sys.modules and not find_spec("modules_forge") and native is None
+        """Tell whether we run inside it, or in another one of which nothing more is known; the Forges have folders of their own."""
+        return "modules.extra_networks" in sys.modules and not find_spec("modules_forge")
 
     def patcher(self, model: Any) -> Patcher:
         """Return a patcher of the UNet's and the text encoders' layers, reached through the built-in loader's innermost calls."""

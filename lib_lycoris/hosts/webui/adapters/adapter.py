@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Adapter:
     """A webui of the family that AUTOMATIC1111's began; each of them is a small subclass."""
 
     name = "webui"
+    applies = True  # whether networks can be put on its models; without that the tab, its tools and their API are all there is
     guard: Guard
 
     @classmethod
@@ -73,6 +74,19 @@ class Adapter:
         info = getattr(model, "sd_checkpoint_info", None)
         return str(getattr(info, "name_for_extra", "the loaded model"))
 
+    def checkpoint(self) -> Any:
+        """Return the webui's entry of the checkpoint that images are made with; None while there is none. Never loads one."""
+        from modules import sd_models
+
+        return getattr(getattr(sd_models.model_data, "sd_model", None), "sd_checkpoint_info", None)
+
+    def family_in_use(self) -> str | None:
+        """Return the family of the checkpoint that images are made with, after one that is being loaded; None if it cannot be told."""
+        from modules import shared
+
+        model = shared.sd_model
+        return None if model is None else self.family(model)
+
     def patcher(self, model: Any) -> Patcher:
         """Return a patcher of the model's layers, hooked as this webui allows; raise HostError for a model that cannot be changed."""
         raise HostError(f"{self.name} has no model that can be changed")
@@ -90,12 +104,34 @@ class Adapter:
         """Return the tables in which the model's text encoders look words up."""
         return ()
 
-    def checkpoint_folders(self) -> list[Path]:
-        """Return the folders of checkpoints that the command line names."""
+    def network_folder(self) -> Path:
+        """Return the folder for new networks: --lyco-dir, or models/LyCORIS."""
+        from modules import paths, shared
+
+        named = [getattr(shared.cmd_opts, name, None) for name in ("lyco_dir", "lyco_dir_backcompat")]
+        return Path(next(filter(None, named), None) or Path(paths.models_path) / "LyCORIS")
+
+    def api_guard(self) -> Callable[..., Any] | None:
+        """Return the check of name and password that --api-auth asks for, or None without that option."""
         from modules import shared
 
+        from ...jobs_api import password_check
+
+        given = getattr(shared.cmd_opts, "api_auth", None)
+        return password_check(given) if given else None
+
+    def checkpoint_folder(self) -> Path:
+        """Return the folder for new checkpoints: the first one that the command line names, or the webui's own."""
+        from modules import sd_models, shared
+
         named = [getattr(shared.cmd_opts, "ckpt_dir", None), *(getattr(shared.cmd_opts, "ckpt_dirs", None) or ())]
-        return [Path(text) for text in named if text]
+        return Path(next(filter(None, named), None) or sd_models.model_path)
+
+    def version(self) -> str:
+        """Return the webui's version."""
+        from modules import launch_utils
+
+        return str(launch_utils.git_tag())
 
     def select_checkpoint(self, title: str) -> None:
         """Select a checkpoint as the field at the top does; raise HostError if it could not be loaded."""

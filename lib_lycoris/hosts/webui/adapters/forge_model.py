@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ....errors import HostError
+from ....errors import HostError, LycorisError
 from ....models import FAMILIES
 from ....patching import Patcher
 from .adapter import Adapter, WordTable, parts_identity
@@ -34,6 +36,18 @@ class ForgeModel(Adapter):
         """Return the engine that the webui computes with now; None before the first one is loaded."""
         model = super().current()
         return model if getattr(model, "forge_objects_original", None) is not None else None
+
+    def checkpoint(self) -> Any:
+        """Return the entry of the checkpoint that images are made with: Forge and Neo load the selected one with the next image."""
+        return selected() or super().checkpoint()
+
+    def family_in_use(self) -> str | None:
+        """Return the family of the checkpoint that images are made with; a file tells it before it is loaded."""
+        chosen = selected()
+        if chosen is None:
+            return super().family_in_use()
+        file = Path(chosen.filename)
+        return family_of_file(file, file.stat().st_mtime_ns) if file.is_file() else None
 
     def identity(self, model: Any) -> str:
         """Return a text that changes with the engine, its checkpoint, and a text encoder that is put in another's place."""
@@ -74,3 +88,21 @@ class ForgeModel(Adapter):
         from modules_forge import main_entry
 
         main_entry.checkpoint_change(title)
+
+
+def selected() -> Any:
+    """Return the entry of the checkpoint that is loaded with the next image; None in reForge, which loads at once."""
+    from modules import sd_models
+
+    return (getattr(sd_models.model_data, "forge_loading_parameters", None) or {}).get("checkpoint_info")
+
+
+@lru_cache(maxsize=16)
+def family_of_file(file: Path, changed: int) -> str | None:
+    """Return the family of a checkpoint by its header; None where that does not tell it."""
+    from ....tools.files.checkpoints.checkpoint import open_checkpoint
+
+    try:
+        return open_checkpoint(file).base.family
+    except (LycorisError, OSError):
+        return None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from ....errors import LycorisError
 from ....tools.jobs.service import JobService
 from ...jobs_api import add_job_routes, same_site
+from ..host import host
 from . import card_files as files
 
 Inspect = Callable[[Path, str | None], dict[str, Any]]  # a file, and the family that it is read for if the user says one
@@ -29,7 +28,7 @@ def register(inspect: Inspect | None, service: JobService | None = None) -> None
 
 def add_routes(app: FastAPI, inspect: Inspect | None, service: JobService | None = None) -> None:
     """Add the routes to the host's web application; those of the tools, which write files, where --api asks for an API."""
-    guard = _guard()
+    guard = host().webui.api_guard()
     guards = [same_site(_origin_allowed), *([guard] if guard else [])]
     options: dict[str, Any] = {"dependencies": [Depends(one) for one in guards], "tags": ["LyCORIS"]}
     app.add_api_route(
@@ -100,21 +99,3 @@ def _inspector(inspect: Inspect) -> Callable[..., dict[str, Any]]:
             raise HTTPException(status_code=422, detail=str(error)) from error
 
     return inspect_network
-
-
-def _guard() -> Callable[..., None] | None:
-    """Return the check of name and password that --api-auth asks for, or None without that option."""
-    from modules import shared  # type: ignore[import-not-found,unused-ignore]
-
-    given = getattr(shared.cmd_opts, "api_auth", None)
-    if not given:
-        return None
-    known = dict(pair.split(":", 1) for pair in given.split(",") if ":" in pair)
-    scheme = HTTPBasic()
-
-    def check(credentials: HTTPBasicCredentials = Depends(scheme)) -> None:  # noqa: B008
-        expected = known.get(credentials.username)
-        if expected is None or not secrets.compare_digest(credentials.password.encode(), expected.encode()):
-            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
-
-    return check

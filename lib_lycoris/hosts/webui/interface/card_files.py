@@ -14,7 +14,10 @@ from ....prompt.number import LARGEST
 from ...library.facts import COVERS, UNKNOWN, VERSIONS, NetworkFacts, read_metadata
 from ...library.library import Library
 
-__all__ = ["COVERS", "UNKNOWN", "VERSIONS", "Metadata", "NetworkFacts", "facts", "known_hash", "library", "showable", "top_tags", "weight"]
+__all__ = [
+    "COVERS", "UNKNOWN", "VERSIONS", "Metadata", "NetworkFacts", "facts", "family_in_use", "known_hash", "library", "showable", "top_tags",
+    "weight",
+]  # fmt: skip
 
 
 class Metadata(dict[str, Any]):
@@ -73,6 +76,13 @@ def library() -> Library:
     from ..host import host
 
     return host().library
+
+
+def family_in_use() -> str | None:
+    """Return the family of the checkpoint that the webui makes images with; None where it cannot be told."""
+    from ..host import host
+
+    return host().webui.family_in_use()
 
 
 def facts(path: Path) -> NetworkFacts:

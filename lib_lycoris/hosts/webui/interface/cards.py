@@ -147,7 +147,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc] # the web
     def _hidden_note(self) -> str:
         made = "network is not shown because it was" if self.hidden == 1 else "networks are not shown because they were"
         return (
-            f"{self.hidden} {made} not made for the kind of checkpoint that is loaded ({loaded_version()}). "
+            f"{self.hidden} {made} not made for the kind of checkpoint that is selected ({loaded_version()}). "
             'To see all, switch on "Always show all networks" in Settings, LyCORIS.'
         )
 
@@ -176,10 +176,8 @@ def _writable(name: str) -> bool:
 
 
 def loaded_version() -> str | None:
-    """Return the base model's version in the words of VERSIONS; None if nothing is loaded, or something else."""
-    model = shared.sd_model
-    flags = {"is_sd3": "SD3", "is_sdxl": "SDXL", "is_sd2": "SD2", "is_sd1": "SD1"}
-    return next((version for flag, version in flags.items() if getattr(model, flag, False)), None)
+    """Return the kind of the checkpoint in use in the words of VERSIONS; None where it cannot be told."""
+    return files.VERSIONS.get(files.family_in_use() or "")
 
 
 def suits(version: str, loaded: str | None) -> bool:

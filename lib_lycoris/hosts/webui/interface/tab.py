@@ -6,23 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 from ....tools.jobs.service import JobService
-from . import api, paste, settings, xyz
+from . import api
 
 Tab = Callable[[], Any]  # builds the tab's gr.Blocks
 
 
-def register(inspect: api.Inspect | None = None, tab: Tab | None = None, service: JobService | None = None) -> None:
-    """Register all of it with the running webui.
+def register() -> None:
+    """Register what belongs to networks in prompts."""
+    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
+
+    from . import paste, settings, xyz
+
+    settings.register()
+    paste.register()
+    xyz.register()
+    script_callbacks.on_before_ui(_add_page)
+
+
+def register_tools(inspect: api.Inspect | None = None, tab: Tab | None = None, service: JobService | None = None) -> None:
+    """Register the tools: our tab and our API.
 
     `inspect` describes one file and is what the API's inspect answers with; `tab` builds our tab; `service` runs the tools for the API.
     """
     from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
 
-    settings.register()
-    paste.register()
-    xyz.register()
     api.register(inspect, service)
-    script_callbacks.on_before_ui(_add_page)
     if tab is not None:
         script_callbacks.on_ui_tabs(lambda: [(tab(), "LyCORIS", "lycoris")])
 
