@@ -153,7 +153,8 @@ def _problems(
     if keys.modules and not found.patches:
         told.append(f"nothing of the file fits {base.label}: {found.skipped[0].reason if found.skipped else 'no layer has its names'}")
     elif found.skipped:
-        told.append(f"{len(found.skipped)} keys change nothing on {base.label}")
+        first = found.skipped[0]
+        told.append(f"{len(found.skipped)} keys change nothing on {base.label}, first {readable(first.key)}: {first.reason}")
     if family is not None and family != base.family:
         told.append(f"the file was made for {models.FAMILIES[family].label}, not for {base.label}")
     dead = sum(algorithm.is_zero for algorithm in found.patches.values())

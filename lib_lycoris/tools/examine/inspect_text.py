@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping
 
 from ... import models
+from ..files.networks.left_out import by_reason
 from ..units import megabytes
 from .inspect import Inspection
 
@@ -75,11 +75,3 @@ def _keys(lines: Iterable[str]) -> list[tuple[str, str]]:
     every = list(lines)
     rows = [("", line) for line in every[:LISTED]]
     return rows + ([("", f"... and {len(every) - LISTED} more (all with --json)")] if len(every) > LISTED else [])
-
-
-def by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield one line for neighbours that are left out for the same reason, as the tensors of a module are."""
-    for reason, group in groupby(unmatched, key=lambda item: item[1]):
-        keys = [key for key, _ in group]
-        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        yield f"{keys[0]}{more}: {reason}"

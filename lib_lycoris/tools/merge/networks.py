@@ -24,6 +24,7 @@ from ..files.foretold import foretold, kind_of, numbers_of
 from ..files.networks.alpha import alpha_notes, with_alpha
 from ..files.networks.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
 from ..files.networks.growing import GrowingFile, header_room
+from ..files.networks.left_out import left_out
 from ..files.networks.naming import to_dtype
 from ..files.networks.network_file import Patch, carried, changes_nothing, delta_on
 from ..files.output import refuse_inputs
@@ -110,7 +111,8 @@ def plan(**options: Any) -> Plan:
             request.weights.close()
     names = [f"{module}.{leaf}" for module, leaf in request.work]
     skipped = [list(item) for network in request.networks for item in network.skipped]
-    text = f"{len(names)} parameters are changed by {len(request.networks)} networks; {len(skipped)} keys are for no layer"
+    text = f"{len(names)} parameters are changed by {len(request.networks)} networks"
+    text = "\n".join([text, *_left_out(request)])
     memory = sum(item.file.stat().st_size for item in request.asked) + 2 * size
     return Plan({"matched": names, "unmatched": skipped}, text, 0.003 * len(names) + 2 * (time.monotonic() - started), memory, size)
 
@@ -272,6 +274,10 @@ def _add_embeddings(request: NetworksMergeOptions, file: GrowingFile) -> None:
                 file.add(f"bundle_emb.{name}", {part: tensor.to(request.dtype) for part, tensor in parts.items()})
 
 
+def _left_out(request: NetworksMergeOptions) -> list[str]:
+    return left_out([(f"{network.name}: {key}", reason) for network in request.networks for key, reason in network.skipped])
+
+
 def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, notes: list[str], seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
     report: dict[str, Any] = {
@@ -281,10 +287,11 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     }  # fmt: skip
     report["notes"], report["metadata_left_out"] = notes, disagreed(sources_of(request))
     exact = request.linear is None and request.method == "sum"
+    whole = "exactly the sum of what can be used of them" if report["skipped"] else "exactly their sum"
     lines = [
         f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {megabytes(size)}",
-        "exactly their sum" if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
-        *([f"{len(report['skipped'])} keys are for no layer and were left out"] if report["skipped"] else []),
+        whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
+        *_left_out(request),
         *([f"the networks differ in {', '.join(report['metadata_left_out'])}, which was left out"] if report["metadata_left_out"] else []),
         *notes,
     ]

@@ -22,6 +22,7 @@ from ...networks.hashes import sha256
 from ..declaration import FAMILY, PER_NETWORK, SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
+from ..files.networks.left_out import left_out
 from ..files.networks.network_output import NetworkFile, open_network, precision, save_network
 from ..jobs.progress import Progress
 from ..merge.strengths import NetworkOptions, asked
@@ -64,7 +65,7 @@ def run(
     scaled = len(by_module) - len(off)
     full = f" ({differences} as full differences)" if differences else ""
     text = f"{path}: {scaled} layers written{full}, {len(off)} left out (weight 0)"
-    return Result(report, "\n".join([text, *notes]), (path,))
+    return Result(report, "\n".join([text, *left_out(network.skipped), *notes]), (path,))
 
 
 def _open(
@@ -170,7 +171,7 @@ def plan(
         "notes": notes,
     }
     text = f"would write {save_to}: {len(by_module)} modules, {_spread(list(by_module.values()))}"
-    return Plan(report, "\n".join([text, *notes]), 1.0, 3 * size, size)
+    return Plan(report, "\n".join([text, *left_out(network.skipped), *notes]), 1.0, 3 * size, size)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -25,6 +25,7 @@ from ..files.metadata import describe, make_recipe
 from ..files.networks.alpha import alpha_notes, with_alpha
 from ..files.networks.compose import Modules, dense_modules, join, lora_modules, names_of
 from ..files.networks.growing import GrowingFile, header_room
+from ..files.networks.left_out import left_out
 from ..files.networks.naming import WHOLE, _name, lora, to_dtype
 from ..files.networks.network_file import Patch, bundled, carried, delta_on
 from ..files.networks.peft_config import config_beside
@@ -124,6 +125,7 @@ def plan(**options: Any) -> Plan:
     report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
     text = f"{len(request.work)} parameters are converted to the {request.style} style; {size / MB:.1f} MB"
     seconds = 0.002 * len(request.work) + 2 * (time.monotonic() - started)
+    text = "\n".join([text, *left_out(request.network.skipped)])
     return Plan(report, text, seconds, request.network.path.stat().st_size + 4 * numbers, size)
 
 
@@ -261,17 +263,17 @@ def _metadata(
 
 def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted], size: int, notes: list[str], seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
+    skipped = request.network.skipped
     lossy = [{"parameter": m.parameter, "error": relative(m.left, m.energy)} for m in found if m.left > 0]
     report = {
         "parameters": len(found), "lossy": lossy, "error": relative(left, total),
-        "skipped": [list(item) for item in request.network.skipped],
+        "skipped": [list(item) for item in skipped],
         "notes": notes, "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
-    exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.4f})" if lossy else "nothing is lost but rounding"
+    whole = "these are exact but for rounding" if skipped else "nothing is lost but rounding"
+    exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.4f})" if lossy else whole
     lines = [f"{outputs[0].name}: {len(found)} parameters in the {request.style} style, {megabytes(size)}; {exact}"]
-    if request.network.skipped:
-        lines.append(f"{len(request.network.skipped)} keys of the file are for no layer and were left out")
-    return Result(report, "\n".join([*lines, *notes]), tuple(outputs))
+    return Result(report, "\n".join([*lines, *left_out(skipped), *notes]), tuple(outputs))
 
 
 TOOL = Tool("convert", "Convert", "rename keys, change precision, or turn any network into a plain LoRA", run, plan, OPTIONS)

@@ -22,6 +22,7 @@ from ...plain_json import parse_json
 from ..declaration import FAMILY, IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.networks.alpha import ALPHA, check_alpha
 from ..files.networks.growing import dtype_of
+from ..files.networks.left_out import left_out
 from ..files.networks.network_file import Patch, stored_dtype, style_of
 from ..jobs.progress import Progress
 from ..linalg.low_rank import Svd, relative
@@ -107,6 +108,7 @@ def plan(**options: Any) -> Plan:
     before = job.network.path.stat().st_size
     text = f"{len(able)} of {len(job.work)} modules have ranks and are resized; {before / MB:.1f} -> {size / MB:.1f} MB"
     text += "; the file grows" if size > before else ""
+    text = "\n".join([text, *left_out(job.network.skipped)])
     return Plan(report, text, 0.003 * len(able) + 2 * (time.monotonic() - started), before + size, size)
 
 
@@ -218,7 +220,7 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Shrunk], before: 
         f"{save_to.name}: {len(changed) - len(same)} modules resized, {len(report['kept'])} kept as they were; "
         f"{megabytes(before)} -> {megabytes(after)}",
         f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
-        *([f"{len(job.network.skipped)} keys of the file are for no layer and were left out"] if job.network.skipped else []),
+        *left_out(job.network.skipped),
         *([f"{len(same)} modules have no more than the rank that was asked for and keep it"] if same else []),
         *([f"the file is larger than before; {why}"] if after > before else []),
         *(["DoRA's magnitudes are kept; errors are those of what they scale"] if dora else []),

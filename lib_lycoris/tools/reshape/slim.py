@@ -23,6 +23,7 @@ from ..declaration import FAMILY, SAVE_TO, FilePath, Option, Plan, Result, Texts
 from ..extract.difference import Reader
 from ..files.networks.alpha import ALPHA, check_alpha
 from ..files.networks.growing import dtype_of
+from ..files.networks.left_out import left_out
 from ..files.networks.network_file import Patch, stored_dtype, style_of
 from ..jobs.progress import Progress
 from ..linalg.expand import plain_delta
@@ -123,7 +124,8 @@ def plan(**options: Any) -> Plan:
     text = (
         f"would leave out {len(report['dropped'])} layers; {megabytes(before)} -> {megabytes(size)}, relative error {report['error']:.4f}"
     )
-    return Plan(report, "\n".join([text, *report["notes"]]), 0.01 * len(request.job.work), 4 * before, size)
+    text = "\n".join([text, *left_out(report["unmatched"]), *report["notes"]])
+    return Plan(report, text, 0.01 * len(request.job.work), 4 * before, size)
 
 
 def _understand(options: Mapping[str, Any]) -> SlimOptions:
@@ -267,7 +269,7 @@ def _text(name: str, report: Mapping[str, Any]) -> str:
     curve = report["curve"]
     picked = curve[:: max(1, len(curve) // SHOWN)]
     lines += [f"  {megabytes(point['bytes']):>9}: relative error {point['error']:.4f}" for point in picked]
-    return "\n".join([*lines, *report["notes"]])
+    return "\n".join([*lines, *left_out(report["unmatched"]), *report["notes"]])
 
 
 TOOL = Tool(

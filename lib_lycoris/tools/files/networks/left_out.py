@@ -1,0 +1,25 @@
+"""What of a network could not be used, in words: for each reason a key that it keeps out, and how many more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+SHOWN = 12  # reasons; the report has every key
+
+
+def left_out(unmatched: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the lines that a tool says of (key, reason) that are not in what it makes; none where everything is."""
+    if not unmatched:
+        return []
+    lines = list(by_reason(unmatched))
+    more = [f"  ... and {len(lines) - SHOWN} more reasons (the report lists all)"] if len(lines) > SHOWN else []
+    return [f"{len(unmatched)} keys could not be used and are left out:", *(f"  {line}" for line in lines[:SHOWN]), *more]
+
+
+def by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield one line for neighbours that are left out for the same reason, as the tensors of a module are."""
+    for reason, group in groupby(unmatched, key=lambda item: item[1]):
+        keys = [key for key, _ in group]
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        yield f"{keys[0]}{more}: {reason}"
