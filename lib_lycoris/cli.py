@@ -134,7 +134,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     from .models import FAMILIES
 
-    parser.add_argument("file", type=Path, help="a network file: .safetensors, .pt or .ckpt")
+    parser.add_argument("file", type=Path, help="a network file (.safetensors, .pt, .ckpt, .bin), or a folder that PEFT or diffusers saved")
     parser.add_argument(
         "--family", "--base", choices=list(FAMILIES), metavar="ID",
         help="read it for this family of base models, such as chroma (default: the file's own; docs/families.md lists them)",

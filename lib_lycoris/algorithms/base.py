@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +19,7 @@ from torch import Tensor
 from .activation import Cost
 from .config import NO_CONFIG, Config
 from .stored_values import Ways, is_narrower, one_number, with_axes
+from .stored_values import stored as stored
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,15 +30,6 @@ if TYPE_CHECKING:
 Factors = tuple[Tensor, Tensor]  # up (out, r), down (r, in·k)
 
 
-def stored(suffix: str, *, optional: bool = False, scalar: bool = False, axes: tuple[int, int] = (1, 5), shared: bool = False) -> Any:
-    """Declare a field that a file keeps as ``<module>.<suffix>``; detection, reading and writing all come from it.
-
-    axes: the fewest and the most that the tensor may have; shared: one tensor of the file that all its modules have in common.
-    """
-    metadata = {"suffix": suffix, "optional": optional, "scalar": scalar, "axes": axes, "shared": shared}
-    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Algorithm(ABC):
     """One module of a network: immutable stored tensors, and the pure functions that they stand for."""
@@ -46,6 +38,7 @@ class Algorithm(ABC):
     reads_output: ClassVar[bool] = False  # whether the activation-side form looks at y, or only at its shape
     binds_weight: ClassVar[bool] = False  # whether preparing that form reads values of W, and so must be done again for another W
     additive: ClassVar[bool] = False  # whether ΔW is the same for every base weight
+    keeps_zero: ClassVar[bool] = False  # whether weights of zero stay so: what is only turned or multiplied
     ways: ClassVar[Ways] = ()  # of what is stored in one of several ways
     one_of_each_term: ClassVar[tuple[str, ...]] = ()  # fields that multiply ΔW when all of them are multiplied; (): there are none
 
@@ -118,6 +111,11 @@ class Algorithm(ABC):
     @property
     def rank(self) -> int | None:
         """The rank r of the factorisation; None where there is none."""
+        return None
+
+    @property
+    def stored_scale(self) -> float | None:
+        """The scale that the stored tensors say; None where they say none."""
         return None
 
     @property
@@ -245,9 +243,13 @@ class Scaled(Algorithm):
         """α/r, or what the file says instead of it."""
         if self.fixed_scale is not None:
             return self.fixed_scale
-        if self.alpha is None or not self.rank:
-            return 1.0
-        return self.alpha / self.rank
+        stored = self.stored_scale
+        return 1.0 if stored is None else stored
+
+    @property
+    def stored_scale(self) -> float | None:
+        """α/r."""
+        return self.alpha / self.rank if self.alpha is not None and self.rank else None
 
     def with_alpha(self, alpha: float) -> Algorithm | None:
         """Return the same ΔW with this alpha: what the scale loses one factor of each term takes."""

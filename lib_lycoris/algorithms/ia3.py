@@ -41,6 +41,7 @@ class IA3(Algorithm):
     name: ClassVar[str] = "ia3"
     one_of_each_term: ClassVar[tuple[str, ...]] = ("factor",)
     reads_output: ClassVar[bool] = True
+    keeps_zero: ClassVar[bool] = True
 
     factor: Tensor = stored("weight")  # (channels,) or (1, channels, 1, 1)
     on_input: float = stored("on_input", scalar=True)  # not 0: input channels
@@ -82,6 +83,7 @@ class PeftIA3(Algorithm):
 
     name: ClassVar[str] = "ia3 (peft)"
     reads_output: ClassVar[bool] = True
+    keeps_zero: ClassVar[bool] = True
 
     factor: Tensor = stored("ia3_l")  # (1, in) or (1, in, 1, 1); (out, 1) or (1, out, 1, 1)
     feedforward: bool | None = None  # from adapter_config.json: True scales the input

@@ -35,9 +35,11 @@ class LoRA(Scaled):
     up: Tensor = stored("lora_up.weight", axes=(2, 5))  # (out, r) or (out, r, 1, 1)
     down: Tensor = stored("lora_down.weight", axes=(2, 5))  # (r, in, *k), (r, in·k); (r, in, 1, 1) with a core
     core: Tensor | None = stored("lora_mid.weight", optional=True, axes=(2, 5))  # (r, r, *k): first axis to up, second to down
-    sparse_indices: Tensor | None = stored("bias_indices", optional=True, axes=(2, 2))  # (2, nonzeros), into flat(W); "bias" by mistake
+    sparse_indices: Tensor | None = stored(
+        "bias_indices", optional=True, axes=(2, 2), whole=True
+    )  # (2, nonzeros), into flat(W); "bias" by mistake
     sparse_values: Tensor | None = stored("bias_values", optional=True, axes=(1, 1))  # (nonzeros,)
-    sparse_size: Tensor | None = stored("bias_size", optional=True)  # (out, in·k)
+    sparse_size: Tensor | None = stored("bias_size", optional=True, whole=True)  # (out, in·k)
 
     @property
     def rank(self) -> int:

@@ -77,6 +77,7 @@ class OutputRotation(Algorithm):
     """What LyCORIS stores of rotations of the output rows, in one stage (here) or in several (boft.py)."""
 
     reads_output: ClassVar[bool] = True
+    keeps_zero: ClassVar[bool] = True
 
     blocks: Tensor = stored("oft_blocks", axes=(3, 4))  # (n, b, b), n·b = out; (m, n, b, b) with m stages
     constraint: float | None = stored("alpha", optional=True, scalar=True)  # of ‖Q‖, per output row

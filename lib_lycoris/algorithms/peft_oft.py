@@ -108,7 +108,7 @@ class PackedOFT(InputRotation):
     reads_output: ClassVar[bool] = True
 
     packed: Tensor = stored("oft_R.weight", axes=(2, 2))  # (n, b(b-1)/2), n·b = in·k; n = 1 when one block is shared
-    divided: Tensor | None = stored("oft_R.scaled_oft", optional=True)  # OneTrainer: there or not
+    divided: Tensor | None = stored("oft_R.scaled_oft", optional=True, whole=True)  # OneTrainer: there or not
     terms: int | None = 5  # of the Neumann series; None: the exact inverse
     largest: float | None = None  # COFT: the norm that a block of Q may have
     transposed_convolutions: bool = False  # OneTrainer

@@ -24,6 +24,7 @@ class RoAd(Algorithm):
 
     name: ClassVar[str] = "road"
     reads_output: ClassVar[bool] = True
+    keeps_zero: ClassVar[bool] = True
 
     theta: Tensor = stored("road_theta", axes=(1, 1))  # (out/2,), (out,) or (2·out,)
     lengths: Tensor = stored("road_alpha", axes=(1, 1))

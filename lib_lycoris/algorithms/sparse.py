@@ -70,7 +70,7 @@ class SHiRA(Sparse):
     name: ClassVar[str] = "shira"
 
     entries: Tensor = stored("shira_weight")  # (n,)
-    indices: Tensor = stored("shira_indices", axes=(2, 2))  # (2, n)
+    indices: Tensor = stored("shira_indices", axes=(2, 2), whole=True)  # (2, n)
 
     def check_shape(self, shape: Sequence[int]) -> str | None:
         """Say that an entry is outside of the layer."""
@@ -94,7 +94,7 @@ class SuperTuning(Sparse):
     one_of_each_term: ClassVar[tuple[str, ...]] = ("entries", "up")
 
     entries: Tensor = stored("supertuning_values")  # (n,)
-    indices: Tensor = stored("supertuning_indices")  # (n,), into the flattened W
+    indices: Tensor = stored("supertuning_indices", whole=True)  # (n,), into the flattened W
     up: Tensor | None = stored("supertuning_lora_B.weight", optional=True, axes=(2, 2))  # (out, r)
     down: Tensor | None = stored("supertuning_lora_A.weight", optional=True, axes=(2, 2))  # (r, in)
     scale: float = 1.0  # α/r of the LoRA

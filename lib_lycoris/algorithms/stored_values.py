@@ -1,8 +1,9 @@
-"""A stored tensor as its declaration says that it must be, or a sentence that names its suffix."""
+"""The declaration of a stored tensor, and the tensor as that says that it must be, or a sentence that names its suffix."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import field
 from typing import Any
 
 import torch
@@ -13,6 +14,18 @@ from ..errors import NetworkFormatError
 Ways = tuple[tuple[frozenset[str], ...], ...]  # for each thing that may be stored in several ways: the key suffixes of each of them
 
 
+def stored(
+    suffix: str, *, optional: bool = False, scalar: bool = False, axes: tuple[int, int] = (1, 5), shared: bool = False, whole: bool = False
+) -> Any:  # fmt: skip
+    """Declare a field that a file keeps as ``<module>.<suffix>``; detection, reading and writing all come from it.
+
+    axes: the fewest and the most that the tensor may have; shared: one tensor of the file that all its modules have in common; whole: it
+    holds whole numbers, as places and switches are.
+    """
+    metadata = {"suffix": suffix, "optional": optional, "scalar": scalar, "axes": axes, "shared": shared, "whole": whole}
+    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
+
+
 def one_number(value: Tensor, suffix: str) -> float:
     """Return the one number of a tensor. Raises NetworkFormatError for one with more."""
     if value.numel() != 1:
@@ -21,12 +34,17 @@ def one_number(value: Tensor, suffix: str) -> float:
 
 
 def with_axes(tensor: Tensor, declared: Mapping[str, Any]) -> Tensor:
-    """Return a tensor that has as many axes as its declaration says, and values. Raises NetworkFormatError naming its suffix."""
+    """Return a tensor with the axes and the kind of values that its declaration says. Raises NetworkFormatError naming its suffix."""
+    suffix, kind = declared["suffix"], str(tensor.dtype).removeprefix("torch.")
+    if not declared["whole"] and not tensor.is_floating_point():
+        raise NetworkFormatError(f"{suffix} holds whole numbers ({kind}) without the scale that would tell what they stand for")
+    if declared["whole"] and tensor.is_floating_point():
+        raise NetworkFormatError(f"{suffix} holds {kind}, where whole numbers are expected")
     fewest, most = declared["axes"]
     if fewest <= tensor.dim() <= most and tensor.numel():
         return tensor
     wanted = f"{fewest} axes" if fewest == most else f"{fewest} to {most} axes"
-    raise NetworkFormatError(f"{declared['suffix']} has the shape {tuple(tensor.shape)}, but {wanted}, none of them empty, are expected")
+    raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, but {wanted}, none of them empty, are expected")
 
 
 def is_narrower(value: Any, dtype: torch.dtype) -> bool:

@@ -23,7 +23,7 @@ def model_hash(path: str | Path) -> str:
 
 
 def short(digest: str) -> str:
-    """Return the first 12 characters, as infotexts show a hash; LyCORIS' own ``0x`` is no part of it."""
+    """Return the first 12 characters, as infotexts show a hash; without LyCORIS' own ``0x``."""
     return digest.removeprefix("0x")[:12]
 
 

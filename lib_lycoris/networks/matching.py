@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isclose
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from .reading.reader import TensorFile
 from .settings.source import SettingsSource
 
 SLICES = ("q", "k", "v", "mlp")
+ROUNDED = 0.01  # how much two scales may differ that are the same: alpha may be stored in bfloat16
 
 
 @dataclass
@@ -42,10 +44,10 @@ def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping
     found = Match(skipped=[Skipped(*item) for item in keys.unknown])
     for module, suffixes in grouped.items():
         try:
-            if not targets[module]:
-                raise NetworkFormatError(f"{base.label} has no layer of this name")
             if doubt := keys.doubtful.get(module):
                 raise NetworkFormatError(doubt)
+            if not targets[module]:
+                raise NetworkFormatError(_nowhere(source, base, module, {suffix: tensors[key] for suffix, key in suffixes.items()}))
             with naming(module):
                 patches = _patches(source, base, module, targets[module], {suffix: tensors[key] for suffix, key in suffixes.items()})
             _add(found, patches, module)
@@ -141,6 +143,17 @@ def _padded(base: models.BaseModel, target: str, leaf: str, algorithm: Algorithm
     return padded
 
 
+def _nowhere(source: SettingsSource, base: models.BaseModel, module: str, tensors: Mapping[str, Tensor]) -> str:
+    """Say why there is no layer for a module: of the file's own layers, which have its names, since nobody understands it."""
+    if base.family != models.UNKNOWN.id:
+        return f"{base.label} has no layer of this name"
+    try:
+        parse_module(source, module, tensors)
+    except NetworkFormatError as error:
+        return str(error)
+    return "its tensors do not tell the size of the layer; give the base model"
+
+
 def _divided(algorithm: Algorithm, leaf: str, targets: Sequence[str], heights: Sequence[int]) -> dict[str, Algorithm]:
     """Return the rows of one change that each of several layers gets."""
     found, start = {}, 0
@@ -179,15 +192,32 @@ def parse_module(
         named = {"set_weight": named["scale"]}  # Flux' norms call their parameter so; BFL's control networks bring it whole
     elif "scale" in named:
         settings["fixed_scale"] = single(named["scale"], "scale")
+    told = settings.get("fixed_scale")
     if split_rank := settings.pop("split_rank", None):
         settings["fixed_scale"] = single(named["alpha"], "alpha") / split_rank
     if settings.pop("alpha_is_cubed_scale", False):
         settings["fixed_scale"] = single(named["alpha"], "alpha") ** (1 / 3)
     check_settings(settings)
+    rank = settings.pop("told_rank", None)
     patches, left = parse(named, **settings)
     if left:
-        raise NetworkFormatError(f"{', '.join(sorted(left))} is no part of the algorithm that the layer's other tensors make")
+        raise NetworkFormatError(f"{', '.join(sorted(left))}: not used by the algorithm that the layer's other tensors make")
+    if "weight" in patches:
+        _check_told(patches["weight"], rank, told, "scale" if "scale" in named else "adapter_config.json")
     return patches
+
+
+def _check_told(algorithm: Algorithm, rank: int | None, scale: float | None, where: str) -> None:
+    """Raise where what stands outside the factors is of another rank, or says another scale than the alpha beside them."""
+    if rank is not None and algorithm.rank not in (None, rank):
+        raise NetworkFormatError(
+            f"adapter_config.json says that its rank is {rank}, but its tensors have {algorithm.rank}; it is of another network"
+        )
+    stored = algorithm.direction.stored_scale
+    if scale is not None and stored is not None and not isclose(scale, stored, rel_tol=ROUNDED):
+        raise NetworkFormatError(
+            f"{where} says that it is multiplied by {scale:g}, but alpha and its rank say {stored:g}; which is meant cannot be told"
+        )
 
 
 def _one_magnitude(magnitude: Tensor, scale: Tensor | None) -> Tensor:

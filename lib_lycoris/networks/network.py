@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..algorithms import Algorithm
-from ..models import BaseModel
+from ..models import BaseModel, split_parameter
 
 
 class Skipped(NamedTuple):
@@ -39,8 +39,31 @@ class Network:
     @property
     def coverage(self) -> str | None:
         """Say how many of the file's layers are applied; None when all are."""
-        used = len(set(self.modules.values()))
+        return self.covered(self.modules)
+
+    def covered(self, names: Iterable[str]) -> str | None:
+        """Say how many of the file's layers these parameters are of; None when of all."""
+        used = len({self.modules.get(name) for name in names})
         return None if used >= self.layers else f"{used} of {self.layers} layers"
+
+    def usable(self, problem: Callable[[str], str | None]) -> tuple[dict[str, Algorithm], list[Skipped]]:
+        """Return the changes that can be made, and the others with why: of a module of the file all, or none.
+
+        problem(parameter name) says why that parameter cannot be changed. A bias that is not there and would only be turned or multiplied,
+        or gets a change of zero, is neither: the module does nothing to it.
+        """
+        wrong = {name: why for name in self.patches if (why := problem(name))}
+        owner = {name: self.modules.get(name, name) for name in self.patches}
+        spoiled: dict[str, str] = {}  # module -> the parameter that cannot be changed
+        for name in wrong:
+            nothing = self.patches[name].keeps_zero or self.patches[name].is_zero
+            if not (nothing and split_parameter(name)[1] == "bias"):
+                spoiled.setdefault(owner[name], name)
+        usable = {n: algorithm for n, algorithm in self.patches.items() if n not in wrong and owner[n] not in spoiled}
+        beside = {n: first for n in self.patches if (first := spoiled.get(owner[n]))}
+        never = "and a layer is never applied in part"
+        reasons = {name: wrong.get(name) or f"{first}: {wrong[first]}, {never}" for name, first in beside.items()}
+        return usable, [Skipped(name, reason) for name, reason in reasons.items()]
 
     @property
     def bytes(self) -> int:

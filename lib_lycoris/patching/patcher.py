@@ -13,7 +13,6 @@ from torch import nn
 from .. import models
 from ..errors import ModelMismatchError, naming
 from ..models import BaseModel, LayerInfo, Piece
-from ..networks import Skipped
 from .activation import Activation, SamplingPosition, usable
 from .discard import discard
 from .edit import BaseRows, Edit, joined, shape_of
@@ -135,17 +134,11 @@ class Patcher:
         edits: dict[tuple[object, ...], Edit],
         report: Report,
     ) -> None:
-        network, unmatched, matched = activation.network, list(activation.network.skipped), 0
-        cut = False
-        for name, algorithm in network.patches.items():
+        network, cut = activation.network, False
+        places = {name: self._places(name) for name in network.patches}
+        patches, unmatched = network.usable(lambda name: self._unchangeable(places[name]))
+        for name, algorithm in patches.items():
             strength = usable(activation.strength(name), network.name)
-            pieces = self.names.pieces(name) or self._missing_bias(name)
-            pieces = tuple(replace(piece, leaf=self._leaf(piece)) for piece in pieces)
-            problem = self._unchangeable(pieces) if pieces else f"the running model ({self.base.label}) has no such layer"
-            if problem:
-                unmatched.append(Skipped(name, problem))
-                continue
-            matched += 1
             if isinstance(strength, (int, float)) and strength == 0:
                 continue
             if activation.ranks:
@@ -153,17 +146,24 @@ class Patcher:
                 cut, algorithm = cut or shorter is not algorithm, shorter
             told = float(strength) if isinstance(strength, (int, float)) else strength  # 1 and 1.0 have one place in the sum
             order = (network.digest, name, str(told), str(activation.ranks or 0))
-            for number, (module, leaf, edit) in enumerate(self._edits_of(network.name, name, algorithm, strength, pieces, order)):
+            for number, (module, leaf, edit) in enumerate(self._edits_of(network.name, name, algorithm, strength, places[name], order)):
                 key = (network.digest, name, activation.ranks, number, index)
                 if (before := self._edits.get(key)) is not None and before.algorithm is edit.algorithm and before.pieces == edit.pieces:
                     edit.adopt(before)
                 edits[key] = edit
                 plan.setdefault(module, {}).setdefault(leaf, []).append(edit)
-        if network.patches and not matched:
-            raise ModelMismatchError(f"{network.name} fits no layer of the running model ({self.base.label})")
+        if network.patches and not patches:
+            why = ": ".join(unmatched[0])
+            raise ModelMismatchError(f"{network.name} fits no layer of the running model ({self.base.label}): {why}")
         if activation.ranks and not cut:
             report.notes.append(f"{network.name}: dyn={activation.ranks} changes nothing, none of its modules can be cut or has more ranks")
-        report.networks.append(NetworkReport(network.name, matched, tuple(unmatched), network.coverage))
+        left = (*network.skipped, *unmatched)
+        report.networks.append(NetworkReport(network.name, len(patches), left, network.covered(patches)))
+
+    def _places(self, name: str) -> tuple[Piece, ...]:
+        """Return where a parameter is in the live layers, or where a bias that is missing would be."""
+        pieces = self.names.pieces(name) or self._missing_bias(name)
+        return tuple(replace(piece, leaf=self._leaf(piece)) for piece in pieces)
 
     def _missing_bias(self, name: str) -> tuple[Piece, ...]:
         """Return where the bias of a layer without one would be: with its weight."""
@@ -219,7 +219,9 @@ class Patcher:
         return known if known and piece.leaf in ("weight", "scale") else piece.leaf
 
     def _unchangeable(self, pieces: Sequence[Piece]) -> str | None:
-        """Say why one of the live layers that hold a parameter cannot be changed."""
+        """Say why one of the live layers that hold a parameter cannot be changed, or that none does."""
+        if not pieces:
+            return f"the running model ({self.base.label}) has no such layer"
         for module, leaf in (self._owner(piece.module, piece.leaf) for piece in pieces):
             kind = type(module).__name__
             if self.workspace.access.kind(module) is None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import PromptError
 from .elements import ElementRule, parse_rule
+from .names import escape_name
 from .number import Moment, decimal_comma, is_integer, is_number, parse_moment, parse_number, parse_whole, quoted
 from .schedule import ONE, Schedule
 from .tag import Tag, TagError, shown
@@ -84,6 +85,8 @@ def _build(positional: Sequence[str], named: dict[str, str], text: str) -> Tag:
     _check_keys(named)
     values = {**_by_position(positional[1:]), **named}
     notes = [*_decimals(values), *_switched_off(named, values)]
+    if len(positional) > 1 and values.get("te") == positional[1]:
+        _check_name(positional[0], positional[1])
     strength = {key: Schedule.parse(values[key], what) for key, what in _STRENGTHS.items() if key in values}
     hires = strength.get("hr")
     start, stop = _window(values)
@@ -104,6 +107,15 @@ def _build(positional: Sequence[str], named: dict[str, str], text: str) -> Tag:
         text=text,
         notes=tuple(f"{shown(text)}: {note}" for note in notes),
     )
+
+
+def _check_name(name: str, strength: str) -> None:
+    """Refuse what follows the name's colon and is nothing like a strength, but may be the rest of a name with a colon."""
+    if not _STRENGTH.match(strength):
+        whole = escape_name(f"{name}:{strength}")
+        raise PromptError(
+            f"{quoted(strength)} is not {_STRENGTHS['te']}; give a number such as 0.7, or, where the name has a colon, write {whole}"
+        )
 
 
 def _check_keys(named: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from lib_lycoris.hosts.library.facts import Describer, NetworkFacts, read_metada
 from lib_lycoris.hosts.library.index import Index
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.networks.reading import header
+from lib_lycoris.networks.reading.folder import EXTENSIONS
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 TABLE = {
@@ -256,3 +257,41 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_scan_goes_on(tmp_path: 
     library = scanned(tmp_path / "networks", tmp_path / "data")
     assert library.find("alias").place == "a"
     assert capsys.readouterr().err.count("cannot be written") == 1
+
+
+def test_files_of_every_ending_that_is_read_are_found(tmp_path: Path) -> None:
+    for ending in EXTENSIONS:
+        (tmp_path / f"net{ending[1:]}{ending}").write_bytes(b"")
+    library = Library([tmp_path])
+    for ending in EXTENSIONS:
+        for name in (f"net{ending[1:]}", f"net{ending[1:]}{ending}"):
+            assert library.find(name).path == tmp_path / f"net{ending[1:]}{ending}"
+
+
+def test_the_safetensors_file_is_meant_where_a_pickle_of_its_name_lies_beside_it(tmp_path: Path) -> None:
+    for ending in (".bin", ".ckpt", ".pt", ".safetensors"):
+        (tmp_path / f"net{ending}").write_bytes(b"")
+    assert Library([tmp_path]).find("net").path.suffix == ".safetensors"
+    assert Library([tmp_path]).named["net"].path.suffix == ".safetensors"
+
+
+def test_a_folder_that_was_saved_as_a_network_has_its_name(tmp_path: Path) -> None:
+    for place in ("style/adapter_model.safetensors", "deep/er/pytorch_lora_weights.bin", "many/adapter_model.bin", "many/b.pt"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+    library = Library([tmp_path])
+    assert sorted(library.named) == ["adapter_model", "b", "er", "style"]
+    for name in ("style", "style/adapter_model", "Style"):
+        assert library.find(name).path == tmp_path / "style/adapter_model.safetensors"
+    assert library.find("deep/er").path.name == "pytorch_lora_weights.bin"
+    with pytest.raises(HostError, match='no network called "many"'):
+        library.find("many")  # a folder of networks
+
+
+def test_a_file_beside_a_folder_of_its_name_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "style").mkdir()
+    for place in ("style.safetensors", "style/adapter_model.safetensors"):
+        (tmp_path / place).write_bytes(b"")
+    library = Library([tmp_path])
+    assert library.find("style").path == tmp_path / "style.safetensors"
+    assert library.find("style/adapter_model").path == tmp_path / "style/adapter_model.safetensors"

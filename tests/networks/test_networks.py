@@ -206,12 +206,12 @@ def test_keys_are_split_by_the_longest_known_suffix(key: str, module: str, suffi
 
 def test_pefts_config_scales_and_its_patterns_apply(tmp_path: Path) -> None:
     module = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2."
-    tensors = {f"{module}{name}.lora_{half}.weight": t for name in ("to_k", "to_v")
-               for half, t in (("A", torch.ones(4, 768)), ("B", torch.ones(320, 4)))}  # fmt: skip
-    save(tmp_path / "adapter_model.safetensors", tensors)
     weight, names = torch.zeros(320, 768), [PARAMETER, PARAMETER.replace("to_k", "to_v")]
 
-    def values(config: dict[str, object] | None) -> list[float]:
+    def values(config: dict[str, object] | None, second: int = 4) -> list[float]:
+        tensors = {f"{module}{name}.lora_{half}.weight": t for name, rank in (("to_k", 4), ("to_v", second))
+                   for half, t in (("A", torch.ones(rank, 768)), ("B", torch.ones(320, rank)))}  # fmt: skip
+        save(tmp_path / "adapter_model.safetensors", tensors)
         if config is not None:
             (tmp_path / "adapter_config.json").write_text(json.dumps(config))
         network = load(tmp_path / "adapter_model.safetensors", models.reference("sd1"))
@@ -220,10 +220,8 @@ def test_pefts_config_scales_and_its_patterns_apply(tmp_path: Path) -> None:
     assert values(None) == [4.0, 4.0]  # without a config the scale is 1
     assert values({"peft_type": "LORA", "r": 4, "lora_alpha": 2}) == [2.0, 2.0]
     assert values({"peft_type": "LORA", "r": 4, "lora_alpha": 2, "use_rslora": True}) == [4.0, 4.0]
-    assert values({"peft_type": "LORA", "r": 8, "lora_alpha": 2, "alpha_pattern": {"to_v": 8}, "rank_pattern": {"attn2.to_k": 4}}) == [
-        2.0,
-        4.0,
-    ]
+    patterns = {"alpha_pattern": {"to_v": 8}, "rank_pattern": {"attn2.to_k": 4}}
+    assert values({"peft_type": "LORA", "r": 8, "lora_alpha": 2, **patterns}, second=8) == [2.0, 8.0]
     (tmp_path / "adapter_config.json").write_text("{broken")
     with pytest.raises(NetworkFormatError, match=r"adapter_config\.json is not JSON"):
         values(None)

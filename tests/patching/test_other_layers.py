@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_lycoris import Activation, Patcher, load
+from lib_lycoris.errors import ModelMismatchError
 from lib_lycoris.networks.writer import save
 from tests.tiny_model import MODES
 
@@ -83,13 +84,34 @@ def test_an_unknown_kind_of_layer_is_skipped_and_reported(tmp_path: Path) -> Non
     assert not torch.equal(known(x), before[0]) and torch.equal(unknown(x), before[1])
 
 
-def test_a_bias_for_a_norm_that_has_none_is_reported(tmp_path: Path) -> None:
+def test_a_bias_for_a_norm_that_can_have_none_keeps_it_as_it_is(tmp_path: Path) -> None:
     norm = RMSNorm(8, "weight")
     live = model(diffusion_model__double_blocks__0__img_attn__norm__query_norm=norm)
     name = "diffusion_model.double_blocks.0.img_attn.norm.query_norm"
-    save(tmp_path / "norm.safetensors", {f"{name}.w_norm": torch.randn(8), f"{name}.b_norm": torch.randn(8)})
     patcher, x = Patcher(live, "flux"), torch.randn(3, 8)
     before = norm(x)
+    save(tmp_path / "norm.safetensors", {f"{name}.w_norm": torch.randn(8), f"{name}.b_norm": torch.randn(8)})
+    with pytest.raises(ModelMismatchError, match="has no bias and cannot be given one"):
+        patcher.apply([Activation(load(tmp_path / "norm.safetensors", patcher.base), lambda name: 1.0)])
+    assert torch.equal(norm(x), before)
+    save(tmp_path / "norm.safetensors", {f"{name}.w_norm": torch.randn(8), f"{name}.b_norm": torch.zeros(8)})  # nothing is missing
     report = patcher.apply([Activation(load(tmp_path / "norm.safetensors", patcher.base), lambda name: 1.0)])
-    assert "has no bias and cannot be given one" in report.problems[0]
-    assert not torch.equal(norm(x), before)
+    assert not report.problems and not torch.equal(norm(x), before)
+
+
+def test_a_layer_of_which_a_part_cannot_be_changed_is_left_as_it_is(tmp_path: Path) -> None:
+    norms = {f"diffusion_model__double_blocks__{n}__img_attn__norm__query_norm": RMSNorm(8, "scale") for n in (0, 1)}
+    name = "diffusion_model.double_blocks.{}.img_attn.norm.query_norm"
+    tensors = {f"{name.format(n)}.diff": torch.ones(8) for n in (0, 1)}
+    save(tmp_path / "norm.safetensors", {**tensors, f"{name.format(1)}.diff_b": torch.ones(8)})  # which this norm cannot have
+    live, x = model(**norms), torch.randn(3, 8)
+    first, second = norms.values()
+    before = first(x), second(x)
+    patcher = Patcher(live, "flux")
+    report = patcher.apply([Activation(load(tmp_path / "norm.safetensors", patcher.base), lambda _: 1.0)])
+    assert not torch.equal(first(x), before[0]) and torch.equal(second(x), before[1])
+    (told,) = report.networks
+    assert told.matched == 1 and told.coverage == "1 of 2 layers" and len(told.unmatched) == 2
+    assert all("cannot be" in reason for _, reason in told.unmatched)
+    patcher.restore()
+    assert torch.equal(first(x), before[0])

@@ -414,6 +414,7 @@ def test_names_that_filters_look_into() -> None:
         ("<lyco:M:1:>", "value 2 after the name is empty"),
         ("<lyco:M:1:1:>", "value 3 after the name is empty"),
         ("<lyco:M:abc>", '"abc" is not the strength of the text encoder'),
+        ("<lyco:my:style:0.7>", "or, where the name has a colon, write my%3Astyle"),
         ("<lyco:M:nan>", '"nan" is not the strength of the text encoder'),
         ("<lyco:M:1:inf>", '"inf" is not the strength of the UNet'),
         ("<lyco:M:unet=-inf>", '"-inf" is not the strength of the UNet'),

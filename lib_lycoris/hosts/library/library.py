@@ -10,18 +10,21 @@ from functools import cached_property
 from pathlib import Path
 
 from ...errors import HostError
+from ...networks.reading.folder import EXTENSIONS, SAFETENSORS, SAVED
 from ...prompt import escape_name, unescape_name
 from .facts import Describer, NetworkFacts
 from .index import NAME, Index
 from .scan import Scan
 
-EXTENSIONS = (".safetensors", ".pt", ".ckpt")
 Table = dict[str, list["NetworkFile"]]
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """One file: where it is, and where below its folder, without extension and with forward slashes."""
+    """One file: where it is, and where below its folder, without extension and with forward slashes.
+
+    The network that PEFT or diffusers saved into a folder of its own has the folder's place.
+    """
 
     file: str
     place: str
@@ -46,6 +49,9 @@ class Listing:
         self._tables: tuple[Table, Table, Table, Table] = ({}, {}, {}, {})  # by place, name, and both in small letters
         names = [file.name for file in files]
         for file, name in zip(files, names, strict=True):
+            stem = file.path.stem
+            if stem != name and stem in SAVED:
+                self._tables[0].setdefault(f"{file.place}/{stem}", []).append(file)
             for table, key in zip(self._tables, (file.place, name, file.place.lower(), name.lower()), strict=True):
                 table.setdefault(key, []).append(file)
         counts = self._tables[3]
@@ -67,7 +73,7 @@ class Listing:
         places, names, lower_places, lower_names = self._tables
         for text, placed, named in ((wanted, places, names), (wanted.lower(), lower_places, lower_names)):
             if text in placed:
-                return placed[text][:1]  # the same place in two folders: the first folder's
+                return placed[text][:1]  # the same place in two folders: the first folder's; twice in one: the safetensors file
             if text in named:
                 return named[text]
         return self._aliases.get(wanted.lower(), [])
@@ -88,7 +94,7 @@ class Library:
     def refresh(self) -> None:
         """Look at the folders again."""
         found = {file.file: file for folder in self.folders for file in _walk(folder)}
-        files = tuple(sorted(found.values(), key=lambda file: (file.place.lower(), file.file)))
+        files = tuple(sorted(found.values(), key=_order))
         self._index.forget_broken()
         self._listing.scan.stop()
         self._listing = Listing(files, Scan([file.file for file in files], self.folders, self._index, self._describe))
@@ -160,13 +166,18 @@ class Library:
         return f'there is no network called "{name}"{hint}'
 
 
+def _order(file: NetworkFile) -> tuple[str, str, bool, str]:
+    bare, extension = os.path.splitext(file.file)
+    return file.place.lower(), bare, extension.lower() != SAFETENSORS, file.file
+
+
 def _plain(name: str) -> str:
     text = name.strip().replace("\\", "/")
     return next((text[: -len(e)] for e in EXTENSIONS if text.lower().endswith(e)), text)
 
 
 def _walk(folder: Path) -> Iterator[NetworkFile]:
-    seen: set[str] = set()
+    seen, places = set[str](), set[str]()
     for place, inner, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         inner[:] = [] if real in seen else sorted(name for name in inner if not name.startswith("."))
@@ -175,7 +186,11 @@ def _walk(folder: Path) -> Iterator[NetworkFile]:
         seen.add(real)
         relative = Path(place).relative_to(folder)
         below = f"{relative.as_posix()}/" if relative.parts else ""
-        for name in names:
-            bare, extension = os.path.splitext(name)
-            if extension.lower() in EXTENSIONS and not name.startswith("."):
-                yield NetworkFile(os.path.join(place, name), below + bare)
+        files = [(name, *os.path.splitext(name)) for name in names if not name.startswith(".")]
+        found = {name: bare for name, bare, extension in files if extension.lower() in EXTENSIONS}
+        (stem,) = stems if len(stems := set(found.values())) == 1 else ("",)
+        alone = stem in SAVED and relative.parts and relative.as_posix().lower() not in places
+        for name, bare in found.items():
+            where = relative.as_posix() if alone else below + bare
+            places.add(where.lower())
+            yield NetworkFile(os.path.join(place, name), where)

@@ -9,7 +9,8 @@ from ...errors import NetworkFormatError
 SAFETENSORS = ".safetensors"
 PICKLES = (".pt", ".ckpt", ".bin", ".pth")
 EXTENSIONS = (SAFETENSORS, *PICKLES)
-STEMS = ("adapter_model", "pytorch_lora_weights", "lora_weights", "model")
+SAVED = ("adapter_model", "pytorch_lora_weights")  # what PEFT and diffusers call the network in a folder of its own
+STEMS = (*SAVED, "lora_weights", "model")
 
 
 def file_of(path: Path) -> Path:

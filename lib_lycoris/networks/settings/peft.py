@@ -15,6 +15,7 @@ from .name_patterns import covers, ends_with
 
 MOST_PATTERNS = 20_000  # of one config: more than any model has layers
 SCALED = ("LORA", "LOHA", "LOKR")  # whose scale is alpha / r
+RANKED = ("LORA", "LOHA")  # whose factors always have the rank that the config says
 
 
 def peft_settings(values: Mapping[str, Any], module: str) -> dict[str, Any]:
@@ -23,6 +24,8 @@ def peft_settings(values: Mapping[str, Any], module: str) -> dict[str, Any]:
     kind = config.text("peft_type", "LORA").upper()
     found: dict[str, Any] = {"config": config}
     module = module.removeprefix("base_model.model.")
+    if kind in RANKED and (rank := _rank(config, values, module)) is not None:
+        found["told_rank"] = rank
     if kind in SCALED and (scale := _scale(config, values, module)) is not None:
         found["fixed_scale"] = scale
     if kind == "IA3" and (names := values.get("feedforward_modules")) is not None:
@@ -32,12 +35,17 @@ def peft_settings(values: Mapping[str, Any], module: str) -> dict[str, Any]:
 
 def _scale(config: Config, values: Mapping[str, Any], module: str) -> float | None:
     """Return alpha / r or alpha / √r; None where the config says neither."""
-    by_name = Config({"alpha": _of_module(values, "alpha_pattern", module), "r": _of_module(values, "rank_pattern", module)})
-    if ("lora_alpha" not in config and "alpha" not in config and "alpha" not in by_name) or not ("r" in config or "r" in by_name):
+    rank, by_name = _rank(config, values, module), Config({"alpha": _of_module(values, "alpha_pattern", module)})
+    if rank is None or ("lora_alpha" not in config and "alpha" not in config and "alpha" not in by_name):
         return None
     alpha = by_name.number("alpha", config.number("lora_alpha", config.number("alpha", 1)))
-    rank = by_name.integer("r", config.integer("r", 1), least=1)
     return alpha / (sqrt(rank) if config.flag("use_rslora") else rank)
+
+
+def _rank(config: Config, values: Mapping[str, Any], module: str) -> int | None:
+    """Return the rank that the config says; None where it says none."""
+    by_name = Config({"r": _of_module(values, "rank_pattern", module)})
+    return by_name.integer("r", config.integer("r", 1), least=1) if "r" in config or "r" in by_name else None
 
 
 def _of_module(values: Mapping[str, Any], key: str, module: str) -> Any:

@@ -128,23 +128,27 @@ def find_changes(
 
 
 def _mix(found: Changes, network: Network, item: NetworkOptions, strengths: StrengthMap) -> Mixed:
-    matched, unmatched = [], list(network.skipped)
-    for name, algorithm in network.patches.items():
+    usable, unmatched = network.usable(partial(_missing, found.checkpoint))
+    for name, algorithm in usable.items():
         sources = sorted(found.checkpoint.places(name), key=lambda place: place.its.start)
-        if not sources:
-            reason = "has no bias there" if name.partition("[")[0].endswith("bias") else "has no such layer"
-            unmatched.append(Skipped(name, f"the checkpoint ({found.checkpoint.base.label}) {reason}"))
-            continue
-        matched.append(name)
         strength = strengths(name)
         if not isinstance(strength, (int, float)):
             raise ToolError(f"the strength of {network.name} changes over the steps; a merged model has one strength, give a number")
         if strength:
             cut = algorithm.beside(partial(_weight_beside, found.checkpoint, name)).truncated(item.dyn or 0)
             _add_change(found, name, cut, float(strength), (network.digest, name, str(float(strength)), str(item.dyn or 0)), tuple(sources))
-    if network.patches and not matched:
-        raise ModelMismatchError(f"{network.path.name} fits no tensor of {found.checkpoint.path.name} ({found.checkpoint.base.label})")
-    return Mixed(item, network.digest, network.metadata, strengths, tuple(matched), tuple(unmatched))
+    if network.patches and not usable:
+        where = f"{found.checkpoint.path.name} ({found.checkpoint.base.label})"
+        raise ModelMismatchError(f"{network.path.name} fits no tensor of {where}: {': '.join(unmatched[0])}")
+    return Mixed(item, network.digest, network.metadata, strengths, tuple(usable), (*network.skipped, *unmatched))
+
+
+def _missing(checkpoint: Checkpoint, name: str) -> str | None:
+    """Say that a checkpoint has no such parameter."""
+    if checkpoint.places(name):
+        return None
+    what = "has no bias there" if split_parameter(name)[1] == "bias" else "has no such layer"
+    return f"the checkpoint ({checkpoint.base.label}) {what}"
 
 
 def _weight_beside(checkpoint: Checkpoint, name: str) -> Tensor:

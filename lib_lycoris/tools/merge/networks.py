@@ -24,7 +24,7 @@ from ..files.foretold import foretold, kind_of, numbers_of
 from ..files.networks.alpha import alpha_notes, with_alpha
 from ..files.networks.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
 from ..files.networks.growing import GrowingFile, header_room
-from ..files.networks.left_out import left_out
+from ..files.networks.left_out import left_out_of
 from ..files.networks.naming import to_dtype
 from ..files.networks.network_file import Patch, carried, changes_nothing, delta_on
 from ..files.output import refuse_inputs
@@ -112,7 +112,7 @@ def plan(**options: Any) -> Plan:
     names = [f"{module}.{leaf}" for module, leaf in request.work]
     skipped = [list(item) for network in request.networks for item in network.skipped]
     text = f"{len(names)} parameters are changed by {len(request.networks)} networks"
-    text = "\n".join([text, *_left_out(request)])
+    text = "\n".join([text, *left_out_of(request.networks)])
     memory = sum(item.file.stat().st_size for item in request.asked) + 2 * size
     return Plan({"matched": names, "unmatched": skipped}, text, 0.003 * len(names) + 2 * (time.monotonic() - started), memory, size)
 
@@ -274,10 +274,6 @@ def _add_embeddings(request: NetworksMergeOptions, file: GrowingFile) -> None:
                 file.add(f"bundle_emb.{name}", {part: tensor.to(request.dtype) for part, tensor in parts.items()})
 
 
-def _left_out(request: NetworksMergeOptions) -> list[str]:
-    return left_out([(f"{network.name}: {key}", reason) for network in request.networks for key, reason in network.skipped])
-
-
 def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, notes: list[str], seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
     report: dict[str, Any] = {
@@ -291,7 +287,7 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     lines = [
         f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {megabytes(size)}",
         whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
-        *_left_out(request),
+        *left_out_of(request.networks),
         *([f"the networks differ in {', '.join(report['metadata_left_out'])}, which was left out"] if report["metadata_left_out"] else []),
         *notes,
     ]

@@ -54,12 +54,11 @@ def run(
         made.update(baked)
         progress.advance(text=module)
     recipe = make_recipe("bake", networks=[{**describe(item.path, sha256(item.path)), **item.as_json()}], seed=seed or None)
-    left_out = sorted({key for key, _ in network.skipped})
     path = save_network(save_to, cast(made, dtype), opened.metadata, recipe, [opened.file.path, *([Path(sd_model)] if sd_model else [])])
     off = [module for module, strength in by_module.items() if strength == 0]
     report = {
         "output": str(path), "modules": len(by_module) - len(off), "left_out_modules": off, "as_differences": differences,
-        "unmatched": [list(one) for one in network.skipped], "left_out_keys": left_out, "notes": notes,
+        "unmatched": [list(one) for one in network.skipped], "left_out_keys": sorted({key for key, _ in network.skipped}), "notes": notes,
         "seconds": round(time.monotonic() - began, 3),
     }  # fmt: skip
     scaled = len(by_module) - len(off)

@@ -13,6 +13,7 @@ import gradio as gr
 
 from ...atomic import replacing
 from ...errors import LycorisError, ToolError
+from ...networks.reading.folder import EXTENSIONS
 from ...tools.examine.inspect import inspect
 from ...tools.jobs.places import Taken, new_file
 from ..context import PageContext
@@ -20,7 +21,6 @@ from ..events import Update
 from ..style import idle, notes
 from .inspection import overview, words
 
-ENDS = (".safetensors", ".pt", ".ckpt")
 MOST = 50
 
 
@@ -65,8 +65,8 @@ class DroppedFiles:
         parts, good = [], []
         for path in paths:
             try:
-                if path.suffix.lower() not in ENDS:
-                    raise ToolError(f"{path.name} is no network file; those end in {', '.join(ENDS)}")
+                if path.suffix.lower() not in EXTENSIONS:
+                    raise ToolError(f"{path.name} is no network file; those end in {', '.join(EXTENSIONS)}")
                 found = inspect(path)
                 parts.append(f"<h3 class='lyco_heading3'>{escape(path.name)}</h3>{overview(found)}{words(found)}")
                 good.append(str(path))

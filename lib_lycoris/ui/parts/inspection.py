@@ -9,8 +9,8 @@ from typing import Any
 from ... import models
 from ...tools.examine.inspect import Inspection, Module
 from ...tools.examine.inspect_text import COMPONENTS, tally
-from ...tools.files.networks.left_out import by_reason
 from ...tools.examine.module_sizes import Sizes
+from ...tools.files.networks.left_out import by_reason
 from ...tools.units import megabytes
 from ..style import notes
 

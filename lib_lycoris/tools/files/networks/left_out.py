@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+
+from ....networks import Network
 
 SHOWN = 12  # reasons; the report has every key
 
@@ -15,6 +17,11 @@ def left_out(unmatched: Sequence[tuple[str, str]]) -> list[str]:
     lines = list(by_reason(unmatched))
     more = [f"  ... and {len(lines) - SHOWN} more reasons (the report lists all)"] if len(lines) > SHOWN else []
     return [f"{len(unmatched)} keys could not be used and are left out:", *(f"  {line}" for line in lines[:SHOWN]), *more]
+
+
+def left_out_of(networks: Iterable[Network]) -> list[str]:
+    """Return these lines for several networks, each key with its network's name."""
+    return left_out([(f"{network.name}: {key}", reason) for network in networks for key, reason in network.skipped])
 
 
 def by_reason(unmatched: Sequence[tuple[str, str]]) -> Iterator[str]:

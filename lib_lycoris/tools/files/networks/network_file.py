@@ -62,7 +62,7 @@ def with_own(found: Iterable[Patch]) -> list[Patch]:
 
 def changes_nothing(patch: Patch, checkpoint: Checkpoint | None) -> bool:
     """Tell whether a bias is turned or multiplied that the checkpoint's layer does not have."""
-    return patch.leaf == "bias" and checkpoint is not None and patch.algorithm.reads_weight and not checkpoint.places(patch.name)
+    return patch.leaf == "bias" and checkpoint is not None and patch.algorithm.keeps_zero and not checkpoint.places(patch.name)
 
 
 def delta_on(patch: Patch, base: BaseModel, read: Callable[[str, tuple[int, ...]], Tensor]) -> Tensor:
