@@ -20,6 +20,7 @@ from starlette.middleware import Middleware
 from ..errors import HostError
 from ..hosts.protocol import GeneratedImage, Generator
 from .context import PageContext
+from .lean import LeanBlocks
 from .pages import build_pages
 from .pages.generate import GeneratePage
 from .style import APP_CSS, notes, page_css, script, scripted
@@ -40,7 +41,7 @@ def build(host: Generator, save: Callable[[GeneratedImage, Path], None], context
     """Return the app for a host; ``save`` writes an image with its texts to a file."""
     theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"]).set(**PRIMARY)
     page = GeneratePage(context, save)
-    blocks = gr.Blocks(title="LyCORIS", css=page_css() + APP_CSS, theme=theme, analytics_enabled=False)
+    blocks = LeanBlocks(title="LyCORIS", css=page_css() + APP_CSS, theme=theme, analytics_enabled=False)
     with blocks, gr.Column(elem_id="lyco_page"):
         gr.Markdown("# LyCORIS", elem_id="lyco_title")
         about = gr.Markdown(_about(host), elem_id="lyco_about")

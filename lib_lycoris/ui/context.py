@@ -16,6 +16,8 @@ from ..models.families import FAMILIES
 from ..tools.files.store import FileStore
 from ..tools.jobs.places import SUFFIX, new_file
 from ..tools.jobs.queue import Jobs
+from .events import by_hand, on_any
+from .parts.file_choice import wire_pickers
 from .settings import Settings
 from .style import scripted
 
@@ -136,6 +138,7 @@ class PageContext:
         wires, self._wires = self._wires, []
         for wire in wires:
             wire(blocks)
+        wire_pickers(blocks)
         loads = list(self._loads)
         outputs = [component for _, components in loads for component in components]
         if outputs:
@@ -167,29 +170,6 @@ def unlist(blocks: Any) -> None:
     else:
         for event in blocks.dependencies:
             event["api_name"] = False
-
-
-def by_hand(component: Any) -> Callable[..., Any]:
-    """Return the event of a component at which the user changes it; a change by us is none."""
-    event: Callable[..., Any] = component.input if hasattr(component, "input") else component.change
-    return event
-
-
-def on_any(
-    events: Sequence[Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Any, settle: Any = None, **options: Any
-) -> None:  # fmt: skip
-    """Call a function at each of several events; of many in a row at least at the last.
-
-    Gradio 4 makes one event of all of them. Gradio 3 drops an event that comes while the one before is worked on: there ``settle``,
-    or the function, is called once more behind each.
-    """
-    options.setdefault("show_progress", "hidden")
-    if hasattr(gr, "on"):
-        if events:
-            gr.on(list(events), function, list(inputs), outputs, trigger_mode="always_last", **options)
-        return
-    for listen in events:
-        listen(function, list(inputs), outputs, **options).then(settle or function, list(inputs), outputs, **options)
 
 
 def _all(loads: Sequence[Load]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from html import escape
@@ -35,8 +36,10 @@ def scripted(event: Callable[..., Any]) -> str:
 
 
 def _text(name: str) -> str:
+    """Return a file of the checkout without comments and indentation, as it is sent with every page."""
     path = ROOT / name
-    return path.read_text(encoding="utf-8") if path.is_file() else ""  # an installed package works without them, only plainer
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""  # an installed package works without them, only plainer
+    return re.sub(r"^\s+", "", re.sub(r"^\s*/\*.*?\*/$", "", text, flags=re.DOTALL | re.MULTILINE), flags=re.MULTILINE)
 
 
 def bar(share: float, text: str, label: str = "progress") -> str:

@@ -20,7 +20,7 @@ from ..context import PageContext
 from ..events import Update
 from ..parts.curve import CurveView, plot_box
 from ..parts.file_choice import checkpoint_picker
-from ..parts.guidance import advice_html, guidance_html
+from ..parts.guidance import advice_html, guidance_part
 from ..parts.names import NO_NAME, free_name, tag_of
 from ..parts.plots import block_norms
 from ..parts.tools.fields import OptionFields
@@ -73,8 +73,7 @@ class ExtractPage:
                 self.panel.build()
                 self.tag = gr.HTML("", elem_id="lyco_extract_tag")
                 self.blocks = plot_box("Change by block", "lyco_extract_blocks", visible=False)
-        with gr.Accordion("Which algorithm for what?", open=False):
-            gr.HTML(guidance_html(), elem_id="lyco_extract_guidance")
+        guidance_part("lyco_extract_guidance")
         self._wire(button, measure_button)
 
     def _files(self) -> None:

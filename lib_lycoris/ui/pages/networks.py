@@ -11,8 +11,8 @@ from ...errors import LycorisError
 from ...hosts.protocol import NetworkCard
 from ...models.families import FAMILIES
 from ...plain_json import parse_json
-from ..context import PageContext, on_any
-from ..events import QUICK, Update, tab_of
+from ..context import PageContext
+from ..events import QUICK, Update, on_any, tab_of
 from ..parts.card_list import ANY, SHOWN, SORTS, Wanted, cards_html, chosen, found, options_of
 from ..style import REFRESH, idle, notes, scripted
 

@@ -20,7 +20,7 @@ from ..events import Update
 from ..parts.file_choice import checkpoint_picker
 from ..parts.generation.training_view import curves, images_html, said_html, state_html
 from ..parts.generation.training_words import more_words, without
-from ..parts.guidance import guidance_html
+from ..parts.guidance import guidance_part
 from ..parts.names import tag_of
 from ..style import bar, idle, notes, report, tag_box
 
@@ -57,8 +57,7 @@ class TrainPage:
                 self.tag = gr.HTML("", elem_id="lyco_train_tag")
                 self.plot = gr.Plot(label="Curves", show_label=False, visible=False, elem_id="lyco_train_plot", elem_classes=["lyco_plot"])
                 self.images = gr.HTML("", elem_id="lyco_train_images")
-        with gr.Accordion("Which algorithm for what?", open=False):
-            gr.HTML(guidance_html(), elem_id="lyco_train_guidance")
+        guidance_part("lyco_train_guidance")
         self.context.keep("train", {name: part for name, part in self.fields.items() if name != "model"})
         self._wire()
 

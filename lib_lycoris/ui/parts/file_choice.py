@@ -11,7 +11,7 @@ import gradio as gr
 
 from ...errors import ToolError
 from ...tools.files.store import FileStore, ModelFile
-from ..events import QUICK, Update, tab_of
+from ..events import QUICK, Update, on_any, tab_of
 from ..style import REFRESH
 
 NEAR = 3  # names offered for one that is not there
@@ -40,13 +40,8 @@ class Picker:
                 REFRESH, size="sm", elem_id=f"{elem_id}_refresh", scale=0, min_width=40, elem_classes=["lyco_refresh"]
             )  # fmt: skip
         self.component.lyco_picker = self
-        known = gr.State(None)  # which list the browser has: it is sent again only after a change
         for part in (self.component, self.button):
             part.do_not_save_to_config = True
-        for event in _sights(self.component):
-            event(self.opened, [known, self.component], [self.component, known], **QUICK)
-        self.component.focus(self.listed, [known], [self.component, known], **QUICK)
-        self.button.click(self.refreshed, None, [self.component, known], **QUICK)
         return self
 
     def names(self) -> list[str]:
@@ -68,9 +63,12 @@ class Picker:
 
     def refreshed(self) -> tuple[Update, int]:
         """Look at the folders again and return the choices."""
+        self.look()
+        return self.listed(None)
+
+    def look(self) -> None:
+        """Look at the folders again."""
         self._refresh()
-        names = self.names()
-        return gr.update(choices=names), hash(tuple(names))
 
     def shown(self, value: str | Sequence[str] | None) -> Update:
         """Return the update that chooses a name, or several; a dropdown shows only what is among its choices."""
@@ -101,6 +99,50 @@ class Picker:
             f"the nearest in the list: {', '.join(near)}" if near else f"the list has {len(names)}; press {REFRESH} for files that are new"
         )
         return f'there is no {self.kind} called "{name}"; {hint}'
+
+
+class PickersOfTab:
+    """The pickers that come to be seen together: one event brings the choices of them all."""
+
+    def __init__(self, pickers: Sequence[Picker]) -> None:
+        self.pickers = pickers
+
+    def wire(self) -> None:
+        """Add the events to the open gr.Blocks."""
+        components = [picker.component for picker in self.pickers]
+        known = gr.State([None] * len(components))  # which lists the browser has: one is sent again only after a change
+        for event in _sights(components[0]):
+            event(self.opened, [known, *components], [*components, known], **QUICK)
+        on_any([component.focus for component in components], self.listed, [known], [*components, known], queue=False)
+        on_any([picker.button.click for picker in self.pickers], self.refreshed, [known], [*components, known], self.listed, queue=False)
+
+    def opened(self, known: Sequence[int | None], *values: Any) -> list[Any]:
+        """Return the updates of all pickers as :meth:`Picker.opened` does, and the stamps."""
+        return _row(picker.opened(stamp, value) for picker, stamp, value in zip(self.pickers, known, values))
+
+    def listed(self, known: Sequence[int | None]) -> list[Any]:
+        """Return the updates of all pickers as :meth:`Picker.listed` does, and the stamps."""
+        return _row(picker.listed(stamp) for picker, stamp in zip(self.pickers, known))
+
+    def refreshed(self, _known: Any) -> list[Any]:
+        """Look at the folders again and return the choices of all pickers, and the stamps."""
+        self.pickers[0].look()
+        return _row(picker.listed(None) for picker in self.pickers)
+
+
+def wire_pickers(blocks: Any) -> None:
+    """Wire all pickers of a UI, in the context of its gr.Blocks, when all of its components are there."""
+    tabs: dict[Any, list[Picker]] = {}
+    for component in list(blocks.blocks.values()):
+        if (picker := getattr(component, "lyco_picker", None)) is not None:
+            tabs.setdefault(tab_of(component), []).append(picker)
+    for pickers in tabs.values():
+        PickersOfTab(pickers).wire()
+
+
+def _row(found: Iterable[tuple[Update, int]]) -> list[Any]:
+    updates, stamps = zip(*found)
+    return [*updates, list(stamps)]
 
 
 def _sights(component: Any) -> list[Callable[..., Any]]:

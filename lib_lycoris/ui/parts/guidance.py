@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+import gradio as gr
+
 from ...tools.guidance.advice import RULES, Advice, advice, sizes_of
 from ...tools.guidance.tables import HEAD, INTRO, SIZE_HEAD, SIZES, advice_rows, size_rows, source_name
+from ..events import QUICK, tab_of
 
 
 def advice_html(algorithm: str, family: str = "") -> str:
@@ -17,6 +20,14 @@ def advice_html(algorithm: str, family: str = "") -> str:
     sizes = sizes_of(found.key, family) if family else ""
     more = " ".join(f"<span>{escape(text)}</span>" for text in (found.balance and f"At the same size: {found.balance}.", sizes) if text)
     return f'<p class="lyco_advice">{escape(found.sentence)} {more} {_sources(found)}</p>'
+
+
+def guidance_part(elem_id: str) -> None:
+    """Add the tables, behind a line to open, to the open gr.Blocks; they come when the tab is opened."""
+    with gr.Accordion("Which algorithm for what?", open=False):
+        tables = gr.HTML("", elem_id=elem_id)
+    tab = tab_of(tables)
+    (tab.select if isinstance(tab, gr.Tab) else tab.load)(guidance_html, None, tables, **QUICK)
 
 
 def guidance_html() -> str:

@@ -13,8 +13,8 @@ import gradio as gr
 from ....errors import LycorisError
 from ....tools.declaration import Plan, Tool
 from ....tools.units import megabytes
-from ...context import PageContext, by_hand, on_any
-from ...events import Update
+from ...context import PageContext
+from ...events import Update, by_hand, on_any
 from ...style import idle, notes
 from .fields import with_fields
 from .job_panel import Make, duration
