@@ -41,6 +41,10 @@ OPTIONS = {  # quiet, nothing saved, nothing looked up
     "lora_preferred_name": "Filename",
 }
 
+# the Forges paste no prompt before they are started a second time: until then their fields have no value whose kind they could take
+FIELDS = ("Prompt", "Negative Prompt", "Negative prompt")
+SECOND_START = {f"{page}/{field}/value": "" for page in ("txt2img", "img2img") for field in FIELDS}
+
 
 class WebUIError(RuntimeError):
     """The webui did not start, or answered an API call with an error; the message ends with the log's tail."""
@@ -113,6 +117,7 @@ class WebUI:
         self._install(checkout, [HERE / self.kind.teacher, *extensions])
         settings = {**OPTIONS, **dict(self.kind.settings), "sd_model_checkpoint": checkpoint, **(options or {})}
         (self.data / "config.json").write_text(json.dumps(settings))
+        (self.data / "ui-config.json").write_text(json.dumps(SECOND_START))
 
     def _install(self, checkout: Path | None, extensions: Sequence[Path]) -> None:
         target = self.data / "extensions"

@@ -210,9 +210,8 @@ def test_memory(start: Starter) -> None:
 
     def held(name: str, checkout: Path | None) -> float:
         with start(name, checkout=checkout) as running:
-            dice = random.Random(0)
-            for _ in range(200):
-                tags, fields = random_prompt(dice)
+            for seed in range(200):
+                tags, fields = random_prompt(seed)
                 running.generate(tags if checkout else tags.replace("<lyco:", "<lyco-absent:"), **fields)
             running.generate()
             return running.memory()
