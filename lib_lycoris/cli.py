@@ -164,6 +164,9 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _app(arguments: argparse.Namespace) -> int:
+    from .hosts.memory import share_freed_memory
+
+    share_freed_memory()  # before there are threads
     host = _open(arguments)
     from .hosts.embedded.files import open_store, use_checkpoint
     from .hosts.infotext import save_png

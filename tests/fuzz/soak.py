@@ -20,6 +20,7 @@ from typing import Any
 from .values import odd_json, odd_text, odd_value
 
 CLIENTS, PATIENCE = 4, 180  # seconds until an answer counts as none
+START = 100  # requests that every part of the app has been used in once; memory is judged from there on
 JOB_SHARE, FAULT_SHARE = 0.1, 0.3
 PROMPTS = ("a red circle", "a circle <lyco:demo-lora:0.8>", "<lyco:demo-lokr:1> a square <lyco:demo-boft:-0.5>", "<lyco:nothing:1> a cat")
 
@@ -124,14 +125,19 @@ def generate_index(address: str) -> int:
     return next(number for number, one in enumerate(config["dependencies"]) if [button, "click"] in [list(t) for t in one["targets"]])
 
 
+def rounds(requests: int) -> list[int]:
+    """Return how many requests each round has: START of them in the first, the others in four that are equal."""
+    return [START, *[(requests - START) // 4] * 4]
+
+
 def main(address: str, folder: Path, process: int, requests: int, seed: int) -> dict[str, Any]:
     """Run the clients in rounds; return what was answered, how memory grew, and what is wrong."""
     generate, before, memory, began = generate_index(address), digests(folder), list[int](), time.monotonic()
     told: Counter[str] = Counter()
     wrong: list[str] = []
-    for part in range(4):
+    for part, count in enumerate(rounds(requests)):
         clients = [Client(address, number, seed * 10 + part) for number in range(CLIENTS)]
-        threads = [threading.Thread(target=client.run, args=(requests // CLIENTS // 4, generate)) for client in clients]
+        threads = [threading.Thread(target=client.run, args=(count // CLIENTS, generate)) for client in clients]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -143,7 +149,7 @@ def main(address: str, folder: Path, process: int, requests: int, seed: int) -> 
     answered = sum(told.values())
     wrong += [name for name in told if "without an end" in name or "answered with" in name or name == "image failed" or "with 5" in name]
     wrong += ["weights changed"] * (digests(folder) != before) + [str(path) for path in folder.rglob("*.part")]
-    slope = (memory[-1] - memory[0]) / 1024 / max(answered * 0.75, 1) * 100  # the first round fills caches
+    slope = (memory[-1] - memory[0]) / 1024 / max(answered - START, 1) * 100
     return {
         "requests": requests, "answered": answered, "outcomes": dict(told), "memory_mib": [round(m / 1024) for m in memory],
         "mib_per_100_requests": round(slope, 2), "wrong": wrong, "seconds": round(time.monotonic() - began),
