@@ -338,9 +338,9 @@ def test_auto_takes_what_fits_each_module(base: Path, tmp_path: Path) -> None:
 def test_a_size_is_met_and_used(base: Path, tmp_path: Path) -> None:
     tuned, out = tuned_by(base, low_rank(20)), tmp_path / "o.safetensors"
     errors = []
-    for size in (0.016, 0.021):
+    for size in (0.016, 0.019):
         result = extract.run(model_org=base, model_tuned=tuned, save_to=out, size=size, dim=None)
-        assert out.stat().st_size <= size * 1e6
+        assert 0.95 * size * 1e6 < out.stat().st_size <= size * 1e6
         errors.append(result.report["error"])
     assert errors[1] < errors[0]
     with pytest.raises(ToolError, match="too little"):
@@ -396,7 +396,7 @@ def test_a_resize_keeps_what_has_no_ranks_and_meets_a_size(base: Path, tmp_path:
     tuned, path, out = tuned_by(base, lambda _, v: torch.randn_like(v) * 0.1), tmp_path / "n.safetensors", tmp_path / "o.safetensors"
     extract.run(model_org=base, model_tuned=tuned, save_to=path, dim=12)
     result = resize.run(model=path, save_to=out, base_model=base, size=0.021)
-    assert out.stat().st_size <= 0.021 * 2**20
+    assert 0.95 * 0.021e6 < out.stat().st_size <= 0.021e6
     assert len(result.report["kept"]) == len(SHAPES) + 1
     table = tmp_path / "ranks.json"
     table.write_text('{"attn1": 5, ".": 2}')
@@ -520,8 +520,8 @@ def test_merged_networks_are_cut_to_a_rank_a_share_or_a_size(base: Path, tmp_pat
     assert {row["rank"] for row in result.report["modules"]} == {4}
     result = networks_merge.run(models=files, save_to=out, base_model=base, rule="energy", value=0.9)
     assert result.report["captured"] >= 0.9
-    networks_merge.run(models=files, save_to=out, base_model=base, size=0.04)
-    assert out.stat().st_size <= 0.04 * 1e6
+    networks_merge.run(models=files, save_to=out, base_model=base, size=0.018)
+    assert 0.95 * 0.018e6 < out.stat().st_size <= 0.018e6
     words = load(out, open_checkpoint(base).base).metadata["modelspec.trigger_phrase"]
     assert set(words.split(", ")) == {"word0", "word1"}
 

@@ -178,6 +178,26 @@ def test_the_curve_of_a_resize_tells_its_size_and_error(kinds: dict[str, str], o
     assert resize.plan(**given).disk_bytes == pytest.approx(report["bytes"], rel=0.02)
 
 
+@pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: kinds["attn1.to_q"])
+def test_the_curve_of_a_resize_is_exact_at_any_size(kinds: dict[str, str], tmp_path: Path) -> None:
+    """Beside the size at which one more rank fits, a few bytes of the header decide."""
+    save_file(random_weights(1), tmp_path / "base.safetensors")
+    path = network_file(tmp_path, kinds, 3)
+    spectra, whole = network_spectra(path, tmp_path / "base.safetensors")
+    compared = 0
+    for step in range(44, 120, 2):
+        given = {"size": step / 1e4, "model": path, "base_model": tmp_path / "base.safetensors", "save_to": tmp_path / "x.safetensors"}
+        try:
+            report = resize.run(**given).report
+        except ToolError as error:
+            assert "too little" in str(error) or "nothing to resize" in str(error)
+            continue
+        point, compared = spectra.point(_asked(whole, {"size": step / 1e4})), compared + 1
+        assert point.error == pytest.approx(report["error"], abs=1e-5), step
+        assert point.bytes == resize.plan(**given).disk_bytes == report["bytes"] <= 100 * step
+    assert compared > 20
+
+
 def test_a_curve_falls_and_is_remembered(context: PageContext) -> None:
     spectra = measure.measure(measure._understand(files_of(context)), whole=True)
     for asked in (

@@ -14,6 +14,7 @@ from ...networks import Network, load
 from ...networks.reading.folder import file_of
 from ..files.checkpoints.checkpoint import open_checkpoint
 from ..files.networks.network_file import Patch, carried, patches, stored_dtype, style_of
+from ..files.networks.reading_back import ReadingBack
 from ..jobs.workers import count, ordered
 from ..linalg.size_curve import CurveRequest, Layer, Part, Spectra
 from ..reshape.shrink import decomposed, recipe_of
@@ -39,10 +40,12 @@ def _measured(path: Path, _changed: int, _size: int, base_model: Path | None) ->
     for name, parts in network.embeddings.items():
         numbers = sum(tensor.numel() for tensor in parts.values())
         layers.append(Layer(f"bundle_emb.{name}", (), False, False, len(name) + 11, len(parts), 0.0, numbers, numbers))
-    notes = len(json.dumps(carried(network.metadata, recipe_of("resize", path, {"size": 10.0}, ("size",)), ())))
+    style = style_of(network.modules.values())
+    recipe, settings = recipe_of("resize", path, {"size": 10.0}, ("size",)), ReadingBack(network, path, style).room
+    notes = len(json.dumps(carried(network.metadata, recipe, (), settings=settings)))
     names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
     largest = max((layer.values.numel() for layer in layers), default=0) or 1
-    style, precision = style_of(network.modules.values()), names.get(stored_dtype(network), "fp16")
+    precision = names.get(stored_dtype(network), "fp16")
     return Spectra(tuple(layers), base.family, notes, True, largest), CurveRequest(dim=largest, style=style, save_precision=precision)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ..files.networks.growing import dtype_of, header_room
+from ..files.networks.growing import dtype_of, room_beside
 from ..units import MB
 from .low_rank import relative
 from .ranks import NEEDS_ALL, Rule
@@ -114,7 +114,7 @@ class _Chosen:
         self.whole = sum(layer.whole for layer in layers if not layer.factorised)
         self.reserved = sum(layer.reserved for layer in layers if not layer.factorised)
         keys, longest = sum(layer.keys for layer in layers), max((layer.longest for layer in layers), default=0)
-        self.header = header_room(keys, longest + 20, {}) + spectra.notes
+        self.header = room_beside(keys, longest + 20, spectra.notes)
         self.of = torch.tensor([index for index, _ in self.parts], dtype=torch.long)
         self.costs = torch.tensor([part.rows + prod(self.weights[index].shape[1:]) for index, part in self.parts], dtype=torch.long)
         self.sums = self._sums()

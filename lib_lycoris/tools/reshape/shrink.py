@@ -139,7 +139,7 @@ class Writing:
                 found.append(row)
                 progress.advance(1, row.module)
             if found and not file.keys:
-                raise ToolError(f"every layer of {job.network.path.name} is zero, so no rank is left to keep; nothing was written")
+                raise ToolError(f"no rank of {job.network.path.name} is left: {_why_none(job)}; nothing was written")
             alpha_notes(file.keys, job.alpha)
             for name, parts in bundled(job.network):
                 file.add(name, {part: tensor.to(job.dtype) for part, tensor in parts.items()})
@@ -170,6 +170,10 @@ def share(job: Shrinking, patch: Patch, s: Tensor) -> Share:
     """Return a module as one that takes part in a size budget, with the singular values that it may keep."""
     extra = sum(magnitude.numel() for magnitude in patch.algorithm.magnitudes().values())
     return Share(s.clone(), (patch.shape[0] + prod(patch.shape[1:])) * job.width, (1 + extra) * job.width)
+
+
+def _why_none(job: Shrinking) -> str:
+    return "every layer is zero" if all(patch.algorithm.is_zero for patch in job.work) else "the size is too little for any"
 
 
 def fixed_bytes(job: Shrinking, whole: Iterable[Patch]) -> int:

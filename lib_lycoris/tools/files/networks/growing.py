@@ -34,8 +34,7 @@ class GrowingFile:
 
     def __init__(self, path: Path, keys: int, longest: int, metadata: Mapping[str, str]) -> None:
         """Keep room for so many keys of at most so many characters, and for metadata of the present size and a recipe."""
-        old = len(json.dumps(dict(metadata)))
-        self._room = (keys * (longest + ENTRY) + old + METADATA + 7) // 8 * 8
+        self._room = header_room(keys, longest, metadata) - 8
         self._output = Output(path, hashed=True)
         self._entries: dict[str, Any] = {}
         self._offset = 0
@@ -99,7 +98,12 @@ class GrowingFile:
 
 def header_room(keys: int, longest: int, metadata: Mapping[str, str]) -> int:
     """Return the bytes before the data of a file of so many keys."""
-    return 8 + (keys * (longest + ENTRY) + len(json.dumps(dict(metadata))) + METADATA + 7) // 8 * 8
+    return room_beside(keys, longest, len(json.dumps(dict(metadata))))
+
+
+def room_beside(keys: int, longest: int, metadata: int) -> int:
+    """Return the bytes before the data of a file of so many keys and so many bytes of metadata."""
+    return 8 + (keys * (longest + ENTRY) + metadata + METADATA + 7) // 8 * 8
 
 
 def dtype_of(name: str | None, default: torch.dtype) -> torch.dtype:
