@@ -105,10 +105,13 @@ def test_the_routes_are_described(webui: GuardedWebUI) -> None:
 
 
 @pytest.mark.only_in("a1111", "reforge")  # the others tell no setting that has its default
-def test_settings_keep_old_values_and_can_be_changed(webui: GuardedWebUI) -> None:
+def test_settings_keep_old_values(webui: GuardedWebUI) -> None:
     options = webui.options()
     assert options["lyco_mode"] == "functional"  # what the old key asked for
     assert options["lyco_add_hashes_to_infotext"] is True and options["lyco_preferred_name"] == "Filename"
+
+
+def test_settings_can_be_changed(webui: GuardedWebUI) -> None:
     assert webui.options(lyco_show_all=True)["lyco_show_all"] is True
     webui.options(lyco_show_all=False)
 
