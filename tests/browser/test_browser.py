@@ -268,6 +268,9 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     choose(tab, "#lyco_bake_model", "damaged")
     write(tab, "#lyco_bake_weights", ",".join(["0.5"] * 17))
     refused(tab, "bake", "damaged.safetensors is a text, not a network")
+    choose(tab, "#lyco_bake_model", "demo-dora")
+    choose(tab, "#lyco_bake_sd_model", "wide.safetensors")
+    refused(tab, "bake", "block weights need a base model whose blocks are known")
     choose(tab, "#lyco_bake_model", "demo-lora")
     choose(tab, "#lyco_bake_sd_model", MODEL)
     write(tab, "#lyco_bake_weights", "1,2,3")
@@ -279,6 +282,9 @@ def test_block_weight_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa
     before = files_in(data)
     open_page(tab, "Block weight")
     tab.click("#lyco_blocks_bake_part button, #lyco_blocks_bake_part .label-wrap")
+    if not tab.input_value("#lyco_blocks_network input"):  # at the first visit
+        tab.click("#lyco_blocks_bake")
+        says_once(tab, "#lyco_blocks_bake_notes", "no network is chosen")
     choose(tab, "#lyco_blocks_network", "damaged")
     says_once(tab, "#lyco_blocks_notes", "damaged.safetensors is a text, not a network")
     tab.click("#lyco_blocks_bake")
@@ -292,8 +298,14 @@ def test_block_weight_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa
     says_once(tab, "#lyco_blocks_bake_notes", "taken.safetensors is there already")
     write(tab, "#lyco_blocks_name", EVIL)
     tab.click("#lyco_blocks_save")
-    wait_until_says(tab, "#lyco_blocks_notes", "A name cannot be a number or contain")
+    says_once(tab, "#lyco_blocks_notes", "A name cannot be a number or contain")
+    assert tab.input_value("#lyco_blocks_name :is(textarea, input)") == EVIL  # still there to be mended, as a text
     assert tab.evaluate(NOT_EXECUTED) and files_in(data) == before
+    presets = list(data.rglob("lbwpresets.txt"))
+    assert all("img" not in path.read_text(encoding="utf-8") for path in presets)
+    tab.click("#lyco_blocks_preset input")
+    tab.wait_for_selector("#lyco_blocks_preset ul li")
+    assert "img" not in tab.inner_text("#lyco_blocks_preset ul") and tab.evaluate(NOT_EXECUTED)
 
 
 def test_inspect_tells_what_is_wrong(tab: Any) -> None:  # noqa: F811
