@@ -87,6 +87,8 @@
     const LOOK = 400; // milliseconds until it is looked whether the page has understood
     const OURS = ["picture", "values", "te", "unet", "start", "stop"].map((name) => "#lyco_blocks_" + name).join();
     const OTHERS = ["network", "layout", "preset"].map((name) => "#lyco_blocks_" + name).join();
+    const MOVES = ["zero", "one", "invert", "mirror", "undo"].map((name) => "#lyco_blocks_" + name).join();
+    const moved = new Map(); // what the user set since something else was chosen: a picture that was asked for before lacks it
     let waiting = null;
     let looking = null;
 
@@ -114,6 +116,35 @@
         block.classList.toggle("lyco_strong", value > 1);
     }
 
+    /* What was measured of the chosen network goes into the picture that is there. */
+    function draw() {
+        const found = JSON.parse(document.querySelector("#lyco_blocks_legend [data-bars]")?.dataset.bars || "{}");
+        for (const block of blocks().filter((one) => one.dataset.block in found)) {
+            const [width, said] = found[block.dataset.block];
+            const text = block.title.split(":")[0];
+            block.querySelector(".lyco_norm i").style.width = width + "%";
+            block.title = text + ": " + said;
+            block.querySelector("input[type=range]").setAttribute("aria-label", text + "; " + said);
+        }
+    }
+
+    /* Nothing can be moved before the network of the last visit is there: its layout would take the place of what was set. */
+    function hold() {
+        document.querySelector("#lyco_blocks_picture").inert = Boolean(document.querySelector("#lyco_blocks_tag [data-lyco-waits]"));
+    }
+
+    function watch(place, look, tries) {
+        const found = document.querySelector(place);
+        if (found) {
+            new MutationObserver(look).observe(found, {subtree: true, childList: true, attributes: true});
+            look();
+        } else if (tries) {
+            window.setTimeout(watch, 500, place, look, tries - 1);
+        }
+    }
+    watch("#lyco_blocks_legend", draw, 240);
+    watch("#lyco_blocks_tag", hold, 240);
+
     /* In the order of the layout, which is not that of the picture. */
     function values() {
         const order = document.querySelector("#lyco_blocks_picture .lyco_model").dataset.order.split(" ");
@@ -126,9 +157,20 @@
         area.dispatchEvent(new Event("input", {bubbles: true}));
     }
 
+    /* Set again what a picture that came meanwhile lacks; say whether there was such a block. */
+    function restore() {
+        const lacking = blocks().filter((block) => {
+            const value = moved.get(block.dataset.block);
+            return value !== undefined && Number(block.querySelector("input[type=number]").value) !== Number(value);
+        });
+        lacking.forEach((block) => show(block, moved.get(block.dataset.block), null));
+        return lacking.length > 0;
+    }
+
     function tell() {
         window.clearTimeout(waiting);
         waiting = null;
+        restore();
         const area = field();
         const text = values();
         if (area && area.value.trim() !== text) {
@@ -151,6 +193,9 @@
         looking = window.setTimeout(() => {
             const mark = document.querySelector("#lyco_blocks_tag [data-understood]");
             const area = field();
+            if (restore()) {
+                tell();
+            }
             if (tries && mark && area && mark.dataset.understood !== said()) {
                 write(area, area.value.endsWith(" ") ? area.value.trim() : area.value + " ");
                 settle(tries - 1);
@@ -175,23 +220,40 @@
         }
         settle(8);
         if (target === field()) {
+            moved.clear();
             read(target.value);
             return;
         }
         const block = target.closest("#lyco_blocks_picture .lyco_block");
         if (!block || !Number.isFinite(parseFloat(target.value))) {
+            moved.delete(block?.dataset.block); // being typed
             return;
         }
+        moved.set(block.dataset.block, target.value);
         show(block, target.value, target);
         waiting = waiting || window.setTimeout(tell, PAUSE);
     });
 
-    /* What is chosen there brings values of its own: those from before must not be told once more. */
+    /* What is chosen there, or done by a button, brings values of its own: those from before are told first, and not once more. */
+    function done() {
+        if (waiting) {
+            tell();
+        }
+        moved.clear();
+        window.clearTimeout(looking);
+    }
+
     document.addEventListener("focusin", (event) => {
         if (event.target instanceof Element && event.target.closest(OTHERS)) {
-            window.clearTimeout(looking);
+            done();
         }
     });
+
+    document.addEventListener("click", (event) => {
+        if (event.target instanceof Element && event.target.closest(MOVES)) {
+            done();
+        }
+    }, true);
 
     document.addEventListener("change", (event) => {
         const target = event.target;

@@ -41,6 +41,8 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     wide_pair(data / "checkpoints")
     (data / "networks" / "damaged.safetensors").write_bytes(b"not a network" * 9)
     (data / "checkpoints" / "damaged-model.safetensors").write_bytes(b"not a checkpoint" * 9)
+    strange = {"strange.core.0.proj.lora_up.weight": torch.ones(8, 2), "strange.core.0.proj.lora_down.weight": torch.ones(2, 8)}
+    save_file(strange, data / "networks" / "unknown-model.safetensors")
     (data / "networks" / "taken.safetensors").write_bytes(b"")
     badly_named(data / "networks" / f"{HTML_NAME}.safetensors")
     with running_app(request.param, data) as found:
@@ -268,8 +270,8 @@ def test_resize_and_bake_tell_what_is_wrong(tab: Any, data: Path) -> None:  # no
     choose(tab, "#lyco_bake_model", "damaged")
     write(tab, "#lyco_bake_weights", ",".join(["0.5"] * 17))
     refused(tab, "bake", "damaged.safetensors is a text, not a network")
-    choose(tab, "#lyco_bake_model", "demo-dora")
-    choose(tab, "#lyco_bake_sd_model", "wide.safetensors")
+    choose(tab, "#lyco_bake_model", "unknown-model")
+    choose(tab, "#lyco_bake_sd_model", "No base model")
     refused(tab, "bake", "block weights need a base model whose blocks are known")
     choose(tab, "#lyco_bake_model", "demo-lora")
     choose(tab, "#lyco_bake_sd_model", MODEL)

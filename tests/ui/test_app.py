@@ -373,9 +373,9 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
     tab.wait_for_selector("#lyco_merge_row2")
     tab.fill("#lyco_merge_row0_strength", "0.5")
     tab.click("#lyco_merge_row1_remove")  # those around it stay, with their strengths
-    tab.wait_for_selector("#lyco_merge_row2", state="detached")
+    tab.wait_for_selector("#lyco_merge_row1", state="detached")
     wait_until_says(tab, "#lyco_merge_row0", "demo-lora")
-    wait_until_says(tab, "#lyco_merge_row1", "demo-loha")
+    wait_until_says(tab, "#lyco_merge_row2", "demo-loha")
     assert tab.input_value("#lyco_merge_row0_strength") == "0.5"
     tab.fill("#lyco_merge_name textarea, #lyco_merge_name input", "both of them")
     wait_until_says(tab, "#lyco_merge_plan", "216 parameters are changed by 2 networks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -190,7 +191,8 @@ def test_the_curve_of_a_resize_is_exact_at_any_size(kinds: dict[str, str], tmp_p
         try:
             report = resize.run(**given).report
         except ToolError as error:
-            assert "too little" in str(error) or "nothing to resize" in str(error)
+            if not re.search("too little|nothing to resize", str(error)):
+                raise
             continue
         point, compared = spectra.point(_asked(whole, {"size": step / 1e4})), compared + 1
         assert point.error == pytest.approx(report["error"], abs=1e-5), step

@@ -20,7 +20,7 @@ from lib_lycoris.tools.files.store import ModelFile
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.inspect import LARGEST, InspectPage
-from lib_lycoris.ui.parts.file_choice import Picker, checkpoint_picker, network_picker
+from lib_lycoris.ui.parts.file_choice import Picker, base_picker, checkpoint_picker, network_picker
 from lib_lycoris.ui.parts.inspection import ROWS, module_table, verdict
 from lib_lycoris.ui.settings import Settings
 
@@ -241,6 +241,25 @@ def test_a_kept_choice_is_back_with_the_list(tmp_path: Path, kept: Any, back: bo
     update, stamp = picker.opened(None, None)
     assert update.get("value") == (kept if back else None)
     assert "value" not in picker.opened(None, NAMES[5])[0] and "value" not in picker.opened(stamp, None)[0]
+
+
+def test_no_base_model_can_be_chosen_and_stays_chosen(tmp_path: Path) -> None:
+    store = FakeShelf(tmp_path, NAMES)
+    store.checkpoints = store.networks
+    store.loaded = lambda: store.checkpoints()[0]
+    context = PageContext(store=store, jobs=Jobs(), settings=Settings(None))
+    with gr.Blocks() as blocks:
+        base, checkpoint = base_picker(store, "Base model", "lyco_a"), checkpoint_picker(store, "Checkpoint", "lyco_b")
+        for name, picker in (("base", base), ("checkpoint", checkpoint)):
+            context.keep("page", {name: picker.component})
+        context.finish(blocks)
+    loaded = store.loaded().name
+    update, stamp = base.opened(None)
+    assert update["choices"][:2] == ["No base model", base.names()[0]] and update["value"] == loaded
+    assert checkpoint.opened(None)[0]["choices"] == checkpoint.names()
+    context.settings.keep("page", "base", "No base model")
+    assert base.opened(None)[0]["value"] == "No base model" and "value" not in base.opened(stamp)[0]
+    assert base.chosen("No base model") == base.chosen(None) == "" and base.chosen(loaded) == loaded
 
 
 def test_refresh_looks_at_the_folders(folder: Path) -> None:

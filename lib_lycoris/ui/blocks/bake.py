@@ -10,7 +10,7 @@ import gradio as gr
 from ...errors import ToolError
 from ...prompt import BlockWeights
 from ..context import PageContext
-from ..parts.file_choice import Picker, checkpoint_picker
+from ..parts.file_choice import Picker, base_picker
 from ..parts.names import free_name
 from ..parts.tools.job_panel import JobPanel
 from .values import weights_of
@@ -28,7 +28,7 @@ class BakePart:
         with gr.Accordion("Bake: write these strengths into a new network file", open=False, elem_id="lyco_blocks_bake_part"):
             with gr.Row():
                 name = gr.Textbox(label="Name of the new file", placeholder="style-baked", max_lines=1, elem_id="lyco_blocks_bake_name")
-                self.base = checkpoint_picker(
+                self.base = base_picker(
                     self.context.store, "Base model (optional)", "lyco_blocks_bake_base", info="DoRA, OFT and BOFT need it."
                 )
             button = gr.Button("Bake", variant="primary", elem_id="lyco_blocks_bake")
@@ -53,6 +53,6 @@ class BakePart:
             options["lbw"] = weights.format()
         elif weights:
             options["lbwe"] = ",".join(rule.format() for rule in weights)
-        if base and (base != self.base.default() or self.context.fits_loaded([network] if network else [])):
+        if self.base.chosen(base) and (base != self.base.default() or self.context.fits_loaded([network] if network else [])):
             options["sd_model"] = self.base.path(base)
         return "bake", options

@@ -5,6 +5,7 @@ The values that the user sets travel as text in the page's own field, by the scr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -30,6 +31,15 @@ def picture(sliders: BlockValues, norms: Norms | None = None) -> str:
     order = " ".join(sliders.blocks)  # of the values, which is not that of the image
     label = "Weights of the model's blocks, from where data comes in to where it goes out"
     return f'<div class="lyco_model" data-order="{order}" role="group" aria-label="{label}">{body}</div>'
+
+
+def bars(sliders: BlockValues, norms: Norms) -> str:
+    """Return what a measurement adds to the image, as JSON: block -> width of its bar in percent, and what it says.
+
+    The script puts them in: a new image would take a slider away from under the hand that moves it.
+    """
+    draw = _Drawing(sliders, norms)
+    return json.dumps({block: (draw.share(block), draw.said(block)) for block in sliders.blocks})
 
 
 class _Drawing:
@@ -77,7 +87,7 @@ class _Drawing:
 
     def _block(self, block: str) -> str:
         value, touched = self.values[block], self.sliders.is_touched(block)
-        number, said = format_number(value), self._said(block)
+        number, said = format_number(value), self.said(block)
         state = ("" if touched else " lyco_untouched") + (" lyco_negative" if value < 0 else " lyco_strong" if value > 1 else "")
         name = escape(f"{block}, {title(block)}")
         return (
@@ -89,11 +99,16 @@ class _Drawing:
         )
 
     def _bar(self, block: str) -> str:
+        return f'<span class="lyco_norm" aria-hidden="true"><i style="width:{self.share(block)}%"></i></span>'
+
+    def share(self, block: str) -> int:
+        """Return the width of a block's bar in percent of the largest."""
         norm = self.norms.get(block)
         share = (norm.size or 0.0) / self.largest if norm is not None and self.largest else 0.0
-        return f'<span class="lyco_norm" aria-hidden="true"><i style="width:{100 * share:.0f}%"></i></span>'
+        return round(100 * share)
 
-    def _said(self, block: str) -> str:
+    def said(self, block: str) -> str:
+        """Return what the network does to a block."""
         if not self.sliders.is_touched(block):
             return "the network changes nothing here"
         if self.sliders.touched is None:

@@ -55,6 +55,12 @@ class Meter:
             return BlockChanges(network.family, touched(network), {})
         return self._facts[key]
 
+    def norms(self, path: Path) -> Mapping[str, BlockNorm]:
+        """Return the norms of a network that was measured, nothing of another; the file is not read. Raises LycorisError."""
+        live = self._live()
+        known = self._facts.get(_key(path, "" if live is None else live[0]))
+        return {} if known is None else known.norms
+
     def measure(self, path: Path) -> Iterator[Measuring]:
         """Measure a network, telling how far it is; :meth:`facts` then has its norms. Raises LycorisError for a bad file."""
         live = self._live()

@@ -16,15 +16,17 @@ from ...prompt.number import format_number
 from ...tools.examine.block_norms import BlockNorm
 from ..blocks.analyzer import AnalyzerPart
 from ..blocks.bake import BakePart
-from ..blocks.diagram import legend, picture, unit
+from ..blocks.diagram import bars, legend, picture, unit
 from ..blocks.network import Meter
 from ..blocks.preset_files import PresetFilesPart
 from ..blocks.values import LABELS, BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
 from ..context import PageContext
-from ..events import QUICK
+from ..events import QUICK, on_any
 from ..parts.file_choice import network_picker
 from ..style import bar, idle, notes, tag_box
 
+AT_FIRST = f"{BlockValues().text}|1|1|0|0"
+WAITS = " data-lyco-waits"  # the network of the last visit comes when the tab is opened: until then nothing can be moved
 EMPTY = "Choose a network: its blocks get their bars, and the tag appears here."
 OUTPUTS = ("state", "layout", "values", "picture", "legend", "preset", "tag", "notes")  # what every change can touch, in this order
 Updates = tuple[Any, ...]
@@ -32,10 +34,10 @@ Updates = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class BlockState:
-    """What one browser has on the page: the sliders, and the norms of the chosen network."""
+    """What one browser has on the page: the sliders, and the name of the network that they are for."""
 
     sliders: BlockValues = field(default_factory=BlockValues)
-    norms: Mapping[str, BlockNorm] = field(default_factory=dict)
+    network: str = ""
 
 
 class BlocksPage:
@@ -53,7 +55,7 @@ class BlocksPage:
             with gr.Column(scale=4, min_width=340):
                 self.network = network_picker(self.context.store, "Network", "lyco_blocks_network")
                 buttons = self._sliders()
-                self.tag = gr.HTML(f'<div data-understood="{BlockValues().text}|1|1|0|0">{idle(EMPTY)}</div>', elem_id="lyco_blocks_tag")
+                self.tag = gr.HTML(_tag(AT_FIRST, idle(EMPTY)), elem_id="lyco_blocks_tag")
                 self.notes = gr.HTML("", elem_id="lyco_blocks_notes")
                 saving = self._presets()
                 self._values()
@@ -64,6 +66,7 @@ class BlocksPage:
         self.fields = [self.network.component, self.te, self.unet, self.start, self.stop]
         self.outputs = [getattr(self, name) for name in OUTPUTS]
         self.context.keep("blocks", {"network": self.network.component})
+        self.context.on_load(self.begun, [self.tag])
         self._wire(buttons, saving)
         self.bake = BakePart(self.context, self.network)
         self.bake.build(self.state, self.fields)
@@ -116,15 +119,19 @@ class BlocksPage:
         chosen = self.network.component.change(self.choose, inputs, self.outputs, **QUICK)
         for _ in range(2):
             measured = chosen.then(self.measure, [self.network.component], [self.legend], show_progress="hidden")
-            chosen = measured.then(self.show_norms, inputs, self.outputs, **QUICK)
+            chosen = measured.then(self.show_norms, [self.state], [self.legend], **QUICK)
         self.layout.input(self.lay_out, [self.layout, *inputs], self.outputs, **QUICK)
-        self.values.change(self.typed, [self.values, *inputs], self.outputs, **QUICK)
+        on_any([self.values.input], self.typed, [self.values, *inputs], self.outputs, queue=False)
         self.preset.input(self.load, [self.preset, *inputs], self.outputs, **QUICK)
         self.preset.focus(self.offer, [self.state], [self.preset], **QUICK)
         saving[1].click(self.save, [name, *inputs], [*self.outputs, name], **QUICK)
         saving[2].click(self.delete, [self.preset, *inputs], self.outputs, **QUICK)
         for number in self.fields[1:]:
             number.change(self.retag, [self.values, *inputs], self.outputs, **QUICK)
+
+    def begun(self) -> dict[str, Any]:
+        """Have the sliders wait for the network of the last visit, if there is one."""
+        return gr.update(value=_tag(AT_FIRST, idle(EMPTY), WAITS)) if self.network.first() else gr.update()
 
     def _mover(self, move: Any) -> Any:
         def moved(state: BlockState, *fields: Any) -> Updates:
@@ -134,12 +141,13 @@ class BlocksPage:
 
     def choose(self, state: BlockState, *fields: Any) -> Updates:
         """Show which blocks a network changes, in the layout that it needs, and how much if it was measured before."""
+        unknown = BlockState(replace(state.sliders, touched=None), fields[0] or "")
         try:
             if fields[0]:
                 return self.shown(self._with_facts(state, fields[0]), fields)
         except LycorisError as error:
-            return self.shown(BlockState(replace(state.sliders, touched=None)), ("", *fields[1:]), notes(errors=[str(error)]))
-        return self.shown(BlockState(replace(state.sliders, touched=None)), fields)
+            return self.shown(unknown, ("", *fields[1:]), notes(errors=[str(error)]))
+        return self.shown(unknown, fields)
 
     def measure(self, name: str | None) -> Iterator[dict[str, Any]]:
         """Measure a network that was not measured yet, telling how far it is."""
@@ -152,19 +160,19 @@ class BlocksPage:
         except LycorisError:
             yield gr.update(value="")  # told when it was chosen
 
-    def show_norms(self, state: BlockState, *fields: Any) -> Updates:
-        """Show the norms of the chosen network beside sliders that may have been moved meanwhile."""
+    def show_norms(self, state: BlockState) -> dict[str, Any]:
+        """Show the norms of the chosen network in the image, whose sliders may have been moved meanwhile."""
+        return gr.update(value=_legend(state.sliders, self._norms(state)))
+
+    def _norms(self, state: BlockState) -> Mapping[str, BlockNorm]:
         try:
-            norms = self.meter.facts(self.network.path(fields[0])).norms if fields[0] else {}
+            return self.meter.norms(self.network.path(state.network)) if state.network else {}
         except LycorisError:
-            norms = {}  # told when it was chosen
-        if not norms or norms == state.norms:
-            return self._some((), ())
-        return self._some(self.shown(replace(state, norms=norms), fields), ("state", "picture", "legend"))
+            return {}  # told when it was chosen
 
     def _with_facts(self, state: BlockState, name: str) -> BlockState:
         facts = self.meter.facts(self.network.path(name))
-        return BlockState(state.sliders.for_network(facts.family, facts.touched), facts.norms)
+        return BlockState(state.sliders.for_network(facts.family, facts.touched), name)
 
     def lay_out(self, label: str, state: BlockState, *fields: Any) -> Updates:
         """Show another layout; the values of blocks that both have stay."""
@@ -238,7 +246,7 @@ class BlocksPage:
 
     def shown(self, state: BlockState, fields: tuple[Any, ...], said: str = "", understood: str = "") -> Updates:
         """Return the updates of ``outputs`` for the sliders as they are; ``understood`` is the text that they came with, if they did."""
-        sliders, presets, problems = state.sliders, self._known(), []
+        sliders, presets, problems, norms = state.sliders, self._known(), [], self._norms(state)
         tag = ""
         if fields[0]:
             try:
@@ -249,10 +257,10 @@ class BlocksPage:
         box = tag_box(tag, self.context.send) if tag else idle(EMPTY)
         return (
             state, gr.update(value=LABELS[sliders.count]), gr.update(value=sliders.text),
-            gr.update(value=picture(sliders, state.norms)),
-            gr.update(value=idle(legend(state.norms, sliders.left_out), title=unit(state.norms))),
+            gr.update(value=picture(sliders, norms)),
+            gr.update(value=_legend(sliders, norms)),
             gr.update(choices=self._names(sliders), value=name_of(sliders, presets)),
-            gr.update(value=f'<div data-understood="{escape(mark)}">{box}</div>'), gr.update(value=said + notes(problems=problems)),
+            gr.update(value=_tag(mark, box)), gr.update(value=said + notes(problems=problems)),
         )  # fmt: skip
 
     def _some(self, updates: Updates, names: Sequence[str]) -> Updates:
@@ -272,3 +280,14 @@ class BlocksPage:
 
     def _names(self, sliders: BlockValues) -> list[str]:
         return sorted(fitting_presets(self._known(), sliders.count), key=str.lower)
+
+
+def _legend(sliders: BlockValues, norms: Mapping[str, BlockNorm]) -> str:
+    """Return the HTML of the line below the image, with the bars for the page's script."""
+    said = escape(bars(sliders, norms)) if norms else ""
+    return f'<div data-bars="{said}">{idle(legend(norms, sliders.left_out), title=unit(norms))}</div>'
+
+
+def _tag(understood: str, box: str, waits: str = "") -> str:
+    """Return the HTML of the tag, with the sliders and numbers that it was made of, for the page's script."""
+    return f'<div data-understood="{escape(understood)}"{waits}>{box}</div>'

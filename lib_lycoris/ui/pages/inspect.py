@@ -20,7 +20,7 @@ from ..context import PageContext, Receiver
 from ..events import Update
 from ..parts.curve import plot_box
 from ..parts.dropped import DroppedFiles
-from ..parts.file_choice import checkpoint_picker, network_picker
+from ..parts.file_choice import base_picker, network_picker
 from ..parts.guidance import advice_html
 from ..parts.inspection import comparison, details, facts, module_table, overview, words
 from ..parts.plots import block_norms, block_totals, spectra
@@ -101,7 +101,7 @@ class InspectPage:
 
     def _build_comparison(self) -> None:
         self.several = network_picker(self.context.store, "Networks of one family", "lyco_inspect_several", multiselect=True)
-        self.base = checkpoint_picker(self.context.store, "Base model (optional)", "lyco_inspect_base", info="DoRA and (IA)³ need it.")
+        self.base = base_picker(self.context.store, "Base model (optional)", "lyco_inspect_base", info="DoRA and (IA)³ need it.")
         self.compare = gr.Button("Compare", variant="primary", elem_id="lyco_inspect_run")
         self.panel.build()
         self.compared = gr.HTML("", elem_id="lyco_inspect_compared")
@@ -245,7 +245,7 @@ class InspectPage:
         paths = self.several.paths(names)
         if not paths:
             raise ToolError("no network is chosen; choose two or more to compare them")
-        used = bool(base) and (base != self.base.default() or self.context.fits_loaded(list(names or ())))
+        used = bool(self.base.chosen(base)) and (base != self.base.default() or self.context.fits_loaded(list(names or ())))
         return "compare", {"models": paths, **({"base_model": self.base.path(base)} if used else {})}
 
     def results(self, job: Job | None) -> list[Update]:

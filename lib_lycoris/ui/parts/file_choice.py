@@ -15,13 +15,15 @@ from ..events import QUICK, Update, on_any, tab_of
 from ..style import REFRESH
 
 NEAR = 3  # names offered for one that is not there
+NO_BASE = "No base model"  # the choice of none, where one may be done without; Gradio 3 takes no updates of choices with other labels
 
 
 class Picker:
     """A dropdown of the store's files with a button to look at the folders again; a value is a name, never a path."""
 
-    def __init__(self, kind: str, files: Callable[[], Sequence[ModelFile]], refresh: Callable[[], None]) -> None:
+    def __init__(self, kind: str, files: Callable[[], Sequence[ModelFile]], refresh: Callable[[], None], none: Sequence[str] = ()) -> None:
         self.kind = kind  # what the files are called in a sentence: "network" or "checkpoint"
+        self.none = none  # what stands in the list before the files, for none of them
         self.component: Any = None  # its value is a name, or a list of names with ``multiselect``
         self.button: Any = None
         self.kept: Callable[[], Any] = lambda: None  # the value of the last visit; PageContext.keep sets it
@@ -51,15 +53,20 @@ class Picker:
     def opened(self, known: int | None, value: Any = None) -> tuple[Update, int]:
         """Return the choices, if the browser has not got these already, and their stamp; at first with the value that was kept."""
         update, stamp = self.listed(known)
-        kept = (self.kept() or self.default()) if known is None and not value else None
+        first = self.first() if known is None and not value else None
+        return ({**update, "value": first} if first else update), stamp
+
+    def first(self) -> Any:
+        """Return what is chosen when the UI is opened: what was kept, else the default; None for what is not there any more."""
+        kept = self.kept() or self.default()
         wanted = kept if isinstance(kept, list) else [kept]
-        return ({**update, "value": kept} if kept and set(wanted) <= set(self.names()) else update), stamp
+        return kept if kept and set(wanted) <= {*self.none, *self.names()} else None
 
     def listed(self, known: int | None) -> tuple[Update, int]:
         """Return the choices, if the browser has not got these already, and their stamp; who looks at the list chooses himself."""
         names = self.names()
         stamp = hash(tuple(names))
-        return (gr.update() if stamp == known else gr.update(choices=names)), stamp
+        return (gr.update() if stamp == known else gr.update(choices=[*self.none, *names])), stamp
 
     def refreshed(self) -> tuple[Update, int]:
         """Look at the folders again and return the choices."""
@@ -72,7 +79,11 @@ class Picker:
 
     def shown(self, value: str | Sequence[str] | None) -> Update:
         """Return the update that chooses a name, or several; a dropdown shows only what is among its choices."""
-        return gr.update(value=value, choices=self.names())
+        return gr.update(value=value, choices=[*self.none, *self.names()])
+
+    def chosen(self, name: str | None) -> str:
+        """Return the name of a file, or nothing where none is chosen."""
+        return "" if name is None or name in self.none else name
 
     def path(self, name: str | None) -> Path:
         """Return the file of a name in the list; raise ToolError with the nearest names for any other text."""
@@ -171,5 +182,17 @@ def checkpoint_picker(store: FileStore, label: str, elem_id: str, loaded: bool =
     """Add a dropdown of checkpoint files to the open gr.Blocks; at first the one is chosen that images are made with."""
     picker = Picker("checkpoint", store.checkpoints, store.refresh)
     if loaded:
-        picker.default = lambda: None if (found := store.loaded()) is None else found.name
+        picker.default = lambda: _loaded(store)
     return picker.build(label, elem_id, False, info)
+
+
+def base_picker(store: FileStore, label: str, elem_id: str, info: str = "") -> Picker:
+    """Add a dropdown of the base models that networks are for, with none among the choices; at first the loaded one is chosen."""
+    picker = Picker("checkpoint", store.checkpoints, store.refresh, [NO_BASE])
+    picker.default = lambda: _loaded(store)
+    return picker.build(label, elem_id, False, info)
+
+
+def _loaded(store: FileStore) -> str | None:
+    found = store.loaded()
+    return None if found is None else found.name

@@ -14,7 +14,7 @@ from ....tools.jobs.queue import Job
 from ...context import PageContext, Receiver
 from ...events import Update
 from ...style import tag_box
-from ..file_choice import Picker, checkpoint_picker, network_picker
+from ..file_choice import Picker, base_picker, checkpoint_picker, network_picker
 from ..names import NO_NAME, free_name, tag_of
 from .fields import OptionFields, sentence, with_fields
 from .job_panel import JobPanel
@@ -72,7 +72,9 @@ class ToolForm:
         for option in self.picked:
             elem_id, label = f"lyco_{self.page}_{option.name}", label_of(option)
             info = info_of(option, self.tool)
-            if option.kind == "checkpoint":
+            if option.name in BASES and not option.required:
+                self.pickers[option.name] = base_picker(self.context.store, label, elem_id, info)
+            elif option.kind == "checkpoint":
                 self.pickers[option.name] = checkpoint_picker(self.context.store, label, elem_id, option.name in BASES, info)
             else:
                 self.pickers[option.name] = network_picker(self.context.store, label, elem_id, option.kind == "networks", info)
@@ -103,6 +105,7 @@ class ToolForm:
         chosen = [value for option, value in zip(self.picked, values) if option.kind == "network" and value]
         for option, value in zip(self.picked, values):
             picker = self.pickers[option.name]
+            value = value if option.kind == "networks" else picker.chosen(value)
             if option.name in BASES and not option.required and value == picker.default() and not self.context.fits_loaded(chosen):
                 continue  # the loaded model is only what is chosen by itself
             if option.kind == "networks" and value:
