@@ -22,6 +22,10 @@ class Config:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    def switched_on(self, start: str) -> list[str]:
+        """Return the keys with this start that say something."""
+        return [key for key in self._values if key.startswith(start) and self.says(key)]
+
     def says(self, key: str) -> bool:
         """Tell whether there is something else than nothing, false or an empty list."""
         return bool(self._values.get(key))

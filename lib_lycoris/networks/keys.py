@@ -17,6 +17,7 @@ from ..errors import readable
 from . import numbered
 from .limits import same_numbers
 from .reading.header import TensorInfo
+from .settings.source import component_of
 from .spellings import WHOLE, split
 
 SLICES = re.compile(r"^(?P<module>.+)\.oft_blocks\.(?P<slice>\d+)$")  # kohya's Flux OFT: one rotation for each of q, k, v, mlp
@@ -72,14 +73,14 @@ def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Ke
             _add(found, f"{match['module']}[{match['slice']}]", "oft_blocks", key)
         elif parts := listed.get(key) or _saved_whole(key, saved):
             _add(found, *parts, key)
-        elif spelling := split(key):
+        elif (spelling := split(key)) and spelling[0]:
             module, suffix, adapter = spelling
             _add(found, module, suffix, key)
             if adapter or suffix in NAMED:
                 named.setdefault(module, {}).setdefault(adapter or "", key)
         else:
             found.unknown.append((key, NO_SUFFIX))
-    found.doubtful.update({module: _two_adapters(*keys.values()) for module, keys in named.items() if len(keys) > 1})
+    found.doubtful.update(_several_adapters(named))
     _share_alpha(found)
     _share(found)
     _put_aside_weights(found)
@@ -118,6 +119,20 @@ def joined(found: Keys, meanings: Iterable[tuple[str, str]]) -> dict[str, dict[s
 
 def _unlike(one: str, other: str, odd: Sequence[str]) -> str:
     return f"{readable(other)} and {readable(one)} mean one layer, but only one of them has {', '.join(odd)}; which is meant cannot be told"
+
+
+def _several_adapters(named: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return module -> why, of those with two adapters and of all in a component that has two; named: module -> adapter -> key."""
+    found = {module: _two_adapters(*keys.values()) for module, keys in named.items() if len(keys) > 1}
+    adapters: dict[str, dict[str, str]] = {}  # component -> adapter -> a key of it
+    for module, keys in named.items():
+        for adapter, key in keys.items():
+            adapters.setdefault(component_of(module), {}).setdefault(adapter, key)
+    for module, keys in named.items():
+        told = [key for adapter, key in adapters[component_of(module)].items() if adapter]
+        if len(told) > 1 and any(keys):
+            found.setdefault(module, _two_adapters(*told))
+    return found
 
 
 def _two_adapters(one: str, other: str, *_: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from sys import float_info
 from typing import Any
 
 import torch
@@ -67,6 +68,11 @@ def sound(values: Tensor, largest: float = LARGEST_FACTOR) -> bool:
     if not values.is_floating_point():
         return values.dtype in (torch.bool, torch.uint8, torch.int8, torch.int16) or _within(values.flatten(), largest)
     return all(_within(part.to(arithmetic(part.dtype)), largest) for part in values.flatten().split(PIECE))
+
+
+def is_broken(tensor: Tensor) -> bool:
+    """Tell whether a tensor of a file holds NaN, infinity or what no weight is; single numbers have limits of their own."""
+    return not sound(tensor, float_info.max if tensor.numel() == 1 else LARGEST_FACTOR)
 
 
 def _within(values: Tensor, largest: float) -> bool:

@@ -22,6 +22,7 @@ from .reading.reader import TensorFile
 from .settings.source import SettingsSource
 
 SLICES = ("q", "k", "v", "mlp")
+KINDS = {"lora": "LORA", "loha": "LOHA", "lokr": "LOKR"}  # algorithms that other programs write too -> PEFT's type
 ROUNDED = 0.01  # how much two scales may differ that are the same: alpha may be stored in bfloat16
 
 
@@ -42,6 +43,7 @@ def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping
     grouped = joined(keys, (("+".join(targets[module]) or f"?{module}", module) for module in keys.modules))
     keys.compare(tensors)
     found = Match(skipped=[Skipped(*item) for item in keys.unknown])
+    made: dict[str, dict[str, Algorithm]] = {}
     for module, suffixes in grouped.items():
         try:
             if doubt := keys.doubtful.get(module):
@@ -49,13 +51,34 @@ def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping
             if not targets[module]:
                 raise NetworkFormatError(_nowhere(source, base, module, {suffix: tensors[key] for suffix, key in suffixes.items()}))
             with naming(module):
-                patches = _patches(source, base, module, targets[module], {suffix: tensors[key] for suffix, key in suffixes.items()})
-            _add(found, patches, module)
+                made[module] = _patches(source, base, module, targets[module], {suffix: tensors[key] for suffix, key in suffixes.items()})
         except ModelMismatchError as error:
             found.mismatches.append((module, str(error)))
             found.skipped.extend(Skipped(key, str(error)) for key in suffixes.values())
         except NetworkFormatError as error:
             found.skipped.extend(Skipped(key, str(error)) for key in suffixes.values())
+    rivals = _rivals(made)
+    for module, patches in made.items():
+        if module in rivals:
+            found.skipped.extend(Skipped(key, rivals[module]) for key in grouped[module].values())
+        else:
+            found.patches.update(patches)
+            found.modules.update(dict.fromkeys(patches, module))
+    return found
+
+
+def _rivals(made: Mapping[str, Mapping[str, Algorithm]]) -> dict[str, str]:
+    """Return module -> why it is left out: several of the file change one parameter, as a fused layer and its parts do."""
+    owners: dict[str, list[str]] = {}
+    for module, patches in made.items():
+        for name in patches:
+            owners.setdefault(name, []).append(module)
+    told = "changes the same parameter"
+    found: dict[str, str] = {}
+    for name, modules in owners.items():
+        for module in modules if len(modules) > 1 else ():
+            other = next(one for one in modules if one != module)
+            found.setdefault(module, f"{readable(other)} {told}, {name}; which of them is meant cannot be told")
     return found
 
 
@@ -166,14 +189,6 @@ def _divided(algorithm: Algorithm, leaf: str, targets: Sequence[str], heights: S
     return found
 
 
-def _add(found: Match, patches: Mapping[str, Algorithm], module: str) -> None:
-    """Add all changes of a module, or none."""
-    if taken := next((name for name in patches if name in found.patches), None):
-        raise NetworkFormatError(f"{readable(found.modules[taken])} changes the same parameter, {taken}")
-    found.patches.update(patches)
-    found.modules.update(dict.fromkeys(patches, module))
-
-
 def parse_module(
     source: SettingsSource, module: str, tensors: Mapping[str, Tensor], shape: Sequence[int] | None = None
 ) -> dict[str, Algorithm]:
@@ -198,26 +213,33 @@ def parse_module(
     if settings.pop("alpha_is_cubed_scale", False):
         settings["fixed_scale"] = single(named["alpha"], "alpha") ** (1 / 3)
     check_settings(settings)
-    rank = settings.pop("told_rank", None)
+    kind, rank, magnitude = (settings.pop(f"told_{what}", None) for what in ("kind", "rank", "magnitude"))
     patches, left = parse(named, **settings)
     if left:
         raise NetworkFormatError(f"{', '.join(sorted(left))}: not used by the algorithm that the layer's other tensors make")
     if "weight" in patches:
-        _check_told(patches["weight"], rank, told, "scale" if "scale" in named else "adapter_config.json")
+        _check_config(patches["weight"], kind, rank, magnitude)
+        _check_scale(patches["weight"], told, "scale" if "scale" in named else "adapter_config.json")
     return patches
 
 
-def _check_told(algorithm: Algorithm, rank: int | None, scale: float | None, where: str) -> None:
-    """Raise where what stands outside the factors is of another rank, or says another scale than the alpha beside them."""
+def _check_config(algorithm: Algorithm, kind: str | None, rank: int | None, magnitude: bool | None) -> None:
+    """Raise where PEFT's config is not of the network that the tensors are: of another method or rank, or with magnitudes (DoRA)."""
+    direction, says = algorithm.direction, "adapter_config.json says that"
+    if kind is not None and direction.name in KINDS and KINDS[direction.name] != kind:
+        raise NetworkFormatError(f"{says} it is of the type {readable(kind, 40)}, but its tensors are those of {direction.name}")
     if rank is not None and algorithm.rank not in (None, rank):
-        raise NetworkFormatError(
-            f"adapter_config.json says that its rank is {rank}, but its tensors have {algorithm.rank}; it is of another network"
-        )
+        raise NetworkFormatError(f"{says} its rank is {rank}, but its tensors have {algorithm.rank}; it is of another network")
+    if magnitude and direction.name in KINDS and not algorithm.magnitudes():
+        raise NetworkFormatError(f"{says} it is a DoRA, but no magnitude came with its factors, which alone are another change")
+
+
+def _check_scale(algorithm: Algorithm, scale: float | None, where: str) -> None:
+    """Raise where what stands outside the factors says another scale than the alpha beside them."""
     stored = algorithm.direction.stored_scale
     if scale is not None and stored is not None and not isclose(scale, stored, rel_tol=ROUNDED):
-        raise NetworkFormatError(
-            f"{where} says that it is multiplied by {scale:g}, but alpha and its rank say {stored:g}; which is meant cannot be told"
-        )
+        both = f"{where} says that it is multiplied by {scale:g}, but alpha and its rank say {stored:g}"
+        raise NetworkFormatError(f"{both}; which is meant cannot be told")
 
 
 def _one_magnitude(magnitude: Tensor, scale: Tensor | None) -> Tensor:

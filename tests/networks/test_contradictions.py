@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_lycoris import models
+from lib_lycoris import inspect, models
 from lib_lycoris.algorithms import ALGORITHMS, BIASES, DoRA
 from lib_lycoris.algorithms.base import stored
 from lib_lycoris.errors import ModelMismatchError, NetworkFormatError
@@ -89,3 +89,40 @@ def test_factors_are_no_whole_numbers_and_places_are(kind: str, name: str) -> No
 def test_a_declaration_says_whether_numbers_are_whole() -> None:
     assert {"bias_indices", "shira_indices", "supertuning_indices"} <= WHOLE
     assert not stored("x").metadata["whole"] and stored("x", whole=True).metadata["whole"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"peft_type": "LOHA"}, "of the type LOHA, but its tensors are those of lora"),
+        ({"peft_type": "QUUX"}, "of the type QUUX, but its tensors are those of lora"),
+        ({"peft_type": "ADALORA"}, "of the type ADALORA, but its tensors are those of lora"),
+        ({"peft_type": "LORA", "use_dora": True}, "it is a DoRA, but no magnitude came with its factors"),
+        ({"peft_type": "LORA", "init_lora_weights": "zeta"}, "init_lora_weights=zeta is not known here"),
+        ({"peft_type": "LORA", "use_zeta": True}, "use_zeta in its config is a variant of LoRA that is not known here"),
+    ],
+)
+def test_a_config_that_is_not_of_these_tensors_is_refused(tmp_path: Path, config: dict[str, object], words: str) -> None:
+    tensors = pair(f"base_model.model.{MODULE}")
+    with pytest.raises((NetworkFormatError, ModelMismatchError), match=words):
+        read(tmp_path, tensors, {"r": 4, "lora_alpha": 8, **config})
+    harmless = {"init_lora_weights": "gaussian", "use_rslora": False, "use_zeta": False}
+    assert value(read(tmp_path, tensors, {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **harmless})) == 8
+
+
+def test_kohyas_split_rank_is_of_the_layers_that_it_splits(tmp_path: Path) -> None:
+    metadata = {"ss_network_args": json.dumps({"split_qkv": "True"}), "ss_network_dim": "1"}
+    save_file({key: t.clone() for key, t in pair(alpha=torch.tensor(2.0)).items()}, str(tmp_path / "one.safetensors"), metadata)
+    assert value(load(tmp_path / "one.safetensors", models.reference("sd1"))) == 2
+
+
+def test_inspect_and_the_loader_agree_on_what_is_broken(tmp_path: Path) -> None:
+    for alpha, broken in ((1e10, False), (float("inf"), True)):  # LyCORIS writes 1e10 where no alpha is meant
+        tensors = pair(alpha=torch.tensor(alpha))
+        save_file({key: t.clone() for key, t in tensors.items()}, str(tmp_path / "one.safetensors"))
+        assert bool(inspect(tmp_path / "one.safetensors").not_finite) == broken
+        if broken:
+            with pytest.raises(NetworkFormatError, match="NaN or infinity"):
+                load(tmp_path / "one.safetensors", models.reference("sd1"))
+        else:
+            assert load(tmp_path / "one.safetensors", models.reference("sd1")).patches

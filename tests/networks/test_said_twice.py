@@ -127,3 +127,24 @@ def test_two_magnitudes(tmp_path: Path) -> None:
     for scale in (one[:, None] * 2, one[None]):  # other numbers; those of the inputs
         network = read(tmp_path, {**tensors, f"{QUERY}.dora_scale": scale})
         assert not applied(network) and "two magnitudes" in said_of(network, f"{QUERY}.dora_scale")
+
+
+def test_two_adapters_of_one_component_are_none_even_where_no_layer_has_both(tmp_path: Path) -> None:
+    value = DOTS + "to_v"
+    tensors = {**pair(QUERY, ".lora_A.one.weight", ".lora_B.one.weight"), **pair(value, ".lora_A.two.weight", ".lora_B.two.weight")}
+    network = read(tmp_path, tensors)
+    assert not applied(network) and {key for key, _ in network.skipped} == set(tensors)
+    text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    down, up = torch.ones(4, 768), torch.ones(768, 4)
+    other = {f"{text}.lora_A.two.weight": down, f"{text}.lora_B.two.weight": up}  # each component has its own
+    assert not read(tmp_path, {**pair(QUERY, ".lora_A.one.weight", ".lora_B.one.weight"), **other}).skipped
+
+
+def test_a_fused_layer_beside_its_parts_is_none_of_them(tmp_path: Path) -> None:
+    fused, g = f"{DOTS}to_qkv", torch.Generator().manual_seed(1)
+    whole = {f"{fused}.lora_A.weight": A, f"{fused}.lora_B.weight": torch.randn(960, 4, generator=g)}
+    save_file({key: t.clone() for key, t in {**pair(QUERY), **whole, **pair(DOTS + "to_out.0")}.items()}, str(tmp_path / "odd.safetensors"))
+    network = load(tmp_path / "odd.safetensors", models.reference("sd1"))
+    assert {name.split(".attn1.")[1] for name in network.patches} == {"to_out.0.weight"}
+    assert {key for key, _ in network.skipped} == {*pair(QUERY), *whole}
+    assert all("changes the same parameter" in reason for _, reason in network.skipped)

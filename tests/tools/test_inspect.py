@@ -69,7 +69,8 @@ def test_keys_that_change_nothing_are_listed_with_their_reason(mixed: Path) -> N
     assert all("no layer of this name" in reason for _, reason in found.unmatched)
     assert found.dead == (KEY,)
     assert found.embeddings == {"my word": {"string_to_param.*": (3, 768)}}
-    assert found.problems == ("3 keys change nothing on Stable Diffusion 1.x",)
+    first = "lora_unet_no_such.alpha: Stable Diffusion 1.x has no layer of this name"
+    assert found.problems == (f"3 keys change nothing on Stable Diffusion 1.x, first {first}",)
 
 
 def test_metadata_is_told_in_words(mixed: Path) -> None:

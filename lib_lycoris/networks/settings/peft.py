@@ -23,6 +23,10 @@ def peft_settings(values: Mapping[str, Any], module: str) -> dict[str, Any]:
     config = Config(values)
     kind = config.text("peft_type", "LORA").upper()
     found: dict[str, Any] = {"config": config}
+    if "peft_type" in config:
+        found["told_kind"] = kind
+    if kind == "LORA" and config.flag("use_dora"):
+        found["told_magnitude"] = True
     module = module.removeprefix("base_model.model.")
     if kind in RANKED and (rank := _rank(config, values, module)) is not None:
         found["told_rank"] = rank

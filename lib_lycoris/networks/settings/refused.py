@@ -61,6 +61,9 @@ VARIANTS: dict[str, str] = {
     "layer_replication": "layer replication builds a model of more layers than this one",
     "target_parameters": "target_parameters changes parameters of experts, which is not read",
 }
+# what a LoRA may begin with that leaves the base weight alone, or is an algorithm here: pissa, olora
+KNOWN_INITS = ("", "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
+KNOWN_SWITCHES = ("use_rslora", "use_dora", "use_effective_conv2d")
 SAVED_AS_LORA = "save it as a plain LoRA where it was trained (PEFT: path_initial_model_for_weight_conversion)"
 
 
@@ -102,4 +105,9 @@ def _by_config(config: Config) -> str | None:
     for start, why in INITS.items():
         if init.startswith(start):
             return f"is not applied: {why}; {SAVED_AS_LORA}"
-    return next((f"is not applied: {why}" for key, why in VARIANTS.items() if config.says(key)), None)
+    if reason := next((f"is not applied: {why}" for key, why in VARIANTS.items() if config.says(key)), None):
+        return reason
+    if init not in KNOWN_INITS:
+        return f"is not applied: init_lora_weights={readable(init, 40)} is not known here, and may have changed the base weight"
+    unknown = next((key for key in config.switched_on("use_") if key not in KNOWN_SWITCHES), None)
+    return f"is not applied: {readable(unknown, 40)} in its config is a variant of LoRA that is not known here" if unknown else None

@@ -16,6 +16,7 @@ COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_enc
 SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_encoder_2", "text_encoder_2": "text_encoder_2",
             "unet": "unet", "transformer": "transformer"}  # fmt: skip
 
+SPLIT = {"qkv": 3, "linear1": 4}  # part of the names of Flux' layers that kohya trains in parts -> their number
 LONGEST_DIM = 9  # digits of a rank
 LARGEST_CONFIG = 4 << 20  # bytes
 NOTHING = (None, "", "None", "null")
@@ -57,7 +58,7 @@ class SettingsSource:
             found["turns_bias"] = True
         if "a1.weight" in suffixes and _true(self.arguments.get("rs_lora")):
             found["rank_stabilised"] = True
-        if "lora_down.weight" in suffixes and "alpha" in suffixes and (scale := self._split_scale(suffixes)):
+        if "lora_down.weight" in suffixes and "alpha" in suffixes and (scale := self._split_scale(module, suffixes)):
             found["split_rank"] = scale
         if {"lokr_w1", "lokr_w2", "alpha"} <= suffixes.keys() and _true(self.arguments.get("rs_lora")):
             found["alpha_is_cubed_scale"] = True  # LyCORIS multiplies by √dim and saves dim · √dim
@@ -72,20 +73,24 @@ class SettingsSource:
 
     def config(self, module: str) -> Mapping[str, Any] | None:
         """Return the PEFT config that a module falls under."""
-        plain = module.removeprefix("base_model.model.")
-        component = next((c for c in sorted(COMPONENTS, key=len, reverse=True) if plain.startswith(c + ".")), None)
-        if component is None:
-            component = "text_encoder" if plain.startswith("text_model.") or ".text_model." in plain else ""
+        component = component_of(module)
         if component in self.configs:
             return self.configs[component]
         unet = self.configs.get("unet") or self.configs.get("transformer")
         return self.configs.get("") or (unet if component == "" else None)
 
-    def _split_scale(self, suffixes: Mapping[str, Sequence[int]]) -> int | None:
+    def _split_scale(self, module: str, suffixes: Mapping[str, Sequence[int]]) -> int | None:
         """Return the rank that alpha is divided by where kohya's split_qkv saved 3 or 4 adapters as one block-diagonal one."""
         rank = suffixes["lora_down.weight"][0]
-        split = _true(self.arguments.get("split_qkv")) and self.dim and rank in (3 * self.dim, 4 * self.dim)
-        return self.dim if split else None
+        parts = next((number for name, number in SPLIT.items() if name in module), 0)
+        return self.dim if _true(self.arguments.get("split_qkv")) and self.dim and parts and rank == parts * self.dim else None
+
+
+def component_of(module: str) -> str:
+    """Return the component that a module's dotted name says; empty where it says none."""
+    plain = module.removeprefix("base_model.model.")
+    component = next((c for c in sorted(COMPONENTS, key=len, reverse=True) if plain.startswith(c + ".")), "")
+    return component or ("text_encoder" if plain.startswith("text_model.") or ".text_model." in plain else "")
 
 
 def read_source(path: Path, metadata: Mapping[str, str], keys: Sequence[str]) -> SettingsSource:

@@ -17,7 +17,7 @@ from ...algorithms.base import Algorithm
 from ...errors import NetworkFormatError, naming, readable
 from ...networks.hashes import model_hash, sha256, short
 from ...networks.keys import Keys
-from ...networks.limits import sound
+from ...networks.limits import is_broken
 from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.matching import Match, match, own_model
 from ...networks.reading.reader import TensorFile
@@ -94,7 +94,7 @@ def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None
     told = models.recognise(shapes, file.metadata)
     compared = base or own_model(shapes, told, family)
     found = match(file, keys, source, tensors, compared)
-    not_finite = tuple(key for key, tensor in tensors.items() if not sound(tensor))
+    not_finite = tuple(key for key, tensor in tensors.items() if is_broken(tensor))
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))
     unmatched = tuple((item.key, item.reason) for item in found.skipped)
     return Inspection(
