@@ -91,6 +91,13 @@ def test_a_merge_in_the_tab_becomes_the_checkpoint_and_paints_as_the_tag_did(web
     assert np.array_equal(running.generate(), plain)
 
 
+def test_the_checkpoint_in_use_is_chosen_already(page: Any) -> None:
+    """Also in the Forges, which load it with the first image."""
+    for tab, place in (("Merge", "#lyco_merge_checkpoint"), ("Extract", "#lyco_extract_org")):
+        open_page(page, tab)
+        page.wait_for_function(f"document.querySelector('{place} input').value.startsWith('{CHECKPOINT.split('.')[0]}')")
+
+
 def test_the_tag_of_a_new_network_goes_to_the_prompt(webui: WebUI, page: Any) -> None:
     page.click('#lyco_merge_mode label:has-text("into one network")')
     choose(page, "#lyco_merge_checkpoint", CHECKPOINT)
