@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from tests.ui.test_app import choose
+from tests.ui.test_app import READY, choose
 from tests.webui.running import PROBE, PROMPT, Running, largest, pixels
 from tests.webui.sample_networks import write_network
 from tests.webui.server import WebUI, WebUIError, decode, make_checkpoints
@@ -50,7 +50,8 @@ def page(webui: WebUI, browser_path: str) -> Iterator[Any]:
         errors: list[str] = []
         opened.on("pageerror", lambda error: errors.append(str(error)))
         opened.goto(webui.url, wait_until="domcontentloaded")
-        show(opened, '#tabs > .tab-nav button:has-text("LyCORIS")', "#lyco_merge_run")
+        show(opened, '#tabs > .tab-nav button:has-text("LyCORIS")', "#lyco_tabs")
+        opened.wait_for_selector(READY, state="attached")
         yield opened
         browser.close()
         assert not errors
@@ -72,6 +73,7 @@ def wait(webui: WebUI, job_id: str) -> dict[str, Any]:
 def test_a_merge_in_the_tab_becomes_the_checkpoint_and_paints_as_the_tag_did(webui: WebUI, page: Any) -> None:
     running = Running(webui)
     plain, tagged = running.generate(), running.generate(f"<lyco:{NAME}:0.8>")
+    open_page(page, "Merge")
     choose(page, "#lyco_merge_checkpoint", CHECKPOINT)
     choose(page, "#lyco_merge_add", NAME)
     page.wait_for_selector("#lyco_merge_row0")
@@ -99,6 +101,7 @@ def test_the_checkpoint_in_use_is_chosen_already(page: Any) -> None:
 
 
 def test_the_tag_of_a_new_network_goes_to_the_prompt(webui: WebUI, page: Any) -> None:
+    open_page(page, "Merge")
     page.click('#lyco_merge_mode label:has-text("into one network")')
     choose(page, "#lyco_merge_checkpoint", CHECKPOINT)
     if not page.is_visible("#lyco_merge_row0"):  # it is there again from the last visit
