@@ -77,7 +77,7 @@ def test_a_merge_in_the_tab_becomes_the_checkpoint_and_paints_as_the_tag_did(web
     choose(page, "#lyco_merge_checkpoint", CHECKPOINT)
     choose(page, "#lyco_merge_add", NAME)
     page.wait_for_selector("#lyco_merge_row0")
-    page.fill("#lyco_merge_row0_strength input", "0.8")
+    page.fill("#lyco_merge_row0_strength", "0.8")
     page.fill("#lyco_merge_name textarea, #lyco_merge_name input", "merged-here")
     wait_until_says(page, "#lyco_merge_plan", "layers changed")
     page.click("#lyco_merge_run")
