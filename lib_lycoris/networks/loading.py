@@ -125,8 +125,10 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     """Return a short hash of the content, whatever its order in the file: names, shapes, and the sum of each tensor's bits as integers."""
     keys = sorted(tensors)
     content = hashlib.blake2b(repr([(key, tensors[key].dtype, tuple(tensors[key].shape)) for key in keys]).encode(), digest_size=16)
-    sums = [tensors[key].contiguous().reshape(-1).view(INTEGERS.get(tensors[key].element_size(), torch.uint8)).sum() for key in keys]
-    content.update(torch.stack(sums).numpy().tobytes() if sums else b"")
+    sums = torch.empty(len(keys), dtype=torch.int64)  # in one place: a small tensor behind each large one keeps the memory of all of them
+    for place, key in enumerate(keys):
+        sums[place] = tensors[key].contiguous().reshape(-1).view(INTEGERS.get(tensors[key].element_size(), torch.uint8)).sum()
+    content.update(sums.numpy().tobytes())
     return content.hexdigest()
 
 

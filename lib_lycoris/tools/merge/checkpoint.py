@@ -180,22 +180,27 @@ def run(
 def _merge(progress: Progress, options: Mapping[str, Any]) -> Result:
     began = time.monotonic()
     digest = None
-    with one_thread_each():
+    hashed = _hashed_input(options)
+    with one_thread_each(), _input_hash(hashed) as reading:  # begun at once: it takes the longest, and the networks are read meanwhile
         job = prepare(progress=progress, **options)
         require_space(job.save_to.parent, job.size, job.save_to.name)
         progress.start(job.size, "merging", "B")
         if job.checkpoint.path.is_dir():
             _write_folder(job, progress)
         else:
-            digest = _write_file(job, progress)
+            digest = _write_file(job, reading, progress)
     return as_result(job.changes, job.save_to, job.undo, job.size, digest, time.monotonic() - began)
 
 
-def _write_file(job: CheckpointMerge, progress: Progress) -> str | None:
+def _hashed_input(options: Mapping[str, Any]) -> Path | None:
+    """Return the checkpoint file whose hash is written: into the recipe, or into the undo file."""
+    path, wanted = Path(options["sd_model"]), not (options["no_hash"] or options["no_metadata"]) or options["undo_file"] is not None
+    return path if wanted and path.is_file() else None
+
+
+def _write_file(job: CheckpointMerge, reading: InputHash | None, progress: Progress) -> str | None:
     source, layout = job.checkpoint.sources[0], job.layouts[0]
-    needs_input_hash = INPUT_HASH.encode() in layout.head or job.undo is not None
     with ExitStack() as stack:
-        reading = stack.enter_context(_input_hash(source.path if needs_input_hash else None))
         kept = stack.enter_context(_undo_output(job))
         output = stack.enter_context(Output(job.save_to, job.hashed))
         undo = stack.enter_context(UndoFile(kept, job.save_to.name))
