@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import signal
@@ -25,14 +24,12 @@ if TYPE_CHECKING:
 
 REFUSED, FAILED, STOPPED = 1, 2, 130  # exit codes; 130 is what shells expect after Ctrl-C
 DEFAULT_PORT = 7870
-COLLECTED = 20_000  # new objects between two looks for garbage: Python's 700 cost 0.2 s in the imports of torch alone
 TAG_HELP = 'A prompt may hold tags: "a castle <lyco:style:0.7>" puts the network "style" on at strength 0.7'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code; what goes wrong is one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
-    gc.set_threshold(COLLECTED, *gc.get_threshold()[1:])
     if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal's encoding lacks is printed by its code, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
     parser, verbs = command_parser()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkFormatError, ToolError, readable
 from ...networks.reading.header import TensorInfo, parse
 from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool
+from ..files.checkpoints.ahead import Ahead, workers
 from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
 from ..files.checkpoints.folder import OutputFolder, copy_other_files
 from ..files.checkpoints.stream import as_bytes
@@ -63,11 +65,14 @@ def run(merged: FilePath, undo_file: FilePath, save_to: FilePath, *, progress: P
 def _restore(undo: Undo, number: int, merged: CheckpointFile, target: Path, progress: Progress) -> None:
     facts, header = undo.files[number], undo.header(number)
     entries = original_entries(header, undo.path.name, facts)
-    with Output(target, hashed=True) as output, merged.path.open("rb", buffering=0) as file:
+    ordered = sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end))
+    changed = [(item, prod(item[1].shape)) for item in ordered if item[0] in facts["tensors"]]
+    with Output(target, hashed=True) as output, merged.path.open("rb", buffering=0) as file, workers() as pool:
         output.write(len(header).to_bytes(8, "little") + header)
-        for key, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        ahead = Ahead(pool, lambda item: undo.original(number, *item, merged), changed)
+        for key, entry in ordered:
             if key in facts["tensors"]:
-                output.write(as_bytes(undo.original(number, key, entry, merged)))
+                output.write(as_bytes(ahead.take()))
                 progress.advance(entry.end - entry.begin, key)
             else:
                 output.copy(file, merged.data_start + facts["places"][key][0], entry.end - entry.begin, progress)
