@@ -57,6 +57,9 @@ def linear_layers(base: BaseModel) -> list[str]:
     return [name for name in linear if not name.endswith(".attn.out_proj")]  # it wants the fused q, k and v with it
 
 
+GIVES_A_BIAS = ("bias_only", "beft", "peft_glora_vectors")  # also to a layer without one, where a checkpoint could not hold it
+
+
 def algorithms(shape: tuple[int, ...]) -> Mapping[str, object]:
     """Return the builders of samples.py for a layer of this shape."""
     return {1: NORM, 2: LINEAR, 4: CONVOLUTION}[len(shape)]
@@ -70,7 +73,7 @@ def write_network(
     for module in modules:
         shape = base.layers[module].shape
         build = algorithms(shape).get(algorithm)
-        if build is None or (algorithm in ("bias_only", "beft") and not base.layers[module].bias):  # a checkpoint could not hold it
+        if build is None or (algorithm in GIVES_A_BIAS and not base.layers[module].bias):
             continue
         name = spelled(base, module, style)
         if name is None:
