@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import LycorisError
@@ -101,8 +101,11 @@ class Session:
 
     def _add(self, plan: Plan, tag: Tag, patcher: Patcher, model: object, seed: int, hires: bool) -> None:
         strength = resolve(tag, patcher.base.family, seed, self.presets(), hires)
-        path = self.library.find(tag.name).path
+        file = self.library.find(tag.name)
+        path = file.path
         network, stamp = self.cache.get(path, patcher.base, model, patcher.dtype, self.other_family())
+        if network.name != file.name:
+            network = replace(network, name=file.name)  # of a folder that PEFT saved
         if self._stamps.get(path, stamp) != stamp:
             patcher.restore()  # what was prepared of the file's old content goes with it
         self._stamps[path] = stamp

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_lycoris.hosts.webui import activation as webui_activation
@@ -327,3 +328,31 @@ def test_tags_of_other_programs_are_none_of_our_business(webui: WebuiRig) -> Non
 
 def test_a_program_without_an_adapter_gets_a_sentence() -> None:
     assert "not known" in adapters.unsupported()
+
+
+def test_a_network_of_another_family_is_put_on_what_fits_where_the_setting_says_so(webui: WebuiRig) -> None:
+    opts = webui.program.modules["modules.shared"].opts
+    write_network(webui.folder / "foreign.safetensors", webui.host.base, "lora", [UNET])
+    tensors = load_file(webui.folder / "foreign.safetensors")
+    for number in range(10):  # of Flux.1, at its width
+        name = f"lora_unet_double_blocks_{number}_img_attn_proj"
+        tensors |= {f"{name}.lora_down.weight": torch.ones(1, 3072), f"{name}.lora_up.weight": torch.ones(3072, 1)}
+    save(webui.folder / "foreign.safetensors", tensors)
+    base = webui.picture("")
+    assert same(webui.picture("<lyco:foreign>"), base)
+    assert "foreign.safetensors is for Flux.1" in webui.problems and "but the model is Stable Diffusion 1.x" in webui.problems
+    opts.lyco_other_family = True
+    assert not same(webui.picture("<lyco:foreign>"), base)
+    assert "1 of 11 layers applied" in webui.problems
+    opts.lyco_other_family = False
+    assert same(webui.picture("<lyco:foreign>"), base) and "is for Flux.1" in webui.problems
+
+
+def test_a_folder_that_peft_saved_and_a_bin_file_are_networks_of_tags(webui: WebuiRig) -> None:
+    (webui.folder / "style").mkdir()
+    one = webui.folder / "one.safetensors"
+    wanted = webui.picture("<lyco:one:0.7>")
+    (webui.folder / "style" / "adapter_model.safetensors").write_bytes(one.read_bytes())
+    torch.save(load_file(one), webui.folder / "pickled.bin")
+    for name in ("style", "pickled"):
+        assert same(webui.picture(f"<lyco:{name}:0.7>"), wanted) and webui.problems == ""

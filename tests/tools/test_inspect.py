@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from lib_lycoris import cli, models
-from lib_lycoris.tools.examine.inspect import inspect
+from lib_lycoris.demo import CHECKPOINT
+from lib_lycoris.networks.reading.header import TensorInfo
+from lib_lycoris.tools.examine.inspect import base_model_in, inspect
 from lib_lycoris.tools.examine.inspect_text import as_text
 
 QUERY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q"  # (320, 320) in SD1
@@ -178,3 +180,17 @@ def test_a_file_that_cannot_be_used_says_so_first_and_by_its_exit_code(tmp_path:
     assert "it cannot be used" in capsys.readouterr().out.splitlines()[0]
     save_file({"model.weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     assert cli.main(["inspect", str(tmp_path / "foreign.safetensors")]) == 1
+
+
+def test_a_checkpoint_is_called_by_its_base_model() -> None:
+    found = inspect(CHECKPOINT)
+    assert found.family is None and not found.usable
+    assert found.problems == ("the file is a checkpoint (a base model), not a network; its layers are those of Stable Diffusion 1.x",)
+
+
+@pytest.mark.parametrize("family", sorted(models.FAMILIES))
+def test_the_layers_of_every_family_name_it(family: str) -> None:
+    base = models.reference(family)
+    shapes = {f"{name}.weight": tuple(layer.shape) for name, layer in base.layers.items()}
+    shapes.update({f"{name}.bias": tuple(layer.shape[:1]) for name, layer in base.layers.items() if layer.bias})
+    assert base_model_in({key: TensorInfo("F16", shape) for key, shape in shapes.items()}) == base.label

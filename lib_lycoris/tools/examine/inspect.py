@@ -14,15 +14,17 @@ from torch import Tensor
 from ... import models
 from ...algorithms import parse
 from ...algorithms.base import Algorithm
-from ...errors import NetworkFormatError, naming, readable
+from ...errors import ModelMismatchError, NetworkFormatError, naming, readable
 from ...networks.hashes import model_hash, sha256, short
 from ...networks.keys import Keys
 from ...networks.limits import is_broken
 from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.matching import Match, match, own_model
+from ...networks.reading.header import TensorInfo
 from ...networks.reading.reader import TensorFile
 from ...networks.settings.source import SettingsSource
 from ...networks.tag_counts import top_tags
+from ..files.checkpoints.checkpoint import layer_infos
 
 TOP_TAGS = 20
 
@@ -97,10 +99,11 @@ def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None
     not_finite = tuple(key for key, tensor in tensors.items() if is_broken(tensor))
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))
     unmatched = tuple((item.key, item.reason) for item in found.skipped)
+    reason = told.reason if keys.modules else "it holds no network"
     return Inspection(
         name=Path(path).name if Path(path).is_dir() else file.path.stem, path=str(file.path),
         bytes=file.path.stat().st_size, hashes=_hashes(file),
-        family=told.family, family_reason=told.reason, candidates=told.candidates, compared_with=compared.label,
+        family=told.family, family_reason=reason, candidates=told.candidates, compared_with=compared.label,
         algorithms=_counts(m.algorithm for m in modules), ranks=_counts(m.rank for m in modules), alphas=_counts(m.alpha for m in modules),
         dtypes=_counts(info.dtype for info in file.tensors.values()), keys=len(file.tensors),
         matched_keys=len(file.tensors) - len({key for key, _ in unmatched}), unmatched=unmatched, modules=modules,
@@ -145,14 +148,16 @@ def _problems(
     not_finite: tuple[str, ...],
 ) -> list[str]:
     told = []
-    if reason := no_network(file, source, keys):
-        told.append(f"the file {reason}")
+    reason = no_network(file, source, keys)
+    if reason:
+        label = base_model_in(file.tensors)
+        told.append(f"the file {reason}{f'; its layers are those of {label}' if label else ''}")
     if not_finite:
         many = f"{len(not_finite)} tensors hold NaN or infinity (or numbers as large), first {readable(not_finite[0])}"
         told.append(f"{many}: the file is broken and will not be applied")
     if keys.modules and not found.patches:
         told.append(f"nothing of the file fits {base.label}: {found.skipped[0].reason if found.skipped else 'no layer has its names'}")
-    elif found.skipped:
+    elif found.skipped and not reason:
         first = found.skipped[0]
         told.append(f"{len(found.skipped)} keys change nothing on {base.label}, first {readable(first.key)}: {first.reason}")
     if family is not None and family != base.family:
@@ -161,6 +166,14 @@ def _problems(
     if dead and dead == len(found.patches):
         told.append("every module is dead: the file changes nothing at all")
     return told
+
+
+def base_model_in(tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Return the label of the base model that a checkpoint, or a part of one, holds; None where its layers do not tell it."""
+    try:
+        return models.from_live(layer_infos(tensors)).base.label
+    except ModelMismatchError:
+        return None
 
 
 def _hashes(file: TensorFile) -> dict[str, str]:
