@@ -102,6 +102,19 @@ def page(folder: Path) -> InspectPage:
     return made
 
 
+def test_the_metadata_is_edited_on_the_page_that_shows_it(page: InspectPage) -> None:
+    name = "hero"
+    assert page.metadata.choose(name)["value"] == [name] and page.metadata.choose(None)["value"] == []
+    values = dict.fromkeys((part for part in page.metadata.inputs), None)
+    values |= {page.metadata.pickers["models"].component: [name], page.metadata.name: "described"}
+    title = page.metadata.inputs[2]
+    assert title.label == "Title"
+    tool, options = page.metadata.make(*({**values, title: "Ink"}[part] for part in page.metadata.inputs))
+    assert (tool, options["title"], options["save_to"].name) == ("metadata", "Ink", "described.safetensors")
+    result = page.context.jobs.tool(tool).run(**options)
+    assert inspect(result.outputs[0]).metadata["modelspec.title"] == "Ink"
+
+
 def shown(page: InspectPage, name: str, *family: str) -> dict[str, Any]:
     """Return what each component shows at the end."""
     found: dict[str, Any] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -22,7 +21,7 @@ RESIZE_RULES = {
     "a share of the singular values' sum": "sv_cumulative",
     "how many times smaller the last value may be": "sv_ratio",
 }
-PLACED = ("merge", "networks_merge", "extract", "measure", "compare")  # tools with a page of their own
+PLACED = ("merge", "networks_merge", "extract", "measure", "compare", "metadata")  # tools with a page of their own
 NONE = "no block weights"
 HIGHEST = 256  # rank of a slider
 
@@ -36,7 +35,6 @@ class ChangePage:
             "Resize": ResizeForm(context),
             "Convert": convert,
             "Bake": BakeForm(context),
-            "Metadata": MetadataForm(context),
             "Prune": ToolForm(context, "prune", (), ("save_precision",), "pruned"),
             "Split a DyLoRA": ToolForm(context, "split", ("unit",), ("alpha", "save_precision"), "rank"),
             "Verify a merge": ToolForm(context, "verify", (), ("device",)),
@@ -53,27 +51,6 @@ class ChangePage:
                 with gr.Tab(label, elem_id=f"lyco_tab_change_{form.page}"):
                     gr.HTML(f'<p class="lyco_advice">{form.tool.summary[0].upper()}{form.tool.summary[1:]}.</p>')
                     form.build()
-
-
-class MetadataForm(ToolForm):
-    """Metadata: texts to fill in, for a copy of one network or for the files themselves."""
-
-    TEXTS = ("title", "triggers", "author", "license", "description", "usage_hint", "tags")
-    MORE = ("in_place", "repair", "strip", "set", "remove", "undo")
-
-    def __init__(self, context: PageContext) -> None:
-        super().__init__(context, "metadata", self.TEXTS, self.MORE, "described")
-
-    def make(self, *values: Any) -> tuple[str, dict[str, Any]]:
-        """Return the tool and its options: without a name for the result where the files themselves are changed."""
-        tool, options = super().make(*values)
-        if options.get("in_place") or options.get("undo"):
-            options.pop("save_to")
-        return tool, options
-
-    def target(self, name: str | None, first: Any) -> Path:
-        """Return the path of the copy of the first network. Raises ToolError for a name that is bad or taken."""
-        return super().target(name, first[0])
 
 
 class ResizeForm(ToolForm):

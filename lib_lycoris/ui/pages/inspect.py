@@ -1,4 +1,4 @@
-"""The page Inspect: what a network file is, what it was trained on, what each module does; and several networks side by side."""
+"""The page Inspect: what a network file is, says and was trained on, what each module does; and several networks side by side."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ..parts.guidance import advice_html
 from ..parts.inspection import comparison, details, facts, module_table, overview, words
 from ..parts.plots import block_norms, block_totals, spectra
 from ..parts.tools.job_panel import JobPanel
+from ..parts.tools.metadata_form import MetadataForm
 from ..style import bar, idle, notes, tag_box
 
 PAGE = "inspect"
@@ -56,7 +57,7 @@ class InspectPage:
 
     def __init__(self, context: PageContext) -> None:
         self.context = context
-        self.panel = JobPanel(context, "compare")
+        self.panel, self.metadata = JobPanel(context, "compare"), MetadataForm(context)
         self._shown: dict[Path, Shown] = {}
         self._latest: str | None = None
 
@@ -66,6 +67,8 @@ class InspectPage:
         self.state = gr.HTML(idle(EMPTY), elem_id="lyco_inspect_progress", elem_classes=["lyco_plan"])
         with gr.Column(visible=False, elem_id="lyco_inspect_found") as self.found:
             self._build_found()
+        with gr.Accordion("Edit what the file says about itself", open=False, elem_id="lyco_inspect_metadata"):
+            self.metadata.build()
         DroppedFiles(self.context).build()
         with gr.Accordion("Compare several networks", open=False, elem_id="lyco_inspect_compare"):
             self._build_comparison()
@@ -113,6 +116,7 @@ class InspectPage:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         told = self.picker.component.change(self.show, [self.picker.component], self.outputs, show_progress="hidden")
         told.then(self.settle, [self.picker.component], self.outputs, show_progress="hidden")
+        self.picker.component.change(self.metadata.choose, [self.picker.component], [self.metadata.pickers["models"].component], **quick)
         self.family.input(self.show, [self.picker.component, self.family], self.outputs, show_progress="hidden")
         asked = [self.picker.component, self.search, self.order]
         for part in (self.search, self.order):
