@@ -342,6 +342,8 @@ def test_a_size_is_met_and_used(base: Path, tmp_path: Path) -> None:
         result = extract.run(model_org=base, model_tuned=tuned, save_to=out, size=size, dim=None)
         assert 0.95 * size * 1e6 < out.stat().st_size <= size * 1e6
         errors.append(result.report["error"])
+        kinds = {len(tensor.shape) for key, tensor in load_file(out).items() if key.endswith("lora_down.weight")}
+        assert kinds == {2, 4}, "a size without ranks is for convolutions too"
     assert errors[1] < errors[0]
     with pytest.raises(ToolError, match="too little"):
         extract.run(model_org=base, model_tuned=tuned, save_to=out, size=0.001)

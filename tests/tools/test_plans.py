@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lib_lycoris.tools.registry import load_tools
 from tests import samples
@@ -62,6 +62,20 @@ def test_the_plans_of_a_network_are_true(kind: str, tmp_path: Path) -> None:
         if kind != "full":  # whose ranks are worth more bytes than what is left of so small a size
             assert_true("networks_merge", models=[source, other], size=0.06, save_to=out)
     assert_true("bake", model=source, ratio=1.0, save_to=out)
+    if ranked and kind != "dora_out":  # what a factor can scale
+        assert_true("bake", model=source, ratio=0.5, save_to=out, save_precision="fp16")
+        assert_true("bake", model=source, lbw="0,1,0" + ",1" * 14, save_to=out)
+
+
+def test_the_plans_of_split_and_prune_are_true(tmp_path: Path) -> None:
+    source, out = network(tmp_path / "a.safetensors", "lora"), tmp_path / "o.safetensors"
+    tensors = load_file(source)
+    dead = next(key for key in tensors if key.endswith("lora_up.weight"))
+    save_file({**tensors, dead: torch.zeros_like(tensors[dead])}, source)
+    assert_true("prune", model=source, save_to=out)
+    assert_true("prune", model=source, save_to=out, save_precision="bf16")
+    planned, result = (how(model=source, ranks=[1, 2], save_to=out) for how in (TOOLS["split"].plan, TOOLS["split"].run))
+    assert planned.disk_bytes == pytest.approx(sum(path.stat().st_size for path in result.outputs), rel=0.02)
 
 
 @pytest.mark.parametrize(

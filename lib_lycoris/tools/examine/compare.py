@@ -15,7 +15,9 @@ from ...networks import Network, load
 from ..declaration import FAMILY, MODELS, FilePath, Files, Option, Plan, Result, Tool, as_list, options_of
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
+from ..files.foretold import piece_of
 from ..files.networks.network_file import patches
+from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from .spectra import SPIKE, Spectrum, inner, overlap, spectrum
@@ -71,8 +73,13 @@ def plan(**options: Any) -> Plan:
     networks, weights, base = _understand(options)
     if weights is not None:
         weights.close()
-    work = [patch.name for network in networks for patch in patches(network, base)]
-    return Plan({"matched": work, "unmatched": []}, f"{len(networks)} networks with {len(work)} changes are compared", 0.01 * len(work))
+    work = [patch for network in networks for patch in patches(network, base)]
+    pieces = [piece_of(patch, whole=True) for patch in work]
+    # the factors of all stay in memory, and those of every pair are looked at together
+    took = cost(pieces, sum(network.path.stat().st_size for network in networks), 0, rounds=len(networks))
+    memory = took.bytes + 4 * sum(piece.sides * piece.rank for piece in pieces)
+    text = f"{len(networks)} networks with {len(work)} changes are compared"
+    return Plan({"matched": [patch.name for patch in work], "unmatched": []}, text, took.seconds, memory, 0)
 
 
 def _understand(options: Mapping[str, Any]) -> tuple[list[Network], Reader | None, models.BaseModel]:

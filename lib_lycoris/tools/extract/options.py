@@ -103,7 +103,8 @@ def understand(options: Mapping[str, Any]) -> ExtractOptions:
     value = given["value"]
     conv_value = value if given["conv_value"] is None else given["conv_value"]
     linear = Wanted(algorithm, Rule(given["rule"], value, _positive(dim)), **more)
-    conv = Wanted(algorithm, Rule(given["rule"], conv_value, _positive(conv_dim)), **more) if conv_dim else None
+    with_conv = conv_dim is not None or algorithm != "lora"  # with neither rank the size decides on convolutions too
+    conv = Wanted(algorithm, Rule(given["rule"], conv_value, _positive(conv_dim)), **more) if with_conv else None
     base, tuned = open_checkpoint(given["model_org"]), open_checkpoint(given["model_tuned"])
     if base.base.family != tuned.base.family:
         raise ModelMismatchError(

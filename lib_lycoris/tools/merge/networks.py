@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
-from ..files.foretold import foretold, kind_of, numbers_of
+from ..files.foretold import foretold, kind_of, numbers_of, piece_of
 from ..files.networks.alpha import alpha_notes, with_alpha
-from ..files.networks.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of
+from ..files.networks.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of, without_numbers
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.left_out import left_out_of
 from ..files.networks.naming import to_dtype
 from ..files.networks.network_file import Patch, carried, changes_nothing, delta_on
 from ..files.output import refuse_inputs
+from ..jobs.cost import Piece, cost, together
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.combine import combined
@@ -35,6 +36,7 @@ from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
 from ..units import MB, megabytes
+from .embeddings import add_embeddings, embedding_numbers
 from .networks_options import OPTIONS, Item, NetworksMergeOptions, recipe_of, sources_of, understand
 from .source_metadata import disagreed, joined
 
@@ -88,9 +90,9 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
             for made in ordered(lambda key: _merge(request, key, ranks), request.work, count(request.device)):
                 for name, tensors in made.modules:
                     file.add(name, tensors)
-                found.append(made)
+                found.append(replace(made, modules=without_numbers(made.modules)))
                 progress.advance(1, made.parameter)
-            _add_embeddings(request, file)
+            add_embeddings(request, file)
             plain = all(set(t) <= {"lora_up.weight", "lora_down.weight", "alpha"} for made in found for _, t in made.modules)
             file.finish(carried(old, recipe, [made.rank for made in found], plain, alpha=request.alpha))
             size, notes = file.size, alpha_notes(file.keys, request.alpha)
@@ -103,9 +105,9 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
 def plan(**options: Any) -> Plan:
     """Say what would be merged, and how large the file would be."""
     request = understand(options, Progress())
-    started = time.monotonic()
     try:
-        size = request.size or _size(request, options)
+        made = _foretold(request)
+        size = request.size or _size(request, options, sum(numbers for numbers, _ in made))
     finally:
         if request.weights is not None:
             request.weights.close()
@@ -113,22 +115,31 @@ def plan(**options: Any) -> Plan:
     skipped = [list(item) for network in request.networks for item in network.skipped]
     text = f"{len(names)} parameters are changed by {len(request.networks)} networks"
     text = "\n".join([text, *left_out_of(request.networks)])
-    memory = sum(item.file.stat().st_size for item in request.asked) + 2 * size
-    return Plan({"matched": names, "unmatched": skipped}, text, 0.003 * len(names) + 2 * (time.monotonic() - started), memory, size)
+    read = sum(item.file.stat().st_size for item in request.asked)
+    took = cost([piece for _, piece in made], read, size, rounds=2 if request.size else 1)
+    return Plan({"matched": names, "unmatched": skipped}, text, took.seconds, took.bytes, size)
 
 
-def _size(request: NetworksMergeOptions, options: Mapping[str, Any]) -> int:
-    """Return how large the file will be: one of each kind of parameter is merged, all where a rule chooses the ranks."""
+def _foretold(request: NetworksMergeOptions) -> list[tuple[int, Piece]]:
+    """Return the numbers that each parameter becomes and the work on it: one of each kind is merged, all where a rule chooses the ranks."""
     alike = request.linear is None or (request.linear.kind == "fixed" and request.conv is not None and request.conv.kind == "fixed")
 
     def kind(key: tuple[str, str]) -> Hashable:
         names = len(names_of(request.base, request.style, key[0]))
         return (names, *(kind_of(item.patch) for item in request.work[key])) if alike else key
 
-    numbers = foretold(request.work, kind, lambda key: numbers_of(_merge(request, key, None).modules)) + _embedding_numbers(request)
+    def look(key: tuple[str, str]) -> tuple[int, Piece]:
+        numbers = 0 if request.size else numbers_of(_merge(request, key, None).modules)
+        return numbers, together([piece_of(item.patch, whole=True) for item in request.work[key]], request.linear is not None)
+
+    return foretold(request.work, kind, look)
+
+
+def _size(request: NetworksMergeOptions, options: Mapping[str, Any], numbers: int) -> int:
+    """Return how large the file will be with so many numbers in its parameters."""
     old = joined(sources_of(request), [item.path.name for item in request.asked], Path(options["save_to"]).stem)
     header = header_room(*_room(request), carried(old, recipe_of(request, options), ()))
-    return header + numbers * torch.empty(0, dtype=request.dtype).element_size()
+    return header + (numbers + embedding_numbers(request)) * torch.empty(0, dtype=request.dtype).element_size()
 
 
 def _room(request: NetworksMergeOptions) -> tuple[int, int]:
@@ -237,7 +248,7 @@ def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> d
     """Return the rank of every module for a file of the size asked for."""
     assert request.size is not None
     width = torch.empty(0, dtype=request.dtype).element_size()
-    room, shares, names = request.size - header - _embedding_numbers(request) * width, [], []
+    room, shares, names = request.size - header - embedding_numbers(request) * width, [], []
     progress.start(len(request.work), "measuring", "modules")
     with one_thread_each():
         for key in request.work:
@@ -258,20 +269,6 @@ def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> d
     if room <= 0:
         raise ToolError(f"{request.size / MB:.2f} MB is too little: what has no ranks takes {(request.size - room) / MB:.2f} MB")
     return dict(zip(names, share_out(shares, room), strict=True))
-
-
-def _embedding_numbers(request: NetworksMergeOptions) -> int:
-    return sum(t.numel() for n in request.networks for parts in n.embeddings.values() for t in parts.values())
-
-
-def _add_embeddings(request: NetworksMergeOptions, file: GrowingFile) -> None:
-    """Carry embeddings over: the first network's where two have one of the same name."""
-    taken: set[str] = set()
-    for network in request.networks:
-        for name, parts in network.embeddings.items():
-            if name not in taken:
-                taken.add(name)
-                file.add(f"bundle_emb.{name}", {part: tensor.to(request.dtype) for part, tensor in parts.items()})
 
 
 def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, notes: list[str], seconds: float) -> Result:

@@ -23,7 +23,8 @@ from ..declaration import FAMILY, PER_NETWORK, SAVE_PRECISION, SAVE_TO, FilePath
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
 from ..files.networks.left_out import left_out
-from ..files.networks.network_output import NetworkFile, open_network, precision, save_network
+from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, precision, save_network, written_bytes
+from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..merge.strengths import NetworkOptions, asked
 
@@ -53,7 +54,7 @@ def run(
         differences += f"{module}.diff" in baked and "diff" not in opened.keys.modules[module]
         made.update(baked)
         progress.advance(text=module)
-    recipe = make_recipe("bake", networks=[{**describe(item.path, sha256(item.path)), **item.as_json()}], seed=seed or None)
+    recipe = _recipe(item, sha256(item.path), seed)
     path = save_network(save_to, cast(made, dtype), opened.metadata, recipe, [opened.file.path, *([Path(sd_model)] if sd_model else [])])
     off = [module for module, strength in by_module.items() if strength == 0]
     report = {
@@ -157,11 +158,12 @@ def plan(
     save_precision: str | None = None, seed: int = 0, family: str | None = None, **strengths: Any,
 ) -> Plan:  # fmt: skip
     """Tell which modules get which strength."""
-    precision(save_precision)
+    dtype = precision(save_precision)
     item, opened, network, checkpoint = _open(model, ratio, sd_model, family, strengths)
     by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
-    size = opened.file.path.stat().st_size
+    before, foretold = opened.file.path.stat().st_size, _foretold(opened, network, by_module)
+    size = written_bytes(opened, foretold, dtype, _recipe(item, UNKNOWN, seed))
     report = {
         "output": str(save_to),
         "matched": len(by_module),
@@ -170,7 +172,25 @@ def plan(
         "notes": notes,
     }
     text = f"would write {save_to}: {len(by_module)} modules, {_spread(list(by_module.values()))}"
-    return Plan(report, "\n".join([text, *left_out(network.skipped), *notes]), 1.0, 3 * size, size)
+    took = cost((), 2 * before, size)  # the file is read twice, as it is and understood
+    return Plan(report, "\n".join([text, *left_out(network.skipped), *notes]), took.seconds, took.bytes + 2 * size, size)
+
+
+def _recipe(item: NetworkOptions, digest: str, seed: int) -> dict[str, Any]:
+    return make_recipe("bake", networks=[{**describe(item.path, digest), **item.as_json()}], seed=seed or None)
+
+
+def _foretold(opened: NetworkFile, network: Network, by_module: Mapping[str, float]) -> dict[str, Tensor]:
+    """Return tensors without numbers, of the shapes that will be written."""
+    found: dict[str, Tensor] = {key: opened.tensors[key] for parts in opened.keys.embeddings.values() for key in parts.values()}
+    whole = {network.modules[name]: name for name, patch in network.patches.items() if patch.scaled(1.0) is None}
+    for module, strength in by_module.items():
+        stored = {key: opened.tensors[key] for key in opened.keys.modules[module].values()}
+        if strength not in (0.0, 1.0) and module in whole:
+            shape = network.base.layers[split_parameter(whole[module])[0]].shape
+            stored = {f"{module}.diff": torch.empty(shape, dtype=next(iter(stored.values())).dtype, device="meta")}
+        found.update(stored if strength else {})
+    return found
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -20,10 +20,10 @@ from ...errors import ToolError
 from ...models import with_part
 from ..declaration import FilePath, Plan, Result, Tool, options_of
 from ..extract.difference import Reader
-from ..files.foretold import foretold, kind_of, numbers_of
+from ..files.foretold import foretold, kind_of, numbers_of, piece_of
 from ..files.metadata import describe, make_recipe
 from ..files.networks.alpha import alpha_notes, with_alpha
-from ..files.networks.compose import Modules, dense_modules, join, lora_modules, names_of
+from ..files.networks.compose import Modules, dense_modules, join, lora_modules, names_of, without_numbers
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.left_out import left_out
 from ..files.networks.naming import WHOLE, _name, lora, to_dtype
@@ -31,6 +31,7 @@ from ..files.networks.network_file import Patch, bundled, carried, delta_on
 from ..files.networks.peft_config import config_beside
 from ..files.networks.reading_back import ReadingBack
 from ..files.output import refuse_inputs
+from ..jobs.cost import Piece, cost
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from ..linalg.expand import plain_delta, shortened
@@ -88,7 +89,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
                 for name, tensors in made.modules:
                     reading.check(name, tensors, made.kept.get(name))
                     file.add(name, to_dtype(tensors, request.dtype, f"{path.name}: {name}"))
-                found.append(made)
+                found.append(replace(made, modules=without_numbers(made.modules)))
                 progress.advance(1, made.parameter)
             for name, parts in bundled(request.network):
                 file.add(name, {part: tensor.to(request.dtype) for part, tensor in parts.items()})
@@ -113,20 +114,26 @@ def plan(**options: Any) -> Plan:
         names = len(names_of(request.base, request.style, key[0]))
         return (names, *map(kind_of, request.work[key])) if alike else key
 
-    started = time.monotonic()
     try:
-        numbers = foretold(request.work, kind, lambda key: numbers_of(_convert(request, key).modules))
+        made = foretold(request.work, kind, lambda key: _foretold(request, key))
     finally:
         if request.weights is not None:
             request.weights.close()
-    numbers += sum(tensor.numel() for _, parts in bundled(request.network) for tensor in parts.values())
+    numbers = sum(number for number, _ in made) + sum(tensor.numel() for _, parts in bundled(request.network) for tensor in parts.values())
     size = header_room(*_room(request), old) + numbers * torch.empty(0, dtype=request.dtype).element_size()
     unmatched = [list(item) for item in request.network.skipped]
     report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
     text = f"{len(request.work)} parameters are converted to the {request.style} style; {size / MB:.1f} MB"
-    seconds = 0.002 * len(request.work) + 2 * (time.monotonic() - started)
     text = "\n".join([text, *left_out(request.network.skipped)])
-    return Plan(report, text, seconds, request.network.path.stat().st_size + 4 * numbers, size)
+    took = cost([piece for _, piece in made], path.stat().st_size, size)
+    return Plan(report, text, took.seconds, took.bytes, size)
+
+
+def _foretold(request: ConvertOptions, key: tuple[str, str]) -> tuple[int, Piece]:
+    """Return how many numbers a parameter becomes, and the work on it: factors that stay what they are need none."""
+    ranked = [piece_of(patch, whole=request.to_lora) for patch in request.work[key]]
+    largest = max(ranked, key=lambda piece: piece.bytes)
+    return numbers_of(_convert(request, key).modules), replace(largest, decomposed=request.rule is not None or largest.whole > 0)
 
 
 def _room(request: ConvertOptions) -> tuple[int, int]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor
+
 from ...errors import ToolError
 from ...networks.hashes import sha256
 from ..declaration import SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.metadata import cast, describe, make_recipe
-from ..files.networks.network_output import NetworkFile, open_network, precision, save_network
+from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, precision, save_network, written_bytes
+from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..units import megabytes
 
@@ -35,8 +38,7 @@ def run(model: FilePath, save_to: FilePath, *, save_precision: str | None = None
     progress.start(2, "pruning")
     dead = dead_modules(opened)
     _refuse(opened, dead, save_precision)
-    dropped = {key for module in dead for key in opened.keys.modules[module].values()}
-    kept = {key: tensor for key, tensor in opened.tensors.items() if key not in dropped}
+    kept = _kept(opened, dead)
     progress.advance()
     recipe = make_recipe("prune", networks=[describe(opened.file.path, sha256(opened.file.path))])
     path = save_network(save_to, cast(kept, dtype), opened.metadata, recipe, [opened.file.path])
@@ -58,14 +60,20 @@ def _refuse(opened: NetworkFile, dead: list[str], save_precision: str | None) ->
 
 def plan(model: Path | str, save_to: Path | str, save_precision: str | None = None) -> Plan:
     """Tell which modules would be left out."""
-    precision(save_precision)
-    opened = open_network(model)
+    dtype, opened = precision(save_precision), open_network(model)
     dead, size = dead_modules(opened), opened.file.path.stat().st_size
     _refuse(opened, dead, save_precision)
     report = {"output": str(save_to), "dead": dead, "kept": len(opened.keys.modules) - len(dead)}
-    return Plan(
-        report, f"would leave out {len(dead)} of {len(opened.keys.modules)} modules: {', '.join(dead[:12]) or 'none'}", 1.0, 3 * size, size
-    )
+    text = f"would leave out {len(dead)} of {len(opened.keys.modules)} modules: {', '.join(dead[:12]) or 'none'}"
+    recipe = make_recipe("prune", networks=[describe(opened.file.path, UNKNOWN)])
+    kept = written_bytes(opened, _kept(opened, dead), dtype, recipe)
+    took = cost((), size, kept)
+    return Plan(report, text, took.seconds, took.bytes + kept, kept)
+
+
+def _kept(opened: NetworkFile, dead: list[str]) -> dict[str, Tensor]:
+    dropped = {key for module in dead for key in opened.keys.modules[module].values()}
+    return {key: tensor for key, tensor in opened.tensors.items() if key not in dropped}
 
 
 TOOL = Tool(

@@ -20,10 +20,12 @@ from ...errors import ToolError
 from ...networks.settings.name_patterns import found_in
 from ...plain_json import parse_json
 from ..declaration import FAMILY, IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
+from ..files.foretold import piece_of
 from ..files.networks.alpha import ALPHA, check_alpha
 from ..files.networks.growing import dtype_of
 from ..files.networks.left_out import left_out
 from ..files.networks.network_file import Patch, stored_dtype, style_of
+from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..linalg.low_rank import Svd, relative
 from ..linalg.ranks import Rule, share_out
@@ -94,22 +96,23 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
 def plan(**options: Any) -> Plan:
     """Say which modules would be resized."""
     request = _understand(options)
-    job, path, started = request.job, Path(options["model"]), time.monotonic()
-    writing = Writing(job, Path(options["save_to"]), recipe_of("resize", path, options, RECORDED))
+    job = request.job
+    writing = Writing(job, Path(options["save_to"]), recipe_of("resize", Path(options["model"]), options, RECORDED))
     ranks = _ranks(request, writing.header)
     whole = [patch for patch in job.work if patch.name not in ranks]
     able = [patch.name for patch in job.work if patch.name in ranks]
     size = writing.header + fixed_bytes(job, whole)
     for patch in job.work:
         if ranks.get(patch.name):
-            cost = share(job, patch, torch.empty(0))
-            size += cost.fixed_bytes + ranks[patch.name] * cost.bytes_per_rank
+            part = share(job, patch, torch.empty(0))
+            size += part.fixed_bytes + ranks[patch.name] * part.bytes_per_rank
     report = {"matched": able, "unmatched": [list(item) for item in job.network.skipped]}
     before = job.network.path.stat().st_size
     text = f"{len(able)} of {len(job.work)} modules have ranks and are resized; {before / MB:.1f} -> {size / MB:.1f} MB"
     text += "; the file grows" if size > before else ""
     text = "\n".join([text, *left_out(job.network.skipped)])
-    return Plan(report, text, 0.003 * len(able) + 2 * (time.monotonic() - started), before + size, size)
+    took = cost(map(piece_of, job.work), before, size, rounds=2 if request.size else 1)
+    return Plan(report, text, took.seconds, took.bytes, size)
 
 
 def _ranks(request: ResizeOptions, header: int) -> dict[str, int]:

@@ -21,10 +21,12 @@ from ...prompt.elements import ElementRule, expand_blocks
 from ...prompt.strength import flat_name
 from ..declaration import FAMILY, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..extract.difference import Reader
+from ..files.foretold import piece_of
 from ..files.networks.alpha import ALPHA, check_alpha
 from ..files.networks.growing import dtype_of
 from ..files.networks.left_out import left_out
 from ..files.networks.network_file import Patch, stored_dtype, style_of
+from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..linalg.expand import plain_delta
 from ..linalg.frontier import Choice, Step, steps, within_bytes, within_error
@@ -125,7 +127,8 @@ def plan(**options: Any) -> Plan:
         f"would leave out {len(report['dropped'])} layers; {megabytes(before)} -> {megabytes(size)}, relative error {report['error']:.4f}"
     )
     text = "\n".join([text, *left_out(report["unmatched"]), *report["notes"]])
-    return Plan(report, text, 0.01 * len(request.job.work), 4 * before, size)
+    took = cost([piece_of(patch, whole=True) for patch in request.job.work], before, size, rounds=2)
+    return Plan(report, text, took.seconds, took.bytes, size)
 
 
 def _understand(options: Mapping[str, Any]) -> SlimOptions:

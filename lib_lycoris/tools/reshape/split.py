@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from ...errors import ToolError
 from ...networks.hashes import sha256
 from ..declaration import SAVE_PRECISION, SAVE_TO, Counts, FilePath, Option, Plan, Result, Tool, as_list
 from ..files.metadata import cast, describe, make_recipe, rank_facts
-from ..files.networks.network_output import NetworkFile, open_network, precision, save_network
+from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, precision, save_network, written_bytes
+from ..jobs.cost import cost
 from ..jobs.progress import Progress
 
 
@@ -36,12 +38,16 @@ def run(
     paths = []
     for rank in wanted:
         tensors, alphas = first_ranks(opened, rank, alpha == "keep")
-        recipe = make_recipe("split", networks=[describe(opened.file.path, sha256(opened.file.path))], rank=rank, alpha=alpha)
+        recipe = _recipe(opened, sha256(opened.file.path), rank, alpha)
         facts = rank_facts([rank], alphas)
         paths.append(save_network(target(save_to, rank), cast(tensors, dtype), opened.metadata, recipe, [opened.file.path], facts))
         progress.advance(text=paths[-1].name)
     report = {"outputs": [str(path) for path in paths], "ranks": wanted}
     return Result(report, "\n".join(map(str, paths)), tuple(paths))
+
+
+def _recipe(opened: NetworkFile, digest: str, rank: int, alpha: str) -> dict[str, Any]:
+    return make_recipe("split", networks=[describe(opened.file.path, digest)], rank=rank, alpha=alpha)
 
 
 def _refuse_outside_alpha(opened: NetworkFile, alpha: str) -> None:
@@ -106,14 +112,18 @@ def plan(
     save_precision: str | None = None,
 ) -> Plan:
     """Tell which files would be written."""
-    precision(save_precision)
-    opened = open_network(model)
+    dtype, opened = precision(save_precision), open_network(model)
     wanted = which_ranks(opened, unit, ranks)
     _refuse_outside_alpha(opened, alpha)
     paths = [str(target(save_to, rank)) for rank in wanted]
     size = opened.file.path.stat().st_size
     report = {"outputs": paths, "ranks": wanted, "alpha": alpha}
-    return Plan(report, "would write " + ", ".join(paths), float(len(paths)), 3 * size, size * len(paths))
+    sizes = [
+        written_bytes(opened, first_ranks(opened, rank, alpha == "keep")[0], dtype, _recipe(opened, UNKNOWN, rank, alpha))
+        for rank in wanted
+    ]
+    took = cost((), size, sum(sizes))
+    return Plan(report, "would write " + ", ".join(paths), took.seconds, took.bytes + max(sizes), sum(sizes))
 
 
 TOOL = Tool(

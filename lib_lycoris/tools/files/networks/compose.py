@@ -16,6 +16,11 @@ Pair = tuple[Tensor, Tensor]
 NORMS = ("LayerNorm", "GroupNorm")
 
 
+def without_numbers(modules: Modules) -> Modules:
+    """Return the names and shapes of modules alone, for what is asked of them once they are written."""
+    return [(name, {suffix: tensor.to("meta") for suffix, tensor in tensors.items()}) for name, tensors in modules]
+
+
 def names_of(base: BaseModel, style: str, module: str) -> list[Named]:
     """Return the modules of a file that stand for a canonical one; its own name, which our reader knows, where the style has none."""
     return named(base, style, module) or [Named(module, (WHOLE,))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -17,13 +18,16 @@ from ....errors import NetworkFormatError, ToolError, naming
 from ....networks import loading
 from ....networks.keys import Keys
 from ....networks.matching import parse_module
+from ....networks.reading.dtypes import CODES
 from ....networks.reading.reader import TensorFile
 from ....networks.settings.source import NOTHING, SettingsSource
-from ..metadata import network_metadata
+from ..metadata import KEY, dumps, network_metadata
 from ..output import Output, refuse_inputs, require_space
 from ..output_name import check_network_name
 from .own_config import with_own_config
 
+UNKNOWN = "0" * 64  # a hash that is not computed, as long as one that is
+HASHES = {"sshs_model_hash": UNKNOWN, "sshs_legacy_hash": "0" * 8}
 DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -72,6 +76,19 @@ def precision(name: str | None) -> torch.dtype | None:
         raise ToolError(f"a network is not saved in {name}: programs read {', '.join(DTYPES)}")
     dtype: torch.dtype = getattr(torch, DTYPES[name])
     return dtype
+
+
+def written_bytes(opened: NetworkFile, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, recipe: Mapping[str, Any]) -> int:
+    """Return how large the file of these tensors will be, cast to a dtype (None: each its own)."""
+    offset = 0
+    header: dict[str, Any] = {"__metadata__": {**opened.metadata, KEY: dumps(recipe), **HASHES}}
+    width = None if dtype is None else torch.empty(0, dtype=dtype).element_size()
+    for key, tensor in tensors.items():
+        cast = width is not None and tensor.is_floating_point() and tensor.numel() > 1
+        end = offset + tensor.numel() * (width if cast and width else tensor.element_size())
+        header[key] = {"dtype": CODES[str(tensor.dtype).removeprefix("torch.")], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    return 8 + len(json.dumps(header, separators=(",", ":"))) + offset
 
 
 def save_network(
