@@ -7,11 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-PERIOD = 1 / 50  # seconds between two samples
+PERIOD = 1 / 100  # seconds between two samples
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,6 +24,26 @@ def anonymous() -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("this system does not tell anonymous memory")
+
+
+@contextmanager
+def watched() -> Iterator[SimpleNamespace]:
+    """Give what holds, at the end, by how many ``bytes`` memory was above its level at the start."""
+    peak, ending = SimpleNamespace(bytes=0), threading.Event()
+    start = anonymous()
+
+    def watch() -> None:
+        while not ending.is_set():
+            peak.bytes = max(peak.bytes, anonymous() - start)
+            time.sleep(PERIOD)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ending.set()
+        thread.join()
 
 
 def peak_of(module: str, options: dict[str, Any]) -> int:
@@ -36,20 +59,9 @@ def main() -> None:
     """Measure what the arguments say."""
     import torch  # noqa: F401 - the level that is measured from is with it
 
-    start, highest, ending = anonymous(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not ending.is_set():
-            highest = max(highest, anonymous())
-            time.sleep(PERIOD)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    import_module(sys.argv[1]).run(**json.loads(sys.argv[2]))
-    ending.set()
-    thread.join()
-    print(max(0, highest - start))
+    with watched() as peak:
+        import_module(sys.argv[1]).run(**json.loads(sys.argv[2]))
+    print(peak.bytes)
 
 
 if __name__ == "__main__":
