@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lib_lycoris import Activation, Patcher, load
-from tests.tiny_model import TinyModel, write_network
+from tests.samples import LINEAR as ALGORITHMS
+from tests.tiny_model import MODES, TinyModel, write_network
 
 pytestmark = pytest.mark.slow
 
@@ -58,3 +59,55 @@ def test_changes_of_networks_compile_nothing_again(mode: Any, tmp_path: Path) ->
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3 and (outputs[1] - outputs[2]).abs().max() > 1e-3
     patcher.restore()
     torch.testing.assert_close(compiled(x), model(x))
+
+
+class Rising:
+    """A strength that is another one at every step."""
+
+    def value(self, step: int, steps: int) -> float:
+        return 0.1 + step / steps
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+def test_every_algorithm_comes_and_goes_on_a_compiled_model(mode: Any, tmp_path: Path) -> None:
+    """Compiled without a network: the first one is met once; no other algorithm, strength, step, pause or end compiles again."""
+    model, backend, x = Layers(), Counting(), torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
+    patcher = Patcher(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend)
+    plain, counts = compiled(x), set()
+    for seed, algorithm in enumerate(ALGORITHMS):
+        network = load(write_network(tmp_path / f"{algorithm}.safetensors", algorithm, seed), patcher.base, torch.float32)
+        for strength in (0.7, Rising()):
+            patcher.apply([Activation(network, lambda name, s=strength: s)], mode)  # type: ignore[misc]
+            for step in range(2):
+                patcher.step(step, 2)
+                found = compiled(x)
+                torch.testing.assert_close(found, model(x))
+                counts.add(backend.compiled)
+            assert not torch.equal(found, plain), f"{algorithm} is not seen"
+        patcher.pause()
+        assert torch.equal(compiled(x), plain)
+        patcher.restore()
+        counts.add(backend.compiled)
+    assert len(counts) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_of_torch_do_not_compile_again_each_time(mode: Any, tmp_path: Path) -> None:
+    """Inference mode and autocast compile once each, as they do without a network; coming back to one compiles nothing."""
+    model, backend, x = Layers(), Counting(), torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
+    patcher = Patcher(model)
+    network = load(write_network(tmp_path / "n.safetensors", "lora", 0), patcher.base, torch.float32)
+    patcher.apply([Activation(network, lambda name: 0.7)], mode)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend)
+    contexts = (torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16))
+    seen = []
+    for _ in range(3):
+        for context in contexts:
+            with torch.no_grad(), context():
+                torch.testing.assert_close(compiled(x), model(x))
+        seen.append(backend.compiled)
+    assert seen[0] > 0 and seen == seen[:1] * 3
