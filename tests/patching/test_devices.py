@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib_lycoris import Activation, Patcher, load
+from lib_lycoris.hosts.webui.adapters.forge_layers import ForgeLayers
 from lib_lycoris.networks.writer import save
+from lib_lycoris.patching.live.layer_access import LayerAccess
+from tests.patching.quantised import STAND_INS
 from tests.patching.test_fused import WIDTH, OpenClipBlock
+from tests.patching.test_layer_access import ALGORITHMS as STORED
+from tests.patching.test_layer_access import stored_in
+from tests.patching.test_other_layers import RMSNorm, model
 from tests.patching.test_patching import ALGORITHMS
+from tests.patching.test_quantised_layers import COLUMNS, ROWS, flux, write
 from tests.pretended_device import DEVICE, Device, Placed, move, strict
 from tests.samples import LINEAR
 from tests.tiny_model import MODES, TinyModel, networks, write_network
@@ -120,3 +128,79 @@ def test_an_attention_stays_on_the_device(algorithm: str, mode: Any, tmp_path: P
                 outputs.append(model(value))
             patcher.restore()
     torch.testing.assert_close(outputs[1].value, outputs[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["functional", "merged", "recompute"])
+@pytest.mark.parametrize("access", [LayerAccess, ForgeLayers])
+@pytest.mark.parametrize("algorithm", STORED)
+def test_layers_that_cast_what_they_store_stay_on_the_device(algorithm: str, access: Any, mode: Any, x: Tensor, tmp_path: Path) -> None:
+    """As webuis have them: stored in half precision, computed with in the input's dtype; read as torch's layers are, and as Forge's are."""
+    (model, _), outputs = stored_in(torch.bfloat16), []
+    path = write_network(tmp_path / "n.safetensors", algorithm, 1)
+    with Device():
+        for value in (x, Placed(x)):
+            move(model, isinstance(value, Placed))
+            patcher = Patcher(model, "sd1", access())
+            patcher.apply([Activation(load(path, patcher.base, torch.float32), lambda name: 0.7)], mode)
+            model(value)
+            with strict():
+                outputs.append(model(value))
+            patcher.restore()
+    torch.testing.assert_close(outputs[1].value, outputs[0], rtol=1e-4, atol=1e-4)
+
+
+def places(tensor: Tensor, there: bool) -> Tensor:
+    """Return a tensor where it is wanted."""
+    plain = tensor.value if isinstance(tensor, Placed) else tensor
+    return Placed(plain) if there else plain
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["functional", "merged", "recompute"])
+@pytest.mark.parametrize("algorithm", ["lora", "loha", "dora_out", "oft", "ia3_out", "full", "bias_only"])
+def test_a_quantised_layer_stays_on_the_device(algorithm: str, mode: Any, tmp_path: Path) -> None:
+    """What is added is computed where the packed numbers lie; nothing of them is unpacked elsewhere."""
+    torch.manual_seed(0)
+    patcher, layer = flux(STAND_INS["four bits"](nn.Linear(COLUMNS, ROWS)))
+    weight: Any = layer.weight
+    state, x, outputs = weight.quant_state, torch.randn(5, COLUMNS), []
+    network = Activation(load(write(tmp_path / "n.safetensors", algorithm), patcher.base), lambda name: 0.7)
+    with Device():
+        for there in (False, True):
+            move(layer, there)
+            moved = [places(tensor, there) for tensor in (state.absmax, state.code)]
+            layer.weight.quant_state = replace(state, absmax=moved[0], code=moved[1])  # type: ignore[union-attr]
+            patcher.apply([network], mode)
+            layer(places(x, there))
+            with strict():
+                outputs.append(layer(places(x, there)))
+            patcher.restore()
+    torch.testing.assert_close(outputs[1].value, outputs[0], rtol=1e-4, atol=1e-4)
+
+
+NORM, TABLE = "diffusion_model.double_blocks.0.img_attn.norm.query_norm", "text_model.embeddings.token_embedding"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["scale", "weight", "table"])
+def test_norms_of_somebody_s_own_and_tables_stay_on_the_device(kind: str, mode: Any, tmp_path: Path) -> None:
+    """What is merged always: a vector beside no bias, and a table that whole numbers look into."""
+    is_table, outputs = kind == "table", []
+    name, family = (TABLE, "sd1") if is_table else (NORM, "flux")
+    layer = nn.Embedding(40, 8) if is_table else RMSNorm(8, kind)
+    live, x = model(**{name.replace(".", "__"): layer}), torch.arange(6)[None] if is_table else torch.rand(3, 8)
+    key = "lora_te_text_model_embeddings_token_embedding" if is_table else name
+    save(tmp_path / "n.safetensors", {f"{key}.diff": torch.randn(40, 8) if is_table else torch.randn(8)})
+    with Device():
+        for there in (False, True):
+            move(live, there)
+            patcher = Patcher(live, family)
+            patcher.apply([Activation(load(tmp_path / "n.safetensors", patcher.base, torch.float32), lambda name: 0.7)], mode)
+            layer(places(x, there))
+            with strict():
+                outputs.append(layer(places(x, there)))
+            patcher.restore()
+            assert not torch.equal(places(layer(places(x, there)), False), places(outputs[-1], False)), "the change must show"
+    torch.testing.assert_close(outputs[1].value, outputs[0], rtol=1e-5, atol=1e-5)
