@@ -403,7 +403,7 @@
     });
 })();
 
-/* The round arrow beside a list of files: Gradio gives a button no words for screen readers, nor for the mouse. */
+/* What Gradio leaves out for screen readers: words of the round arrow beside a list, and that a field with a list is a combobox. */
 (function() {
     const WORDS = "Look for new files";
     let asked = false;
@@ -413,6 +413,9 @@
         for (const button of document.querySelectorAll(".lyco_refresh:not([aria-label])")) {
             button.setAttribute("aria-label", WORDS);
             button.title = WORDS;
+        }
+        for (const field of document.querySelectorAll("#lyco_page input[role=listbox]")) {
+            field.setAttribute("role", "combobox");
         }
     }
 

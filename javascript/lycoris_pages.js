@@ -219,6 +219,9 @@
     (function begin() {
         if (page()) {
             say("");
+            if (document.querySelector("#lyco_title")) { // in the webui what is the main part is the webui's to say
+                page().setAttribute("role", "main");
+            }
             observer.observe(page(), {subtree: true, childList: true, attributes: true, attributeFilter: ["aria-valuenow", "disabled"]});
         } else {
             window.setTimeout(begin, 500);

@@ -15,7 +15,7 @@ else:
     from lib_lycoris.tools.jobs.queue import shared
     from lib_lycoris.tools.jobs.service import JobService
     from lib_lycoris.ui.context import PageContext
-    from lib_lycoris.ui.pages import build_tab
+    from lib_lycoris.ui.pages import HostTab
     from lib_lycoris.ui.settings import Settings
 
     applies = host.webui.applies
@@ -29,11 +29,11 @@ else:
     store, cards = files.WebuiFileStore(), LibraryCards(files.library)
 
     def tab():
-        """Build the tab, anew at each reload of the UI."""
+        """Return the tab, anew at each reload of the UI."""
         context = PageContext(store, shared(), settings=Settings(store.data_folder() / "pages.json"), networks=cards)
         context.checkpoint_title = files.checkpoint_title
         if applies:
             context.generator, context.send, context.use_checkpoint = WebuiGenerator(), "txt2img", files.use_checkpoint
-        return build_tab(context)
+        return HostTab(context)
 
     interface.register_tools(lambda path, family: inspect(path, family=family).as_dict(), tab, JobService(shared(), store))

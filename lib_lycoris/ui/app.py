@@ -28,7 +28,8 @@ from .style import APP_CSS, notes, page_css, script, scripted
 LOOPBACK = "127.0.0.1"
 TRIED = 20  # ports after the one asked for
 FONTS = ("system-ui", "sans-serif")  # the theme's own would be fetched from a server
-PRIMARY = {  # the theme's own is pale on a white page
+READABLE = {  # the theme's own colours are pale: these have a contrast of 4.5 and more
+    "body_text_color_subdued": "*neutral_500", "link_text_color_dark": "*secondary_300",
     "button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800",
     "button_primary_text_color": "white", "button_primary_border_color": "*primary_700",
 }  # fmt: skip
@@ -39,7 +40,7 @@ Guard = Callable[[Any], Any]  # wraps an ASGI application: who may talk to it
 
 def build(host: Generator, save: Callable[[GeneratedImage, Path], None], context: PageContext) -> tuple[gr.Blocks, GeneratePage]:
     """Return the app for a host; ``save`` writes an image with its texts to a file."""
-    theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"]).set(**PRIMARY)
+    theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"]).set(**READABLE)
     page = GeneratePage(context, save)
     blocks = LeanBlocks(title="LyCORIS", css=page_css() + APP_CSS, theme=theme, analytics_enabled=False)
     with blocks, gr.Column(elem_id="lyco_page"):

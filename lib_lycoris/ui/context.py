@@ -133,8 +133,11 @@ class PageContext:
         value = self.settings.get(page, name)
         return gr.update() if value is None or not fits(component, value) else gr.update(value=value)
 
-    def finish(self, blocks: Any) -> None:
-        """Wire what waited for the whole UI; to be called once, in the context of the gr.Blocks, after all pages."""
+    def finish(self, blocks: Any, before: int = 0) -> None:
+        """Wire what waited for the whole UI; to be called once, in the context of the gr.Blocks, after all pages.
+
+        The gr.Blocks may be a host's, with components of its own and so many events ``before`` ours.
+        """
         wires, self._wires = self._wires, []
         for wire in wires:
             wire(blocks)
@@ -148,7 +151,7 @@ class PageContext:
             event.then(None, None, None, queue=False, **{script: RELEASE})
             for function, inputs, shown in self._after:
                 event.then(function, inputs, shown, queue=False, show_progress="hidden")
-        unlist(blocks)
+        unlist(events_of(blocks)[before:])
 
 
 # what is put in before the kept values are back would be written over by them; an answer that never comes must not lock the page
@@ -162,14 +165,18 @@ RELEASE = """() => {
 }"""
 
 
-def unlist(blocks: Any) -> None:
-    """Leave our events out of Gradio's description of itself: ten times the page's size, and no API that anybody should use."""
-    if hasattr(blocks, "fns") and isinstance(blocks.fns, dict):
-        for event in blocks.fns.values():  # Gradio 4
-            event.api_name, event.show_api = False, False
-    else:
-        for event in blocks.dependencies:
+def events_of(blocks: Any) -> list[Any]:
+    """Return the events of a gr.Blocks in the order in which they were made."""
+    return list(blocks.fns.values()) if isinstance(getattr(blocks, "fns", None), dict) else blocks.dependencies
+
+
+def unlist(events: Sequence[Any]) -> None:
+    """Leave events out of Gradio's description of itself: ten times the page's size, and no API that anybody should use."""
+    for event in events:
+        if isinstance(event, dict):
             event["api_name"] = False
+        else:  # Gradio 4
+            event.api_name, event.show_api = False, False
 
 
 def _all(loads: Sequence[Load]) -> Any:

@@ -44,12 +44,14 @@ from lib_lycoris.ui.blocks.analysis import (
     prompts,
     without_tag,
 )
-from lib_lycoris.ui.blocks.analyzer import ALONE, DROP, NO_GENERATOR, AnalyzerPart
+from lib_lycoris.ui.blocks.analyzer import ALONE, DROP, NO_GENERATOR, NOT_PLANNED, AnalyzerPart
+from lib_lycoris.ui.blocks.bake import NETWORK
 from lib_lycoris.ui.blocks.diagram import legend, picture
 from lib_lycoris.ui.blocks.network import Meter
 from lib_lycoris.ui.blocks.values import LABELS, BlockValues, blocks_of, layout_for, name_of, read_values, rows, tag_of
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.blocks import OUTPUTS, BlocksPage, BlockState
+from lib_lycoris.ui.parts.tools.live_plan import LivePlan
 from tests.ui.test_app import address, tab, wait_until_says  # noqa: F401 - fixtures
 
 FAMILY = {12: "sdxl", 17: "sd1", 20: "sdxl", 26: "sd2", 61: "flux", 29: "sd3", 43: "sd3"}
@@ -663,3 +665,16 @@ def test_a_network_that_is_chosen_right_after_a_slider_keeps_its_own_layout(tab:
     tab.wait_for_timeout(2000)  # longer than the script looks whether it was understood
     assert tab.locator("#lyco_blocks_picture [data-block]").count() == 17
     assert len(tab.input_value("#lyco_blocks_values textarea").split(",")) == 17
+
+
+def test_the_tools_of_the_page_say_what_they_will_do(page: BlocksPage, context: PageContext) -> None:
+    state, network, text = BlockState(), "demo-lora", BlockValues().text
+    asked = ("a <lyco:demo-lora:1> house", DROP, 1, 6, 64, 64, 7, "IN04 M00", state)
+    part = AnalyzerPart(context)
+    assert "3 images of 64 x 64, 6 steps each: all blocks, IN04, M00." in part.planned(*asked, network, 1, 1, 0, 0, text)["value"]
+    assert NOT_PLANNED in part.planned(*asked, None, 1, 1, 0, 0, text)["value"]
+    assert "is no block of this layout" in part.planned(*asked[:7], "XX01", state, network, 1, 1, 0, 0, text)["value"]
+    given = ("", context.store.checkpoints()[0].name, state, network, 1, 1, 0, 0, text)
+    plan = LivePlan(context, "blocks_bake", "nothing")
+    assert "216" in plan.update(page.bake.planned, lambda *values: bool(values[NETWORK]), given, 0.0)["value"]
+    assert "nothing" in plan.update(page.bake.planned, lambda *values: bool(values[NETWORK]), (*given[:3], None, *given[4:]), 0.0)["value"]

@@ -25,7 +25,7 @@ from lib_lycoris.tools.jobs.queue import Job, Jobs
 from lib_lycoris.tools.merge.norms import shares
 from lib_lycoris.tools.units import megabytes
 from lib_lycoris.ui.context import PageContext, fits
-from lib_lycoris.ui.pages import build_tab
+from lib_lycoris.ui.pages import HostTab
 from lib_lycoris.ui.pages.merge import BASE, CHECKPOINT, INTO_CHECKPOINT, INTO_NETWORK, MergePage, mode_changed
 from lib_lycoris.ui.parts.network_table import EMPTY, MOST, NetworkRow, NetworkTable, rows_of_prompt
 from lib_lycoris.ui.parts.tools import live_plan
@@ -382,12 +382,26 @@ def test_a_tag_is_shown_escaped_with_its_buttons() -> None:
 
 
 def test_the_tab_keeps_out_of_the_webuis_own_settings(context: PageContext) -> None:
-    blocks = build_tab(context)
-    assert all(getattr(part, "do_not_save_to_config", False) for part in blocks.blocks.values())
-    ids = {component["props"].get("elem_id") for component in blocks.config["components"]} - {None}
+    tab = HostTab(context)
+    with gr.Blocks(analytics_enabled=False) as host:
+        theirs = gr.Textbox(elem_id="theirs")
+        theirs.change(lambda text: text, theirs, theirs, api_name="theirs")
+        with gr.Tab("LyCORIS"):
+            tab.render()
+    assert tab.children == ()  # the webui looks there for values to keep
+    ids = {component["props"].get("elem_id") for component in host.config["components"]} - {None, "theirs"}
     assert ids and all(name.startswith("lyco_") for name in ids)
-    loads = [event for event in blocks.config["dependencies"] if "'load'" in str(event["targets"]) or event.get("trigger") == "load"]
+    first, *ours = host.config["dependencies"]
+    assert first["api_name"] == "theirs" and {event["api_name"] for event in ours} == {False}
+    loads = [event for event in ours if "'load'" in str(event["targets"]) or event.get("trigger") == "load"]
     assert loads and [event for event in loads if event["queue"] is not False] == []  # Gradio 3 drops some of many that start at once
+
+
+def test_a_fault_in_our_pages_keeps_no_webui_from_starting(context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MergePage, "build", lambda self: 1 / 0)
+    with gr.Blocks(analytics_enabled=False) as host, gr.Tab("LyCORIS"):
+        HostTab(context).render()
+    assert "could not be made, its tags work: ZeroDivisionError" in json.dumps(host.config, default=str)
 
 
 def test_a_shelf_offers_models_and_not_what_is_beside_them(host: EmbeddedHost, tmp_path: Path) -> None:

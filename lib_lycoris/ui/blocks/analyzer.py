@@ -15,13 +15,17 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...hosts.protocol import GenerationCancelled, Generator
 from ..context import PageContext
+from ..events import Update, by_hand, on_any
 from ..parts.generation.request import read_request
 from ..style import bar, idle, notes
-from .analysis import FULL, OFF, Outcome, Setup, analyse, caption, chosen_blocks, first_cell, grid, side_by_side
+from .analysis import FULL, OFF, Outcome, Setup, analyse, caption, chosen_blocks, first_cell, grid, prompts, side_by_side
+from .values import with_text
 
 READY = "Ready. One image is made for each block, and one or two to compare them with."
+NOT_PLANNED = "Choose a network above to see what will happen."
 NO_GENERATOR = "The analyzer compares images, and none can be made here; open this page where images are made."
 DROP, ALONE = "without each block", "each block alone"
+NETWORK = 9  # place of the network's name among what setup() takes
 LARGEST_SEED = 2**32 - 1
 LOOK = 0.2  # seconds between two looks at the images in the making
 Message = Union[tuple[float, str], Outcome, BaseException, None]  # None: all is done
@@ -36,14 +40,15 @@ class AnalyzerPart:
         self.cancel = Event()
         self._busy = Lock()
 
-    def build(self, state: Any, fields: list[Any]) -> None:
-        """Add the components to the open gr.Blocks; ``state`` holds the sliders, ``fields`` are those of the tag."""
+    def build(self, state: Any, fields: list[Any], values: Any) -> None:
+        """Add the components to the open gr.Blocks; ``state`` holds the sliders, ``values`` shows them."""
         generator = self.context.generator
         with gr.Accordion("Analyzer: see what each block does to an image", open=False, elem_id="lyco_blocks_analyzer"):
             if generator is None:
                 gr.HTML(notes(problems=[NO_GENERATOR]))
                 return
             inputs = self._fields(generator)
+            plan = gr.HTML(idle(NOT_PLANNED), elem_id="lyco_blocks_analyze_plan", elem_classes=["lyco_plan"])
             with gr.Row():
                 start = gr.Button("Analyze", variant="primary", elem_id="lyco_blocks_analyze", scale=3)
                 stop = gr.Button("Cancel", interactive=False, elem_id="lyco_blocks_analyze_cancel", scale=1)
@@ -59,7 +64,10 @@ class AnalyzerPart:
                 label="Image and heat map of each block", columns=3, object_fit="contain", visible=False, elem_id="lyco_blocks_gallery"
             )
         outputs = [shown, told, ranking, sheet, gallery, start, stop]
-        start.click(self.run, [*inputs, state, *fields], outputs, show_progress="hidden")
+        given = [*inputs, state, *fields]
+        start.click(self.run, given, outputs, show_progress="hidden")
+        changes = [*map(by_hand, inputs), values.change, *(field.change for field in fields)]
+        on_any(changes, self.planned, [*given, values], plan, queue=False)
         stop.click(self.stop, None, [shown], queue=False, show_progress="hidden")
 
     def _fields(self, generator: Generator) -> list[Any]:
@@ -82,6 +90,18 @@ class AnalyzerPart:
         self.context.keep("blocks", kept)
         self.context.on_load(lambda: (generator.size, generator.size), [width, height])  # another model may be loaded by then
         return [prompt, mode, seed, steps, width, height, cfg, blocks]
+
+    def planned(self, *given: Any) -> Update:
+        """Say how many images an analysis makes, and which, for the values that the page shows."""
+        *values, text = given
+        try:
+            setup = self.setup(*values)
+            setup = replace(setup, sliders=with_text(setup.sliders, text))
+            wanted, request = prompts(setup), setup.request
+        except LycorisError as error:
+            return gr.update(value=idle(str(error) if values[NETWORK] else NOT_PLANNED))
+        size = f"{request.width} x {request.height}, {request.steps} steps each"
+        return gr.update(value=idle(f"{len(wanted)} images of {size}: {', '.join(label for label, _ in wanted)}."))
 
     def stop(self) -> dict[str, Any]:
         """Ask the analysis to stop."""

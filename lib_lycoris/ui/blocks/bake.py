@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -13,7 +14,10 @@ from ..context import PageContext
 from ..parts.file_choice import Picker, base_picker
 from ..parts.names import free_name
 from ..parts.tools.job_panel import JobPanel
-from .values import weights_of
+from ..parts.tools.live_plan import LivePlan
+from .values import weights_of, with_text
+
+STATE, NETWORK = 2, 3  # places of the sliders and of the network's name among what make() takes
 
 
 class BakePart:
@@ -23,18 +27,29 @@ class BakePart:
         self.context = context
         self.network = network
 
-    def build(self, state: Any, fields: list[Any]) -> None:
-        """Add the components to the open gr.Blocks; ``state`` holds the sliders, ``fields`` are those of the tag."""
+    def build(self, state: Any, fields: list[Any], values: Any) -> None:
+        """Add the components to the open gr.Blocks; ``state`` holds the sliders, ``values`` shows them."""
         with gr.Accordion("Bake: write these strengths into a new network file", open=False, elem_id="lyco_blocks_bake_part"):
             with gr.Row():
                 name = gr.Textbox(label="Name of the new file", placeholder="style-baked", max_lines=1, elem_id="lyco_blocks_bake_name")
                 self.base = base_picker(
                     self.context.store, "Base model (optional)", "lyco_blocks_bake_base", info="DoRA, OFT and BOFT need it."
                 )
+            plan = LivePlan(self.context, "blocks_bake", "Choose a network above to see what will happen.")
+            plan.build()
             button = gr.Button("Bake", variant="primary", elem_id="lyco_blocks_bake")
             panel = JobPanel(self.context, "blocks_bake")
             panel.build()
-        panel.start(button, self.make, [name, self.base.component, state, *fields])
+        inputs = [name, self.base.component, state, *fields]
+        followed = [values.change, *(field.change for field in fields)]
+        plan.watch([name, self.base.component], self.planned, lambda *given: bool(given[NETWORK]), [*inputs, values], more=followed)
+        panel.start(button, self.make, inputs)
+
+    def planned(self, *given: Any) -> tuple[str, Mapping[str, Any]]:
+        """Return what :meth:`make` does, for the values that the page shows: they come before the sliders' own state does."""
+        *rest, text = given
+        state = rest[STATE]
+        return self.make(*rest[:STATE], replace(state, sliders=with_text(state.sliders, text)), *rest[NETWORK:])
 
     def make(
         self, name: str, base: str | None, state: Any, network: str | None, te: float | None, unet: float | None,

@@ -116,6 +116,12 @@ def rows(count: int) -> list[tuple[str, str]]:
     return [(encoder, decoder) for encoder, decoder in kept if encoder or decoder]
 
 
+def with_text(sliders: BlockValues, text: str) -> BlockValues:
+    """Return sliders at the values of a text, in the layout that has so many. Raises PromptError for a text that no layout has."""
+    values = read_values(text, sliders.count)
+    return replace(sliders, count=len(values)).with_values(values)
+
+
 def read_values(text: str, needed: int) -> list[float]:
     """Read typed values; raise PromptError for a count that is no layout, or a value that is no number. needed: of the layout shown."""
     pieces = text.strip().replace(";", ",").replace("\n", ",").split(",")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
-from ..context import PageContext
+from ..context import PageContext, events_of
+from ..style import notes
 from .blocks import BlocksPage
 from .change import ChangePage
 from .extract import ExtractPage
@@ -28,15 +31,25 @@ PAGES: tuple[tuple[str, str, Any], ...] = (  # label, name in ids, page
 )
 
 
-def build_tab(context: PageContext) -> gr.Blocks:
-    """Return the tab for the webui, which keeps the values of all components in a file of its own unless they say otherwise."""
-    with gr.Blocks(analytics_enabled=False) as blocks:
-        with gr.Column(elem_id="lyco_page"), gr.Tabs(elem_id="lyco_tabs"):
-            build_pages(context)
-        context.finish(blocks)
-    for part in blocks.blocks.values():
-        part.do_not_save_to_config = True
-    return blocks
+class HostTab:
+    """The tab for the webui, made right in the webui's own page: as a gr.Blocks it would first be a whole application of its own."""
+
+    children: tuple[Any, ...] = ()  # what the webui keeps the values of, in a file of its own: we have ours
+
+    def __init__(self, context: PageContext) -> None:
+        self.context = context
+
+    def render(self) -> None:
+        """Add the pages to the open gr.Blocks; the webui calls this in the tab that it has made."""
+        try:
+            root = Context.root_block
+            before = len(events_of(root))
+            with gr.Column(elem_id="lyco_page"), gr.Tabs(elem_id="lyco_tabs"):
+                build_pages(self.context)
+            self.context.finish(root, before)
+        except Exception as error:  # nothing of ours may keep the webui from starting
+            traceback.print_exc()
+            gr.HTML(notes(errors=[f"The pages of LyCORIS could not be made, its tags work: {type(error).__name__}: {error}"]))
 
 
 def build_pages(context: PageContext) -> None:

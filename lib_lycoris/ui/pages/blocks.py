@@ -69,9 +69,9 @@ class BlocksPage:
         self.context.on_load(self.begun, [self.tag])
         self._wire(buttons, saving)
         self.bake = BakePart(self.context, self.network)
-        self.bake.build(self.state, self.fields)
+        self.bake.build(self.state, self.fields, self.values)
         PresetFilesPart(self.context, self.own).build(self.preset)
-        AnalyzerPart(self.context).build(self.state, self.fields)
+        AnalyzerPart(self.context).build(self.state, self.fields, self.values)
 
     def _sliders(self) -> dict[str, Any]:
         with gr.Row():

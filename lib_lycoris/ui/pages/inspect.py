@@ -25,6 +25,7 @@ from ..parts.guidance import advice_html
 from ..parts.inspection import comparison, details, facts, module_table, overview, words
 from ..parts.plots import block_norms, block_totals, spectra
 from ..parts.tools.job_panel import JobPanel
+from ..parts.tools.live_plan import LivePlan
 from ..parts.tools.metadata_form import MetadataForm
 from ..style import bar, idle, notes, tag_box
 
@@ -58,6 +59,7 @@ class InspectPage:
     def __init__(self, context: PageContext) -> None:
         self.context = context
         self.panel, self.metadata = JobPanel(context, "compare"), MetadataForm(context)
+        self.plan = LivePlan(context, "compare", "Choose two networks or more to see what will happen.")
         self._shown: dict[Path, Shown] = {}
         self._latest: str | None = None
 
@@ -105,6 +107,7 @@ class InspectPage:
     def _build_comparison(self) -> None:
         self.several = network_picker(self.context.store, "Networks of one family", "lyco_inspect_several", multiselect=True)
         self.base = base_picker(self.context.store, "Base model (optional)", "lyco_inspect_base", info="DoRA and (IA)³ need it.")
+        self.plan.build()
         self.compare = gr.Button("Compare", variant="primary", elem_id="lyco_inspect_run")
         self.panel.build()
         self.compared = gr.HTML("", elem_id="lyco_inspect_compared")
@@ -123,7 +126,9 @@ class InspectPage:
             part.change(self.filtered, asked, [self.table], **quick)
         self.layers.change(self.drawn, [self.picker.component, self.layers], [self.values], **quick)
         self.panel.shows([self.compared, self.sides], self.results)
-        self.panel.start(self.compare, self.make, [self.several.component, self.base.component])
+        inputs = [self.several.component, self.base.component]
+        self.plan.watch(inputs, self.make, lambda names, _: len(names or ()) > 1)
+        self.panel.start(self.compare, self.make, inputs)
 
     @property
     def outputs(self) -> list[Any]:

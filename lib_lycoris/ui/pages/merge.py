@@ -73,7 +73,7 @@ class MergePage:
                 self._build_inputs()
                 self._build_target()
             with gr.Column(scale=5, min_width=400):
-                gr.HTML('<h3 class="lyco_heading3">What will happen</h3>')
+                gr.HTML('<h2 class="lyco_heading3">What will happen</h2>')
                 self.plan.build()
                 start = gr.Button("Merge", variant="primary", elem_id="lyco_merge_run")
                 as_tags = gr.Button("Try it as tags, without writing a file", size="sm", elem_id="lyco_merge_as_tags")

@@ -141,7 +141,7 @@ class ResultsPage:
         for place, job in enumerate(jobs):
             up = _button("up", job.id, "Earlier") if job.status == "waiting" and place > 1 else ""
             rows.append(f"<li><b>{escape(self._pretty(job.tool))}</b> {job.status} {up}{_button('cancel', job.id, 'Cancel')}</li>")
-        return f'<h3 class="lyco_heading3">Running and waiting</h3><ul class="lyco_results">{"".join(rows)}</ul>' if rows else ""
+        return f'<h2 class="lyco_heading3">Running and waiting</h2><ul class="lyco_results">{"".join(rows)}</ul>' if rows else ""
 
     def _jobs(self) -> str:
         entries = self.history.entries()
@@ -149,7 +149,7 @@ class ResultsPage:
             return '<p class="lyco_state">No job has made a file yet.</p>'
         rows = "".join(self._row(entry) for entry in entries[:SHOWN])
         more = f"<p>... and {len(entries) - SHOWN} older ones</p>" if len(entries) > SHOWN else ""
-        return f'<h3 class="lyco_heading3">Files</h3><ul class="lyco_results">{rows}</ul>{more}'
+        return f'<h2 class="lyco_heading3">Files</h2><ul class="lyco_results">{rows}</ul>{more}'
 
     def _row(self, entry: Entry) -> str:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.when))
@@ -175,7 +175,7 @@ class ResultsPage:
             link = f'<a href="{address}" download="{escape(path.name)}">{picture}</a>' if self.context.any_path else picture
             cells.append(f"<li>{link}{_button('delete_image', path.name, 'Delete', ask)}</li>")
         folder = escape(str(self.images.folder))
-        return f'<h3 class="lyco_heading3">Images in {folder}</h3><ul class="lyco_images">{"".join(cells)}</ul>' if cells else ""
+        return f'<h2 class="lyco_heading3">Images in {folder}</h2><ul class="lyco_images">{"".join(cells)}</ul>' if cells else ""
 
     def _deleted(self) -> str:
         count, size = self.history.deleted()

@@ -68,7 +68,7 @@ class DroppedFiles:
                 if path.suffix.lower() not in EXTENSIONS:
                     raise ToolError(f"{path.name} is no network file; those end in {', '.join(EXTENSIONS)}")
                 found = inspect(path)
-                parts.append(f"<h3 class='lyco_heading3'>{escape(path.name)}</h3>{overview(found)}{words(found)}")
+                parts.append(f"<h2 class='lyco_heading3'>{escape(path.name)}</h2>{overview(found)}{words(found)}")
                 good.append(str(path))
             except (LycorisError, OSError, RuntimeError, ValueError) as error:
                 parts.append(notes(errors=[str(error) if isinstance(error, LycorisError) else f"{path.name} cannot be read: {error}"]))

@@ -34,7 +34,7 @@ def overview(found: Inspection) -> str:
         "tensors used": f"{found.matched_keys} of {found.keys}",
     }  # fmt: skip
     told = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in figures.items())
-    heading = f'<h3 class="lyco_heading3">{escape(found.name)}</h3>'
+    heading = f'<h2 class="lyco_heading3">{escape(found.name)}</h2>'
     return f'{heading}{notes(problems=found.problems)}<dl class="lyco_figures">{told}</dl>'
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ....tools.jobs.service import JobService
 from . import api
 
-Tab = Callable[[], Any]  # builds the tab's gr.Blocks
+Tab = Callable[[], Any]  # returns what adds the tab's components to the webui's page when its render() is called
 
 
 def register() -> None:

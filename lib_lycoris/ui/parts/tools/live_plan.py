@@ -41,11 +41,12 @@ class LivePlan:
 
     def watch(
         self, fields: Sequence[Any], make: Make, ready: Callable[..., bool] = lambda *_: True,
-        inputs: Sequence[Any] | None = None, events: Sequence[Any] = (),
+        inputs: Sequence[Any] | None = None, events: Sequence[Any] = (), more: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         """Plan anew when the user changes a field, and at the start: ``make`` as for JobPanel.start; nothing as long as not ``ready``.
 
-        ``inputs``: what ``make`` is called with, where that is more than the fields; ``events``: what else to follow, as click() returns.
+        ``inputs``: what ``make`` is called with, where that is more than the fields; ``events``: what else to follow, as click() returns;
+        ``more``: events of components that are followed too.
         """
 
         def follow(*values: Any) -> Update:
@@ -57,7 +58,7 @@ class LivePlan:
 
         wanted = list(fields if inputs is None else inputs)
         changes = [field.change if hasattr(field, "lyco_picker") else by_hand(field) for field in fields]
-        on_any(changes, follow, wanted, self.component, settle)
+        on_any([*changes, *more], follow, wanted, self.component, settle)
         for event in events:
             event.then(follow, wanted, self.component, show_progress="hidden")
         self.context.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
