@@ -46,15 +46,17 @@
             localStorage.setItem(KEPT, button.textContent.trim());
         }
     });
-    let tries = 40;
+    let tries = 240;
     (function restore() {
         const name = localStorage.getItem(KEPT);
         const there = tabs().find((button) => button.textContent.trim() === name);
-        const done = there && (there.matches(".selected") || there.getAttribute("aria-selected") === "true");
-        if (!name || done || !tries--) {
+        const open = there && (there.matches(".selected") || there.getAttribute("aria-selected") === "true");
+        if (!name || (open && page()?.dataset.ready) || !tries--) {
             return;
         }
-        there?.click(); // and looked at again: Gradio opens the first tab itself when it has drawn all of them
+        if (!open) {
+            there?.click(); // and looked at again: Gradio opens the first tab itself when it has drawn all of them
+        }
         window.setTimeout(restore, 250);
     })();
 
