@@ -1,4 +1,4 @@
-"""What every page of the app has to do in a real browser: be read by axe, worked by keys alone, come back after a reload, bear 5,000 files."""
+"""Every page of the app in a real browser: read by axe, worked by keys alone, back after a reload, with 5,000 files."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class HostTab:
             with gr.Column(elem_id="lyco_page"), gr.Tabs(elem_id="lyco_tabs"):
                 build_pages(self.context)
             self.context.finish(root, before)
-        except Exception as error:  # nothing of ours may keep the webui from starting
+        except Exception as error:  # noqa: BLE001 - nothing of ours may keep the webui from starting
             traceback.print_exc()
             gr.HTML(notes(errors=[f"The pages of LyCORIS could not be made, its tags work: {type(error).__name__}: {error}"]))
 
