@@ -39,13 +39,13 @@
         }
     };
 
-    /* The last tab opens again. */
+    /* The last tab opens again. Heard on the way down: on the way up Gradio has put another button in the place of the one that was clicked. */
     document.addEventListener("click", (event) => {
         const button = event.target instanceof Element ? event.target.closest(TABS) : null;
         if (button && event.isTrusted) {
             localStorage.setItem(KEPT, button.textContent.trim());
         }
-    });
+    }, true);
     let tries = 240;
     (function restore() {
         const name = localStorage.getItem(KEPT);

@@ -48,8 +48,8 @@ class BakePart:
     def planned(self, *given: Any) -> tuple[str, Mapping[str, Any]]:
         """Return what :meth:`make` does, for the values that the page shows: they come before the sliders' own state does."""
         *rest, text = given
-        state = rest[STATE]
-        return self.make(*rest[:STATE], replace(state, sliders=with_text(state.sliders, text)), *rest[NETWORK:])
+        rest[STATE] = replace(rest[STATE], sliders=with_text(rest[STATE].sliders, text))
+        return self.make(*rest)
 
     def make(
         self, name: str, base: str | None, state: Any, network: str | None, te: float | None, unet: float | None,
