@@ -31,7 +31,9 @@ from lib_lycoris.tools.linalg.low_rank import randomized_svd
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.reshape import resize
 
+from . import tools_plans, tools_verbs
 from .memory import peak_of
+from .tools_networks import RANKS, network
 
 SAMPLE = ((320, 320), (640, 640), (1280, 1280), (320, 2880), (640, 5760), (1280, 5120))
 RESIDUALS = ((320, 320), (640, 640), (1280, 1280), (10240, 1280), (1280, 5120), (3072, 768))
@@ -40,7 +42,9 @@ LIMITS = {
     "extract_time_ratio": 40.0, "extract_residual_ratio": 1.002, "extract_residual_ratio_noise": 1.002, "resize_time_ratio": 200.0,
     "merge_time_ratio": 1.5, "extract_memory_mb": 800.0, "merge_memory_mb": 400.0, "resize_memory_mb": 400.0,
     "extract_memory_sdxl_mb": 1000.0, "merge_memory_sdxl_mb": 1000.0, "resize_memory_sdxl_mb": 1000.0,
+    **tools_verbs.LIMITS, **tools_plans.LIMITS,
 }  # fmt: skip
+STAGES = ("residual", "extract", "resize", "merge", "memory", "verbs", "plans")
 AT_LEAST = ("extract_time_ratio", "resize_time_ratio")
 PREFIXES = {
     "sd1": {"diffusion_model.": "model.diffusion_model.", "transformer.": "cond_stage_model.transformer."},
@@ -233,6 +237,18 @@ class Bench:
         resized = {"model": self.network(family), "save_to": str(self.folder / "resized.safetensors"), "new_rank": 8}
         yield f"resize_memory{tail}_mb", peak_of("lib_lycoris.tools.reshape.resize", resized) / MB
 
+    def verbs(self) -> Iterable[tuple[str, float]]:
+        """How long the verbs on network files take beside the least that their work could."""
+        base, _ = make_models("sd1", self.folder)
+        for verb in (tools_verbs.loha_to_lora, tools_verbs.slimmed, tools_verbs.found, tools_verbs.edited):
+            yield from verb(self.folder)
+        yield from tools_verbs.asked(self.folder, base)
+
+    def plans(self) -> Iterable[tuple[str, float]]:
+        """How true the plans are."""
+        networks = {kind: network(kind, self.folder) for kind in RANKS}
+        yield from tools_plans.results(tools_plans.cases(self.folder, *make_models("sd1", self.folder), networks))
+
 
 def within(name: str, value: float) -> bool:
     """Tell whether a value keeps to its limit; values without one are told for information."""
@@ -244,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the measurements; return 1 if a limit is not kept."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the results to a file")
-    parser.add_argument("--only", nargs="+", choices=("residual", "extract", "resize", "merge", "memory"), help="measure these alone")
+    parser.add_argument("--only", nargs="+", choices=STAGES, help="measure these alone")
     parser.add_argument("--sdxl", action="store_true", help="measure memory on the shapes of SDXL too (13 GB of disk)")
     parser.add_argument("--folder", type=Path, help="keep the models here, for the next run (default: a temporary folder)")
     given = parser.parse_args(arguments)
@@ -252,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     bench, results = Bench(folder), []
-    names = given.only or ["residual", "extract", "resize", "merge", "memory"]
+    names = given.only or STAGES
     try:
         stages = [getattr(bench, name)() for name in names] + ([bench.memory("sdxl")] if given.sdxl else [])
         for stage in stages:

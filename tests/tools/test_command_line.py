@@ -57,6 +57,14 @@ def test_a_folder_that_is_one_network_stays_one(tmp_path: Path) -> None:
     assert networks_at(tmp_path / "a[1].safetensors") == [tmp_path / "a[1].safetensors"]
 
 
+def test_the_fastest_device_is_taken_where_none_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib_lycoris.tools.arguments.fastest", lambda: "cuda")
+    tools = {name: tools_of(name)[-1] for name in ("extract", "measure", "interrogate", "merge")}
+    assert {name: completed(tool, {})["device"] for name, tool in tools.items()} == dict.fromkeys(tools, "cuda")
+    assert completed(tools["extract"], {"device": "cpu"})["device"] == "cpu"
+    assert completed(tools_of("merge")[0], {}).get("device") is None, "a merge into a checkpoint has the same bits everywhere"
+
+
 def test_each_of_two_ratios_keeps_its_network() -> None:
     given = {"models": [Path("a"), Path("b")], "ratios": [0.7, 0.3], "te": [0.5], "save_to": Path("o")}
     found = completed(tools_of("merge")[1], given)

@@ -33,6 +33,7 @@ from .report import Row, facts, metadata, summary, warnings
 
 BUDGET_RANKS = 128  # per module at most, where a file size decides
 SECONDS = 1.2e-8  # for a number of the models, on one core
+FACTORS_BYTES, OTHER_BYTES, LEADING_BYTES = 6, 11, 12  # in memory for a number of the largest tensor: by algorithm, and for a size
 
 
 def run(
@@ -92,7 +93,8 @@ def plan(**options: Any) -> Plan:
     text = f"{len(targets)} parameters of both models are compared, {len(left_out)} are left out; the file has about {megabytes(size)}"
     report["warnings"] = warnings(request.base, request.tuned)
     text = "\n".join([text, *report["warnings"]])
-    memory = count(request.device) * 6 * max(prod(target.shape) for target in targets)
+    held = LEADING_BYTES if request.size else FACTORS_BYTES if request.linear.algorithm in ("lora", "locon") else OTHER_BYTES
+    memory = count(request.device) * held * max(prod(target.shape) for target in targets)
     return Plan(report, text, numbers * SECONDS * (2 if request.size else 1), memory, size)
 
 

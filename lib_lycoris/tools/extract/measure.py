@@ -36,6 +36,7 @@ from .report import metadata, warnings
 
 SECONDS = 4e-8  # for a number of the models, on two cores
 WHOLE_SECONDS = 1.2e-7
+MEMORY = 12  # bytes for a number of the largest tensor
 KEY = "lycoris_spectra"  # of the file's metadata
 PLAIN = ("name", "shape", "factorised", "text", "longest", "keys", "energy", "whole", "reserved")
 KEPT = 24  # files that a cache folder keeps
@@ -81,7 +82,7 @@ def plan(**options: Any) -> Plan:
     targets, left_out = find_targets(request)
     numbers = sum(prod(target.shape) for target in targets)
     seconds = numbers * (WHOLE_SECONDS if options.get("whole") else SECONDS)
-    memory = count(request.device) * 6 * max(prod(target.shape) for target in targets)
+    memory = count(request.device) * MEMORY * max(prod(target.shape) for target in targets)
     report = {"matched": [target.name for target in targets], "unmatched": [list(item) for item in left_out]}
     return Plan(report, f"the differences of {len(targets)} parameters are measured; nothing else is written", seconds, memory, 0)
 

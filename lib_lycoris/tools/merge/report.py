@@ -13,6 +13,7 @@ from .strengths import NetworkOptions
 
 SHOWN = 12  # unmatched keys of a network in the text; the report has all
 BYTES_A_SECOND, ELEMENTS_A_SECOND = 4e8, 2.5e8  # of a common disk, and of two processor cores
+PACKED_A_SECOND = 1e8  # bytes that an undo file keeps
 
 
 def as_result(changes: Changes, save_to: Path, undo: Path | None, size: int, digest: str | None, seconds: float) -> Result:
@@ -23,18 +24,26 @@ def as_result(changes: Changes, save_to: Path, undo: Path | None, size: int, dig
     return Result(report, "\n".join(text), (save_to, *([undo] if undo else [])))
 
 
-def as_plan(changes: Changes, save_to: Path, size: int) -> Plan:
+def as_plan(changes: Changes, save_to: Path, size: int, undo: bool) -> Plan:
     """Return what a merge would do and take."""
     entries = changes.checkpoint.entries
     touched = [entries[key] for key in changes.by_key if key in entries]
     elements = sum(_count(entry.shape) * len(changes.by_key[key]) for key, entry in entries.items() if key in changes.by_key)
     seconds = size / BYTES_A_SECOND + elements / ELEMENTS_A_SECOND
-    networks = sum(mixed.asked.file.stat().st_size for mixed in changes.networks)
-    largest = max((_count(entry.shape) for entry in touched), default=0)
-    memory = networks + largest * (8 if len(changes.networks) == 1 else 12)
+    memory, largest = memory_of(changes), max((_count(entry.shape) for entry in touched), default=0)
+    if undo:
+        seconds += sum(entry.end - entry.begin for entry in touched) / PACKED_A_SECOND
+        memory += largest * 6  # the old bytes, the new ones and what they are packed into
     report = {**_facts(changes), "output": str(save_to), "bytes": size}
     text = [*_lines(changes), f"would write {save_to}"]
     return Plan(report, "\n".join(text), round(seconds, 1), memory, size)
+
+
+def memory_of(changes: Changes) -> int:
+    """Return the bytes that computing the changed tensors takes: the networks, and the largest tensor with its sum and deltas."""
+    entries = changes.checkpoint.entries
+    largest = max((_count(entries[key].shape) for key in changes.by_key if key in entries), default=0)
+    return sum(mixed.asked.file.stat().st_size for mixed in changes.networks) + largest * (8 if len(changes.networks) == 1 else 12)
 
 
 def _count(shape: tuple[int, ...]) -> int:

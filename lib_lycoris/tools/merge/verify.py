@@ -25,6 +25,7 @@ from ..jobs.progress import Progress
 from .checkpoint import target_dtypes
 from .deltas import Changes, find_changes
 from .recorded import recorded_merge
+from .report import memory_of
 from .strengths import NetworkOptions
 
 ROUNDING = 1  # units in the last place that another processor's order of additions may make
@@ -196,7 +197,9 @@ def plan(**options: Any) -> Plan:
     size = sum(source.path.stat().st_size for source in (*check.merged.sources, *check.checkpoint.sources))
     inputs = [str(check.checkpoint.path), *(str(mixed.asked.path) for mixed in check.changes.networks)]
     report = {"merged": str(check.merged.path), "inputs": inputs, "tensors": len(check.merged.entries)}
-    return Plan(report, f"would compute {check.merged.path.name} again from {', '.join(inputs)}", round(size / 2e8, 1), None, 0)
+    return Plan(
+        report, f"would compute {check.merged.path.name} again from {', '.join(inputs)}", round(size / 2e8, 1), memory_of(check.changes), 0
+    )
 
 
 TOOL = Tool(
