@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from typing import TYPE_CHECKING, Any
 
 from ...models import block_of, layout
 from ...tools.units import MB
+
+if TYPE_CHECKING:  # matplotlib comes with the first figure: no start has to wait for it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK = "#7b8290"  # axes and words: 4 to 1 against white and against a dark page
 BLUE, RED, GREEN, PINK, GOLD, VIOLET = "#2f86c8", "#d55e00", "#139a74", "#c66a9c", "#ad8200", "#8f6ad0"
@@ -32,6 +32,8 @@ LONGEST = 44  # characters of a layer's name in a legend
 
 def spectra(layers: Sequence[tuple[str, Iterable[float]]], kept: Sequence[int] = (), title: str = "Singular values") -> Figure:
     """Draw singular values of some layers, falling, on a logarithmic axis; kept: the rank of each at which it is cut, marked."""
+    from matplotlib import ticker
+
     figure, axes = _figure(title, "rank", "singular value of ΔW")
     drawn = [(short(name), [float(v) for v in values]) for name, values in layers]
     top = max((values[0] for _, values in drawn if values), default=0.0)
@@ -48,8 +50,8 @@ def spectra(layers: Sequence[tuple[str, Iterable[float]]], kept: Sequence[int] =
             axes.axvline(at, color=colour, linewidth=0.8, linestyle=":", alpha=0.8)
     if top > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(_number))
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(_number)
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
         _legend(figure, axes)
     else:
         _nothing(axes, "nothing is changed")
@@ -71,7 +73,7 @@ def block_norms(series: Mapping[str, Mapping[str, float]], family: str, unit: st
     upright = len(ids) > 14
     step = 1 if len(ids) <= CROWDED else 2 + len(ids) // 64
     axes.set_xticks(range(0, len(ids), step), ids[::step], rotation=90 if upright else 0)
-    axes.yaxis.set_major_formatter(FuncFormatter(_number))
+    axes.yaxis.set_major_formatter(_number)
     axes.grid(False, axis="x")
     if len(series) > 1:
         _legend(figure, axes, upright)
@@ -93,6 +95,8 @@ def block_totals(energies: Iterable[tuple[str, float]], family: str) -> dict[str
 
 def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | None = None, label: str = "") -> Figure:
     """Draw the relative error of files against their sizes; points, chosen: (bytes, relative error from 0 to 1); label: of the chosen."""
+    from matplotlib import ticker
+
     figure, axes = _figure("Size against error", "size of the file (MB)", "relative error (%)")
     sizes, errors = [size / MB for size, _ in points], [100 * error for _, error in points]
     axes.plot(sizes, errors, color=BLUE, linewidth=1.8, marker="o", markersize=3)
@@ -108,9 +112,9 @@ def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | 
         )  # fmt: skip
     if sizes and max(sizes) > 12 * min(sizes):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_number))
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(_number)
     axes.set_ylim(0, max([5.0, *errors, *([100 * chosen[1]] if chosen else [])]) * 1.18)
     return figure
 
@@ -127,6 +131,8 @@ def short(name: str) -> str:
 
 
 def _figure(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor=(0, 0, 0, 0))
     axes = figure.add_subplot(facecolor=(0, 0, 0, 0))
     axes.set_title(title, color=INK, fontsize=10, loc="left", fontweight="bold", y=1.0)  # a place found by itself takes a second layout

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from ....tools.training.runs import RunFacts, tail
 from ...style import bar, idle, notes, report, small_picture
 from ..plots import BLUE, DASHES, GOLD, GREEN, HEIGHT, INK, RED, WIDTH
 from ..tools.job_panel import duration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHEET, LONGEST_SIDE = Path("samples") / "sheet.png", 1200  # pixels
 POINTS = 600  # of a curve: more are not seen
@@ -62,6 +64,8 @@ def images_html(facts: RunFacts) -> str:
 
 def curves(facts: RunFacts) -> Figure:
     """Draw loss, gradient norm and learning rates over the steps."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(WIDTH, 1.8 * HEIGHT), dpi=100, facecolor=(0, 0, 0, 0))
     series = (
         ("loss", {"training": facts.losses, "validation": facts.validation}),
