@@ -122,8 +122,8 @@ def plot(webui: GuardedWebUI, prompt: str, x: tuple[str, str], y: tuple[str, str
     fields = next(script for script in scripts if script["name"] == "x/y/z plot" and not script["is_img2img"])["args"]
     number = fields[0]["choices"].index
     places = [number(x[0]), x[1], [], number(y[0]), y[1], [], number("Nothing"), "", []]
-    others = [field["value"] for field in fields[len(places) :]]
-    others[0], others[-1] = False, True
+    wanted = {"draw legend": False, "include sub images": True, "use text inputs instead of dropdowns": True}
+    others = [wanted.get(str(field["label"]).lower(), field["value"]) for field in fields[len(places) :]]
     payload = {
         "prompt": prompt, "seed": 1, "steps": 2, "width": 64, "height": 64, "sampler_name": "Euler",
         "script_name": "x/y/z plot", "script_args": [*places, *others],
