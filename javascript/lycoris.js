@@ -347,7 +347,9 @@
         window.setTimeout(() => {
             const title = document.querySelector("#lyco_page [data-lyco-checkpoint]")?.dataset.lycoCheckpoint;
             if (title && typeof selectCheckpoint === "function") {
-                selectCheckpoint(title);
+                const refresh = document.getElementById("forge_refresh_checkpoint"); // the Forges show only what their list holds
+                refresh?.click();
+                window.setTimeout(() => selectCheckpoint(title), refresh ? 3000 : 0);
             }
         }, 100);
     };
