@@ -116,8 +116,8 @@ if shutil.which("node"):  # else the browser tests alone run the script of the c
     def test_a_click_on_a_card_puts_its_tag_in_or_takes_it_out() -> None:
         cards = [{**CARD, **change} for _, change, _, _ in CLICKS]
         program = f"""
-            global.window = {{}};
-            global.document = {{addEventListener: () => 0}};
+            global.window = Object.create({{setTimeout: () => 0}});
+            global.document = {{addEventListener: () => 0, querySelector: () => null}};
             const {{toggle}} = require({json.dumps(str(ROOT / "javascript" / "lycoris.js"))});
             const prompts = {json.dumps([prompt for prompt, *_ in CLICKS])}, cards = {json.dumps(cards)};
             const settings = {{separator: " ", weight: 1}};
