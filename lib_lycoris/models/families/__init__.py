@@ -35,6 +35,7 @@ from . import (
     mochi,
     omnigen,
     ovis_image,
+    pid,
     pixart,
     qwen_image,
     qwen_image_21,
@@ -55,7 +56,7 @@ _MODULES = (
     sd1, sd2, sdxl, sdxl_refiner, flux, sd3, chroma, flux2, qwen_image, qwen_image_21, z_image, wan, anima, krea2, lumina2,
     auraflow, hidream, hunyuan, longcat_image, bria, ovis_image, flux3, ltx, pixart, sana,
     cogview4, ltx2, glm_image, omnigen, ernie_image, ideogram4, kandinsky5, cosmos, cogvideox, mochi, minimax_h3,
-    hunyuan_dit, stable_cascade, animatediff,
+    hunyuan_dit, stable_cascade, animatediff, pid,
 )  # fmt: skip
 
 
