@@ -31,7 +31,8 @@ SAID: dict[str, tuple[str, dict[str, Any]]] = {
     "coft": ("peft_oft_rows", {"peft_type": "OFT", "coft": True, "eps": 1e-3}),
     "supertuning_rs": ("supertuning_supra", {"peft_type": "SUPERTUNING", "r": 2, "lora_alpha": 9, "use_rslora": True}),
     "dora_scaled": ("dora_out", LORA),
-    **{f"{name}_scaled": (name, LORA) for name in ("lora", "lora_sparse", "lokr", "loha", "glora")},
+    **{f"{name}_scaled": (name, LORA) for name in ("lora", "lora_sparse", "glora")},
+    **{f"{kind.lower()}_scaled": (kind.lower(), {"peft_type": kind, "r": samples.RANK, "alpha": 7}) for kind in ("LOKR", "LOHA")},
     **{name: (name, {}) for name in ("shira", "supertuning", "peft_ia3_out", "delora", "miss", "vera")},
 }
 ARGUED: dict[str, dict[str, str]] = {
@@ -52,10 +53,18 @@ def deltas(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def written(path: Path, module: str, name: str, metadata: Mapping[str, str], dtype: torch.dtype = torch.float32) -> Path:
+def written(
+    path: Path, module: str, name: str, metadata: Mapping[str, str], dtype: torch.dtype = torch.float32, config: Any = None
+) -> Path:  # fmt: skip
+    """Write a network of two modules, one of them zero; where a config has their rank and scale, as PEFT does: no alpha is beside them."""
     made = samples.builders("linear")[name](torch.Generator().manual_seed(1), SHAPE)
+    alone = config is not None and 7 in (config.get("lora_alpha"), config.get("alpha"))
+    if alone:
+        made.pop("alpha", None)
     tensors = {f"{module}.{suffix}": t.to(dtype) if t.is_floating_point() and t.numel() > 1 else t for suffix, t in made.items()}
     dead = {"lora_up.weight": torch.zeros(320, 1), "lora_down.weight": torch.ones(1, 320), "alpha": torch.tensor(1.0)}
+    if alone:
+        dead = {"lora_up.weight": torch.zeros(320, samples.RANK), "lora_down.weight": torch.ones(samples.RANK, 320)}
     save_file({**tensors, **{f"{DEAD}.{suffix}": tensor for suffix, tensor in dead.items()}}, path, dict(metadata))
     return path
 
@@ -88,7 +97,8 @@ def test_the_config_of_peft_comes_along(case: str, beside: bool, tmp_path: Path)
     name, config = SAID[case]
     folder = tmp_path / "out"
     folder.mkdir()
-    path = written(tmp_path / "in.safetensors", KOHYA, name, {} if beside or not config else {"lora_adapter_metadata": json.dumps(config)})
+    said = {} if beside or not config else {"lora_adapter_metadata": json.dumps(config)}
+    path = written(tmp_path / "in.safetensors", KOHYA, name, said, config=config)
     if beside and config:
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     for new in outputs(path, folder, "kohya"):
@@ -105,7 +115,7 @@ def test_the_arguments_of_kohya_come_along(name: str, tmp_path: Path) -> None:
 
 def test_a_config_beside_is_not_said_of_a_new_file_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(LORA))
-    path = written(tmp_path / "in.safetensors", KOHYA, "lora", {})
+    path = written(tmp_path / "in.safetensors", KOHYA, "lora", {}, config=LORA)
     for new in outputs(path, tmp_path, "kohya"):
         assert_same(path, new, 1e-4)
 
@@ -163,7 +173,7 @@ def test_a_config_beside_goes_with_a_copy(written_none: bool, tmp_path: Path) ->
 
 def test_a_split_has_the_scale_of_the_config(tmp_path: Path) -> None:
     path, out = (
-        written(tmp_path / "in.safetensors", KOHYA, "lora", {"lora_adapter_metadata": json.dumps(LORA)}),
+        written(tmp_path / "in.safetensors", KOHYA, "lora", {"lora_adapter_metadata": json.dumps(LORA)}, config=LORA),
         tmp_path / "cut.safetensors",
     )
     with pytest.raises(ToolError, match=r"the scale of in\.safetensors stands in PEFT's config"):

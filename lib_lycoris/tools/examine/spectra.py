@@ -47,7 +47,7 @@ class Spectrum:
 
 def spectrum(patch: Patch, weights: Reader | None = None) -> Spectrum | None:
     """Return a module's spectrum; None where it depends on a base weight that is not given."""
-    weight = weights.read(patch.name, patch.shape) if weights is not None and weights.checkpoint.places(patch.name) else None
+    weight = weights.read(patch.name, patch.shape) if weights is not None and weights.has(patch.name) else None
     base = None if weight is None else energy(weight)
     if patch.leaf == "weight" and len(patch.shape) > 1:
         pair = patch.algorithm.low_rank(patch.shape, weight)

@@ -89,8 +89,15 @@ class Reader:
             self._handles.append(files[path])
         return files[path]
 
+    def has(self, name: str) -> bool:
+        """Tell whether a parameter can be read: also a bias that its layer lacks, which is one of zeros."""
+        layer, _, leaf = name.rpartition(".")
+        return bool(self.checkpoint.places(name) or (leaf == "bias" and self.checkpoint.places(f"{layer}.weight")))
+
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a parameter in float32, in memory of its own."""
+        """Return a parameter in float32, in memory of its own; it is one that :meth:`has` knows."""
+        if not self.checkpoint.places(name) and self.has(name):
+            return torch.zeros(shape)
         segments = self.segments(name)
         assert segments is not None
         out = torch.empty(prod(shape))

@@ -157,7 +157,7 @@ def _keys(request: NetworksMergeOptions, key: tuple[str, str]) -> int:
 def _weight(request: NetworksMergeOptions, patch: Patch) -> Tensor | None:
     if request.weights is None or not patch.algorithm.reads_weight:
         return None
-    if not request.weights.checkpoint.places(patch.name):
+    if not request.weights.has(patch.name):
         raise ToolError(
             f"{request.weights.checkpoint.path.name} has no {patch.name}, which {patch.algorithm.name} needs; give the whole model"
         )

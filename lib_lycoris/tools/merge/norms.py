@@ -39,7 +39,7 @@ def shares(network_files: Sequence[Path], checkpoint: Path | None = None, seed: 
             known, left_out = [], 0
             for patch in patches(network, base or network.base):
                 amount = of(patch.name)
-                if _needs_weight(patch) and (reader is None or not reader.checkpoint.places(patch.name)):
+                if _needs_weight(patch) and (reader is None or not reader.has(patch.name)):
                     left_out += 1
                 elif isinstance(amount, (int, float)) and amount:
                     weight = reader.read(patch.name, patch.shape) if reader is not None and _needs_weight(patch) else None

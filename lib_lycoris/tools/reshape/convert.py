@@ -230,7 +230,7 @@ def _delta(request: ConvertOptions, patch: Patch) -> Tensor:
 
 def _reader(request: ConvertOptions, patch: Patch) -> Reader:
     """Return what reads the base weight of a change. Raises ToolError when it is not given."""
-    if request.weights is None or not request.weights.checkpoint.places(patch.name):
+    if request.weights is None or not request.weights.has(patch.name):
         raise ToolError(
             f"{request.network.path.name}: {patch.name} is changed by {patch.algorithm.name}, whose change depends on the base weight; "
             "give the checkpoint as `base_model`"

@@ -139,7 +139,7 @@ class Writing:
                 found.append(row)
                 progress.advance(1, row.module)
             if found and not file.keys:
-                raise ToolError(f"no rank of {job.network.path.name} is left: {_why_none(job)}; nothing was written")
+                raise ToolError(f"{_none_left(job)}; nothing was written")
             alpha_notes(file.keys, job.alpha)
             for name, parts in bundled(job.network):
                 file.add(name, {part: tensor.to(job.dtype) for part, tensor in parts.items()})
@@ -172,8 +172,11 @@ def share(job: Shrinking, patch: Patch, s: Tensor) -> Share:
     return Share(s.clone(), (patch.shape[0] + prod(patch.shape[1:])) * job.width, (1 + extra) * job.width)
 
 
-def _why_none(job: Shrinking) -> str:
-    return "every layer is zero" if all(patch.algorithm.is_zero for patch in job.work) else "the size is too little for any"
+def _none_left(job: Shrinking) -> str:
+    name = job.network.path.name
+    if all(patch.algorithm.is_zero for patch in job.work):
+        return f"every layer of {name} is zero, so no rank is left to keep"
+    return f"the size is too little for any rank of {name}"
 
 
 def fixed_bytes(job: Shrinking, whole: Iterable[Patch]) -> int:

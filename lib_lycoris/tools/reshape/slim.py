@@ -173,7 +173,7 @@ def _decomposed(patch: Patch, weights: Reader | None) -> Svd | None:
         return found
     if not patch.algorithm.reads_weight:
         return gram_svd(flat(plain_delta(patch.algorithm, patch.shape)))
-    if weights is None or not weights.checkpoint.places(patch.name):
+    if weights is None or not weights.has(patch.name):
         return None
     return gram_svd(flat(patch.algorithm.delta(weights.read(patch.name, patch.shape))))
 
