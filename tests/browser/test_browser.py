@@ -284,6 +284,7 @@ def test_block_weight_tells_what_is_wrong(tab: Any, data: Path) -> None:  # noqa
     before = files_in(data)
     open_page(tab, "Block weight")
     tab.click("#lyco_blocks_bake_part button, #lyco_blocks_bake_part .label-wrap")
+    tab.wait_for_selector("#lyco_blocks_picture:not([inert])")  # the network of the last visit is there
     if not tab.input_value("#lyco_blocks_network input"):  # at the first visit
         tab.click("#lyco_blocks_bake")
         says_once(tab, "#lyco_blocks_bake_notes", "no network is chosen")

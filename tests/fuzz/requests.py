@@ -18,6 +18,7 @@ from lib_lycoris.errors import LycorisError
 from lib_lycoris.hosts.jobs_api import ADDRESS, add_docs, add_job_routes
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.hosts.site import SiteGuard
+from lib_lycoris.hosts.webui.adapters import A1111
 from lib_lycoris.hosts.webui.interface import api, card_files
 from lib_lycoris.tools.examine.inspect import inspect
 from lib_lycoris.tools.files.store import ModelFile
@@ -97,11 +98,12 @@ class Folder:
 def application(folder: Path) -> Iterator[tuple[Any, Jobs]]:
     """Give the web application for a folder, with the webui's routes beside the app's, and its jobs."""
     shared = types.SimpleNamespace(cmd_opts=types.SimpleNamespace(api=True, nowebui=False, api_auth=None))
-    modules, jobs, before = types.ModuleType("modules"), Jobs(), card_files.library
+    modules, jobs, before, host = types.ModuleType("modules"), Jobs(), card_files.library, api.host
     modules.shared = shared  # type: ignore[attr-defined]
     library = Library([folder], None)
     sys.modules["modules"] = modules
     card_files.library = lambda: library
+    api.host = lambda: types.SimpleNamespace(webui=A1111())  # type: ignore[assignment,return-value]
     try:
         app, service = FastAPI(docs_url=None, redoc_url=None), JobService(jobs, Folder(folder))
         add_job_routes(app, service, [])
@@ -109,7 +111,7 @@ def application(folder: Path) -> Iterator[tuple[Any, Jobs]]:
         api.add_routes(app, lambda path, family: inspect(path, family=family).as_dict())
         yield SiteGuard(app), jobs
     finally:
-        card_files.library = before
+        card_files.library, api.host = before, host
         sys.modules.pop("modules", None)
         jobs.close()
 

@@ -389,6 +389,7 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
     wait_until_says(tab, "#lyco_merge_notes", "both of them.safetensors is there already")
     tab.reload(wait_until="domcontentloaded")  # what was asked for, and what came of it, is there again
     tab.wait_for_selector(READY, state="attached")
+    tab.click('#lyco_tabs .tab-nav button:has-text("Generate")')
     tab.fill("#lyco_prompt textarea", "")  # the prompt that was kept
     tab.click('#lyco_tabs .tab-nav button:has-text("Merge")')
     wait_until_says(tab, "#lyco_merge_row1", "demo-loha")

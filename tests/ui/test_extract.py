@@ -32,8 +32,10 @@ from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages import extract as extract_page
 from lib_lycoris.ui.pages.change import NONE, ChangePage, _asked
 from lib_lycoris.ui.pages.extract import ExtractPage
+from lib_lycoris.ui.pages.inspect import InspectPage
 from lib_lycoris.ui.parts.curve import sentence
 from lib_lycoris.ui.parts.tools.rank_choice import FIXED, SIZE, RankChoice
+from lib_lycoris.ui.parts.tools.tool_form import ToolForm
 from tests.tools.test_extract import LORAS, network_file, random_weights
 
 IN_PROJ = "conditioner.embedders.1.model.transformer.resblocks.0.attn"
@@ -399,7 +401,10 @@ def change(context: PageContext) -> ChangePage:
 
 
 def run_form(change: ChangePage, label: str, **given: Any) -> tuple[dict[str, Any], ...]:
-    form = change.forms[label]
+    return run_one(change.forms[label], **given)
+
+
+def run_one(form: ToolForm, **given: Any) -> tuple[dict[str, Any], ...]:
     *_, last = form.panel.make_and_run(form.make, values_of(form.inputs, **given))
     return last
 
@@ -422,17 +427,18 @@ def test_resize_convert_bake_and_prune_write_what_they_say(change: ChangePage, c
     )  # each of its layers changes something
 
 
-def test_metadata_is_written_to_a_copy_or_to_the_file_itself(change: ChangePage, context: PageContext) -> None:
+def test_metadata_is_written_to_a_copy_or_to_the_file_itself(context: PageContext) -> None:
+    form = built(context, InspectPage(context)).metadata
     name = context.store.networks()[0].name
     path = next(file.path for file in context.store.networks() if file.name == name)
     before = path.read_bytes()
-    run_form(change, "Metadata", models=[name], title="New title")
+    run_one(form, models=[name], title="New title")
     copy = context.store.network_folder() / f"{path.stem}-described.safetensors"
     assert read_metadata(copy)["modelspec.title"] == "New title" and path.read_bytes() == before
     copied = next(file.name for file in context.store.networks() if file.path == copy)
-    run_form(change, "Metadata", models=[copied], author="me", in_place=True)
+    run_one(form, models=[copied], author="me", in_place=True)
     assert read_metadata(copy)["modelspec.author"] == "me"
-    run_form(change, "Metadata", models=[copied], undo=True)
+    run_one(form, models=[copied], undo=True)
     assert "modelspec.author" not in read_metadata(copy)
 
 
