@@ -1,4 +1,4 @@
-"""PiD, a decoder that paints pixels by diffusion: a PixelDiT of 14 joint and 2 pixel blocks with a branch for the latent image.
+"""PiD, a decoder that makes pixels by diffusion: a PixelDiT of 14 joint and 2 pixel blocks with a branch for the latent image.
 
 Layers taken from ComfyUI's PidNet with the defaults of the class; diffusers has none. The released weights and networks of it have not been
 seen. The text encoder (Gemma 2) is not declared.
