@@ -192,15 +192,16 @@ def test_corpus_files_are_never_taken_for_another_family(name: str) -> None:
 
 
 def test_index_is_quick() -> None:
+    """In seconds of the processor: how busy the machine is does not count."""
     reference("sdxl")
-    start = time.perf_counter()
+    start = time.process_time()
     model = base_model("sdxl", reference("sdxl").layers)
     model.find("lora_unet_conv_in")
-    assert time.perf_counter() - start < 0.05
-    start = time.perf_counter()
+    assert time.process_time() - start < 0.05
+    start = time.process_time()
     for number in range(10_000):
         model.find(f"lora_te2_text_model_encoder_layers_{number % 32}_mlp_fc1")
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_import_reads_no_table_and_no_torch() -> None:

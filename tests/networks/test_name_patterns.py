@@ -63,6 +63,6 @@ def test_what_is_not_read_is_refused_by_name(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a|a)*b", "(.*)*b", "(a*)*(a*)*(a*)*b"])
 def test_no_pattern_takes_long(pattern: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert not covers(pattern, "a" * 400 + "c")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

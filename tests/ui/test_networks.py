@@ -106,9 +106,9 @@ def test_chosen_networks_go_to_the_other_pages(page: NetworksPage) -> None:
 def test_leaves_are_turned_and_5000_cards_are_quick(page: NetworksPage, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [replace(ONE, name=f"n{number:04}") for number in range(5000)]
     monkeypatch.setattr(LibraryCards, "cards", lambda _: many)
-    began = time.perf_counter()
+    began = time.process_time()
     cards, leaf = page.turned(1)("[]", 0, *FIELDS)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert leaf == 1 and f"n{SHOWN:04}" in cards["value"] and "n0000" not in cards["value"] and "page 2 of 209" in cards["value"]
     assert page.turned(1)("[]", 208, *FIELDS)[1] == 208 and page.turned(-1)("[]", 0, *FIELDS)[1] == 0
     assert len(cards["value"]) < 40_000
