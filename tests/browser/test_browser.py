@@ -118,8 +118,14 @@ def says_once(tab: Any, place: str, text: str) -> None:  # noqa: F811
 
 
 def refused(tab: Any, tool: str, text: str) -> None:  # noqa: F811
-    """Start a tool and be told one sentence below its button instead."""
+    """Start a tool and be told one sentence below its button instead.
+
+    Gradio drops a click that comes while it still ends the event before: then it is clicked once more, as a person would.
+    """
     tab.click(f"#lyco_{tool}_run")
+    tab.wait_for_timeout(1500)
+    if text not in tab.inner_text(f"#lyco_{tool}_notes"):
+        tab.click(f"#lyco_{tool}_run")
     says_once(tab, f"#lyco_{tool}_notes", text)
     tab.wait_for_selector(f"#lyco_{tool}_run:not([disabled])")
 
