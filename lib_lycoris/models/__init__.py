@@ -1,7 +1,7 @@
 """Names of base models: canonical parameter names, key styles of files, block tables; no torch, built on use."""
 
 from .base import Alias, BaseModel, base_model, of_file, reference, together
-from .blocks import LAYOUTS, block_of, layout, sd3_layout
+from .blocks import LAYOUTS, block_of, layout, layout_of_all
 from .detect import TOLERATED, Recognition, detect_family, recognise, variant_of
 from .families import FAMILIES, UNKNOWN
 from .live import LiveNames, Piece, from_live
@@ -25,12 +25,12 @@ __all__ = [
     "detect_family",
     "from_live",
     "layout",
+    "layout_of_all",
     "of_file",
     "parameter",
     "recognise",
     "reference",
     "rows",
-    "sd3_layout",
     "split_parameter",
     "split_part",
     "together",

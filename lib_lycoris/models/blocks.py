@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from .families import FAMILIES, UNET_PREFIX
+from .family import Family
 
 
 def _ids(prefix: str, numbers: range | tuple[int, ...]) -> tuple[str, ...]:
@@ -25,20 +26,25 @@ LAYOUTS: Mapping[int, tuple[str, ...]] = {
 _NUMBERED = re.compile(r"(?P<section>.*?)\.(?P<number>\d+)(\.|$)")  # the list of blocks that a name begins with, and the place in it
 
 
-def sd3_layout(blocks: int = 24) -> tuple[str, ...]:
-    """Give the block ids of an SD3 with this many joint blocks (24; 38 for 3.5 large)."""
-    return ("CLIPL", "CLIPG", "T5", "IN", *_ids("J", range(blocks)), "OUT")
+@cache
+def layout(family: str, variant: str | None = None) -> tuple[str, ...]:
+    """Give all block ids of a variant (default: the first), in order."""
+    told = FAMILIES[family]
+    return _layout(told, [variant if variant is not None else next(iter(told.variants))])
 
 
 @cache
-def layout(family: str, variant: str | None = None) -> tuple[str, ...]:
-    """Give all block ids of a family, in order."""
-    told = FAMILIES[family]
+def layout_of_all(family: str) -> tuple[str, ...]:
+    """Give the block ids that any variant of a family has, in order."""
+    return _layout(FAMILIES[family], FAMILIES[family].variants)
+
+
+def _layout(told: Family, variants: Iterable[str]) -> tuple[str, ...]:
     if told.blocks.counts:
         return LAYOUTS[told.blocks.counts[0]]
     unet = next(component for component in told.components if component.key == "unet")
     lengths: dict[str, int] = {}
-    for row in told.rows(unet, variant):
+    for row in (row for variant in variants for row in told.rows(unet, variant)):
         section = row.section.removesuffix(".")
         lengths[section] = max(lengths.get(section, 0), *(number + 1 for number in row.numbers), 0)
     texts = [component.block for component in told.components if component.key != "unet"]

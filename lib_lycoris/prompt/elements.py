@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import PromptError
-from ..models.blocks import LAYOUTS, sd3_layout
+from ..models.blocks import LAYOUTS, layout_of_all
+from ..models.families import FAMILIES
 from .number import format_number, parse_number
-
-# Ranges of blocks run along these; the shorter layouts are parts of the first, SD3 medium's of the last.
-_ORDERS = (LAYOUTS[26], LAYOUTS[61], sd3_layout(38))
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class ElementRule:
     elements: str
     ratio: float
 
-    def matches(self, text: str) -> bool:
-        """Say whether both lists hit a text made of a module's flat name and its block id."""
-        return _hit(expand_blocks(self.blocks), text) and _hit(_words(self.elements), text)
+    def matches(self, text: str, family: str | None = None) -> bool:
+        """Say whether both lists hit a text made of a module's flat name and its block id in a family."""
+        return _hit(expand_blocks(self.blocks, family), text) and _hit(_words(self.elements), text)
 
     def format(self) -> str:
         """Write the rule as it is typed."""
@@ -44,26 +42,34 @@ def parse_rule(text: str) -> ElementRule:
     return ElementRule(blocks, elements, parse_number(pieces[2], "the ratio of an element filter"))
 
 
-def ratio_after(rules: Sequence[ElementRule], text: str, ratio: float) -> float:
-    """Return the ratio of the last rule that matches, or `ratio` if none does."""
+def ratio_after(rules: Sequence[ElementRule], text: str, ratio: float, family: str | None = None) -> float:
+    """Return the ratio of the last rule that matches in a family, or `ratio` if none does."""
     for rule in reversed(rules):
-        if rule.matches(text):
+        if rule.matches(text, family):
             return rule.ratio
     return ratio
 
 
 @lru_cache(maxsize=256)  # asked once for every parameter of a model
-def expand_blocks(text: str) -> tuple[bool, tuple[str, ...]]:
-    """Return (inverted, words) of a list of blocks with its `A-B` ranges written out and MID read as M00."""
+def expand_blocks(text: str, family: str | None = None) -> tuple[bool, tuple[str, ...]]:
+    """Return (inverted, words) of a list of blocks with its `A-B` ranges written out, along a family's blocks, and MID read as M00."""
     inverted, words = _words(text)
-    return inverted, tuple(block for word in words for block in _expand(word))
+    return inverted, tuple(block for word in words for block in _expand(word, family))
 
 
-def _expand(word: str) -> Sequence[str]:
+def _orders(family: str | None) -> Iterator[Sequence[str]]:
+    """Yield what ranges may run along: the family's own blocks, the layouts that tags are typed for, then every other family's."""
+    if family is not None:
+        yield layout_of_all(family)
+    yield from (LAYOUTS[26], LAYOUTS[61])
+    yield from map(layout_of_all, FAMILIES)
+
+
+def _expand(word: str, family: str | None) -> Sequence[str]:
     if "-" not in word:
         return ("M00" if word == "MID" else word,)
     first, _, last = (re.sub("^MID$", "M00", end) for end in word.partition("-"))
-    for order in _ORDERS:
+    for order in _orders(family):
         if first in order and last in order:
             low, high = sorted((order.index(first), order.index(last)))
             return order[low : high + 1]

@@ -51,7 +51,7 @@ class StrengthMap:
         ratio = 1.0
         if self.ratios is not None and block is not None:
             ratio = self._ratio_of_block.get(block, 0.0)
-        return ratio_after(self.rules, flat_name(parameter) + (block or ""), ratio) if self.rules else ratio
+        return ratio_after(self.rules, flat_name(parameter) + (block or ""), ratio, self.family) if self.rules else ratio
 
     def is_off(self, parameters: Iterable[str], steps: int) -> bool:
         """Say whether the strength of all these parameters is 0 at each of so many steps."""

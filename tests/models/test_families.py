@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from lib_lycoris.models import FAMILIES, LAYOUTS, block_of, detect_family, layout, parameter, recognise, reference, sd3_layout
+from lib_lycoris.models import FAMILIES, LAYOUTS, block_of, detect_family, layout, parameter, recognise, reference
 
 LDM = ("sd1", "sd2", "sdxl", "sdxl-refiner")
 
@@ -66,7 +66,7 @@ def test_layouts() -> None:
     assert " ".join(LAYOUTS[17][:8]) == "BASE IN01 IN02 IN04 IN05 IN07 IN08 M00"
     assert LAYOUTS[17][8:] == tuple(f"OUT{number:02d}" for number in range(3, 12))
     assert LAYOUTS[61][:4] == ("CLIP", "T5", "IN", "D00") and LAYOUTS[61][-2:] == ("S37", "OUT")
-    assert len(sd3_layout()) == 29 and len(sd3_layout(38)) == 43 and sd3_layout()[:5] == ("CLIPL", "CLIPG", "T5", "IN", "J00")
+    assert len(layout("sd3")) == 29 and len(layout("sd3", "3.5-large")) == 43 and layout("sd3")[:5] == ("CLIPL", "CLIPG", "T5", "IN", "J00")
 
 
 def lora(width: int, *, conv: bool = False) -> dict[str, tuple[int, ...]]:

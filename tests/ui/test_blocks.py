@@ -19,6 +19,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lib_lycoris.errors import LycorisError, PromptError, ToolError
 from lib_lycoris.hosts.embedded.files import FolderStore, demo_checkpoint, open_store
@@ -26,7 +27,7 @@ from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.hosts.protocol import GenerationCancelled, GenerationRequest
 from lib_lycoris.hosts.webui.folders import PresetFiles
-from lib_lycoris.models import LAYOUTS, UNKNOWN, block_of, sd3_layout
+from lib_lycoris.models import FAMILIES, LAYOUTS, UNKNOWN, block_of, layout, layout_of_all, parameter, reference
 from lib_lycoris.networks import load
 from lib_lycoris.prompt import OwnPresets, Presets, find_tags, parse_weights, resolve
 from lib_lycoris.tools.examine.block_norms import BaseWeights, measure, touched
@@ -47,69 +48,82 @@ from lib_lycoris.ui.blocks.analysis import (
 from lib_lycoris.ui.blocks.analyzer import ALONE, DROP, NO_GENERATOR, NOT_PLANNED, AnalyzerPart
 from lib_lycoris.ui.blocks.bake import NETWORK
 from lib_lycoris.ui.blocks.diagram import legend, picture
+from lib_lycoris.ui.blocks.layouts import LISTED, SHOWN, Layout, layout_for
 from lib_lycoris.ui.blocks.network import Meter
-from lib_lycoris.ui.blocks.values import LABELS, BlockValues, blocks_of, layout_for, name_of, read_values, rows, tag_of
+from lib_lycoris.ui.blocks.values import BlockValues, name_of, read_values, rows, tag_of
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.blocks import OUTPUTS, BlocksPage, BlockState
 from lib_lycoris.ui.parts.tools.live_plan import LivePlan
 from tests.ui.test_app import address, tab, wait_until_says  # noqa: F401 - fixtures
 
-FAMILY = {12: "sdxl", 17: "sd1", 20: "sdxl", 26: "sd2", 61: "flux", 29: "sd3", 43: "sd3"}
-SAMPLE = {"BASE": "transformer.text_model.encoder.layers.0.mlp.fc1.weight", "M00": "diffusion_model.middle_block.1.proj_in.weight"}
+SD3, SD3_LARGE = (SHOWN[f"Stable Diffusion 3 {variant}"] for variant in ("medium: all (29)", "3.5-large: all (43)"))
 MEASURED = ["demo-lora", "demo-locon-tucker", "demo-loha", "demo-lokr", "demo-glora", "demo-norm", "demo-ia3", "demo-oft", "demo-boft",
             "demo-dora", "demo-tlora", "demo-full"]  # fmt: skip
 
 
-def parameter_in(block: str, family: str) -> str:
-    """A parameter of a block."""
-    if family in ("sd1", "sd2", "sdxl"):
-        text = {"sd1": "transformer.", "sd2": "model.", "sdxl": "0.transformer."}[family] + "x.weight"
-        side = {"IN": "input_blocks", "OU": "output_blocks"}.get(block[:2], "")
-        places = {"BASE": text, "M00": "diffusion_model.middle_block.1.x.weight"}
-        return places.get(block) or f"diffusion_model.{side}.{int(block[-2:])}.0.x.weight"
-    kinds = {"D": "double_blocks", "S": "single_blocks", "J": "joint_blocks"}
-    first = "img_in" if family == "flux" else "x_embedder"
-    ends = {"CLIP": "clip_l.x.weight", "CLIPL": "clip_l.x.weight", "CLIPG": "clip_g.x.weight", "T5": "t5xxl.x.weight",
-            "IN": f"diffusion_model.{first}.weight", "OUT": "diffusion_model.final_layer.linear.weight"}  # fmt: skip
-    return ends.get(block) or f"diffusion_model.{kinds[block[0]]}.{int(block[1:])}.x.weight"
+def parameters_of(shown: Layout) -> dict[str, str]:
+    """A parameter of every block of a layout, as its family's models have them."""
+    found = {}
+    for variant in FAMILIES[shown.family].variants:
+        for name in reference(shown.family, variant).layers:
+            found.setdefault(block_of(parameter(name, "weight"), shown.family), parameter(name, "weight"))
+    return {block: found[block] for block in shown.blocks}
 
 
-@pytest.mark.parametrize("count", sorted(LABELS))
-def test_a_tag_means_what_the_sliders_say(count: int) -> None:
-    draw = random.Random(count)
-    family = FAMILY[count]
+@pytest.mark.parametrize("label", SHOWN)
+def test_a_tag_means_what_the_sliders_say(label: str) -> None:
+    draw, shown = random.Random(label), SHOWN[label]
+    parameters = parameters_of(shown)
     for share in (0.0, 0.3, 1.0):
-        sliders = BlockValues(count).with_values(
-            [round(draw.uniform(-1, 2), 2) if draw.random() < share else 1.0 for _ in blocks_of(count)]
-        )
-        text = tag_of(sliders, "a style", Presets.default(), te=0.7, unet=-0.5)
-        rest, tags = find_tags(text)
-        assert rest == "" and len(tags) == 1 and tags[0].name == "a style"
-        strengths = resolve(tags[0], family, 0, Presets.default())
-        for block, value in zip(sliders.blocks, sliders.shown):
-            name = parameter_in(block, family)
-            assert block_of(name, family) == block
-            assert strengths.ratio(name) == value, (text, block)
+        sliders = BlockValues(shown).with_values([round(draw.uniform(-1, 2), 2) if draw.random() < share else 1.0 for _ in shown.blocks])
+        for moved in (sliders, sliders.all_at(0), sliders.all_at(0.5)):  # the last ones are written as ranges
+            text = tag_of(moved, "a style", Presets.default(), te=0.7, unet=-0.5)
+            rest, tags = find_tags(text)
+            assert rest == "" and len(tags) == 1 and tags[0].name == "a style"
+            strengths = resolve(tags[0], shown.family, 0, Presets.default())
+            for block, value in zip(moved.blocks, moved.shown):
+                assert strengths.ratio(parameters[block]) == value, (text, block)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_sliders_for_every_block_of_each_of_its_variants(family: str) -> None:
+    for variant in FAMILIES[family].variants:
+        touched = {block: 1 for name in reference(family, variant).layers if (block := block_of(parameter(name, "weight"), family))}
+        shown = layout_for(family, {**touched, "-": 1})
+        assert set(shown.blocks) == set(layout(family, variant)) == set(touched) and SHOWN[shown.label] == shown
+        assert replace(BlockValues(shown), touched=touched).left_out == ()
+
+
+def test_ranges_run_along_the_blocks_of_the_model() -> None:
+    for family, text, inside, outside in (
+        ("hunyuan-video", "D18-S01", ("D18", "D19", "S00", "S01"), ("D17", "S02")),  # Flux.1's end at D18
+        ("z-image", "N01-C00", ("N01", "C00"), ("N00", "C01", "L00")),
+        ("sd3", "J22-J30", ("J22", "J30"), ("J21", "J31")),
+    ):
+        strengths = resolve(find_tags(f"<lyco:n:1:lbwe={text}::0.25>")[1][0], family, 0, Presets.default())
+        parameters = parameters_of(layout_for(family, dict.fromkeys(layout_of_all(family), 1)))
+        assert [strengths.ratio(parameters[block]) for block in (*inside, *outside)] == [0.25] * len(inside) + [1.0] * len(outside)
 
 
 @pytest.mark.parametrize(
-    "count, values, touched_blocks, expected",
+    "shown, values, touched_blocks, expected",
     [
-        (26, [1.0] * 26, None, "<lyco:n:1>"),
-        (17, [1.0] * 17, None, "<lyco:n:1:lbw=ALL>"),  # a network may change blocks that 17 values leave out
-        (17, [1.0] * 17, {"IN01": 1, "-": 2}, "<lyco:n:1>"),
-        (17, [1.0] * 17, {"IN00": 1}, "<lyco:n:1:lbw=ALL>"),
-        (17, [0.5] * 17, {"IN01": 1}, "<lyco:n:1:lbw=ALL0.5>"),
-        (17, [0.0] * 17, {"IN01": 1}, "<lyco:n:1:lbw=NONE>"),
-        (17, [1.0] * 16 + [0.25], {"IN01": 1}, f"<lyco:n:1:lbw={'1,' * 16}0.25>"),
-        (20, [1.0] + [0.0] * 10 + [1.0] + [0.0] * 8, None, "<lyco:n:1:lbw=SDXL-CONTENT>"),
-        (29, [1.0] * 29, None, "<lyco:n:1>"),
-        (29, [1.0] * 4 + [0.5] * 3 + [1.0] * 20 + [0.0] * 2, None, "<lyco:n:1:lbwe=J00-J02::0.5,J23 OUT::0>"),
-        (29, [0.0] * 29, {"J01": 1, "J02": 1}, "<lyco:n:1:lbwe=J01-J02::0>"),
+        (LISTED[26], [1.0] * 26, None, "<lyco:n:1>"),
+        (LISTED[17], [1.0] * 17, None, "<lyco:n:1:lbw=ALL>"),  # a network may change blocks that 17 values leave out
+        (LISTED[17], [1.0] * 17, {"IN01": 1, "-": 2}, "<lyco:n:1>"),
+        (LISTED[17], [1.0] * 17, {"IN00": 1}, "<lyco:n:1:lbw=ALL>"),
+        (LISTED[17], [0.5] * 17, {"IN01": 1}, "<lyco:n:1:lbw=ALL0.5>"),
+        (LISTED[17], [0.0] * 17, {"IN01": 1}, "<lyco:n:1:lbw=NONE>"),
+        (LISTED[17], [1.0] * 16 + [0.25], {"IN01": 1}, f"<lyco:n:1:lbw={'1,' * 16}0.25>"),
+        (LISTED[20], [1.0] + [0.0] * 10 + [1.0] + [0.0] * 8, None, "<lyco:n:1:lbw=SDXL-CONTENT>"),
+        (SD3, [1.0] * 29, None, "<lyco:n:1>"),
+        (SD3, [1.0] * 4 + [0.5] * 3 + [1.0] * 20 + [0.0] * 2, None, "<lyco:n:1:lbwe=J00-J02::0.5,J23 OUT::0>"),
+        (SD3, [0.0] * 29, {"J01": 1, "J02": 1}, "<lyco:n:1:lbwe=J01-J02::0>"),
+        (SHOWN["Z-Image: all (37)"], [0.0] * 6 + [1.0] * 31, None, "<lyco:n:1:lbwe=TE IN N00-N01 C00-C01::0>"),
     ],
 )
-def test_the_tag_is_the_shortest_true_one(count: int, values: list[float], touched_blocks: dict[str, int] | None, expected: str) -> None:
-    sliders = replace(BlockValues(count).with_values(values), touched=touched_blocks)
+def test_the_tag_is_the_shortest_true_one(shown: Layout, values: list[float], touched_blocks: dict[str, int] | None, expected: str) -> None:
+    sliders = replace(BlockValues(shown).with_values(values), touched=touched_blocks)
     assert tag_of(sliders, "n", Presets.default()) == expected
 
 
@@ -124,7 +138,7 @@ def test_strengths_and_steps_are_in_the_tag_only_where_they_say_something() -> N
 
 
 def test_a_preset_whose_name_a_tag_cannot_hold_is_written_in_numbers() -> None:
-    sliders = BlockValues(17).with_values([0.0] * 16 + [1.0])
+    sliders = BlockValues(LISTED[17]).with_values([0.0] * 16 + [1.0])
     numbers = f"<lyco:n:1:lbw={sliders.text}>"
     for name in ("a>b", "a=b,c", "5"):
         known = Presets(f"{name}:{sliders.text}\n", "")
@@ -133,7 +147,7 @@ def test_a_preset_whose_name_a_tag_cannot_hold_is_written_in_numbers() -> None:
 
 
 def test_undo_takes_back_one_change_at_a_time() -> None:
-    sliders = BlockValues(17)
+    sliders = BlockValues(LISTED[17])
     moved = sliders.with_values([1.0] * 16 + [0.9]).with_values([1.0] * 16 + [0.8])  # one slider, twice
     again = moved.with_values([0.5] + [1.0] * 15 + [0.8])
     assert again.undone().shown == moved.shown and again.undone().undone().shown == sliders.shown
@@ -142,21 +156,21 @@ def test_undo_takes_back_one_change_at_a_time() -> None:
 
 
 def test_buttons_invert_and_mirror() -> None:
-    sliders = BlockValues(26).with_values([0.1 * i for i in range(26)])
+    sliders = BlockValues(LISTED[26]).with_values([0.1 * i for i in range(26)])
     found = dict(zip(sliders.blocks, sliders.mirrored().shown))
     values = dict(zip(sliders.blocks, sliders.shown))
     assert all(found[f"OUT{11 - i:02}"] == values[f"IN{i:02}"] for i in range(12)) and found["BASE"] == values["BASE"]
-    short = BlockValues(12).with_values([0.25] * 5 + [0.75] * 7)
+    short = BlockValues(LISTED[12]).with_values([0.25] * 5 + [0.75] * 7)
     found = dict(zip(short.blocks, short.mirrored().shown))
     assert [found[f"OUT0{i}"] for i in range(6)] == [0.25, 0.25, 0.75, 0.25, 0.25, 0.75]  # OUT02 and OUT05 have no partner here
-    assert BlockValues(12).with_values([0.3] * 12).inverted().shown == (0.7,) * 12
+    assert BlockValues(LISTED[12]).with_values([0.3] * 12).inverted().shown == (0.7,) * 12
 
 
 def test_a_change_of_the_layout_and_back_loses_no_value() -> None:
-    sliders = BlockValues(26).with_values([0.1 * i for i in range(26)])
-    there = replace(sliders, count=17)
+    sliders = BlockValues(LISTED[26]).with_values([0.1 * i for i in range(26)])
+    there = replace(sliders, layout=LISTED[17])
     assert dict(zip(there.blocks, there.shown)) == {b: v for b, v in zip(sliders.blocks, sliders.shown) if b in LAYOUTS[17]}
-    assert replace(there, count=26).shown == sliders.shown
+    assert replace(there, layout=LISTED[26]).shown == sliders.shown
 
 
 @pytest.mark.parametrize(
@@ -164,28 +178,30 @@ def test_a_change_of_the_layout_and_back_loses_no_value() -> None:
     [
         ("sd1", ["BASE", "IN01", "OUT11"], 17), ("sd2", ["IN00"], 26), ("sdxl", ["IN08", "OUT05"], 12), ("sdxl", ["OUT06"], 20),
         ("sdxl-refiner", ["IN04"], 26), ("flux", ["D00"], 61), ("sd3", ["J23"], 29), ("sd3", ["J24", "CLIPL"], 43), ("sd1", ["-"], 17),
+        ("qwen-image", ["T59"], 63), ("chroma", ["S37", "T5"], 60), ("cogvideox", ["B29"], 32), ("cogvideox", ["B30"], 44),
     ],
 )  # fmt: skip
 def test_a_network_picks_its_layout(family: str, blocks: list[str], count: int) -> None:
-    assert layout_for(family, dict.fromkeys(blocks, 1)) == count
-    assert len(blocks_of(count)) == count and (count != 43 or blocks_of(43) == sd3_layout(38))
+    shown = layout_for(family, dict.fromkeys(blocks, 1))
+    assert len(shown.blocks) == count and shown.listed == (count in LISTED) and set(shown.blocks) >= set(blocks) - {"-"}
 
 
-@pytest.mark.parametrize("family", ["qwen-image", "chroma", UNKNOWN.id])
-def test_a_model_whose_blocks_have_no_sliders_says_so(family: str) -> None:
-    with pytest.raises(ToolError, match=r"there are no sliders for the blocks of .*lbwe"):
-        layout_for(family, {})
+def test_a_model_that_is_not_known_has_no_sliders_and_says_so() -> None:
+    with pytest.raises(ToolError, match=r"there are no sliders for the blocks of an unknown base model; choose"):
+        layout_for(UNKNOWN.id, {})
 
 
 def test_rows_join_what_skip_connections_join() -> None:
-    assert rows(26)[0] == ("IN00", "OUT11") and rows(26)[-1] == ("IN11", "OUT00")
-    assert rows(12) == [("", "OUT05"), ("IN04", "OUT04"), ("IN05", "OUT03"), ("", "OUT02"), ("IN07", "OUT01"), ("IN08", "OUT00")]
-    assert rows(61) == [] and {block for pair in rows(17) for block in pair if block} == set(LAYOUTS[17]) - {"BASE", "M00"}
+    assert rows(LISTED[26])[0] == ("IN00", "OUT11") and rows(LISTED[26])[-1] == ("IN11", "OUT00")
+    assert rows(LISTED[12]) == [("", "OUT05"), ("IN04", "OUT04"), ("IN05", "OUT03"), ("", "OUT02"), ("IN07", "OUT01"), ("IN08", "OUT00")]
+    assert rows(LISTED[61]) == [] and {block for pair in rows(LISTED[17]) for block in pair if block} == set(LAYOUTS[17]) - {"BASE", "M00"}
 
 
-@pytest.mark.parametrize("count", sorted(LABELS))
-def test_the_picture_has_every_block_once(count: int) -> None:
-    sliders = replace(BlockValues(count).with_values([0.01 * i for i in range(count)]), touched={blocks_of(count)[1]: 3})
+@pytest.mark.parametrize("label", SHOWN)
+def test_the_picture_has_every_block_once(label: str) -> None:
+    shown = SHOWN[label]
+    count = len(shown.blocks)
+    sliders = replace(BlockValues(shown).with_values([0.01 * i for i in range(count)]), touched={shown.blocks[1]: 3})
     html = picture(sliders)
     assert sorted(re.findall(r'data-block="(\w+)"', html)) == sorted(sliders.blocks)
     order = re.search(r'data-order="([\w ]+)"', html)
@@ -198,14 +214,16 @@ def test_the_picture_has_every_block_once(count: int) -> None:
 
 
 def test_typed_values_are_read_or_refused() -> None:
-    assert read_values(",".join(["0.5"] * 12), 17) == [0.5] * 12 and read_values("1;" * 16 + "2\n", 17)[:1] == [1.0]
+    assert read_values(",".join(["0.5"] * 12), LISTED[17]) == (LISTED[12], [0.5] * 12)
+    assert read_values("1;" * 16 + "2\n", LISTED[17]) == (LISTED[17], [1.0] * 16 + [2.0])
+    assert read_values(",".join(["0.5"] * 29), SD3) == (SD3, [0.5] * 29)
     for text, said in (
         ("1,2", "2 values given; this layout needs 17"),
         ("x," * 16 + "1", "is not a block weight"),
         ("", "1 value given; this layout needs 17"),
     ):
         with pytest.raises(PromptError, match=said):
-            read_values(text, 17)
+            read_values(text, LISTED[17])
 
 
 # --- how much a network changes each block
@@ -227,9 +245,9 @@ def test_norms_are_those_of_the_deltas(host: EmbeddedHost, name: str) -> None:
     assert done == total == len(network.patches) and touched(network) == {block: norm.changes for block, norm in norms.items()}
     delta: dict[str, float] = {}
     base: dict[str, float] = {}
-    for parameter, algorithm in network.patches.items():
-        block = block_of(parameter, "sd1") or "-"
-        weight = host.weight(parameter).float()
+    for patched, algorithm in network.patches.items():
+        block = block_of(patched, "sd1") or "-"
+        weight = host.weight(patched).float()
         delta[block] = delta.get(block, 0.0) + float(algorithm.delta(weight).double().square().sum())
         base[block] = base.get(block, 0.0) + float(weight.double().square().sum())
     assert norms.keys() == delta.keys()
@@ -312,7 +330,7 @@ NUMBERS = (1, 1, 0, 0)
 def test_a_chosen_network_shows_its_blocks_then_its_norms(page: BlocksPage) -> None:
     shown = page.choose(BlockState(), "demo-locon", *NUMBERS)
     state = value(shown, "state")
-    assert state.sliders.count == 26 and value(shown, "layout") == LABELS[26] and tag_in(shown) == "<lyco:demo-locon:1>"
+    assert state.sliders.layout == LISTED[26] and value(shown, "layout") == LISTED[26].label and tag_in(shown) == "<lyco:demo-locon:1>"
     assert all(state.sliders.is_touched(block) for block in ("BASE", "IN00", "IN10")) and "Bars" not in value(shown, "legend")
     assert sum("value" in update for update in page.measure("demo-locon")) > 5
     moved = page.typed(",".join(["1"] * 25 + ["0.5"]), state, "demo-locon", *NUMBERS)  # a slider while it was measured
@@ -324,7 +342,28 @@ def test_a_chosen_network_shows_its_blocks_then_its_norms(page: BlocksPage) -> N
     unet = value(page.choose(BlockState(), "demo-dora", *NUMBERS), "state").sliders
     assert not unet.is_touched("BASE") and unet.is_touched("IN10")
     short = page.choose(BlockState(), "demo-lora", *NUMBERS)
-    assert value(short, "state").sliders.count == 17 and value(short, "preset") == "ALL" and tag_in(short) == "<lyco:demo-lora:1>"
+    assert value(short, "state").sliders.layout == LISTED[17] and value(short, "preset") == "ALL" and tag_in(short) == "<lyco:demo-lora:1>"
+
+
+def test_a_network_of_another_family_has_its_own_sliders_and_its_tag_is_baked(page: BlocksPage) -> None:
+    folder, name = page.context.store.network_folder(), "diffusion_model.layers.{}.attention.out"
+    tensors = {f"{name.format(number)}.lora_{side}.weight": torch.rand(shape) for number in (0, 1, 29)
+               for side, shape in (("A", (2, 3840)), ("B", (3840, 2)))}  # fmt: skip
+    save_file(tensors, folder / "zed.safetensors")
+    page.context.store.refresh()
+    shown = page.choose(BlockState(), "zed", *NUMBERS)
+    state = value(shown, "state")
+    assert value(shown, "layout") == "Z-Image: all (37)" and tag_in(shown) == "<lyco:zed:1>"
+    assert [block for block in state.sliders.blocks if state.sliders.is_touched(block)] == ["L00", "L01", "L29"]
+    moved = page.typed(",".join(["0.5"] * 35 + ["-1", "0"]), state, "zed", *NUMBERS)
+    assert tag_in(moved) == "<lyco:zed:1:lbwe=L00-L01::0.5,L29::-1>"
+    tool, options = page.bake.make("baked", None, value(moved, "state"), "zed", 1.0, 1.0, 0, None)
+    job = page.context.jobs.start(tool, options)
+    assert job.wait(60) and job.status == "done", job.error
+    old, new = (load(folder / f"{file}.safetensors").patches for file in ("zed", "baked"))
+    for number, ratio in ((0, 0.5), (1, 0.5), (29, -1.0)):
+        ours, theirs = (patches[f"{name.format(number)}.weight"].delta(torch.zeros(3840, 3840)) for patches in (new, old))
+        torch.testing.assert_close(ours, ratio * theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_a_file_that_is_no_network_is_a_sentence(page: BlocksPage) -> None:
@@ -345,7 +384,7 @@ def test_typed_values_move_what_has_to_move(page: BlocksPage) -> None:
     assert tag_in(same) == f"<lyco:demo-lora:0.5:1:lbw={text}>" and value(same, "picture") is None and value(same, "values") is None
     assert f'data-understood="{text}|0.5|1|0|0"' in value(same, "tag")
     other = page.typed(",".join(["0"] * 26), state, "demo-lora", *NUMBERS)
-    assert value(other, "layout") == LABELS[26] and value(other, "picture").count('value="0"') == 52
+    assert value(other, "layout") == LISTED[26].label and value(other, "picture").count('value="0"') == 52
     bad = page.typed("1,2,x", state, "demo-lora", *NUMBERS)
     assert (
         "3 values given; this layout needs 17." in value(bad, "notes")
@@ -356,9 +395,9 @@ def test_typed_values_move_what_has_to_move(page: BlocksPage) -> None:
 
 
 def test_presets_of_the_layout_are_offered_and_loaded(page: BlocksPage) -> None:
-    state = BlockState(BlockValues(17))
+    state = BlockState(BlockValues(LISTED[17]))
     offered = page.offer(state)["choices"]
-    assert "MIDD" in offered and "SDXL-ALL" not in offered and "SDXL-ALL" in page.offer(BlockState(BlockValues(20)))["choices"]
+    assert "MIDD" in offered and "SDXL-ALL" not in offered and "SDXL-ALL" in page.offer(BlockState(BlockValues(LISTED[20])))["choices"]
     loaded = page.load("MIDD", state, "demo-lora", *NUMBERS)
     assert tag_in(loaded) == "<lyco:demo-lora:1:lbw=MIDD>" and value(loaded, "preset") == "MIDD"
     assert value(loaded, "state").sliders.shown == tuple(Presets.default().weights("MIDD").ratios(0).values())
@@ -368,7 +407,7 @@ def test_presets_of_the_layout_are_offered_and_loaded(page: BlocksPage) -> None:
 
 
 def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPage) -> None:
-    sliders = BlockValues(17).with_values([0.0] * 8 + [1.0] * 9)
+    sliders = BlockValues(LISTED[17]).with_values([0.0] * 8 + [1.0] * 9)
     *shown, emptied = page.save(" mine ", BlockState(sliders), "demo-lora", *NUMBERS)
     assert emptied == gr.update(value="") and value(tuple(shown), "preset") == "mine"
     assert page.own.path.read_text(encoding="utf-8") == f"mine:{sliders.text}\n"
@@ -389,15 +428,15 @@ def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPag
     [("", "Give the preset a name"), ("a:b", "or contain"), ("a>b", "or contain"), ("0.5", "cannot be a number"), ("MIDD", "already")],
 )
 def test_a_name_that_cannot_be_a_preset_is_refused(page: BlocksPage, name: str, said: str) -> None:
-    *shown, kept = page.save(name, BlockState(BlockValues(17)), "demo-lora", *NUMBERS)
+    *shown, kept = page.save(name, BlockState(BlockValues(LISTED[17])), "demo-lora", *NUMBERS)
     assert said in value(tuple(shown), "notes") and kept == gr.update() and not page.own.path.exists()
 
 
 def test_only_own_presets_are_deleted_and_sd3_has_none(page: BlocksPage) -> None:
     assert "no preset is chosen" in value(page.delete(None, BlockState(), "", *NUMBERS), "notes")
     assert "was not saved on this page" in value(page.delete("MIDD", BlockState(), "", *NUMBERS), "notes")
-    *shown, _ = page.save("mine", BlockState(BlockValues(29)), "", *NUMBERS)
-    assert "SD3" in value(tuple(shown), "notes")
+    *shown, _ = page.save("mine", BlockState(BlockValues(SD3)), "", *NUMBERS)
+    assert "weights of Stable Diffusion 3 medium are element filters" in value(tuple(shown), "notes")
 
 
 def test_own_presets_keep_what_else_is_in_the_file(tmp_path: Path) -> None:
@@ -478,7 +517,7 @@ def test_what_a_file_cannot_hold_is_refused(page: BlocksPage) -> None:
 def setup_for(host: EmbeddedHost, name: str, blocks: tuple[str, ...], alone: bool = False) -> Setup:
     sliders = BlockValues().for_network("sd1", touched(load(path_of(host, name), host.base)))
     request = GenerationRequest("a house <lyco:other:1>", seed=5, steps=2, width=64, height=64)
-    return Setup(request, name, replace(sliders, count=26), NUMBERS, alone, blocks)
+    return Setup(request, name, replace(sliders, layout=LISTED[26]), NUMBERS, alone, blocks)
 
 
 def last(host: EmbeddedHost, setup: Setup) -> Outcome:
@@ -513,7 +552,7 @@ def test_the_difference_is_that_of_the_real_pictures(host: EmbeddedHost, alone: 
 
 
 def test_every_picture_has_the_tag_that_it_stands_for() -> None:
-    sliders = BlockValues(12).with_values([0.5] * 12)
+    sliders = BlockValues(LISTED[12]).with_values([0.5] * 12)
     request = GenerationRequest("a <lyco:n:0.3:lbw=MIDD> house <lyco:m:1>", seed=1)
     drop = prompts(Setup(request, "n", sliders, (1, 1, 0, 0), False, ("M00",)))
     assert [label for label, _ in drop] == [FULL, "M00"] and drop[0][1] == f"a house <lyco:m:1> <lyco:n:1:lbw={sliders.text}>"
@@ -524,7 +563,7 @@ def test_every_picture_has_the_tag_that_it_stands_for() -> None:
 
 
 def test_blocks_are_chosen_by_name_range_and_not() -> None:
-    sliders = BlockValues(17, touched={"IN01": 1, "M00": 2, "IN00": 1, "-": 1})
+    sliders = BlockValues(LISTED[17], touched={"IN01": 1, "M00": 2, "IN00": 1, "-": 1})
     assert chosen_blocks("", sliders) == ("IN01", "M00")
     assert chosen_blocks("in04-in08, mid", sliders) == ("IN04", "IN05", "IN07", "IN08", "M00")
     assert chosen_blocks("NOT BASE-IN08 OUT03-OUT11", sliders) == ("M00",)
@@ -573,7 +612,7 @@ def test_the_analysis_stops_within_a_second(page: BlocksPage, context: PageConte
 
 def test_what_cannot_be_analyzed_is_a_sentence(page: BlocksPage, context: PageContext) -> None:
     part = AnalyzerPart(context)
-    state = BlockState(BlockValues(17))
+    state = BlockState(BlockValues(LISTED[17]))
     assert "no network is chosen" in next(part.run(*analyzer_values(state, network=None)))[1]["value"]
     assert "no block of this layout" in next(part.run(*analyzer_values(state, blocks="IN00")))[1]["value"]
     *_, ended = part.run(*analyzer_values(state, network="gone"))
@@ -598,7 +637,7 @@ def test_without_a_generator_the_page_says_so_and_the_rest_works(context: PageCo
         bare.finish(blocks)
     shown = [component["props"].get("value") for component in blocks.config["components"]]
     assert any(NO_GENERATOR in str(text) for text in shown)
-    assert tag_in(made.load("MIDD", BlockState(BlockValues(17)), "demo-lora", *NUMBERS)) == "<lyco:demo-lora:1:lbw=MIDD>"
+    assert tag_in(made.load("MIDD", BlockState(BlockValues(LISTED[17])), "demo-lora", *NUMBERS)) == "<lyco:demo-lora:1:lbw=MIDD>"
 
 
 # --- in a browser

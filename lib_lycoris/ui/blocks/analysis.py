@@ -79,7 +79,7 @@ def chosen_blocks(text: str, sliders: BlockValues) -> tuple[str, ...]:
     else:
         typed = text.replace(",", " ").upper().split()
         unknown = [word for word in typed if "-" not in word and word not in (*sliders.blocks, "NOT", "MID")]
-        inverted, words = expand_blocks(" ".join(typed))
+        inverted, words = expand_blocks(" ".join(typed), sliders.layout.family)
         if unknown:
             raise PromptError(f'"{unknown[0]}" is no block of this layout; it has {", ".join(sliders.blocks)}')
         found = tuple(block for block in sliders.blocks if (block in words) != inverted)

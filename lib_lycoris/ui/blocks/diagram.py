@@ -11,15 +11,15 @@ from html import escape
 
 from ...prompt.number import format_number
 from ...tools.examine.block_norms import BlockNorm
+from .layouts import Layout
 from .values import BlockValues, rows
 
 LOW, HIGH, STEP = -1, 2, 0.05  # of the sliders; the fields beside them take any number
 NAMES = {
     "BASE": "text encoder", "M00": "middle", "CLIP": "text encoder CLIP", "CLIPL": "text encoder CLIP-L", "CLIPG": "text encoder CLIP-G",
-    "T5": "text encoder T5", "IN": "input layers", "OUT": "output layers",
+    "T5": "text encoder T5", "TE": "text encoder", "LLM": "adapter of the language model", "IN": "input layers", "OUT": "output layers",
 }  # fmt: skip
-KINDS = {"IN": "encoder", "OU": "decoder", "D": "double block", "S": "single block", "J": "joint block"}
-ASIDE = ("BASE", "CLIP", "CLIPL", "CLIPG", "T5")
+SIDES = {"IN": "encoder", "OUT": "decoder"}  # of a UNet
 COLUMN = 19  # blocks of a transformer below each other
 Norms = Mapping[str, BlockNorm]
 
@@ -27,7 +27,7 @@ Norms = Mapping[str, BlockNorm]
 def picture(sliders: BlockValues, norms: Norms | None = None) -> str:
     """Return the image; ``norms`` is empty until the chosen network has been measured."""
     draw = _Drawing(sliders, norms or {})
-    body = draw.unet() if rows(sliders.count) else draw.transformer()
+    body = draw.unet() if sliders.layout.depth else draw.transformer()
     order = " ".join(sliders.blocks)  # of the values, which is not that of the image
     label = "Weights of the model's blocks, from where data comes in to where it goes out"
     return f'<div class="lyco_model" data-order="{order}" role="group" aria-label="{label}">{body}</div>'
@@ -51,9 +51,8 @@ class _Drawing:
 
     def unet(self) -> str:
         """Return encoder down, middle, decoder up; what is side by side is joined by a skip connection."""
-        levels = rows(self.sliders.count)
-        depth = 12 if self.sliders.count in (17, 26) else 9
-        parts = [self._aside(), _heading("Encoder (IN)"), "<span></span>", _heading("Decoder (OUT)")]
+        levels, depth = rows(self.sliders.layout), self.sliders.layout.depth
+        parts = [self._aside(["BASE"]), _heading("Encoder (IN)"), "<span></span>", _heading("Decoder (OUT)")]
         for encoder, decoder in levels:
             index = int(encoder[2:]) if encoder else depth - 1 - int(decoder[3:])
             level = index // 3
@@ -64,22 +63,20 @@ class _Drawing:
 
     def transformer(self) -> str:
         """Return the columns of a transformer's blocks, read downwards."""
-        inner = [block for block in self.sliders.blocks if block[-1].isdigit() and block != "T5"]
-        kinds = list(dict.fromkeys(block[0] for block in inner))
-        columns = []
-        for kind in kinds:
-            mine = [block for block in inner if block[0] == kind]
-            height = -(-len(mine) // -(-len(mine) // COLUMN))  # columns of one height
+        columns, kinds = [], self.sliders.layout.kinds
+        for kind, name in kinds.items():
+            mine = [block for block in self.sliders.blocks if block[:-2] == kind]
+            height = -(-len(mine) // -(-len(mine) // COLUMN)) if mine else 1  # columns of one height
             for start in range(0, len(mine), height):
                 part = mine[start : start + height]
-                title = f"{KINDS[kind].capitalize()}s {part[0]} to {part[-1]}"
+                title = f"{name.capitalize()} {part[0]} to {part[-1]}"
                 columns.append(f'<div class="lyco_column">{_heading(title)}{"".join(map(self._block, part))}</div>')
-        last = f'<div class="lyco_aside">{self._block("OUT")}</div>'
-        return f'{self._aside("IN")}<div class="lyco_transformer">{"".join(columns)}</div>{last}'
+        others = [block for block in self.sliders.blocks if block[:-2] not in kinds]
+        before, after = ([block for block in others if (block == "OUT") == last] for last in (False, True))
+        return f'{self._aside(before)}<div class="lyco_transformer">{"".join(columns)}</div>{self._aside(after)}'
 
-    def _aside(self, *more: str) -> str:
-        found = [block for block in self.sliders.blocks if block in (*ASIDE, *more)]
-        return f'<div class="lyco_aside">{"".join(map(self._block, found))}</div>'
+    def _aside(self, blocks: Sequence[str]) -> str:
+        return f'<div class="lyco_aside">{"".join(map(self._block, blocks))}</div>'
 
     def _cell(self, block: str, level: int) -> str:
         inner = self._block(block) if block else ""
@@ -89,7 +86,7 @@ class _Drawing:
         value, touched = self.values[block], self.sliders.is_touched(block)
         number, said = format_number(value), self.said(block)
         state = ("" if touched else " lyco_untouched") + (" lyco_negative" if value < 0 else " lyco_strong" if value > 1 else "")
-        name = escape(f"{block}, {title(block)}")
+        name = escape(f"{block}, {title(block, self.sliders.layout)}")
         return (
             f'<div class="lyco_block{state}" data-block="{block}" style="{_colours(value)}" title="{name}: {escape(said)}">'
             f'<span class="lyco_name" aria-hidden="true">{block}</span>{self._bar(block)}'
@@ -135,12 +132,12 @@ def _heading(text: str) -> str:
     return f'<p class="lyco_heading">{escape(text)}</p>'
 
 
-def title(block: str) -> str:
-    """Return what a block is, for people."""
+def title(block: str, layout: Layout) -> str:
+    """Return what a block of a layout is, for people."""
     if block in NAMES:
         return NAMES[block]
-    number = block.lstrip("INOUTDSJ")
-    return f"{KINDS[block[: 2 if block[:2] in KINDS else 1]]} {int(number)}"
+    kind = (SIDES if layout.depth else layout.kinds).get(block[:-2])
+    return f"{kind} {int(block[-2:])}" if kind else "text encoder"  # only those have names of their own
 
 
 def unit(norms: Norms) -> str:

@@ -7,31 +7,19 @@ from dataclasses import dataclass, field, replace
 from typing import Union
 
 from ...errors import LycorisError, PromptError, ToolError
-from ...models.blocks import LAYOUTS, layout, sd3_layout
-from ...models.families import FAMILIES
 from ...prompt import BlockWeights, Cell, ElementRule, Presets, Schedule, Tag, TagError, escape_name, find_tags
 from ...prompt.number import format_number, parse_number
+from .layouts import LISTED, Layout, layout_for
 
-LABELS = {
-    17: "SD 1/2: attention (17)", 26: "SD 1/2: full set (26)", 12: "SDXL: attention (12)", 20: "SDXL: full set (20)",
-    61: "Flux: full set (61)", 29: "SD3 medium: all (29)", 43: "SD3.5 large: all (43)",
-}  # fmt: skip
-SD3_COUNTS = (29, 43)  # medium, 3.5 large
-WHOLE = {max(told.blocks.counts) for told in FAMILIES.values() if told.blocks.counts} | {SD3_COUNTS[0]}  # as many as a whole model has
 KEPT = 50  # steps that can be undone
 Weights = Union[BlockWeights, tuple[ElementRule, ...], None]
-
-
-def blocks_of(count: int) -> tuple[str, ...]:
-    """Return the blocks of a layout by the number of its values; SD3's have no values in a tag and are written as element filters."""
-    return LAYOUTS[count] if count in LAYOUTS else sd3_layout(count - 5)
 
 
 @dataclass(frozen=True)
 class BlockValues:
     """The sliders at one moment. Values are kept by block, so that a change of the layout and back loses none."""
 
-    count: int = 26  # of the layout that is shown
+    layout: Layout = LISTED[26]  # the one that is shown
     values: Mapping[str, float] = field(default_factory=dict)  # block -> weight; 1 where nothing was set
     touched: Mapping[str, int] | None = None  # block -> parameters that the chosen network changes; None without a network
     history: tuple[Mapping[str, float], ...] = ()
@@ -40,7 +28,7 @@ class BlockValues:
     @property
     def blocks(self) -> tuple[str, ...]:
         """The blocks that are shown, in the order of their values."""
-        return blocks_of(self.count)
+        return self.layout.blocks
 
     @property
     def shown(self) -> tuple[float, ...]:
@@ -79,7 +67,7 @@ class BlockValues:
 
     def all_at(self, value: float) -> BlockValues:
         """Return the sliders with every block at a value."""
-        return self.with_values([value] * self.count)
+        return self.with_values([value] * len(self.blocks))
 
     def inverted(self) -> BlockValues:
         """Return the sliders with 1 - weight everywhere."""
@@ -87,55 +75,44 @@ class BlockValues:
 
     def mirrored(self) -> BlockValues:
         """Return the sliders with every decoder block at the weight of the encoder block that it has a connection from."""
-        pairs = {decoder: encoder for encoder, decoder in rows(self.count) if encoder and decoder}
+        pairs = {decoder: encoder for encoder, decoder in rows(self.layout) if encoder and decoder}
         found = dict(zip(self.blocks, self.shown))
         return self.with_values([found[pairs.get(block, block)] for block in self.blocks])
 
     def for_network(self, family: str, touched: Mapping[str, int]) -> BlockValues:
         """Return the sliders in the layout that a network needs: the short one if that holds every block that it changes."""
-        return replace(self, count=layout_for(family, touched), touched=touched)
+        return replace(self, layout=layout_for(family, touched), touched=touched)
 
 
-def layout_for(family: str, touched: Mapping[str, int]) -> int:
-    """Return the number of values that fits a network of a family."""
-    told = FAMILIES[family]
-    if layout(family) == sd3_layout():
-        return next(count for count in SD3_COUNTS if set(touched) <= {*blocks_of(count), "-"})
-    fitting = [count for count in told.blocks.counts if all(block in LAYOUTS[count] for block in touched if block != "-")]
-    if not told.blocks.counts:
-        raise ToolError(f"there are no sliders for the blocks of {told.label}; write element filters in the tag (lbwe=...) for it")
-    return min(fitting, default=told.blocks.counts[0])
-
-
-def rows(count: int) -> list[tuple[str, str]]:
+def rows(layout: Layout) -> list[tuple[str, str]]:
     """Return (encoder block, decoder block) of every level from the top down, empty where the layout lacks one; none for transformers."""
-    depth = {17: 12, 26: 12, 12: 9, 20: 9}.get(count, 0)
-    blocks = blocks_of(count)
-    found = [(f"IN{i:02}", f"OUT{depth - 1 - i:02}") for i in range(depth)]
-    kept = [tuple(block if block in blocks else "" for block in pair) for pair in found]
+    found = [(f"IN{i:02}", f"OUT{layout.depth - 1 - i:02}") for i in range(layout.depth)]
+    kept = [tuple(block if block in layout.blocks else "" for block in pair) for pair in found]
     return [(encoder, decoder) for encoder, decoder in kept if encoder or decoder]
 
 
 def with_text(sliders: BlockValues, text: str) -> BlockValues:
     """Return sliders at the values of a text, in the layout that has so many. Raises PromptError for a text that no layout has."""
-    values = read_values(text, sliders.count)
-    return replace(sliders, count=len(values)).with_values(values)
+    layout, values = read_values(text, sliders.layout)
+    return replace(sliders, layout=layout).with_values(values)
 
 
-def read_values(text: str, needed: int) -> list[float]:
-    """Read typed values; raise PromptError for a count that is no layout, or a value that is no number. needed: of the layout shown."""
+def read_values(text: str, shown: Layout) -> tuple[Layout, list[float]]:
+    """Read typed values and say which layout they are of: the one shown, or the list of a tag that has so many. Raises PromptError."""
     pieces = text.strip().replace(";", ",").replace("\n", ",").split(",")
-    if len(pieces) not in LABELS:
+    needed = len(shown.blocks)
+    layout = shown if len(pieces) == needed else LISTED.get(len(pieces))
+    if layout is None:
         raise PromptError(f"{len(pieces)} {'value' if len(pieces) == 1 else 'values'} given; this layout needs {needed}.")
-    return [parse_number(piece, "a block weight") for piece in pieces]
+    return layout, [parse_number(piece, "a block weight") for piece in pieces]
 
 
 def weights_of(sliders: BlockValues) -> Weights:
     """Return what the sliders say, as a tag takes it; None where that is no more than strength 1 everywhere."""
-    whole = sliders.count in WHOLE if sliders.touched is None else not sliders.left_out
+    whole = sliders.layout.is_whole if sliders.touched is None else not sliders.left_out
     if set(sliders.shown) == {1.0} and whole:
         return None
-    if sliders.count in LAYOUTS:
+    if sliders.layout.listed:
         return BlockWeights(tuple(Cell("number", value) for value in sliders.shown))
     by_value: dict[float, list[str]] = {}
     for block, value in zip(sliders.blocks, sliders.shown):
@@ -145,18 +122,19 @@ def weights_of(sliders: BlockValues) -> Weights:
 
 
 def _ranges(blocks: Sequence[str]) -> list[str]:
-    """Write neighbouring numbered blocks as A-B; the others stay alone, since ranges through them mean another model's blocks."""
+    """Write neighbouring blocks of one list as A-B; the others stay alone, since ranges through them may mean another model's blocks."""
     found: list[list[str]] = []
     for block in blocks:
         last = found[-1][-1] if found else ""
-        if block[:1] == last[:1] == "J" and int(block[1:]) == int(last[1:]) + 1:
+        kind, number = block[:-2], block[-2:]
+        if number.isdigit() and last[:-2] == kind and last[-2:].isdigit() and int(number) == int(last[-2:]) + 1:
             found[-1].append(block)
         else:
             found.append([block])
     return [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]
 
 
-def fitting_presets(presets: Presets, count: int) -> dict[str, BlockWeights]:
+def fitting_presets(presets: Presets, layout: Layout) -> dict[str, BlockWeights]:
     """Return the presets of one layout by name; those that cannot be read are left out, a tag with such a name is told about."""
     found = {}
     for name in presets.weight_names:
@@ -164,14 +142,14 @@ def fitting_presets(presets: Presets, count: int) -> dict[str, BlockWeights]:
             weights = presets.weights(name)
         except LycorisError:
             continue
-        if len(weights.cells) == count:
+        if layout.listed and len(weights.cells) == len(layout.blocks):
             found[name] = weights
     return found
 
 
 def name_of(sliders: BlockValues, presets: Presets) -> str | None:
     """Return the shortest name of the presets that have just these values."""
-    found = (name for name, weights in fitting_presets(presets, sliders.count).items() if fixed(weights) == sliders.shown)
+    found = (name for name, weights in fitting_presets(presets, sliders.layout).items() if fixed(weights) == sliders.shown)
     return min(found, key=len, default=None)
 
 

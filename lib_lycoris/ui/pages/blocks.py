@@ -10,16 +10,16 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError, ToolError
-from ...models.blocks import LAYOUTS
 from ...prompt import BlockWeights, Cell, OwnPresets, Presets
 from ...prompt.number import format_number
 from ...tools.examine.block_norms import BlockNorm
 from ..blocks.analyzer import AnalyzerPart
 from ..blocks.bake import BakePart
 from ..blocks.diagram import bars, legend, picture, unit
+from ..blocks.layouts import LISTED, SHOWN
 from ..blocks.network import Meter
 from ..blocks.preset_files import PresetFilesPart
-from ..blocks.values import LABELS, BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
+from ..blocks.values import BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
 from ..context import PageContext
 from ..events import QUICK, on_any
 from ..parts.file_choice import network_picker
@@ -75,8 +75,8 @@ class BlocksPage:
 
     def _sliders(self) -> dict[str, Any]:
         with gr.Row():
-            choices = list(LABELS.values())
-            self.layout = gr.Dropdown(choices, value=LABELS[26], label="Layout", elem_id="lyco_blocks_layout", min_width=235)
+            shown = BlockValues().layout.label
+            self.layout = gr.Dropdown(list(SHOWN), value=shown, label="Layout", elem_id="lyco_blocks_layout", min_width=235)
             self.preset = gr.Dropdown(
                 self._names(BlockValues()), value=None, label="Preset", elem_id="lyco_blocks_preset", min_width=150, interactive=True
             )
@@ -94,7 +94,7 @@ class BlocksPage:
     def _values(self) -> None:
         self.values = gr.Textbox(
             BlockValues().text, label="Values, comma-separated", lines=2, elem_id="lyco_blocks_values",
-            info="Paste 12, 17, 20, 26 or 61 numbers; how many there are chooses the layout.",
+            info="Paste as many as there are sliders; or 12, 17, 20, 26 or 61, which choose their layout.",
         )  # fmt: skip
 
     def _presets(self) -> tuple[Any, Any, Any]:
@@ -176,19 +176,19 @@ class BlocksPage:
 
     def lay_out(self, label: str, state: BlockState, *fields: Any) -> Updates:
         """Show another layout; the values of blocks that both have stay."""
-        count = next((count for count, known in LABELS.items() if known == label), state.sliders.count)
-        return self.shown(replace(state, sliders=replace(state.sliders, count=count)), fields)
+        layout = SHOWN.get(label, state.sliders.layout)
+        return self.shown(replace(state, sliders=replace(state.sliders, layout=layout)), fields)
 
     def typed(self, text: str, state: BlockState, *fields: Any) -> Updates:
         """Take values that sliders or the user put into the field; the image shows them already, unless the layout is another one."""
         try:
-            values = read_values(text, state.sliders.count)
+            layout, values = read_values(text, state.sliders.layout)
         except LycorisError as error:
             updates = self.shown(state, fields, notes(problems=[str(error)]), text)
             return self._some(updates, ("tag", "notes"))
-        sliders = replace(state.sliders, count=len(values)).with_values(values)
+        sliders = replace(state.sliders, layout=layout).with_values(values)
         updates = self.shown(replace(state, sliders=sliders), fields, understood=text)
-        if len(values) != state.sliders.count:
+        if layout != state.sliders.layout:
             return updates
         if sliders is state.sliders or values == list(state.sliders.shown):
             return self._some(updates, ("tag", "notes"))
@@ -208,7 +208,7 @@ class BlocksPage:
         if values is None:
             said = f'"{name}" draws random values for every image, which no slider can show; write lbw={name} in the tag instead'
             return self._told(problems=[said])
-        sliders = replace(state.sliders, count=len(values)).with_values(values)
+        sliders = replace(state.sliders, layout=LISTED[len(values)]).with_values(values)
         return self.shown(replace(state, sliders=sliders), fields)
 
     def offer(self, state: BlockState) -> dict[str, Any]:
@@ -219,8 +219,9 @@ class BlocksPage:
         """Save the values as a preset of our own file; the last update empties the name's field."""
         sliders, text = state.sliders, name.strip()
         try:
-            if sliders.count not in LAYOUTS:
-                raise ToolError("weights of SD3 are element filters, which a preset cannot hold; copy the tag instead")
+            if not sliders.layout.listed:
+                what = f"weights of {sliders.layout.label.partition(':')[0]} are element filters"
+                raise ToolError(f"{what}, which a preset cannot hold; copy the tag instead")
             if not text:
                 raise ToolError("Give the preset a name.")
             known = self.context.store.presets().weight_names
@@ -256,7 +257,7 @@ class BlocksPage:
         mark = "|".join([understood.strip() or sliders.text, *("" if value is None else format_number(value) for value in fields[1:])])
         box = tag_box(tag, self.context.send) if tag else idle(EMPTY)
         return (
-            state, gr.update(value=LABELS[sliders.count]), gr.update(value=sliders.text),
+            state, gr.update(value=sliders.layout.label), gr.update(value=sliders.text),
             gr.update(value=picture(sliders, norms)),
             gr.update(value=_legend(sliders, norms)),
             gr.update(choices=self._names(sliders), value=name_of(sliders, presets)),
@@ -279,7 +280,7 @@ class BlocksPage:
             return Presets.default()
 
     def _names(self, sliders: BlockValues) -> list[str]:
-        return sorted(fitting_presets(self._known(), sliders.count), key=str.lower)
+        return sorted(fitting_presets(self._known(), sliders.layout), key=str.lower)
 
 
 def _legend(sliders: BlockValues, norms: Mapping[str, BlockNorm]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
-from ...models import block_of, layout
+from ...models import block_of, layout_of_all
 from ...tools.units import MB
 
 if TYPE_CHECKING:  # matplotlib comes with the first figure: no start has to wait for it
@@ -60,7 +60,7 @@ def spectra(layers: Sequence[tuple[str, Iterable[float]]], kept: Sequence[int] =
 
 def block_norms(series: Mapping[str, Mapping[str, float]], family: str, unit: str = "‖ΔW‖ (Frobenius norm)", title: str = "") -> Figure:
     """Draw how much each block is changed, as bars in the order of the model; series: a network's name -> block -> norm."""
-    ids = [block for block in layout(family) if any(block in norms for norms in series.values())]
+    ids = [block for block in layout_of_all(family) if any(block in norms for norms in series.values())]
     ids += sorted({block for norms in series.values() for block in norms} - set(ids))
     figure, axes = _figure(title or "Change by block", "block", unit)
     width = 0.84 / max(1, len(series))
