@@ -408,7 +408,8 @@ def run_tests(arguments: list[str]) -> int:
         chosen.append(f"--webui-python={os.path.abspath(python)}")
     if not options.webui and (options.quick or whole_suite(rest)) and not ONE_PROCESS & set(rest):
         chosen += ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]  # files of tests share nothing: one process a core
-    ensure(environment, environment.test_extras)
+    every = [extra for extra, _ in OPTIMISERS.values()] if options.long and environment is NEW else []
+    ensure(environment, (*environment.test_extras, *every))
     core = ["-m", "not browser"] if environment is not NEW and "-m" not in rest else []
     pytest = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
     variables = {"LYCORIS_TEST_SET": environment.name, **({"OMP_NUM_THREADS": "1"} if "-n" in chosen else {})}

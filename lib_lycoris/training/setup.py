@@ -169,9 +169,10 @@ def _parts(settings: Settings, model: TrainedModel) -> list[str]:
 
 def _checkpoint(model: TrainedModel) -> None:
     """Compute activations again where they are needed; diffusers and transformers do so in training only."""
-    model.denoiser().enable_gradient_checkpointing()  # type: ignore[operator]
-    model.denoiser().train()
-    for encoder in model.text_encoders():
+    denoiser, *encoders = model.parts().values()
+    denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
+    denoiser.train()
+    for encoder in encoders:
         encoder.gradient_checkpointing_enable()  # type: ignore[operator]
         encoder.train()
 

@@ -26,7 +26,7 @@ from ..files.networks.alpha import alpha_notes, with_alpha
 from ..files.networks.compose import Modules, dense_modules, join, lora_modules, names_of, without_numbers
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.left_out import left_out
-from ..files.networks.naming import WHOLE, _name, lora, to_dtype
+from ..files.networks.naming import WHOLE, lora, name_of, to_dtype
 from ..files.networks.network_file import Patch, bundled, carried, delta_on
 from ..files.networks.peft_config import config_beside
 from ..files.networks.reading_back import ReadingBack
@@ -203,7 +203,7 @@ def _stays(request: ConvertOptions, patch: Patch, direct: bool) -> bool:
 
 def _own_name(request: ConvertOptions, patch: Patch) -> str:
     if patch.part:
-        return _name(request.base, request.style, with_part(patch.module, patch.part)) or patch.module
+        return name_of(request.base, request.style, with_part(patch.module, patch.part)) or patch.module
     item = names_of(request.base, request.style, patch.module)[0]
     return item.name if item.rows == (WHOLE,) else patch.module
 

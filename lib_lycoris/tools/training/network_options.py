@@ -7,7 +7,9 @@ from pathlib import Path
 from .option import OWN, section
 from .option import TrainingOption as Option
 
-MODULES = ("networks.lora", "networks.dylora", "networks.lora_fa", "lycoris.kohya", "networks.loha", "networks.lokr")
+MODULES = (
+    "networks.lora", "networks.lora_flux", "networks.dylora", "networks.lora_fa", "lycoris.kohya", "networks.loha", "networks.lokr",
+)  # fmt: skip
 ALGORITHMS = ("lora", "locon", "loha", "lokr", "dylora", "glora", "full", "diag-oft", "boft", "ia3", "tlora")  # of lycoris.kohya
 USES = ("character", "style", "concept", "small file")  # what a preset of options is for
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ..declaration import Option
 
 KOHYA = "https://github.com/kohya-ss/sd-scripts/blob/main/docs/train_network.md"
+FLUX = "https://github.com/kohya-ss/sd-scripts/blob/main/docs/flux_train_network.md"
 DATASETS = "https://github.com/kohya-ss/sd-scripts/blob/main/docs/config_README-en.md"
 LYCORIS = "https://github.com/KohakuBlueleaf/LyCORIS/blob/main/docs/Network-Args.md"
 OWN = "this project"

@@ -8,7 +8,7 @@ from typing import Any
 from .data_options import DATA
 from .kohya_options import WITHOUT_MEANING
 from .network_options import NETWORK
-from .option import OWN, PAPER, section
+from .option import FLUX, OWN, PAPER, section
 from .option import TrainingOption as Option
 
 OPTIMISERS = (
@@ -17,6 +17,7 @@ OPTIMISERS = (
 )  # fmt: skip
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 PRECISIONS = ("no", "fp16", "bf16")
+SAMPLINGS = ("sigma", "uniform", "sigmoid", "shift", "flux_shift")
 SAVED_IN = ("float", "fp16", "bf16")
 
 OURS: dict[str, Any] = {"source": OWN, "runtime": True}
@@ -28,9 +29,17 @@ MODEL = section(
         Path, aliases=("--ckpt",), kind="checkpoint",
     ),
     Option("vae", "another VAE: a diffusers folder", Path, kind="folder"),
+    Option(
+        "transformer", "other weights of a Flux.1's or Z-Image's transformer: a .safetensors file with original names or diffusers'", Path,
+        kind="checkpoint", source=OWN,
+    ),
     Option("v_parameterization", "the model predicts the velocity (default: what its file says)", bool),
     Option("clip_skip", "read the text off this layer from the last on (default: what the model was made with)", int),
     Option("max_token_length", "tokens of a caption: 75, 150 or 225", int, 75, choices=(75, 150, 225)),
+    Option(
+        "t5xxl_max_token_length", "tokens of a caption for T5 or a language model (default: what the model was made with)", int, source=FLUX
+    ),
+    Option("guidance_scale", "the guidance that Flux.1 dev is told while it trains", float, 1.0, source=FLUX),
     Option("device", "where to train: cpu, cuda, cuda:1, mps (default: a GPU if there is one)", **OURS),
 )  # fmt: skip
 
@@ -70,6 +79,10 @@ LOSS = section(
     Option("zero_terminal_snr", "let the last step be pure noise", bool, source=f"{PAPER}2305.08891"),
     Option("min_timestep", "train on steps from this one on", int, 0),
     Option("max_timestep", "train on steps before this one", int, 1000),
+    Option("timestep_sampling", "which steps a flow is trained on (default: what the model was made with)", choices=SAMPLINGS, source=FLUX),
+    Option("sigmoid_scale", "how wide sigmoid, shift and flux_shift spread", float, 1.0, source=FLUX),
+    Option("discrete_flow_shift", "how far shift and sigma lean towards the noise (default: the model's)", float, source=FLUX),
+    Option("model_prediction_type", "what the transformer's answer is", default="raw", choices=("raw",), source=FLUX),
     Option("loss_type", "the loss", default="l2", choices=("l2", "l1", "huber", "smooth_l1")),
     Option("huber_schedule", "how huber's c depends on the step", default="snr", choices=("constant", "exponential", "snr")),
     Option("huber_c", "huber's c at the noisiest step", float, 0.1),

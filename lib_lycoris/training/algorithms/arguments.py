@@ -11,7 +11,8 @@ from ...errors import ToolError
 from ...tools.training.network_options import ALGORITHMS
 
 FIXED = {  # modules of sd-scripts that are one algorithm
-    "networks.lora": "lora", "networks.lora_fa": "lora", "networks.dylora": "dylora", "networks.loha": "loha", "networks.lokr": "lokr",
+    "networks.lora": "lora", "networks.lora_flux": "lora", "networks.lora_fa": "lora", "networks.dylora": "dylora",
+    "networks.loha": "loha", "networks.lokr": "lokr",
 }  # fmt: skip
 SPELLINGS = {"use_cp": "use_tucker", "use_conv_cp": "use_tucker", "constrain": "constraint", "unit": "block_size"}
 TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f", "none", "")

@@ -11,6 +11,7 @@ from torch import nn
 from ...errors import ToolError
 from ...models import BaseModel, block_of, layout
 from ...patching import Patcher
+from ...tools.files.networks.naming import name_of
 from ..models.base import TrainedModel
 from .arguments import NetworkRequest
 from .initial import Initial
@@ -50,15 +51,24 @@ def _of_component(
     model: TrainedModel, request: NetworkRequest, found: dict[str, Any], base: BaseModel, part: str, initial: Initial | None
 ) -> Iterator[TrainedModule]:
     root = model.parts()[part]
-    for chosen in chosen_layers(root, found, "unet" if part in KOHYA else "text_encoder", request.train_norm):
-        path = chosen.path if part in KOHYA or chosen.path.startswith("text_model.") else f"text_model.{chosen.path}"
-        target = base.find(f"{part}.{path}")
-        name = base.name_in("kohya", target) if target else None
-        if target is None or name is None:
-            raise ToolError(f"{part}.{path} has no name in a network file; leave it out with exclude_name in a preset")
+    layers = list(chosen_layers(root, found, "unet" if part in KOHYA else "text_encoder", request.train_norm))
+    for chosen, target, name in _named(base, part, layers):
         module = _module(name, chosen, request, found, _block_dims(request, base, target), initial.dims(target) if initial else None)
         if module is not None:
             yield TrainedModule(name, part, chosen.path, target, module)
+
+
+def _named(base: BaseModel, part: str, layers: list[ChosenLayer]) -> Iterator[tuple[ChosenLayer, str, str]]:
+    """Yield layers with their canonical names and those in a file: kohya's, or LyCORIS' where kohya's names make one of several layers."""
+    whole = part in KOHYA
+    paths = [one.path if whole or one.path.startswith("text_model.") else f"text_model.{one.path}" for one in layers]
+    targets = [base.find(f"{part}.{path}") for path in paths]
+    style = "kohya" if all(target is None or base.name_in("kohya", target) for target in targets) else "lycoris"
+    for chosen, path, target in zip(layers, paths, targets):
+        name = name_of(base, style, target) if target else None
+        if target is None or name is None:
+            raise ToolError(f"{part}.{path} has no name in a network file; leave it out with exclude_name in a preset")
+        yield chosen, target, name
 
 
 def _module(

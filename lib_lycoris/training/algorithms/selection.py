@@ -15,8 +15,13 @@ from torch import nn
 from ...errors import ToolError
 from ..toml_file import read_toml
 
-# sd-scripts' own: the transformers of the UNet, and with conv_dim its other blocks too
-KOHYA_MODULES, KOHYA_CONVOLUTIONS = ("Transformer2DModel",), ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+# sd-scripts' own: the transformers of the UNet, and with conv_dim its other blocks too; the blocks of a model that is a transformer
+KOHYA_CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+KOHYA_MODULES = ("Transformer2DModel", "FluxTransformerBlock", "FluxSingleTransformerBlock", "ZImageTransformerBlock")
+DIFFUSERS = {  # class that LyCORIS' presets name -> what diffusers calls it
+    "CrossAttention": ("Attention", "FluxAttention"), "DoubleStreamBlock": ("FluxTransformerBlock",),
+    "SingleStreamBlock": ("FluxSingleTransformerBlock",),
+}  # fmt: skip
 TEXT_MODULES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 KEYS = (
     "enable_conv", "unet_target_module", "unet_target_name", "text_encoder_target_module", "text_encoder_target_name", "module_algo_map",
@@ -61,7 +66,7 @@ def _for_diffusers(found: dict[str, Any]) -> dict[str, Any]:
     Its list names the time embedding twice, attention is called by older names, and (IA)^3's patterns miss the path before them.
     """
     classes = [name for name in found.get("unet_target_module", ()) if name != "TimestepEmbedding"]
-    found["unet_target_module"] = [*classes, "Attention"] if "CrossAttention" in classes else classes
+    found["unet_target_module"] = [*classes, *(other for name in classes for other in DIFFUSERS.get(name, ()))]
     for key in ("unet_target_name", "text_encoder_target_name"):
         found[key] = [_anywhere(name) for name in found.get(key, ())]
     found["name_algo_map"] = {_anywhere(name): value for name, value in found.get("name_algo_map", {}).items()}

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,11 @@ from ..data.buckets import Fit
 from ..data.items import Item
 from ..data.pictures import Cut
 from ..data.subset import Subset
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..reporting.samples import Prompt
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class Process(ABC):
     """How an image becomes noise: what the model sees at a step, and what it is to answer."""
 
     steps = 1000
+
+    @abstractmethod
+    def draw(self, choose: Random, low: int, high: int, shape: tuple[int, ...]) -> float:
+        """Return a step from low to high for latents of a shape; where steps are whole numbers, before high."""
 
     @abstractmethod
     def noisy(self, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
@@ -100,8 +110,12 @@ class TrainedModel(ABC):
         """Return the text encoders."""
 
     @abstractmethod
-    def loaded(self) -> Any:
-        """Return the model as the host that generates takes it; None where it cannot."""
+    def image(self, prompt: Prompt, sampler: str) -> Image.Image:
+        """Return an image as the model makes it now; ``sampler`` by sd-scripts' name."""
+
+    def file(self) -> Path | None:
+        """Return the checkpoint that the model is, where it is one file."""
+        return None
 
     def example_sizes(self) -> list[tuple[Item, Cut]]:
         """Return the sizes of one square image, for an answer that is no image's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ class Diffusion(Process):
     def prediction(self) -> str:
         """What the model answers with."""
         return str(self.scheduler.config.prediction_type)
+
+    def draw(self, choose: Random, low: int, high: int, shape: tuple[int, ...]) -> int:
+        """Return one of the steps, each as often."""
+        return choose.randrange(low, high)
 
     def noisy(self, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
         """Return sqrt(a) * latents + sqrt(1 - a) * noise."""

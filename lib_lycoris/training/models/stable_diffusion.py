@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,13 @@ from ..data.pictures import Cut
 from .base import Texts, TrainedModel
 from .diffusion import Diffusion
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ...hosts.embedded.host import EmbeddedHost
+    from ..reporting.samples import Prompt
+
+SAMPLERS = {"ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "dpmsolver++": "DPM++ 2M"}
 PIECE = 75  # tokens between the marks of beginning and end
 
 
@@ -43,9 +52,30 @@ class StableDiffusion(TrainedModel):
         """Return the text encoders."""
         return [encoder for _, encoder in self.model.towers()]
 
-    def loaded(self) -> LoadedModel:
-        """Return the pipeline with what it does not say about itself."""
-        return self.model
+    def file(self) -> Path | None:
+        """Return the checkpoint, where it is one file."""
+        return self.model.file
+
+    @cached_property
+    def _host(self) -> EmbeddedHost:
+        from ...hosts.embedded.host import EmbeddedHost
+
+        return EmbeddedHost(self.model, [])
+
+    def image(self, prompt: Prompt, sampler: str) -> Image.Image:
+        """Return an image as the app makes it."""
+        from ...hosts.protocol import GenerationRequest
+
+        self.pipe.vae.to(self.dtype)
+        try:
+            host = self._host
+            guidance = host.cfg if prompt.guidance is None else prompt.guidance
+            width, height = prompt.width or host.size, prompt.height or host.size
+            request = GenerationRequest(prompt.text, prompt.negative, prompt.seed, prompt.steps, width, height, guidance, SAMPLERS[sampler])
+            made: Image.Image = host.generate(request).image
+        finally:
+            self.pipe.vae.float()
+        return made
 
     def latent_shape(self, bucket: tuple[int, int]) -> tuple[int, int, int]:
         """Return channels, height, width: eight pixels are one."""

@@ -37,7 +37,7 @@ class Recorded:
         self.settings, self.request, self.model, self.found, self.batches = settings, request, model, found, batches
         self.started = time.time()
         path = settings.pretrained_model_name_or_path
-        file = Path(path) if path else getattr(model.loaded(), "file", None)
+        file = Path(path) if path else model.file()
         whole = file if file is not None and file.is_file() else None
         self.base = {"ss_sd_model_name": file.name} if file is not None else {}
         if whole is not None:

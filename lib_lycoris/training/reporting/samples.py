@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import ToolError
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from ..setup import Run
 
-SAMPLERS = {"ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "dpmsolver++": "DPM++ 2M"}
 FLAG = re.compile(r"\s--(?=\w+\s)")
 LINE = 14  # pixels of a line of text
 
@@ -79,21 +78,10 @@ class Samples:
         path = run.settings.sample_prompts
         self.prompts = read_prompts(path) if path else []
         self.folder = run.folder / "samples"
-        self.host: Any = None
-        if self.prompts and run.model.loaded() is None:
-            raise ToolError(f"images of {run.model.name} cannot be made while training; leave --sample_prompts out")
 
     def make(self, step: int) -> list[Path]:
         """Write one image for each prompt, and the sheet; return the paths."""
-        from ...hosts.embedded.host import EmbeddedHost
-
-        vae = self.run.model.vae()
-        vae.to(self.run.model.dtype)
-        try:
-            self.host = self.host or EmbeddedHost(self.run.model.loaded(), [])
-            images = [self._image(prompt) for prompt in self.prompts]
-        finally:
-            vae.float()
+        images = [self.run.model.image(prompt, self.run.settings.sample_sampler) for prompt in self.prompts]
         self.folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for number, image in enumerate(images):
@@ -101,18 +89,6 @@ class Samples:
             image.save(paths[-1])
         sheet(self.folder).save(self.folder / "sheet.png")
         return [*paths, self.folder / "sheet.png"]
-
-    def _image(self, prompt: Prompt) -> Image.Image:
-        from ...hosts.protocol import GenerationRequest
-
-        host, size = self.host, self.host.size
-        guidance = host.cfg if prompt.guidance is None else prompt.guidance
-        sampler = SAMPLERS[self.run.settings.sample_sampler]
-        request = GenerationRequest(
-            prompt.text, prompt.negative, prompt.seed, prompt.steps, prompt.width or size, prompt.height or size, guidance, sampler
-        )
-        image: Image.Image = host.generate(request).image
-        return image
 
 
 def sheet(folder: Path) -> Image.Image:

@@ -64,6 +64,9 @@ class Lessons:
 
     def fill(self, items: Iterable[Item], tell: Callable[[int, int], None]) -> None:
         """Make what is to be cached, before the first step."""
+        items = list(items)
+        if self.fixed and not self.trains_text:
+            self.texts(list(dict.fromkeys(caption_at(item.caption, item.subset, 0, chooser("fixed")) for item in items)))
         work = list({item.digest + str(item.fit): item for item in items}.values())
         for count, item in enumerate(work):
             tell(count, len(work))
@@ -93,7 +96,8 @@ class Lessons:
 
         if self.cache is None or not self.fixed or not self.settings.cache_text_encoder_outputs:
             return make()
-        path = self.cache.path("text", caption, self._texts, self.settings.clip_skip, self.settings.max_token_length)
+        settings = self.settings
+        path = self.cache.path("text", caption, self._texts, settings.clip_skip, settings.max_token_length, settings.t5xxl_max_token_length)
         return dict(self.cache.made(path, make))
 
 

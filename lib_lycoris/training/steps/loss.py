@@ -40,7 +40,7 @@ def huber_c(settings: Any, process: Process, steps: Tensor) -> Tensor:
     if settings.huber_schedule == "constant":
         found = torch.full(steps.shape, c)
     elif settings.huber_schedule == "exponential":
-        found = torch.tensor([exp(log(c) * int(step) / process.steps) for step in steps])
+        found = torch.tensor([exp(log(c) * float(step) / process.steps) for step in steps])
     else:
         sigma = process.snr(steps).clamp(min=1e-12).rsqrt()
         found = (1 - c) / (1 + sigma).square() + c

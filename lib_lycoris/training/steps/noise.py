@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..models.base import Process
 from .draws import chooser, normal
 
 SMALLEST, WIDEST = 2.0, 2.0  # each size of the pyramid is 2 to 4 times smaller than the one before
 
 
-def steps_of(settings: Any, number: int, places: Sequence[int]) -> Tensor:
-    """Return the noise steps (n,) of a batch's images."""
+def steps_of(settings: Any, process: Process, shape: tuple[int, ...], number: int, places: Sequence[int]) -> Tensor:
+    """Return the noise steps (n,) of a batch's images; ``shape``: of their latents."""
     low, high = settings.min_timestep, settings.max_timestep
-    return torch.tensor([chooser(settings.seed, "step", number, place).randrange(low, high) for place in places])
+    return torch.tensor([process.draw(chooser(settings.seed, "step", number, place), low, high, shape) for place in places])
 
 
 def noise_of(settings: Any, latents: Tensor, number: int, places: Sequence[int]) -> Tensor:

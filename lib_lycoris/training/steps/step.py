@@ -63,10 +63,10 @@ class Stepper:
         seed_everything(self.settings.seed, "modules", batch.number, self.accelerator.process_index)
         places = [place for place, _ in mine]
         lesson = self.lessons.lesson(batch, mine)
-        steps = steps_of(self.settings, batch.number, places).to(self.model.device)
+        process = self.model.process
+        steps = steps_of(self.settings, process, tuple(lesson.latents.shape[1:]), batch.number, places).to(self.model.device)
         self._mask(steps)
         noise = noise_of(self.settings, lesson.latents, batch.number, places)
-        process = self.model.process
         noisy = process.noisy(lesson.latents, disturbed(self.settings, noise, batch.number, places), steps)
         with self.accelerator.autocast():
             texts = self.lessons.texts(lesson.captions)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....models import BaseModel, rows, with_part
 from ...linalg.low_rank import Svd, qr_svd
-from .naming import WHOLE, Named, _name, lora, merged_parts, named, select
+from .naming import WHOLE, Named, lora, merged_parts, name_of, named, select
 
 Modules = list[tuple[str, dict[str, Tensor]]]
 Pair = tuple[Tensor, Tensor]
@@ -28,7 +28,7 @@ def names_of(base: BaseModel, style: str, module: str) -> list[Named]:
 
 def is_direct(base: BaseModel, style: str, module: str, parts: Sequence[str]) -> bool:
     """Tell whether each part ("" for the whole) has a name of its own, so that parts stay apart."""
-    return all(part and part != "T" and _name(base, style, with_part(module, part)) for part in parts)
+    return all(part and part != "T" and name_of(base, style, with_part(module, part)) for part in parts)
 
 
 def join(base: BaseModel, style: str, module: str, parts: Mapping[str, Pair]) -> dict[str, Pair]:
@@ -43,7 +43,7 @@ def lora_modules(base: BaseModel, style: str, module: str, part: str, up: Tensor
     """Return the file's modules for the factors of a part, or of the whole (""), which some styles know in parts only."""
     kernel = tuple(base.layers[module].shape[2:])
     if part:
-        name = _name(base, style, with_part(module, part))
+        name = name_of(base, style, with_part(module, part))
         assert name is not None
         return [(name, lora(style, up.contiguous(), down.contiguous(), kernel))]
     items = names_of(base, style, module)

@@ -35,18 +35,18 @@ def known_style(style: str) -> str:
 
 def named(base: BaseModel, style: str, module: str) -> list[Named]:
     """Return the modules that stand for a canonical one: itself, or the parts that the style knows it by; empty where it has no name."""
-    whole = _name(base, known_style(style), module)
+    whole = name_of(base, known_style(style), module)
     if whole is not None:
         return [Named(whole, (WHOLE,))]
     found = []
     for alias in base.aliases(module):
-        name = None if alias.part == "T" else _name(base, style, with_part(module, alias.part))
+        name = None if alias.part == "T" else name_of(base, style, with_part(module, alias.part))
         if name is not None:
             found.append(Named(name, rows(alias.part, base.layers[module].shape)))
     return found
 
 
-def _name(base: BaseModel, style: str, target: str) -> str | None:
+def name_of(base: BaseModel, style: str, target: str) -> str | None:
     if style in ("diffusers", "original"):
         return base.name_in(style, target)
     kohya = base.name_in("kohya", target)
