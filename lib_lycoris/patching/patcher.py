@@ -19,6 +19,7 @@ from .edit import BaseRows, Edit, joined, shape_of
 from .layers.kinds import patched
 from .layers.layer import PatchedLayer
 from .live.attention import unsupported
+from .live.forwards import reads_children
 from .live.layer_access import COMPUTED_IN, LayerAccess, LiveParameter, main_leaf
 from .report import NetworkReport, Report
 from .workspace import Mode, Workspace
@@ -202,10 +203,10 @@ class Patcher:
             yield owner, key, Edit(algorithm, strength, sources, mine, order, whole)
 
     def _owner(self, module: str, leaf: str) -> tuple[nn.Module, str]:
-        """Return the module whose forward reads a parameter: an attention reads its out_proj's itself."""
+        """Return the module whose forward reads a parameter: an attention reads those of its out_proj itself."""
         parent, _, child = module.rpartition(".")
-        if child == "out_proj" and isinstance(self.modules.get(parent), nn.MultiheadAttention):
-            return self.modules[parent], f"out_proj.{leaf}"
+        if parent in self.modules and reads_children(self.modules[parent]):
+            return self.modules[parent], f"{child}.{leaf}"
         return self.modules[module], leaf
 
     def _layer(self, module: nn.Module, edits: dict[str, list[Edit]]) -> PatchedLayer:

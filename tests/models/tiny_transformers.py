@@ -16,8 +16,22 @@ SD3 = {
 }  # fmt: skip
 VIDEO = {"num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2, "in_channels": 4, "out_channels": 4}
 
+# the mask of padding is another input channel, which diffusers scales with torchvision: not in the tests' environment
+COSMOS = VIDEO | {"text_embed_dim": 24, "adaln_lora_dim": 8, "max_size": (8, 16, 16), "concat_padding_mask": False}
+WAN = VIDEO | {"text_dim": 24, "freq_dim": 16, "ffn_dim": 56, "rope_max_seq_len": 32}
+FLUX2 = JOINT | {"joint_attention_dim": 24, "timestep_guidance_channels": 16, "axes_dims_rope": (4, 4, 4, 4)}
+UNET = {
+    "sample_size": 8, "layers_per_block": 1, "block_out_channels": (8, 16), "norm_num_groups": 4, "cross_attention_dim": 24,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}  # fmt: skip
+XL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 44}
+
 # family -> class, sizes
 CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sd1": ("UNet2DConditionModel", UNET | {"attention_head_dim": 2}),
+    "sd2": ("UNet2DConditionModel", UNET | {"attention_head_dim": (2, 4), "use_linear_projection": True}),
+    "sdxl": ("UNet2DConditionModel", UNET | XL | {"use_linear_projection": True, "transformer_layers_per_block": (1, 2)}),
+    "sdxl-refiner": ("UNet2DConditionModel", UNET | XL | {"use_linear_projection": True, "transformer_layers_per_block": 2}),
     "flux": ("FluxTransformer2DModel", {**JOINT, **ROPE, "joint_attention_dim": 24, "pooled_projection_dim": 20, "guidance_embeds": True}),
     "sd3": ("SD3Transformer2DModel", SD3 | {"qk_norm": "rms_norm", "dual_attention_layers": (0,)}),
     "chroma": (
@@ -25,10 +39,8 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
         {**JOINT, **ROPE, "joint_attention_dim": 24, "approximator_num_channels": 8, "approximator_hidden_dim": 20,
          "approximator_layers": 2},
     ),
-    "flux2-dev": (
-        "Flux2Transformer2DModel",
-        JOINT | {"joint_attention_dim": 24, "timestep_guidance_channels": 16, "axes_dims_rope": (4, 4, 4, 4)},
-    ),
+    "flux2-dev": ("Flux2Transformer2DModel", FLUX2),
+    "flux2-klein-4b": ("Flux2Transformer2DModel", FLUX2 | {"guidance_embeds": False}),
     "qwen-image": (
         "QwenImageTransformer2DModel",
         {"num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2, "in_channels": 16, "out_channels": 4,
@@ -46,12 +58,14 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "wan2.1-14b": (
         "WanTransformer3DModel",
-        VIDEO | {"text_dim": 24, "freq_dim": 16, "ffn_dim": 56, "rope_max_seq_len": 32, "image_dim": 20, "added_kv_proj_dim": 32},
+        WAN | {"image_dim": 20, "added_kv_proj_dim": 32},
     ),
+    "wan2.2-5b": ("WanTransformer3DModel", WAN),
     "anima": (
         "CosmosTransformer3DModel",
-        VIDEO | {"text_embed_dim": 24, "adaln_lora_dim": 8, "max_size": (8, 16, 16), "extra_pos_embed_type": None},
+        COSMOS | {"extra_pos_embed_type": None},
     ),
+    "cosmos-7b": ("CosmosTransformer3DModel", COSMOS | {"extra_pos_embed_type": "learnable"}),
     "krea2": (
         "Krea2Transformer2DModel",
         {"in_channels": 16, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -67,7 +81,7 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "hidream": (
         "HiDreamImageTransformer2DModel",
         {"patch_size": 2, "in_channels": 4, "num_layers": 2, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
-         "caption_channels": [24, 20], "text_emb_dim": 12, "axes_dims_rope": (8, 8), "max_resolution": (8, 8), "llama_layers": [0, 1]},
+         "caption_channels": [24, 20], "text_emb_dim": 12, "axes_dims_rope": (4, 4, 8), "max_resolution": (8, 8), "llama_layers": [0, 1]},
     ),
     "hunyuan-video": (
         "HunyuanVideoTransformer3DModel",
@@ -92,7 +106,8 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "pixart": (
         "PixArtTransformer2DModel",
-        VIDEO | {"out_channels": 8, "cross_attention_dim": 32, "sample_size": 8, "caption_channels": 24, "use_additional_conditions": True},
+        VIDEO | {"out_channels": 8, "num_attention_heads": 3, "cross_attention_dim": 48, "sample_size": 8, "caption_channels": 24,
+                 "use_additional_conditions": True},
     ),
     "sana": (
         "SanaTransformer2DModel",
@@ -122,7 +137,7 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "ideogram4": (
         "Ideogram4Transformer2DModel",
         {"in_channels": 4, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2, "intermediate_size": 56, "adaln_dim": 12,
-         "llm_features_dim": 24, "mrope_section": (2, 3, 3)},
+         "llm_features_dim": 24, "mrope_section": (4, 2, 2)},
     ),
     "kandinsky5": (
         "Kandinsky5Transformer3DModel",
@@ -142,23 +157,46 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "hunyuan-dit": (
         "HunyuanDiT2DModel",
         {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "patch_size": 2, "sample_size": 8, "hidden_size": 32,
-         "num_layers": 4, "cross_attention_dim": 24, "cross_attention_dim_t5": 20, "pooled_projection_dim": 12, "text_len": 5,
+         "num_layers": 4, "cross_attention_dim": 24, "cross_attention_dim_t5": 24, "pooled_projection_dim": 12, "text_len": 5,
          "text_len_t5": 6},
+    ),
+    "stable-cascade": (
+        "StableCascadeUNet",
+        {"in_channels": 4, "out_channels": 4, "timestep_ratio_embedding_dim": 16, "conditioning_dim": 32, "block_out_channels": (32, 32),
+         "num_attention_heads": (2, 2), "down_num_layers_per_block": (1, 2), "up_num_layers_per_block": (2, 1), "clip_text_in_channels": 24,
+         "clip_text_pooled_in_channels": 20, "clip_image_in_channels": 12, "switch_level": (False,)},
     ),
     "animatediff-motion": (
         "MotionAdapter",
         {"block_out_channels": (8, 16), "motion_layers_per_block": 2, "motion_num_attention_heads": 2, "motion_norm_num_groups": 4},
     ),
 }  # fmt: skip
+# of the same layers in other widths
+LIKE = {"flux2-klein-9b": "flux2-klein-4b", "wan2.1-1.3b": "wan2.1-14b", "sana-0.6b": "sana"}
+CLASSES |= {family: CLASSES[other] for family, other in LIKE.items()}
 TINY = {family: told for family, told in CLASSES.items() if hasattr(diffusers, told[0])}  # what the installed diffusers has
 
 
 def tiny(family: str) -> nn.Module:
     """Return a family's transformer with random weights, none of them zero."""
     name, sizes = TINY[family]
+    return randomised(getattr(diffusers, name)(**sizes))
+
+
+def tiny_motion_unet() -> nn.Module:
+    """Return a UNet that runs AnimateDiff's motion modules."""
+    names = {
+        "down_block_types": ("DownBlockMotion", "CrossAttnDownBlockMotion"),
+        "up_block_types": ("CrossAttnUpBlockMotion", "UpBlockMotion"),
+    }
+    motion = {"motion_num_attention_heads": 2, "num_attention_heads": 2, "use_motion_mid_block": True}
+    return randomised(diffusers.UNetMotionModel(**(UNET | names | motion)))
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Give a model random weights, and have it run."""
     torch.manual_seed(0)
-    model: nn.Module = getattr(diffusers, name)(**sizes).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.eval().parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.2)
     return model.requires_grad_(False)

@@ -50,7 +50,7 @@ from . import (
     z_image,
 )
 
-__all__ = ["FAMILIES", "UNET_PREFIX", "UNKNOWN"]
+__all__ = ["FAMILIES", "PIPELINE_PARTS", "UNET_PREFIX", "UNKNOWN"]
 
 _MODULES = (
     sd1, sd2, sdxl, sdxl_refiner, flux, sd3, chroma, flux2, qwen_image, qwen_image_21, z_image, wan, anima, krea2, lumina2,
@@ -85,3 +85,6 @@ class _Families(dict[str, Family]):
 
 
 FAMILIES: Mapping[str, Family] = _Families({family.id: family for module in _MODULES for family in _declared(module)})
+
+PIPELINE_PARTS = tuple(dict.fromkeys(component.pipeline for family in FAMILIES.values() for component in family.components))
+"""What diffusers calls the parts of a pipeline that networks change: unet, transformer, prior, text_encoder, ..."""

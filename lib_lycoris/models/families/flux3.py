@@ -2,6 +2,7 @@
 
 Layers checked against diffusers' Flux3Transformer2DModel with the defaults of the class. All names are those of diffusers; files in
 another style of this model have not been seen. Text encoders are not declared.
+Diffusers has the class since 0.42: data, tested without the class.
 """
 
 from ..family import Blocks, Family, transformer

@@ -2,6 +2,7 @@
 
 Layers taken from ComfyUI's PidNet with the defaults of the class; diffusers has none. The released weights and networks of it have not been
 seen. The text encoder (Gemma 2) is not declared.
+Data, tested without the class: its own code is in no package.
 """
 
 from ..family import Blocks, Family, transformer

@@ -1,6 +1,7 @@
 """Qwen-Image 2.1: one stream, a gated feed-forward that the original keeps in one layer. Checked against QwenImage21Transformer2DModel.
 
 The original's names are known from converters only: `img_mlp.gate_up` holds the gate's rows first. Its text encoder has no networks yet.
+Diffusers has the class since 0.42: data, tested without the class.
 """
 
 from ..family import Blocks, Family, transformer

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkFormatError, readable
+from ...models.families import PIPELINE_PARTS
 from ...plain_json import parse_json
 from .peft import peft_settings
 
-COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_encoder_2", "text_encoder_2": "text_encoder_2",
             "unet": "unet", "transformer": "transformer"}  # fmt: skip
 
@@ -89,7 +89,7 @@ class SettingsSource:
 def component_of(module: str) -> str:
     """Return the component that a module's dotted name says; empty where it says none."""
     plain = module.removeprefix("base_model.model.")
-    component = next((c for c in sorted(COMPONENTS, key=len, reverse=True) if plain.startswith(c + ".")), "")
+    component = next((c for c in sorted(PIPELINE_PARTS, key=len, reverse=True) if plain.startswith(c + ".")), "")
     return component or ("text_encoder" if plain.startswith("text_model.") or ".text_model." in plain else "")
 
 
@@ -110,7 +110,7 @@ def configs_within(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[st
     written = metadata.get("lora_adapter_metadata")
     for key, value in (_table(written, f"lora_adapter_metadata in {path.name}") if written not in NOTHING else {}).items():
         component, _, name = key.partition(".")
-        found.setdefault(component if component in COMPONENTS else "", {})[name if component in COMPONENTS else key] = value
+        found.setdefault(component if component in PIPELINE_PARTS else "", {})[name if component in PIPELINE_PARTS else key] = value
     return found
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from ..edit import Edit
 from ..workspace import Workspace
 from .attention import PatchedAttention
-from .layer import PatchedConvolution, PatchedLayer, PatchedLinear
+from .layer import PatchedConvolution, PatchedLayer, PatchedLinear, PatchedParent
 
 FORMS: dict[type[nn.Module], type[PatchedLayer]] = {
     nn.MultiheadAttention: PatchedAttention,
@@ -15,6 +15,7 @@ FORMS: dict[type[nn.Module], type[PatchedLayer]] = {
     nn.Conv1d: PatchedConvolution,
     nn.Conv2d: PatchedConvolution,
     nn.Conv3d: PatchedConvolution,
+    nn.Module: PatchedParent,
 }
 
 

@@ -204,6 +204,23 @@ class PatchedLayer:
         return found(x.device, self.compute_dtype(x), True), found.reads
 
 
+class PatchedParent(PatchedLayer):
+    """A module that reads the parameters of the layers in it (as q_proj.weight) and never calls them: an attention pool."""
+
+    def live(self, leaf: str) -> LiveParameter:
+        """Return a parameter of one of the layers in it."""
+        child, _, name = leaf.rpartition(".")
+        return LiveParameter(self.module.get_submodule(child), name, self.access)
+
+    def compute_dtype(self, x: Tensor) -> torch.dtype:
+        """Return what its input is computed in."""
+        return x.dtype
+
+    def gain(self) -> tuple[float, int] | None:
+        """Return that nothing is gained by keeping what is kept always."""
+        return None
+
+
 class PatchedLinear(PatchedLayer):
     """nn.Linear."""
 

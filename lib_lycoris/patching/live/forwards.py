@@ -7,9 +7,11 @@ other thread may use it.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch.nn.functional as F
@@ -38,6 +40,18 @@ OPERATIONS: dict[type[nn.Module], Operation] = {
 def is_method_of(inner: Any, module: nn.Module) -> bool:
     """Tell whether a forward is a function bound to this module and to nothing else."""
     return getattr(inner, "__self__", None) is module and hasattr(inner, "__func__")
+
+
+def reads_children(module: nn.Module) -> bool:
+    """Tell whether a module reads the parameters of the layers in it, and calls none: as attention and attention pools do."""
+    kind: Any = type(module)
+    return _reads_children(kind)
+
+
+@cache
+def _reads_children(kind: Any) -> bool:
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    return issubclass(kind, nn.MultiheadAttention) or (code is not None and "multi_head_attention_forward" in code.co_names)
 
 
 def operation(inner: Any) -> Operation | None:

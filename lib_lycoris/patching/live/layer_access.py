@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .forwards import OPERATIONS, exchanged, is_method_of, plain_forward, stand_in
+from .forwards import OPERATIONS, exchanged, is_method_of, plain_forward, reads_children, stand_in
 from .packed import packed
 
 Inner = Callable[..., Any]
@@ -54,9 +54,12 @@ class LayerAccess:
     def kind(self, module: nn.Module) -> type[nn.Module] | None:
         """Return which of torch's layers a module computes as; None for one that is none of them.
 
-        A norm of somebody's own - RMSNorm, of which there are many - is one that has a vector as its weight or scale and calls no other.
+        A norm of somebody's own - RMSNorm, of which there are many - is one that has a vector as its weight or scale and calls no other;
+        nn.Module stands for one that reads the parameters of the layers in it.
         """
         found = next((kind for kind in KINDS if isinstance(module, kind)), None)
+        if found is None and reads_children(module):
+            return nn.Module
         if found is None and not module._modules and (leaf := main_leaf(module)) and len(self.shape(module, leaf) or ()) == 1:
             return nn.LayerNorm
         return found

@@ -20,6 +20,7 @@ from torch import Tensor
 from .... import models
 from ....errors import ModelMismatchError, NetworkFormatError, ToolError, naming
 from ....models import BaseModel, LayerInfo, LiveNames
+from ....models.families import PIPELINE_PARTS
 from ....models.parameters import BARE, SCALED
 from ....networks.keys import sort_out
 from ....networks.reading import dtypes
@@ -30,7 +31,6 @@ from .gguf import is_gguf, read_gguf
 from .packing import PackedInfo, packing_of
 from .scaled import is_scale, packed
 
-COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.(safetensors|bin)$")
 
 
@@ -177,9 +177,9 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _folder(path: Path) -> Iterable[CheckpointFile]:
-    found = [(component, file) for component in COMPONENTS for file in weight_files(path / component)]
+    found = [(component, file) for component in PIPELINE_PARTS for file in weight_files(path / component)]
     if not found:
-        raise ToolError(f"{path.name} is no diffusers folder: none of {', '.join(COMPONENTS)} in it has a .safetensors or .bin file")
+        raise ToolError(f"{path.name} is no diffusers folder: none of {', '.join(PIPELINE_PARTS)} in it has a .safetensors or .bin file")
     for component, file in found:
         yield open_source(file, f"{component}.")
 

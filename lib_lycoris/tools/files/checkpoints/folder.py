@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from ....atomic import beside
 from ....errors import ToolError
+from ....models.families import PIPELINE_PARTS
 from ....networks.reading.header import data_start
 from ....plain_json import parse_json
 from ...jobs.progress import Progress
 from ..output import Output
-from .checkpoint import COMPONENTS, Checkpoint
+from .checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,7 +55,7 @@ def copy_other_files(checkpoint: Checkpoint, target: Path, progress: Progress) -
         relative = file.relative_to(checkpoint.path)
         if file in rewritten:
             continue
-        if relative.parts[0] in COMPONENTS and file.suffix in WEIGHTS:
+        if relative.parts[0] in PIPELINE_PARTS and file.suffix in WEIGHTS:
             left_out.append(str(relative))
             continue
         if len(relative.parts) == 1 and file.suffix in WEIGHTS:
@@ -64,7 +65,7 @@ def copy_other_files(checkpoint: Checkpoint, target: Path, progress: Progress) -
         place.parent.mkdir(parents=True, exist_ok=True)
         with Output(place) as output, file.open("rb", buffering=0) as source:
             output.copy(source, 0, file.stat().st_size, progress)
-        if relative.parts[0] in COMPONENTS and file.name.endswith(".index.json"):
+        if relative.parts[0] in PIPELINE_PARTS and file.name.endswith(".index.json"):
             correct_index(place)
     return left_out
 
