@@ -72,7 +72,7 @@ def naming(path: str | Path) -> Iterator[None]:
         raise NetworkFormatError(f"{name} needs more memory than there is; close other programs, or use a smaller file") from error
     except OSError as error:
         raise NetworkFormatError(f"{name} cannot be read: {error.strerror or type(error).__name__}") from error
-    except Exception as error:
+    except Exception as error:  # raised again as a sentence, with what it was as its cause
         said = readable(" ".join(str(error).split()), LONGEST_CAUSE)
         raise NetworkFormatError(f"{name} cannot be understood ({type(error).__name__}: {said}); download it again or report it") from error
 

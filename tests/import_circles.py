@@ -64,8 +64,7 @@ class Run:
     def run(self, module: str, node: ast.stmt) -> None:
         if not isinstance(node, ast.ImportFrom) or not node.level:
             return  # inside the package imports are relative
-        package = module if (ROOT / module.replace(".", "/")).is_dir() else module.rpartition(".")[0]
-        target = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], *(node.module or "").split(".")]).strip(".")
+        target = target_of(module, node.level, node.module or "")
         self.load(target)
         for alias in node.names:
             known = self.names.get(target)
@@ -75,6 +74,14 @@ class Run:
                 self.load(f"{target}.{alias.name}")
 
 
+@cache
+def target_of(module: str, level: int, name: str) -> str:
+    """Return what a relative import of a module names, dotted from the top."""
+    package = module if (ROOT / module.replace(".", "/")).is_dir() else module.rpartition(".")[0]
+    return ".".join([*package.split(".")[: len(package.split(".")) - level + 1], *name.split(".")]).strip(".")
+
+
+@cache
 def bound(node: ast.stmt) -> set[str]:
     """Return the names that a statement binds."""
     if isinstance(node, ast.Import | ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""Prints what can be counted about the house: `python -m tests.stats [DIR]`, for this checkout or another one.
+"""Prints what can be counted about the house: `python -m tests.stats [DIR]`, for this checkout or another one; `--repeated`: where code is.
 
 Files a folder, lines, repeated code, errors of `mypy --strict`, public functions without a docstring, and words that are not the field's.
 """
@@ -14,6 +14,7 @@ import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW = 4  # lines in a row that are the same in two places
@@ -93,8 +94,8 @@ def main(root: Path) -> None:
     print(f"Python files in lib_lycoris: {len(sources)}, lines: {sum(len(text.splitlines()) for text in texts.values())}")
     print(f"lines of tests: {lines(root, 'tests', '*.py')}, of pages of text: {lines(root, 'docs', '*.md') + lines(root, '', '*.md')}")
     print("files a folder: " + ", ".join(f"{folder} {count}" for folder, count in folders.most_common()))
-    repeated, places = duplicates(texts)
-    print(f"repeated code ({WINDOW} lines or more that stand in two places): {repeated} lines in {places} places")
+    runs = repeated(texts)
+    print(f"repeated code ({WINDOW} lines or more that stand in two places): {sum(run.count for run in runs)} lines in {len(runs)} places")
     print(f"public functions and classes without a docstring: {sum(len(list(bare(text))) for text in texts.values())}")
     print("functions over 40 lines: " + str(sum(len(list(long_functions(text))) for text in texts.values())))
     found = words([*texts.values(), *(path.read_text(encoding="utf-8") for path in [root / "README.md", *sorted(root.glob("docs/*.md"))])])
@@ -124,8 +125,17 @@ def code_lines(text: str) -> list[tuple[int, str]]:
     return found
 
 
-def duplicates(texts: Mapping[Path, str]) -> tuple[int, int]:
-    """Return the number of lines that stand in a repeated run of lines, and of the runs' places."""
+class Run(NamedTuple):
+    """Lines in a row that stand in another place too."""
+
+    path: Path
+    first: int  # line of the file
+    count: int  # lines of code
+    text: str  # of the first one
+
+
+def repeated(texts: Mapping[Path, str]) -> list[Run]:
+    """Return the runs of lines that stand in two places or more."""
     windows: dict[tuple[str, ...], list[tuple[Path, int]]] = defaultdict(list)
     numbered = {path: code_lines(text) for path, text in texts.items()}
     for path, code in numbered.items():
@@ -135,8 +145,12 @@ def duplicates(texts: Mapping[Path, str]) -> tuple[int, int]:
     for places in windows.values():
         for path, at in places if len(places) > 1 else ():
             covered[path].update(range(at, at + WINDOW))
-    runs = sum(1 for found in covered.values() for at in found if at - 1 not in found)
-    return sum(map(len, covered.values())), runs
+    runs = []
+    for path, found in covered.items():
+        for start in sorted(at for at in found if at - 1 not in found):
+            end = next(at for at in range(start, start + len(numbered[path]) + 1) if at not in found)
+            runs.append(Run(path, numbered[path][start][0], end - start, numbered[path][start][1]))
+    return runs
 
 
 def bare(text: str) -> Iterator[str]:
@@ -176,4 +190,10 @@ def strict_errors(root: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve() if sys.argv[1:] else ROOT)
+    folders = [Path(word).resolve() for word in sys.argv[1:] if word != "--repeated"]
+    if "--repeated" in sys.argv:
+        sources = {path: path.read_text(encoding="utf-8") for path in ((folders or [ROOT])[0] / "lib_lycoris").rglob("*.py")}
+        for run in sorted(repeated(sources), key=lambda run: (run.text, run.path)):
+            print(f"{run.path}:{run.first}: {run.count} lines from: {run.text[:90]}")
+    else:
+        main((folders or [ROOT])[0])

@@ -17,6 +17,7 @@ from ..errors import NetworkFormatError, readable
 from .base import Factors, exact, flat, only_linear, precise, stored
 from .config import Config
 from .factored import Factored
+from .stored_values import other_layer
 
 METHODS = ("relu", "qr")
 
@@ -53,8 +54,7 @@ class DEFT(Factored):
         rest = self.injected
         if self.directions.shape[0] == shape[0] and (rest is None or tuple(rest.shape) == (self.rank, shape[1])):
             return None
-        got = " and ".join(f"{suffix} {tuple(tensor.shape)}" for suffix, tensor in self.tensors().items())
-        return f"{got} do not fit a layer {tuple(shape)} - is this file for another model?"
+        return other_layer(self.tensors(), shape)
 
     def factors(self, weight: Tensor) -> Factors:
         """Return P and R - relu(P)ᵀ·W."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .base import Factors, only_linear, precise, stored
 from .factored import Factored
+from .stored_values import other_layer
 
 SMALLEST = 1e-4  # norm
 
@@ -42,8 +43,7 @@ class DeLoRA(Factored):
         factors = self.b.shape == (shape[0], self.rank) and self.a.shape[1] == shape[1] == self.norms.numel()
         if factors and self.boundary.numel() == 1:
             return None
-        got = ", ".join(f"{suffix} {tuple(tensor.shape)}" for suffix, tensor in self.tensors().items())
-        return f"{got} do not fit a layer {tuple(shape)} - is this file for another model?"
+        return other_layer(self.tensors(), shape)
 
     def factors(self, weight: Tensor) -> Factors:
         """Return B and A with their norms taken out and λ and n put in."""

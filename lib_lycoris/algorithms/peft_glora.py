@@ -17,7 +17,7 @@ from ..errors import NetworkFormatError
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, flat, only_linear, precise, stored
 from .config import NO_CONFIG, Config
-from .stored_values import Ways
+from .stored_values import Ways, other_layer
 
 Parts = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # Xd, Xu, X, zeros
 TERMS = {"glora_A", "glora_B", "glora_C", "glora_D", "glora_E"}
@@ -108,8 +108,7 @@ class PeftGLoRA(Algorithm):
         }  # fmt: skip
         for path, (parts, fitting) in paths.items():
             if _shape(parts) not in fitting:
-                got = ", ".join(f"{suffix} {tuple(tensor.shape)}" for suffix, tensor in self.tensors().items() if suffix.startswith(path))
-                return f"{got} do not fit a layer {tuple(shape)} - is this file for another model?"
+                return other_layer({suffix: tensor for suffix, tensor in self.tensors().items() if suffix.startswith(path)}, shape)
         return None
 
     def delta(self, weight: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, flat, only_linear, precise, stored
 from .config import Config
-from .stored_values import Ways
+from .stored_values import Ways, other_layer
 
 
 class Sparse(Algorithm):
@@ -112,8 +112,7 @@ class SuperTuning(Sparse):
         if up is None and down is None:
             return None
         if up is None or down is None or (up.shape[0], down.shape[1]) != (shape[0], shape[1]) or up.shape[1] != down.shape[0]:
-            got = ", ".join(f"{suffix} {tuple(tensor.shape)}" for suffix, tensor in self.tensors().items())
-            return f"{got} do not fit a layer {tuple(shape)} - is this file for another model?"
+            return other_layer(self.tensors(), shape)
         return None
 
     def places(self, shape: Sequence[int]) -> Tensor:

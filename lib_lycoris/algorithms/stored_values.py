@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -59,3 +59,9 @@ def surplus(ways: Ways, given: Collection[str]) -> set[str]:
         chosen = max((way for way in several if way <= set(given)), key=len, default=frozenset[str]())
         found |= frozenset[str]().union(*several) - chosen
     return found
+
+
+def other_layer(tensors: Mapping[str, Tensor], shape: Sequence[int]) -> str:
+    """Say that stored tensors, by suffix, are for a layer of another shape."""
+    got = ", ".join(f"{suffix} {tuple(tensor.shape)}" for suffix, tensor in tensors.items())
+    return f"{got} do not fit a layer {tuple(shape)} - is this file for another model?"

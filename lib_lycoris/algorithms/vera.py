@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import NetworkFormatError
 from .base import Algorithm, Factors, only_linear, precise, stored
 from .factored import Factored
+from .stored_values import other_layer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,8 +51,7 @@ class VeRA(Factored):
         fits = self.rows_gain.numel() == shape[0] <= self.b.shape[0] and shape[1] <= self.a.shape[1]
         if fits and self.ranks_gain.numel() == self.a.shape[0] == self.b.shape[1]:
             return None
-        got = ", ".join(f"{suffix} {tuple(tensor.shape)}" for suffix, tensor in self.tensors().items())
-        return f"{got} do not fit a layer {tuple(shape)} - is this file for another model?"
+        return other_layer(self.tensors(), shape)
 
     def factors(self, weight: Tensor) -> Factors:
         """Return the rows and columns of the matrices that the layer has, with the vectors in them."""

@@ -106,9 +106,7 @@ class BaseModel:
         found = self._canonical.get(flat(unwrap(file_module)))
         if found is not None:
             return (found,)
-        slot, path = split_prefix(file_module)
-        key = slot if slot in (None, "unet") else FAMILIES[self.family].slots.get(slot)
-        return self._in_components(self._index if slot is None else (key,) if key else (), path)
+        return self._in_components(*self._place_of(file_module))
 
     def targets(self, file_module: str) -> tuple[str, ...]:
         """List the targets that a file's module name means together, their rows one after the other; empty if this model lacks one.
@@ -118,14 +116,18 @@ class BaseModel:
         found = self.find(file_module)
         if found is not None:
             return (found,)
-        slot, path = split_prefix(file_module)
-        key = slot if slot in (None, "unet") else FAMILIES[self.family].slots.get(slot)
-        keys = tuple(self._index) if slot is None else (key,) if key else ()
+        keys, path = self._place_of(file_module)
         for names in fused_parts(path):
             parts = [next(iter(self._in_components(keys, name)), None) for name in names]
             if all(parts):
                 return joined_targets([part for part in parts if part], self.layers)
         return ()
+
+    def _place_of(self, file_module: str) -> tuple[tuple[str, ...], str]:
+        """Return the components that a name's prefix means, all of them without one, and the flattened path in them."""
+        slot, path = split_prefix(file_module)
+        key = slot if slot in (None, "unet") else FAMILIES[self.family].slots.get(slot)
+        return (tuple(self._index) if slot is None else (key,) if key else ()), path
 
     def _in_components(self, keys: Iterable[str], path: str) -> tuple[str, ...]:
         """Look a flattened path up in components; an old spelling only if no component knows it as it stands."""

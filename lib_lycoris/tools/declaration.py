@@ -12,6 +12,7 @@ from typing import Any, Literal, Union
 from ..atomic import removed_leftovers
 from ..errors import ModelMismatchError
 from ..models import FAMILIES
+from ..networks.reading.dtypes import OF_NETWORKS, PRECISIONS
 from .files.output import refuse_inputs, refuse_strangers, require_space
 from .files.output_name import check_network_name
 from .jobs.devices import check_device
@@ -186,8 +187,8 @@ PER_NETWORK = (
     Option("lbwe", "element filters of each network: a set's name or BLOCKS:ELEMENTS:RATIO; - for none", nargs="+", per_network=True),
 )  # fmt: skip
 SAVE_TO = Option("save_to", "the file to write", Path, required=True, kind="output", aliases=("-o", "--output"))
-PRECISIONS = ("fp32", "fp16", "bf16", "fp8", "fp8_e4m3fn", "fp8_e5m2")
-SAVE_PRECISION = Option("save_precision", "dtype of the tensors that are written", choices=(*PRECISIONS, "float"))
+SAVE_PRECISION = Option("save_precision", "dtype of the tensors that are written", choices=tuple(PRECISIONS))
+NETWORK_PRECISION = Option("save_precision", "dtype of the file (default: as it is)", choices=OF_NETWORKS)
 FAMILY = Option(
     "family", "base model family that the networks are read for, where their layers fit several; else they are put on the layers that fit",
     choices=tuple(FAMILIES),

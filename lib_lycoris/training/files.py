@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
+from ..networks.reading.dtypes import precision_dtype
 from ..networks.writer import save
 from ..tools.files.metadata import kohya_hashes
 from ..tools.training.runs import FOLDER_ENDING
 from .algorithms.trained_network import TrainedNetwork
 from .reporting.recorded import Recorded
 
-DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ENDING = ".safetensors"
 
 
 def dtype_of(settings: Any) -> torch.dtype:
     """Return the dtype of the files."""
-    return DTYPES[settings.save_precision]
+    return precision_dtype(settings.save_precision, torch.float32)
 
 
 def run_folder(settings: Any, output: Path) -> Path:

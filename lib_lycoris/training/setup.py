@@ -13,6 +13,7 @@ import torch
 
 from ..errors import ToolError
 from ..hosts.embedded.folders import data_folder, kept_folder, own_networks
+from ..networks.reading.dtypes import precision_dtype
 from ..patching import Patcher
 from ..tools.jobs.devices import check_device
 from ..tools.jobs.places import check_name
@@ -35,8 +36,6 @@ from .steps.draws import seed_everything
 from .steps.lessons import Lessons
 from .steps.optimisers import groups, optimiser, schedule
 from .steps.step import Stepper
-
-WEIGHTS = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -79,7 +78,7 @@ def prepare(settings: Settings) -> Run:
     output = Path(settings.output_dir) if settings.output_dir else own_networks(kept_folder())
     folder = run_folder(settings, output)
     events = Events(folder, quiet=not accelerator.is_main_process)
-    model = open_model(settings, device, WEIGHTS[settings.mixed_precision])
+    model = open_model(settings, device, _held_in(settings))
     found = _images(settings, model, events)
     network = _network(settings, request, model)
     lessons = _lessons(settings, model, network, found)
@@ -110,6 +109,11 @@ def prepare(settings: Settings) -> Run:
         recorded,
         steps,
     )
+
+
+def _held_in(settings: Settings) -> torch.dtype:
+    """Return the dtype of the base model's weights."""
+    return precision_dtype(None if settings.mixed_precision == "no" else settings.mixed_precision, torch.float32)
 
 
 def _network(settings: Settings, request: NetworkRequest, model: TrainedModel) -> TrainedNetwork:

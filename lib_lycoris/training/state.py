@@ -50,7 +50,7 @@ def read_state(folder: Path, mark: str) -> RunState | None:
         return None
     try:
         found = RunState(**torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:
+    except Exception as error:  # torch raises anything for a file of another kind; raised again as a sentence
         raise ToolError(f"the state in {folder.name} cannot be read ({type(error).__name__}); begin anew with --overwrite") from error
     if found.mark != mark:
         raise ToolError(

@@ -27,7 +27,13 @@ def sample(
     progress: Callable[[GenerationProgress], None],
     cancel: Event,
 ) -> tuple[Any, list[str]]:
-    """Return a PIL image and what went wrong with it; ``go_to`` is told each step before it is made. Raises GenerationCancelled."""
+    """Return a PIL image and what went wrong with it.
+
+    go_to: is told each step before it is made.
+
+    Raises:
+        GenerationCancelled: ``cancel`` was set; no image is made.
+    """
     pipe.scheduler = scheduler_for(pipe.scheduler, request.sampler)
     pipe.set_progress_bar_config(disable=True)
     preview, started = Preview(pipe), time.monotonic()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import NetworkFormatError
 
 if TYPE_CHECKING:
     import torch
+
+Default = TypeVar("Default")
 
 # code -> (bytes of a value, torch's name of the dtype whose memory looks like it, torch's name of the one that it is read as)
 _TYPES = {
@@ -30,6 +32,16 @@ _TYPES = {
 BYTES = {code: size for code, (size, _, _) in _TYPES.items()}
 CODES = {stored: code for code, (_, stored, _) in _TYPES.items() if code not in ("U64", "U32", "U16")}  # torch's name -> code
 CODES.update(uint64="U64", uint32="U32", uint16="U16")
+FLOATS = tuple(code for code, (_, stored, _) in _TYPES.items() if "float" in stored)
+PRECISIONS = {  # what an option calls a dtype -> code
+    "fp32": "F32", "fp16": "F16", "bf16": "BF16", "fp8": "F8_E4M3", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2", "float": "F32",
+}  # fmt: skip
+OF_NETWORKS = ("fp32", "fp16", "bf16", "float")  # those that programs read network files in
+
+
+def precision_dtype(name: str | None, default: Default) -> torch.dtype | Default:
+    """Return the dtype that an option names by one of ``PRECISIONS``, the default where it names none."""
+    return default if name is None else torch_dtype(PRECISIONS[name])
 
 
 def torch_dtype(code: str) -> torch.dtype:

@@ -55,7 +55,7 @@ def open_torch(path: Path) -> Opened:
         raise NetworkFormatError(f"{path.name} {error}; use a .safetensors file") from error
     except (NetworkFormatError, OSError):
         raise
-    except Exception as error:  # a damaged pickle leads to anything
+    except Exception as error:  # a damaged pickle leads to anything; raised again as the one error that names the file
         reason = readable(str(error).strip() or type(error).__name__, 100)
         raise NetworkFormatError(
             f"{path.name} is not opened: it is damaged or no file of torch.save ({reason}); download it again"

@@ -7,10 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...models import BaseModel
 from ...networks import Network, load
+from ...networks.reading.dtypes import OF_NETWORKS, precision_dtype
 from ...networks.reading.folder import file_of
 from ..files.checkpoints.checkpoint import open_checkpoint
 from ..files.networks.network_file import Patch, carried, patches, stored_dtype, style_of
@@ -43,9 +42,9 @@ def _measured(path: Path, _changed: int, _size: int, base_model: Path | None) ->
     style = style_of(network.modules.values())
     recipe, settings = recipe_of("resize", path, {"size": 10.0}, ("size",)), ReadingBack(network, path, style).room
     notes = len(json.dumps(carried(network.metadata, recipe, (), settings=settings)))
-    names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
     largest = max((layer.values.numel() for layer in layers), default=0) or 1
-    precision = names.get(stored_dtype(network), "fp16")
+    stored = stored_dtype(network)
+    precision = next((name for name in OF_NETWORKS if precision_dtype(name, None) == stored), "fp16")
     return Spectra(tuple(layers), base.family, notes, True, largest), CurveRequest(dim=largest, style=style, save_precision=precision)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import torch
 
 from ... import models
 from ...errors import ModelMismatchError, ToolError
-from ..declaration import FASTEST, IGNORED_KOHYA, SAVE_TO, Option
+from ...networks.reading.dtypes import precision_dtype
+from ..declaration import FASTEST, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, Option
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.growing import dtype_of
 from ..files.networks.naming import STYLES, Named, named
 from ..linalg.candidates import ALGORITHMS, Wanted
 from ..linalg.ranks import RULES, Rule
@@ -44,7 +44,7 @@ OPTIONS = (
     Option("block", "oft: rows that are rotated together", int, default=32),
     Option("style", "key names in the file", default="kohya", choices=STYLES),
     ALPHA,
-    Option("save_precision", "dtype of the file", default="fp16", choices=("fp32", "fp16", "bf16", "float")),
+    replace(NETWORK_PRECISION, help="dtype of the file", default="fp16"),
     Option("embeddings", "take the difference of token embeddings too, whole", bool, default=False),
     Option("text_encoder", "take the text encoders too", bool, default=True),
     FASTEST,
@@ -110,7 +110,7 @@ def understand(options: Mapping[str, Any]) -> ExtractOptions:
         raise ModelMismatchError(
             f"{base.path.name} is {base.base.label}, but {tuned.path.name} is {tuned.base.label}; both must be of one family"
         )
-    dtype = dtype_of(given["save_precision"], torch.float16)
+    dtype = precision_dtype(given["save_precision"], torch.float16)
     return ExtractOptions(
         base, tuned, linear, conv, given["style"], dtype, given["device"], given["embeddings"], given["text_encoder"], size,
         _alpha(given),

@@ -80,7 +80,7 @@ class Job:
             self._end("cancelled", error=str(error))
         except LycorisError as error:
             self._end("failed", error=str(error))
-        except Exception as error:  # noqa: BLE001 - a fault of ours: the user is told, the programmer finds the rest in the log
+        except Exception as error:  # noqa: BLE001 - a fault of ours ends its job, not the thread: page and API tell it, the log has the rest
             traceback.print_exc(file=sys.stderr)
             self._end("failed", error=f"{self._declared.pretty} failed: {type(error).__name__}: {error}")
         else:

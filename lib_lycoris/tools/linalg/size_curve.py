@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
-from ..files.networks.growing import dtype_of, room_beside
+from ...networks.reading.dtypes import precision_dtype
+from ..files.networks.growing import room_beside
 from ..units import MB
 from .low_rank import relative
 from .ranks import NEEDS_ALL, Rule
@@ -230,7 +231,7 @@ class Spectra:
 
 
 def _width(asked: CurveRequest) -> int:
-    return torch.empty(0, dtype=dtype_of(asked.save_precision, torch.float16)).element_size()
+    return torch.empty(0, dtype=precision_dtype(asked.save_precision, torch.float16)).element_size()
 
 
 def _point(chosen: _Chosen, asked: CurveRequest, setting: float, ranks: Tensor) -> Point:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...atomic import replacing
 from ...errors import ToolError
+from ...networks.reading.dtypes import FLOATS, PRECISIONS
 from ..declaration import (
     DEVICE,
     FAMILY,
@@ -46,8 +47,6 @@ from .deltas import Changes, find_changes
 from .report import as_plan, as_result
 from .strengths import NetworkOptions, asked
 
-CODES = {"fp32": "F32", "float": "F32", "fp16": "F16", "bf16": "BF16", "fp8": "F8_E4M3", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 TABLES = ("token_embedding.weight", "position_embedding.weight", "embed_tokens.weight", "shared.weight")  # looked up, never multiplied
 
 
@@ -125,9 +124,9 @@ def target_dtypes(checkpoint: Checkpoint, precision: str | None) -> dict[str, st
     """
     if precision is None:
         return {}
-    if precision not in CODES:
-        raise ToolError(f'"{precision}" is not a precision; use one of {", ".join(CODES)}')
-    code = CODES[precision]
+    if precision not in PRECISIONS:
+        raise ToolError(f'"{precision}" is not a precision; use one of {", ".join(PRECISIONS)}')
+    code = PRECISIONS[precision]
     found = {}
     for key in checkpoint.model_keys:
         entry = checkpoint.entries.get(key)

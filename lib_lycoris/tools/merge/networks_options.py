@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ...models import BaseModel
 from ...networks import Network, load
+from ...networks.reading.dtypes import precision_dtype
 from ...prompt import StrengthMap
-from ..declaration import FAMILY, FASTEST, IGNORED_KOHYA, MODELS, PER_NETWORK, SAVE_TO, Option
+from ..declaration import FAMILY, FASTEST, IGNORED_KOHYA, MODELS, NETWORK_PRECISION, PER_NETWORK, SAVE_TO, Option
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
 from ..files.metadata import base_entry, make_recipe, network_entry
 from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.growing import dtype_of
 from ..files.networks.naming import STYLES
 from ..files.networks.network_file import Patch, patches, stored_dtype, style_of
 from ..jobs.progress import Progress
@@ -50,7 +50,7 @@ OPTIONS = (
     Option("seed", "seed for dare and for random block weights", int, default=0),
     Option("style", "key names in the file (default: the networks')", choices=STYLES),
     ALPHA,
-    Option("save_precision", "dtype of the file (default: the networks')", choices=("fp32", "fp16", "bf16", "float")),
+    replace(NETWORK_PRECISION, help="dtype of the file (default: the networks')"),
     FAMILY,
     FASTEST,
     Option("concat", "keep all ranks, side by side: exactly the sum; what would cut them is refused", bool, default=False),
@@ -115,7 +115,7 @@ def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeO
     request = NetworksMergeOptions(
         [item for _, _, item in loaded], networks, base, Reader(checkpoint) if checkpoint else None, work, linear, conv,
         int(given["size"] * MB) if given["size"] else None, given["method"], given["density"], given["seed"],
-        style, dtype_of(given["save_precision"], _widest(networks)), given["device"], check_alpha(given["alpha"], style),
+        style, precision_dtype(given["save_precision"], _widest(networks)), given["device"], check_alpha(given["alpha"], style),
     )  # fmt: skip
     _refuse_without_base(request)
     return request

@@ -8,7 +8,7 @@ from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 from ...errors import ToolError, readable
-from ..declaration import PRECISIONS
+from ...networks.reading.dtypes import PRECISIONS
 from ..files.metadata import read_recipe
 
 STRENGTHS = ("te", "te2", "unet")
@@ -65,5 +65,5 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "sd_model": _is_file,
     "networks": lambda found: isinstance(found, list) and all(map(_is_network, found)),
     "seed": lambda found: found is None or type(found) is int,
-    "save_precision": lambda found: found is None or found in (*PRECISIONS, "float"),
+    "save_precision": lambda found: found is None or found in tuple(PRECISIONS),  # what comes out of a file may be no key of a table
 }

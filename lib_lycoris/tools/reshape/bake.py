@@ -19,11 +19,12 @@ from ...errors import ToolError
 from ...models import split_parameter
 from ...networks import Network, load
 from ...networks.hashes import sha256
-from ..declaration import FAMILY, PER_NETWORK, SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
+from ...networks.reading.dtypes import precision_dtype
+from ..declaration import FAMILY, NETWORK_PRECISION, PER_NETWORK, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
 from ..files.networks.left_out import left_out
-from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, precision, save_network, written_bytes
+from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, save_network, written_bytes
 from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..merge.strengths import NetworkOptions, asked
@@ -45,7 +46,7 @@ def run(
     item, opened, network, checkpoint = _open(model, ratio, sd_model, family, strengths)
     by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
-    dtype = precision(save_precision)
+    dtype = precision_dtype(save_precision, None)
     progress.start(len(by_module), "baking", "modules")
     made: dict[str, Tensor] = {key: opened.tensors[key] for parts in opened.keys.embeddings.values() for key in parts.values()}
     differences = 0
@@ -158,7 +159,7 @@ def plan(
     save_precision: str | None = None, seed: int = 0, family: str | None = None, **strengths: Any,
 ) -> Plan:  # fmt: skip
     """Tell which modules get which strength."""
-    dtype = precision(save_precision)
+    dtype = precision_dtype(save_precision, None)
     item, opened, network, checkpoint = _open(model, ratio, sd_model, family, strengths)
     by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
@@ -208,7 +209,7 @@ TOOL = Tool(
         *_TEXTS,
         Option("sd_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size",
                Path, aliases=("--base_model",), kind="checkpoint", label="Base model"),
-        SAVE_TO, SAVE_PRECISION, FAMILY,
+        SAVE_TO, NETWORK_PRECISION, FAMILY,
         Option("seed", "the seed that R and U block weights are drawn with", int, 0),
     ),
 )  # fmt: skip

@@ -12,11 +12,11 @@ import torch
 from ...errors import ToolError
 from ...models import BaseModel
 from ...networks import Network, load
-from ..declaration import FAMILY, SAVE_TO, Option
+from ...networks.reading.dtypes import precision_dtype
+from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, Option
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
 from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.growing import dtype_of
 from ..files.networks.naming import STYLES, known_style
 from ..files.networks.network_file import Patch, changes_nothing, patches, stored_dtype, style_of, with_own
 from ..linalg.ranks import RULES, Rule
@@ -32,7 +32,7 @@ OPTIONS = (
     Option("rule", "how that rank is chosen, up to `dim`", default="fixed", choices=RULES),
     Option("value", "the rule's value", float, default=0.0),
     ALPHA,
-    Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
+    NETWORK_PRECISION,
     FAMILY,
 )  # fmt: skip
 
@@ -66,6 +66,6 @@ def understand(options: Mapping[str, Any]) -> ConvertOptions:
         work.setdefault((patch.module, patch.leaf), []).append(patch)
     rule = Rule(given["rule"], given["value"], given["dim"]) if given["dim"] or given["rule"] != "fixed" else None
     style = known_style(given["style"] or style_of(network.modules.values()))
-    dtype = dtype_of(given["save_precision"], stored_dtype(network))
+    dtype = precision_dtype(given["save_precision"], stored_dtype(network))
     alpha = check_alpha(given["alpha"], style)
     return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, to_lora, rule, dtype, alpha, work)

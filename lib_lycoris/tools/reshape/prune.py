@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks.hashes import sha256
-from ..declaration import SAVE_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
+from ...networks.reading.dtypes import precision_dtype
+from ..declaration import NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.metadata import cast, describe, make_recipe
-from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, precision, save_network, written_bytes
+from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, save_network, written_bytes
 from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..units import megabytes
@@ -33,7 +34,7 @@ def run(model: FilePath, save_to: FilePath, *, save_precision: str | None = None
         ToolError: an option is wrong, there is nothing to prune or nothing would be left, or the disk is full.
         NetworkFormatError: the file cannot be read.
     """
-    progress, dtype = progress or Progress(), precision(save_precision)
+    progress, dtype = progress or Progress(), precision_dtype(save_precision, None)
     opened = open_network(model)
     progress.start(2, "pruning")
     dead = dead_modules(opened)
@@ -60,7 +61,7 @@ def _refuse(opened: NetworkFile, dead: list[str], save_precision: str | None) ->
 
 def plan(model: Path | str, save_to: Path | str, save_precision: str | None = None) -> Plan:
     """Tell which modules would be left out."""
-    dtype, opened = precision(save_precision), open_network(model)
+    dtype, opened = precision_dtype(save_precision, None), open_network(model)
     dead, size = dead_modules(opened), opened.file.path.stat().st_size
     _refuse(opened, dead, save_precision)
     report = {"output": str(save_to), "dead": dead, "kept": len(opened.keys.modules) - len(dead)}
@@ -78,5 +79,5 @@ def _kept(opened: NetworkFile, dead: list[str]) -> dict[str, Tensor]:
 
 TOOL = Tool(
     "prune", "Prune dead modules", "leave out the modules of a network that change nothing", run, plan,
-    (Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)), SAVE_TO, SAVE_PRECISION),
+    (Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)), SAVE_TO, NETWORK_PRECISION),
 )  # fmt: skip

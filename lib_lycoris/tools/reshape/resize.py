@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from ...errors import ToolError
+from ...networks.reading.dtypes import precision_dtype
 from ...networks.settings.name_patterns import found_in
 from ...plain_json import parse_json
-from ..declaration import FAMILY, IGNORED_KOHYA, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
+from ..declaration import FAMILY, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.foretold import piece_of
 from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.growing import dtype_of
 from ..files.networks.left_out import left_out
 from ..files.networks.network_file import Patch, stored_dtype, style_of
 from ..jobs.cost import cost
@@ -145,7 +145,7 @@ def _understand(options: Mapping[str, Any]) -> ResizeOptions:
     kind = method or "fixed"
     rules = (Rule(kind, value or 0.0, rank), Rule(kind, value or 0.0, conv))
     size = int(given["size"] * MB) if given["size"] else None
-    style, dtype = style_of(network.modules.values()), dtype_of(given["save_precision"], stored_dtype(network))
+    style, dtype = style_of(network.modules.values()), precision_dtype(given["save_precision"], stored_dtype(network))
     job = Shrinking(network, work, style, dtype, check_alpha(given["alpha"], style))
     return ResizeOptions(job, *rules, _patterns(given["module_ranks"]), size)
 
@@ -244,7 +244,7 @@ TOOL = Tool(
         Option("module_ranks", "JSON file of names, or patterns such as attn[12], and their ranks", Path, kind="file"),
         Option("base_model", "the checkpoint, for networks of a model of unusual size", Path, kind="checkpoint"),
         ALPHA,
-        Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
+        NETWORK_PRECISION,
         FAMILY,
         Option("device", "", ignored="`device` is not needed: resizing takes a moment on any processor"),
         Option("verbose", "", bool, ignored="`verbose` is not needed: the report has every module"),

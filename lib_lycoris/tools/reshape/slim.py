@@ -17,13 +17,13 @@ from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import block_of
 from ...networks import Network
+from ...networks.reading.dtypes import precision_dtype
 from ...prompt.elements import ElementRule, expand_blocks
 from ...prompt.strength import flat_name
-from ..declaration import FAMILY, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
+from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..extract.difference import Reader
 from ..files.foretold import piece_of
 from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.growing import dtype_of
 from ..files.networks.left_out import left_out
 from ..files.networks.network_file import Patch, stored_dtype, style_of
 from ..jobs.cost import cost
@@ -146,7 +146,7 @@ def _understand(options: Mapping[str, Any]) -> SlimOptions:
     if len(gone) == len(work):
         raise ToolError(f"all {len(work)} layers of {network.path.name} would be left out; nothing was written")
     weights = Reader(checkpoint) if checkpoint else None
-    style, dtype = style_of(network.modules.values()), dtype_of(given["save_precision"], stored_dtype(network))
+    style, dtype = style_of(network.modules.values()), precision_dtype(given["save_precision"], stored_dtype(network))
     left = [patch for patch in work if patch.name not in gone]
     job = Shrinking(network, left, style, dtype, check_alpha(given["alpha"], style), lambda patch: _decomposed(patch, weights))
     size = int(given["size"] * MB) if given["size"] else None
@@ -289,7 +289,7 @@ TOOL = Tool(
         Option("base_model", "the checkpoint, for changes that depend on its weights or networks of a model of unusual size", Path,
                kind="checkpoint"),
         ALPHA,
-        Option("save_precision", "dtype of the file (default: as it is)", choices=("fp32", "fp16", "bf16", "float")),
+        NETWORK_PRECISION,
         FAMILY,
     ),
 )  # fmt: skip

@@ -13,9 +13,10 @@ from torch import Tensor
 from ...algorithms import Algorithm
 from ...errors import ToolError
 from ...networks.hashes import sha256
-from ..declaration import SAVE_PRECISION, SAVE_TO, Counts, FilePath, Option, Plan, Result, Tool, as_list
+from ...networks.reading.dtypes import precision_dtype
+from ..declaration import NETWORK_PRECISION, SAVE_TO, Counts, FilePath, Option, Plan, Result, Tool, as_list
 from ..files.metadata import cast, describe, make_recipe, rank_facts
-from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, precision, save_network, written_bytes
+from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, save_network, written_bytes
 from ..jobs.cost import cost
 from ..jobs.progress import Progress
 
@@ -30,7 +31,7 @@ def run(
         ToolError: an option is wrong, or the network does not have these ranks.
         NetworkFormatError: the file cannot be read.
     """
-    progress, dtype = progress or Progress(), precision(save_precision)
+    progress, dtype = progress or Progress(), precision_dtype(save_precision, None)
     opened = open_network(model)
     wanted = which_ranks(opened, unit, as_list(ranks))
     _refuse_outside_alpha(opened, alpha)
@@ -112,7 +113,7 @@ def plan(
     save_precision: str | None = None,
 ) -> Plan:
     """Tell which files would be written."""
-    dtype, opened = precision(save_precision), open_network(model)
+    dtype, opened = precision_dtype(save_precision, None), open_network(model)
     wanted = which_ranks(opened, unit, ranks)
     _refuse_outside_alpha(opened, alpha)
     paths = [str(target(save_to, rank)) for rank in wanted]
@@ -135,6 +136,6 @@ TOOL = Tool(
         Option("ranks", "write these ranks", int, (), nargs="+"),
         Option("alpha", "scale: as strong as dyn= in a prompt; keep: as kohya's tool, smaller ranks are stronger", default="scale",
                choices=("scale", "keep")),
-        SAVE_PRECISION,
+        NETWORK_PRECISION,
     ),
 )  # fmt: skip

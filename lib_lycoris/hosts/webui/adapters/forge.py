@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
 
 from .forge_layers import ForgeLayers
-from .forge_model import ForgeModel
+from .forge_model import ForgeModel, has_backend
 
 
 class Layers(ForgeLayers):
@@ -57,7 +56,7 @@ class Forge(ForgeModel):
     @classmethod
     def detect(cls) -> bool:
         """Tell whether we run inside it: it alone lets others add ways to compute a weight."""
-        if find_spec("modules_forge") is None or find_spec("backend") is None:
+        if not has_backend():
             return False
         from backend.patcher import lora
 

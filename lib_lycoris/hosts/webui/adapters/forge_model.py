@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ ENGINES = {  # class of the host's engine -> family; Wan and Flux2, which are se
     "Mugen": "sdxl", "StableDiffusion3": "sd3", "Flux": "flux", "Chroma": "chroma", "Lumina2": "lumina2", "ZImage": "z-image",
     "QwenImage": "qwen-image", "Anima": "anima", "Krea2": "krea2", "ErnieImage": "ernie-image",
 }  # fmt: skip
+
+
+def has_backend() -> bool:
+    """Tell whether we run inside Forge or one that grew from it since it computes with modules of its own, called ``backend``."""
+    return find_spec("modules_forge") is not None and find_spec("backend") is not None
 
 
 class ForgeModel(Adapter):

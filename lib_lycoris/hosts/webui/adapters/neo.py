@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 from ....errors import HostError
 from ....patching import Patcher
 from .forge_layers import ForgeLayers
-from .forge_model import ForgeModel
+from .forge_model import ForgeModel, has_backend
 
 
 class Neo(ForgeModel):
@@ -20,7 +19,7 @@ class Neo(ForgeModel):
     @classmethod
     def detect(cls) -> bool:
         """Tell whether we run inside it: it alone has functions on layers that are loaded in part."""
-        if find_spec("modules_forge") is None or find_spec("backend") is None:
+        if not has_backend():
             return False
         from backend.patcher import base
 

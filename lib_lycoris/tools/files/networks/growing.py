@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ....errors import ToolError
@@ -104,13 +103,3 @@ def header_room(keys: int, longest: int, metadata: Mapping[str, str]) -> int:
 def room_beside(keys: int, longest: int, metadata: int) -> int:
     """Return the bytes before the data of a file of so many keys and so many bytes of metadata."""
     return 8 + (keys * (longest + ENTRY) + metadata + METADATA + 7) // 8 * 8
-
-
-def dtype_of(name: str | None, default: torch.dtype) -> torch.dtype:
-    """Return the dtype that an option names. Raises ToolError for one that network files do not have."""
-    known = {"fp32": torch.float32, "float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if name is None:
-        return default
-    if name not in known:
-        raise ToolError(f"`save_precision={name}` is for checkpoints; network files are fp32, fp16 or bf16")
-    return known[name]

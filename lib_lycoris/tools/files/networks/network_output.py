@@ -28,7 +28,6 @@ from .own_config import with_own_config
 
 UNKNOWN = "0" * 64  # a hash that is not computed, as long as one that is
 HASHES = {"sshs_model_hash": UNKNOWN, "sshs_legacy_hash": "0" * 8}
-DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +65,6 @@ def open_network(path: Path | str) -> NetworkFile:
         tensors = file.read(file.tensors)
         keys.compare(tensors)
         return NetworkFile(file, keys, source, tensors)
-
-
-def precision(name: str | None) -> torch.dtype | None:
-    """Return the dtype that a network is to be saved in; None for that of each tensor. Raises ToolError for one that it cannot have."""
-    if name is None:
-        return None
-    if name not in DTYPES:
-        raise ToolError(f"a network is not saved in {name}: programs read {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, DTYPES[name])
-    return dtype
 
 
 def written_bytes(opened: NetworkFile, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, recipe: Mapping[str, Any]) -> int:
