@@ -5,6 +5,7 @@ collected on the *old* and the *middle* set. On the *new* set everything is coll
 """
 
 import ast
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -22,19 +23,27 @@ from tests.webui.kinds import recognise
 ROOT = Path(__file__).resolve().parent.parent
 QUICK_SECONDS = 60
 STARTED = pytest.StashKey[float]()
-QUICK_LEAVES_OUT = (  # by measurement: what takes longest for what it adds on a change that is not about it
+QUICK_MARKS = {"slow", "browser", "corpus", "oracle"}  # tests of these kinds inside of other files
+QUICK_LEAVES_OUT = (  # corpora, oracles, browser and app; and by measurement: what takes longest for what it adds on a change not about it
     "algorithms/test_oracles.py",
     "benchmarks",
     "browser",
     "corpus",
+    "development/test_family.py",  # asks diffusers' own classes, which take seconds to import
     "fuzz",
     "hosts/test_demo.py",
+    "hosts/test_folders.py",  # of the app
     "hosts/test_generate.py",
     "hosts/test_prompts.py",
+    "models/test_sdxl_likes.py",  # diffusers' own UNet
     "patching/test_devices.py",
+    "patching/test_families.py",  # diffusers' own transformers
+    "patching/test_half_precision.py",  # whole models over many steps
+    "patching/test_malformed_modules.py",  # a generated corpus of damaged modules
     "patching/test_threads.py",
     "patching/test_unet.py",
     "tools/test_families.py",
+    "tools/test_peft_config.py",  # asks PEFT
     "training/test_safeguards.py",
     "training/test_training.py",
     "ui",
@@ -57,6 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # nothing that is imported and collected goes away
     config.stash[STARTED] = time.monotonic()
     in_several = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if in_several and not config.getoption("--quick") and config.option.markexpr != "not browser":
@@ -87,7 +97,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     unwanted = set() if set_name() == "new" else {"new_set"}
     unwanted |= set() if config.getoption("--long") else {"long"}
-    unwanted |= {"slow", "browser"} if config.getoption("--quick") else set()
+    unwanted |= QUICK_MARKS if config.getoption("--quick") else set()
     unwanted |= set() if config.getoption("--webui") else {"webui"}
     left_out = [item for item in items if any(mark.name in unwanted for mark in item.iter_markers())]
     if folder := config.getoption("--webui"):
@@ -125,6 +135,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Get a browser before the first test, if one of the tests needs it: a run must not end in errors after minutes."""
+    gc.enable()
+    gc.freeze()  # the modules and tests that stay to the end: each full collection would look at all of them again
     if session.config.option.collectonly or not any(item.get_closest_marker("browser") for item in session.items):
         return
     get_browser(session.config)

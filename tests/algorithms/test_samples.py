@@ -78,6 +78,7 @@ def test_every_algorithm_names_its_oracle() -> None:
 
 if importlib.util.find_spec("peft") and importlib.util.find_spec("lycoris"):
 
+    @pytest.mark.oracle
     def test_every_oracle_is_asked() -> None:
         from . import test_oracles as oracles
 

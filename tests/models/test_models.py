@@ -57,6 +57,7 @@ def case_model(case: dict) -> BaseModel:
     return base_model(case["arch"], layers)
 
 
+@pytest.mark.corpus
 @pytest.mark.parametrize("name", CASES)
 def test_every_module_of_a_corpus_file_finds_its_layer(name: str) -> None:
     case = case_of(name)
@@ -183,6 +184,7 @@ def case_modules(name: str) -> dict[str, dict[str, tuple[int, ...]]]:
     return found
 
 
+@pytest.mark.corpus
 @pytest.mark.parametrize("name", CASES)
 def test_corpus_files_are_never_taken_for_another_family(name: str) -> None:
     metadata = header(CORPUS / name / "network.safetensors").get("__metadata__", {})

@@ -467,6 +467,7 @@ def family_checkpoint(case: Path, folder: Path) -> Checkpoint:
     return checkpoint
 
 
+@pytest.mark.corpus
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.parent.name)
 def test_every_corpus_network_keeps_its_change(case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At another strength, through its base weights, in a new file."""

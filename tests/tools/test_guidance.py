@@ -27,12 +27,10 @@ from lib_lycoris.tools.guidance.advice import (
     sizes_of,
     stored_numbers,
 )
-from lib_lycoris.tools.guidance.tables import advice_rows, as_markdown, size_rows
 from lib_lycoris.tools.linalg.candidates import Wanted, make
 from lib_lycoris.tools.linalg.factorise import loha
 from lib_lycoris.tools.linalg.low_rank import energy
 from lib_lycoris.tools.linalg.ranks import Rule
-from lib_lycoris.ui.parts.guidance import advice_html, guidance_html
 
 MIB = 1 << 20  # the unit of the published table
 
@@ -115,7 +113,7 @@ def test_an_algorithm_that_a_file_has_is_found_under_its_name() -> None:
     keys = {name: item and item.key for name, item in found.items()}
     wanted = {"lora": "lora", "dora over lokr": "dora", "oft (peft)": "oft", "bias": "full", "LoHa": "loha", "t-lora": "lora"}
     assert keys == wanted
-    assert advice("no such thing") is None and advice_html("no such thing") == ""
+    assert advice("no such thing") is None
 
 
 def test_everything_that_is_said_has_a_source() -> None:
@@ -137,17 +135,3 @@ def test_sizes_are_said_for_a_family() -> None:
     text = sizes_of("lora", "sdxl")
     assert text.startswith("Files on ") and "dim 32, attn-mlp: 228.9 MB" in text
     assert sizes_of("boft", "sd1") == "" and sizes_of("lora", "flux") == ""
-
-
-def test_page_and_readme_say_the_same() -> None:
-    page, readme = guidance_html(), as_markdown()
-    assert page.count("<tr>") == 2 + len(advice_rows()) + len(size_rows())
-    for item, cells in advice_rows():
-        assert item.sources[0] in page and item.sources[0] in readme
-        assert all(cell in readme for cell in cells)
-    assert "| LoRA | dim 32 | attn-mlp | 38 MB | 229 MB |" in readme
-    assert "learning more than a LoRA" in advice_html("lokr", "sd1") and "43" not in advice_html("lokr")
-
-
-def test_links_open_beside_the_page() -> None:
-    assert 'rel="noopener noreferrer"' in advice_html("lora") and "kohya&#x27;s" in guidance_html()

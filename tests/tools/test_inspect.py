@@ -131,6 +131,7 @@ def test_odd_metadata_does_no_harm(metadata: dict[str, str], tmp_path: Path) -> 
     assert found.training == ({"finished": "soon"} if "ss_training_finished_at" in metadata else {})
 
 
+@pytest.mark.corpus
 def test_every_case_of_the_corpus_can_be_inspected() -> None:
     files = sorted((Path(__file__).parents[1] / "corpus" / "dev").glob("*/network.safetensors"))
     assert len(files) >= 73

@@ -58,6 +58,7 @@ def test_the_word_that_a_network_moves_comes_first(word: str, kind: str, tmp_pat
     assert [row["word"] for row in asked] == [word, "red"]
 
 
+@pytest.mark.oracle
 def test_the_states_are_those_of_the_real_text_encoder() -> None:
     from lib_lycoris.hosts.embedded.demo import demo_model
 

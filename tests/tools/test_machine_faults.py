@@ -80,6 +80,7 @@ def test_an_undo_file_gets_its_name_after_its_merge(tmp_path: Path, monkeypatch:
     assert order == ["new.safetensors", "new.undo"] and not (tmp_path / "new.undo").exists()
 
 
+@pytest.mark.slow
 def test_a_name_that_the_terminal_lacks_is_printed_by_its_code(tmp_path: Path) -> None:
     prepared(tmp_path)
     (tmp_path / "one.safetensors").rename(tmp_path / "\udcff.safetensors")

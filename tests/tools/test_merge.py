@@ -129,6 +129,7 @@ def delta(folder: Path, name: str, key: str) -> Tensor:
     return network.patches[parameter].delta(checkpoint.read(key))
 
 
+@pytest.mark.corpus
 @pytest.mark.parametrize("case", DEV, ids=[case.parent.name for case in DEV])
 def test_every_corpus_network_gives_the_weights_that_a_prompt_gives(case: Path, tmp_path: Path) -> None:
     base, where, layers = corpus_checkpoint(case, tmp_path)
@@ -536,6 +537,7 @@ def test_a_recipe_file_runs_several_jobs(files: Path, capsys: pytest.CaptureFixt
     assert (code, '"ratio" is no option' in errors or "needs" in errors) == (2, True)
 
 
+@pytest.mark.corpus
 @pytest.mark.parametrize("case", DEV, ids=[case.parent.name for case in DEV])
 def test_a_baked_network_at_1_is_the_old_one_at_its_strengths(case: Path, tmp_path: Path) -> None:
     base, where, _ = corpus_checkpoint(case, tmp_path)

@@ -12,7 +12,6 @@ from lib_lycoris.cli import main
 from lib_lycoris.errors import ToolError
 from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.option_names import as_field, as_flag, spelled
-from lib_lycoris.ui.parts.tools.fields import with_fields
 
 PACKAGE = Path(__file__).resolve().parents[2] / "lib_lycoris"
 ONE_CALLER = {"cli.py", "arguments.py", "bulk.py", "training"}  # read on the command line only
@@ -47,12 +46,10 @@ def test_an_option_is_spelled_anew_and_all_else_stays() -> None:
         "give --undo-file, or --save_precision bf16; `nothing` and `x y` stay"
     )
     assert spelled("give `te2`", options, as_field) == 'give "Second text encoder"'
-    assert with_fields("it is `models`", TOOLS["verify"]) == 'it is "Networks that were merged"'
-    assert with_fields("it is `models`", TOOLS["merge"]) == 'it is "Networks"'
 
 
 def test_everyone_reads_the_spelling_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Python, the command line, its recipes and a page: the same mistake."""
+    """Python, the command line and its recipes: the same mistake; a page: tests/ui/test_fields.py."""
     out = tmp_path / "out.safetensors"
     with pytest.raises(ToolError) as caught:
         merge_networks([NETWORK], out, concat=True, dim=4)
@@ -64,7 +61,6 @@ def test_everyone_reads_the_spelling_of_their_own(tmp_path: Path, capsys: pytest
     recipe.write_text(json.dumps([{"models": [str(NETWORK)], "save_to": str(out), "concat": True, "dim": 4}]))
     assert main(["merge", "--recipe", str(recipe)]) == 2
     assert "--concat keeps all ranks" in capsys.readouterr().err
-    assert with_fields(said, TOOLS["networks_merge"]).startswith('"Concat" keeps all ranks and is exact, "Rank" 4 would not be')
 
 
 def test_an_option_without_a_meaning_is_noted_as_it_was_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from tests import samples
 
 TOOLS = load_tools()
 PLACES = {320: "down_blocks_0_attentions_{}", 640: "down_blocks_1_attentions_{}"}
+WHOLE = ("lokr", "lokr_whole", "full")  # whose ranks are found by decomposing whole layers
 KINDS = ["lora", "loha", "lokr", "lokr_whole", "dora_out", "glora", "oft", "full"]
 
 
@@ -37,7 +38,7 @@ def assert_true(tool: str, **options: Any) -> None:
     assert planned.seconds is not None and planned.memory_bytes and result.report["bytes"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in WHOLE else kind for kind in KINDS])
 def test_the_plans_of_a_network_are_true(kind: str, tmp_path: Path) -> None:
     source, out = network(tmp_path / "a.safetensors", kind), tmp_path / "o.safetensors"
     ranked = kind not in ("glora", "oft", "full")
