@@ -164,7 +164,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _app(arguments: argparse.Namespace) -> int:
-    from .hosts.memory import share_freed_memory
+    from .tools.jobs.freed_memory import share_freed_memory
 
     share_freed_memory()  # before there are threads
     host = _open(arguments)

@@ -75,7 +75,18 @@ def energy_of(up: Tensor, down: Tensor) -> float:
 
 def decomposed(matrix: Tensor) -> Factors:
     """Return up and down of a matrix from its singular vectors, the values' roots on both sides, without those that are rounding."""
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return _significant(*torch.linalg.svd(matrix, full_matrices=False))
+
+
+def decomposed_product(left: Tensor, right: Tensor) -> Factors:
+    """Return the same of left (m, r) · right (r, n), which is never formed."""
+    q, short = torch.linalg.qr(left)
+    p, wide = torch.linalg.qr(right.T)
+    u, s, v = torch.linalg.svd(short @ wide.T, full_matrices=False)
+    return _significant(q @ u, s, v @ p.T)
+
+
+def _significant(u: Tensor, s: Tensor, v: Tensor) -> Factors:
     rank = max(1, int((s > s[:1] * NEGLIGIBLE).sum()))
     root = s[:rank].sqrt()
     return u[:, :rank] * root, v[:rank] * root[:, None]

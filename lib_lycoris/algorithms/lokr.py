@@ -19,7 +19,7 @@ from torch import Tensor
 from .activation import Bypass, Cost, Layer, dense
 from .base import Factors, Scaled, expect, flat, precise, stored
 from .config import NO_CONFIG, Config
-from .factored import decomposed, shaped
+from .factored import decomposed, decomposed_product, shaped
 from .products import tucker
 from .stored_values import Ways
 
@@ -120,14 +120,20 @@ class LoKr(Scaled):
 
     def second(self, weight: Tensor) -> Tensor:
         """Return w2 as (o2, i2, *k)."""
-        kernel = weight.shape[2:]
         if self.w2 is not None:
             made = precise(self.w2, weight)
+        elif self.t2 is None:
+            left, right = self._halves(weight)
+            made = left @ right
         else:
             assert self.w2_a is not None and self.w2_b is not None
-            a, b = precise(flat(self.w2_a), weight), precise(flat(self.w2_b), weight)
-            made = a @ b if self.t2 is None else tucker(precise(self.t2, weight), a.T, b)
-        return made.reshape(made.shape[0], -1, *kernel)
+            made = tucker(precise(self.t2, weight), precise(flat(self.w2_a), weight).T, precise(flat(self.w2_b), weight))
+        return made.reshape(made.shape[0], -1, *weight.shape[2:])
+
+    def _halves(self, weight: Tensor) -> Factors:
+        """Return w2_a (o2, r) and w2_b (r, i2·k)."""
+        assert self.w2_a is not None and self.w2_b is not None
+        return precise(flat(self.w2_a), weight), precise(flat(self.w2_b), weight)
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return w1 ⊗ w2 over the first two axes."""
@@ -144,7 +150,10 @@ class LoKr(Scaled):
 
     def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
         """Return the Kronecker products of both factors' singular vectors, of rank r1 · r2."""
-        (a, b), (c, d) = (decomposed(flat(half)) for half in (self.first(shaped(shape)), self.second(shaped(shape))))
+        weight = shaped(shape)
+        a, b = decomposed(flat(self.first(weight)))
+        whole = self.w2 is not None or self.t2 is not None
+        c, d = decomposed(flat(self.second(weight))) if whole else decomposed_product(*self._halves(weight))
         return kron(a, c).float(), kron(b, d).float()
 
     def energy(self, shape: Sequence[int]) -> float | None:

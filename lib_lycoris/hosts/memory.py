@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-M_ARENA_MAX = -8  # of glibc's malloc.h
-
 
 def memory_in_use(device: torch.device) -> str:
     """Return it as people read it, such as "memory 3.1 of 24.0 GB, GPU 2.0 of 8.0 GB"; empty where the system does not tell."""
@@ -20,17 +18,6 @@ def memory_in_use(device: torch.device) -> str:
         free, total = torch.cuda.mem_get_info(device)
         parts.append(f"GPU {(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB")
     return ", ".join(parts)
-
-
-def share_freed_memory() -> None:
-    """Have all threads take memory from the same places: glibc has one for each, up to eight times the cores, and each stays as it grew.
-
-    A server whose requests are worked on in many threads holds more and more otherwise. Without effect under other C libraries.
-    """
-    import ctypes
-
-    if sys.platform.startswith("linux") and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(M_ARENA_MAX, 2)
 
 
 def _main() -> tuple[int, int] | None:

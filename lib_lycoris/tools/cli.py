@@ -19,6 +19,7 @@ from ..errors import LycorisError, ToolError
 from . import bulk
 from .arguments import check_files, completed, finite
 from .declaration import Option, Tool
+from .jobs.freed_memory import share_freed_memory
 from .jobs.progress import Progress, ProgressState
 from .option_names import as_flag, spelled
 from .recipe_jobs import read_jobs
@@ -58,6 +59,7 @@ def _filled_first(parser: argparse.ArgumentParser, verb: str) -> Callable[..., A
         if not filled:
             filled.append(True)
             gc.set_threshold(COLLECTED)
+            share_freed_memory()  # before there are threads
             fill(parser, verb, tools_of(verb))
         return own(*args, **kwargs)
 

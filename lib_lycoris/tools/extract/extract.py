@@ -32,7 +32,8 @@ from .options import OPTIONS, ExtractOptions, Target, find_targets, understand
 from .report import Row, facts, metadata, summary, warnings
 
 BUDGET_RANKS = 128  # per module at most, where a file size decides
-SECONDS = 1.2e-8  # for a number of the models, on one core
+SECONDS = 1.2e-8  # for a number of the models, on two cores
+MEASURE_SECONDS = 5e-8  # and to know its leading singular values
 FACTORS_BYTES, OTHER_BYTES, LEADING_BYTES = 6, 11, 12  # in memory for a number of the largest tensor: by algorithm, and for a size
 
 
@@ -95,7 +96,7 @@ def plan(**options: Any) -> Plan:
     text = "\n".join([text, *report["warnings"]])
     held = LEADING_BYTES if request.size else FACTORS_BYTES if request.linear.algorithm in ("lora", "locon") else OTHER_BYTES
     memory = count(request.device) * held * max(prod(target.shape) for target in targets)
-    return Plan(report, text, numbers * SECONDS * (2 if request.size else 1), memory, size)
+    return Plan(report, text, numbers * (SECONDS + (MEASURE_SECONDS if request.size else 0)), memory, size)
 
 
 def _room(targets: Sequence[Target]) -> tuple[int, int]:

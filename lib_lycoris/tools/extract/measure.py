@@ -31,11 +31,11 @@ from ..linalg.low_rank import energy, gram_svd
 from ..linalg.size_curve import LEADING, CurveRequest, Layer, Part, Point, Spectra
 from ..units import megabytes
 from .difference import PieceBuffers, Reader, difference
+from .extract import MEASURE_SECONDS
 from .options import OPTIONS, ExtractOptions, Target, find_targets, understand
 from .report import metadata, warnings
 
-SECONDS = 4e-8  # for a number of the models, on two cores
-WHOLE_SECONDS = 1.2e-7
+WHOLE_SECONDS = 1.2e-7  # for a number of the models, on two cores
 MEMORY = 12  # bytes for a number of the largest tensor
 KEY = "lycoris_spectra"  # of the file's metadata
 PLAIN = ("name", "shape", "factorised", "text", "longest", "keys", "energy", "whole", "reserved")
@@ -81,7 +81,7 @@ def plan(**options: Any) -> Plan:
     request = _understand(options)
     targets, left_out = find_targets(request)
     numbers = sum(prod(target.shape) for target in targets)
-    seconds = numbers * (WHOLE_SECONDS if options.get("whole") else SECONDS)
+    seconds = numbers * (WHOLE_SECONDS if options.get("whole") else MEASURE_SECONDS)
     memory = count(request.device) * MEMORY * max(prod(target.shape) for target in targets)
     report = {"matched": [target.name for target in targets], "unmatched": [list(item) for item in left_out]}
     return Plan(report, f"the differences of {len(targets)} parameters are measured; nothing else is written", seconds, memory, 0)

@@ -15,7 +15,7 @@ from ..declaration import FilePath, Files, Option, Plan, Result, Tool, as_list
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
 from ..jobs.progress import Progress
-from .made_of import Explained, explained, layers_to_look_at
+from .made_of import Explained, explained, layers_to_look_at, numbers_looked_at
 from .sampled import Layers, SampledNetwork, SampledReader, by_hash, content_hash, files_of, sampled_networks
 from .sketch import compared, near_pairs
 
@@ -25,6 +25,7 @@ SHOWN = 40  # lines of a list in the text
 SECONDS = 0.04  # a file
 SHARE = 0.04  # of a file's bytes that stay in memory: LOOKED_AT of the layers that a network has
 START_BYTES = 20_000_000
+FIT_SECONDS, FIT_BYTES = 1.3e-8, 16  # for a number of the checkpoint's layers that are looked at, the seconds for each network
 
 
 def run(
@@ -59,12 +60,13 @@ def run(
 def plan(**options: Any) -> Plan:
     """Tell how many files would be looked at."""
     paths = files_of(_paths(options["library"]))
-    if options.get("checkpoint") is not None:
-        _checkpoints(Path(options["checkpoint"]), options.get("base_model"))
     report = {"matched": [str(path) for path in paths], "unmatched": []}
-    sizes = [path.stat().st_size for path in paths]
-    memory = START_BYTES + SHARE * sum(sizes)
-    return Plan(report, f"{len(paths)} files would be looked at; nothing is written", SECONDS * len(paths), int(memory), 0)
+    seconds, memory = SECONDS * len(paths), START_BYTES + SHARE * sum(path.stat().st_size for path in paths)
+    if options.get("checkpoint") is not None:
+        _, base = _checkpoints(Path(options["checkpoint"]), options.get("base_model"))
+        numbers = numbers_looked_at(base.checkpoint)
+        seconds, memory = 2 * seconds + FIT_SECONDS * numbers * len(paths), memory + FIT_BYTES * numbers
+    return Plan(report, f"{len(paths)} files would be looked at; nothing is written", round(seconds, 2), int(memory), 0)
 
 
 def _paths(library: Files) -> list[Path]:

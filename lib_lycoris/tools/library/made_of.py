@@ -71,6 +71,15 @@ def layers_to_look_at(base: Checkpoint, layouts: Sequence[Mapping[str, object]])
     return found
 
 
+def numbers_looked_at(base: Checkpoint) -> int:
+    """Return about how many numbers of a checkpoint are looked at, before it is known which layers the networks change."""
+    sizes: dict[str, list[int]] = {}
+    for layer, info in base.base.layers.items():
+        if len(info.shape) > 1 and prod(info.shape) <= LARGEST and (component := base.base.component_of(layer)) is not None:
+            sizes.setdefault(component.key, []).append(prod(info.shape))
+    return round(sum(min(LAYERS, len(found)) * sum(found) / len(found) for found in sizes.values()))
+
+
 def explained(tuned: Reader, base: Reader, files: Sequence[SampledNetwork], layers: Sequence[str]) -> Explained:
     """Return the networks in a checkpoint by the layers of one component. Raises ModelMismatchError for one of another shape."""
     names = [parameter(layer, "weight") for layer in layers]

@@ -28,7 +28,7 @@ from ..files.networks.left_out import left_out_of
 from ..files.networks.naming import to_dtype
 from ..files.networks.network_file import Patch, carried, changes_nothing, delta_on
 from ..files.output import refuse_inputs
-from ..jobs.cost import Piece, cost, together
+from ..jobs.cost import KEPT, Piece, cost, together, weeded
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.combine import combined
@@ -117,7 +117,7 @@ def plan(**options: Any) -> Plan:
     text = "\n".join([text, *left_out_of(request.networks)])
     read = sum(item.file.stat().st_size for item in request.asked)
     took = cost([piece for _, piece in made], read, size, rounds=2 if request.size else 1)
-    return Plan({"matched": names, "unmatched": skipped}, text, took.seconds, took.bytes, size)
+    return Plan({"matched": names, "unmatched": skipped}, text, took.seconds, took.bytes + int(KEPT * size), size)
 
 
 def _foretold(request: NetworksMergeOptions) -> list[tuple[int, Piece]]:
@@ -130,6 +130,8 @@ def _foretold(request: NetworksMergeOptions) -> list[tuple[int, Piece]]:
 
     def look(key: tuple[str, str]) -> tuple[int, Piece]:
         numbers = 0 if request.size else numbers_of(_merge(request, key, None).modules)
+        if request.method != "sum":
+            return numbers, weeded([prod(item.patch.shape) for item in request.work[key]])
         return numbers, together([piece_of(item.patch, whole=True) for item in request.work[key]], request.linear is not None)
 
     return foretold(request.work, kind, look)

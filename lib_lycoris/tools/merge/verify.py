@@ -198,7 +198,11 @@ def plan(**options: Any) -> Plan:
     inputs = [str(check.checkpoint.path), *(str(mixed.asked.path) for mixed in check.changes.networks)]
     report = {"merged": str(check.merged.path), "inputs": inputs, "tensors": len(check.merged.entries)}
     return Plan(
-        report, f"would compute {check.merged.path.name} again from {', '.join(inputs)}", round(size / 2e8, 1), memory_of(check.changes), 0
+        report,
+        f"would compute {check.merged.path.name} again from {', '.join(inputs)}",
+        round(size / 3.5e8, 1),
+        memory_of(check.changes),
+        0,
     )
 
 

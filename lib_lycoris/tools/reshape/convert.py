@@ -31,7 +31,7 @@ from ..files.networks.network_file import Patch, bundled, carried, delta_on
 from ..files.networks.peft_config import config_beside
 from ..files.networks.reading_back import ReadingBack
 from ..files.output import refuse_inputs
-from ..jobs.cost import Piece, cost
+from ..jobs.cost import KEPT, Piece, cost
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from ..linalg.expand import plain_delta, shortened
@@ -126,7 +126,7 @@ def plan(**options: Any) -> Plan:
     text = f"{len(request.work)} parameters are converted to the {request.style} style; {size / MB:.1f} MB"
     text = "\n".join([text, *left_out(request.network.skipped)])
     took = cost([piece for _, piece in made], path.stat().st_size, size)
-    return Plan(report, text, took.seconds, took.bytes, size)
+    return Plan(report, text, took.seconds, took.bytes + int(KEPT * size), size)
 
 
 def _foretold(request: ConvertOptions, key: tuple[str, str]) -> tuple[int, Piece]:
