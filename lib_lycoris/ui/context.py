@@ -125,7 +125,7 @@ class PageContext:
         for name, component in fields.items():
             picker = getattr(component, "lyco_picker", None)
             if picker is not None:  # it puts the value back itself, together with its choices
-                picker.kept = partial(self.settings.get, page, name)
+                picker.kept, picker.keep = partial(self.settings.get, page, name), partial(self.settings.keep, page, name)
             else:
                 self.on_load(partial(self._kept, page, name, component), [component])
 

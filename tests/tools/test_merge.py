@@ -368,6 +368,21 @@ def test_verify_finds_one_flipped_bit(files: Path, hashed: bool, key: str) -> No
     assert (report["ok"], report["first"], report["differing"]) == (False, key, [key])
 
 
+def test_verify_finds_renamed_inputs_by_their_hashes(files: Path, tmp_path: Path) -> None:
+    go(files, "one")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (files / "base.safetensors").rename(elsewhere / "base.safetensors")
+    (files / "one.safetensors").rename(elsewhere / "renamed.safetensors")
+    save_file(lora(7), files / "one.safetensors", {"ss_network_dim": "4", "modelspec.trigger_phrase": "red, blue"})
+    assert (files / "one.safetensors").stat().st_size == (elsewhere / "renamed.safetensors").stat().st_size  # its name and size alone
+    with pytest.raises(ToolError, match="is not in the folder of the merged one, nor under another name"):
+        verify.run(merged=files / "out.safetensors")
+    result = verify.run(merged=files / "out.safetensors", folders=[elsewhere])
+    assert result.report["identical"] and {Path(path).parent for path in result.report["inputs"]} == {elsewhere}
+    assert "one.safetensors is called renamed.safetensors here" in result.text
+
+
 def test_verify_says_which_input_is_not_the_recorded_one(files: Path) -> None:
     go(files, "one")
     save_file(lora(7), files / "one.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_lycoris import load
+from lib_lycoris.demo import CHECKPOINT, NETWORKS
 from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.networks.reading.header import read_metadata
 from lib_lycoris.prompt import Presets
@@ -26,6 +28,7 @@ from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.tools.linalg.ranks import RULES
 from lib_lycoris.tools.linalg.size_curve import CurveRequest, Spectra
+from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.reshape import resize
 from lib_lycoris.tools.units import MB
 from lib_lycoris.ui.context import PageContext
@@ -34,6 +37,7 @@ from lib_lycoris.ui.pages.change import NONE, ChangePage, _asked
 from lib_lycoris.ui.pages.extract import ExtractPage
 from lib_lycoris.ui.pages.inspect import InspectPage
 from lib_lycoris.ui.parts.curve import sentence
+from lib_lycoris.ui.parts.file_choice import NO_BASE
 from lib_lycoris.ui.parts.tools.rank_choice import FIXED, SIZE, RankChoice
 from lib_lycoris.ui.parts.tools.tool_form import ToolForm
 from tests.tools.test_extract import LORAS, network_file, random_weights
@@ -467,6 +471,31 @@ def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, context: PageCo
     assert f"{wanted['captured']:.1%} of the change" in said["value"]
     assert len(values["value"].axes[0].get_lines()) >= 3
     assert "rank 3" in form.curve.draw(*values_of(watched, model="net"))[0]["value"]  # a resize needs no base model: all ranks are kept
+
+
+def test_a_checkpoint_that_fits_is_offered_and_taken(change: ChangePage, context: PageContext) -> None:
+    shutil.copy(NETWORKS / "demo-lora.safetensors", context.store.network_folder())
+    shutil.copy(CHECKPOINT, context.store.checkpoint_folder())
+    form, ready = change.forms["Resize"], lambda *_: True
+
+    def planned(base: str) -> str:
+        values = values_of(form.inputs, model="demo-lora", base_model=base, rank=2)
+        return str(form.plan.update(form.make, ready, values, 0.0)["value"])
+
+    assert "fits no layer of" in planned(NO_BASE) and "It fits demo-scenes." in planned(NO_BASE)
+    assert form.plan.offered() == {**form.plan.offered(), "value": "Use demo-scenes", "visible": True}
+    assert form.pickers["base_model"].take("demo-scenes")["value"] == context.settings.get("resize", "base_model") == "demo-scenes"
+    assert "would" in planned("demo-scenes") and form.plan.offered()["visible"] is False
+    (context.store.checkpoint_folder() / "demo-scenes.safetensors").unlink()
+    assert "fits no layer of" in planned(NO_BASE) and form.plan.offered()["visible"] is False  # of those that are there none fits
+
+
+def test_the_inputs_of_a_merge_are_found_in_the_folders_that_the_pages_know(change: ChangePage, context: PageContext) -> None:
+    models, nets = context.store.checkpoint_folder(), context.store.network_folder()
+    merge.run(sd_model=models / "base.safetensors", models=[nets / "net.safetensors"], save_to=models / "merged.safetensors")
+    (nets / "net.safetensors").rename(nets / "renamed.safetensors")
+    said = run_form(change, "Verify a merge", merged="merged")[2]["value"]
+    assert "are, bit by bit, what the recipe gives" in said and "net.safetensors is called renamed.safetensors here" in said
 
 
 def test_undo_finds_its_file_or_says_what_it_looked_for(change: ChangePage, context: PageContext) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,14 @@ class Check:
     checkpoint: Checkpoint
     changes: Changes
     dtypes: Mapping[str, str]
+    inputs: Sequence[tuple[str, Path]]  # recorded name, and the file that was taken for it; the checkpoint first
 
 
 def prepare(
     merged: Path | str, sd_model: Path | str | None = None, models: Sequence[Path | str] = (), folders: Sequence[Path | str] = (),
     device: str = "cpu", progress: Progress | None = None,
 ) -> Check:  # fmt: skip
-    """Find the inputs of a merge: those given, else files of the recorded name and hash beside the merged one or in folders."""
+    """Find the inputs of a merge: those given, else files of the recorded hash beside the merged one or in folders, by any name."""
     opened = open_checkpoint(merged)
     found = next((s for s in opened.sources if "lycoris.recipe" in s.metadata), opened.sources[0])
     recipe = recorded_merge(found.metadata, opened.path.name)
@@ -55,7 +57,9 @@ def prepare(
     wanted = [_asked(entry, [Path(m) for m in models], places) for entry in recipe["networks"]]
     checkpoint = open_checkpoint(base)
     changes = find_changes(checkpoint, wanted, recipe.get("seed", 0), device, progress or Progress(), recipe.get("family"))
-    return Check(opened, recipe, checkpoint, changes, target_dtypes(checkpoint, recipe.get("save_precision")))
+    names = [recipe["sd_model"]["name"], *(entry["name"] for entry in recipe["networks"])]
+    inputs = list(zip(names, [base, *(item.path for item in wanted)]))
+    return Check(opened, recipe, checkpoint, changes, target_dtypes(checkpoint, recipe.get("save_precision")), inputs)
 
 
 def _asked(entry: Mapping[str, Any], given: list[Path], places: list[Path]) -> NetworkOptions:
@@ -64,14 +68,23 @@ def _asked(entry: Mapping[str, Any], given: list[Path], places: list[Path]) -> N
 
 
 def _locate(entry: Mapping[str, Any], given: list[Path], places: list[Path], option: str) -> Path:
-    """Return the file that a recipe's entry names. Raises ToolError when it is not found, or is another one."""
-    for path in [*given, *(place / Path(entry["name"]).name for place in places)]:
+    """Return the file that a recipe's entry names, by its hash. Raises ToolError when it is not found, or is another one."""
+    named = (place / Path(entry["name"]).name for place in places)
+    for path in chain(given, named, chain.from_iterable(map(_held, places))):
         if path.exists() and _is(path, entry):
             return path
     known = entry.get("sha256") or entry.get("header_sha256") or "no hash"
     raise ToolError(
-        f"{entry['name']}, which the recipe names ({known[:12]}), is not in the folder of the merged one; give it as `{option}`"
+        f"{entry['name']}, which the recipe names ({known[:12]}), is not in the folder of the merged one, nor under another name in those "
+        f"that were looked through; give it as `{option}`"
     )
+
+
+def _held(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # gone, or not ours to read: what is sought may lie in another one
+        return []
 
 
 def _is(path: Path, entry: Mapping[str, Any]) -> bool:
@@ -109,9 +122,10 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     report = {
         "merged": str(check.merged.path), "ok": ok, "identical": not differing, "as_written": written,
         "tensors": len(check.merged.entries), "differing": differing, "first": differing[0] if differing else None,
-        "seconds": round(time.monotonic() - began, 3),
+        "inputs": [str(path) for _, path in check.inputs], "seconds": round(time.monotonic() - began, 3),
     }  # fmt: skip
-    return Result(report, _text(check, written, differing, ok))
+    renamed = [f"{name} is called {path.name} here" for name, path in check.inputs if Path(name).name != path.name]
+    return Result(report, "\n".join([_text(check, written, differing, ok), *renamed]))
 
 
 def _as_written(check: Check, progress: Progress) -> bool | None:
@@ -195,7 +209,7 @@ def plan(**options: Any) -> Plan:
     """Tell what a check would read."""
     check = prepare(**options)
     size = sum(source.path.stat().st_size for source in (*check.merged.sources, *check.checkpoint.sources))
-    inputs = [str(check.checkpoint.path), *(str(mixed.asked.path) for mixed in check.changes.networks)]
+    inputs = [str(path) for _, path in check.inputs]
     report = {"merged": str(check.merged.path), "inputs": inputs, "tensors": len(check.merged.entries)}
     return Plan(
         report,

@@ -42,7 +42,8 @@ class BakePart:
             panel.build()
         inputs = [name, self.base.component, state, *fields]
         followed = [values.change, *(field.change for field in fields)]
-        plan.watch([name, self.base.component], self.planned, lambda *given: bool(given[NETWORK]), [*inputs, values], more=followed)
+        watched = [name, self.base.component]
+        plan.watch(watched, self.planned, lambda *given: bool(given[NETWORK]), [*inputs, values], more=followed, base=self.base)
         panel.start(button, self.make, inputs)
 
     def planned(self, *given: Any) -> tuple[str, Mapping[str, Any]]:

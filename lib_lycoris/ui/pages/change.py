@@ -14,7 +14,7 @@ from ...tools.linalg.size_curve import CurveRequest, Spectra
 from ..context import PageContext
 from ..parts.curve import CurveView
 from ..parts.tools.rank_choice import RankChoice
-from ..parts.tools.tool_form import ToolForm, UndoForm, can_have_a_form, value_options
+from ..parts.tools.tool_form import ToolForm, UndoForm, VerifyForm, can_have_a_form, value_options
 
 RESIZE_RULES = {
     "a share of each layer's norm": "sv_fro",
@@ -37,7 +37,7 @@ class ChangePage:
             "Bake": BakeForm(context),
             "Prune": ToolForm(context, "prune", (), ("save_precision",), "pruned"),
             "Split a DyLoRA": ToolForm(context, "split", ("unit",), ("alpha", "save_precision"), "rank"),
-            "Verify a merge": ToolForm(context, "verify", (), ("device",)),
+            "Verify a merge": VerifyForm(context, "verify", (), ("device",)),
             "Undo a merge": UndoForm(context, "undo", suffix="restored"),
         }
         placed = {*PLACED, *(form.page for form in self.forms.values())}

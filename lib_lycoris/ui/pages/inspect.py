@@ -127,7 +127,7 @@ class InspectPage:
         self.layers.change(self.drawn, [self.picker.component, self.layers], [self.values], **quick)
         self.panel.shows([self.compared, self.sides], self.results)
         inputs = [self.several.component, self.base.component]
-        self.plan.watch(inputs, self.make, lambda names, _: len(names or ()) > 1)
+        self.plan.watch(inputs, self.make, lambda names, _: len(names or ()) > 1, base=self.base)
         self.panel.start(self.compare, self.make, inputs)
 
     @property

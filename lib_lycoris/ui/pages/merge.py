@@ -120,7 +120,7 @@ class MergePage:
         self.mode.change(mode_changed, self.mode, shown, queue=False, show_progress="hidden")
         for part in (self.mode, self.checkpoint.component):
             part.change(button_text, [self.mode, self.checkpoint.component], start, queue=False, show_progress="hidden")
-        self.plan.watch([*own, *self.table.inputs, *rest], self.planned, self.ready, inputs, self.table.events)
+        self.plan.watch([*own, *self.table.inputs, *rest], self.planned, self.ready, inputs, self.table.events, base=self.checkpoint)
         self.panel.start(start, self.options, inputs)
         self.context.on_load(self.restored, self.table.outputs)
 

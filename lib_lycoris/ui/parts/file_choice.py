@@ -27,6 +27,7 @@ class Picker:
         self.component: Any = None  # its value is a name, or a list of names with ``multiselect``
         self.button: Any = None
         self.kept: Callable[[], Any] = lambda: None  # the value of the last visit; PageContext.keep sets it
+        self.keep: Callable[[str], None] = lambda _: None  # has the value at the next visit; PageContext.keep sets it
         self.default: Callable[[], str | None] = lambda: None  # what is chosen at the first visit
         self._files = files
         self._refresh = refresh
@@ -80,6 +81,11 @@ class Picker:
     def shown(self, value: str | Sequence[str] | None) -> Update:
         """Return the update that chooses a name, or several; a dropdown shows only what is among its choices."""
         return gr.update(value=value, choices=[*self.none, *self.names()])
+
+    def take(self, name: str) -> Update:
+        """Return the update that chooses a name which the user takes from elsewhere on the page, also for the next visit."""
+        self.keep(name)
+        return self.shown(name)
 
     def chosen(self, name: str | None) -> str:
         """Return the name of a file, or nothing where none is chosen."""

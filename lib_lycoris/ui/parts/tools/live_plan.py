@@ -5,22 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ....errors import LycorisError
-from ....tools.declaration import Plan, Tool
+from ....errors import LycorisError, ModelMismatchError
+from ....networks.reading.folder import file_of
+from ....networks.reading.header import read_metadata
+from ....tools.declaration import Plan, Tool, as_list
+from ....tools.files.store import FileStore
 from ....tools.units import megabytes
 from ...context import PageContext
-from ...events import Update, by_hand, on_any
+from ...events import QUICK, Update, by_hand, on_any
 from ...style import idle, notes
+from ..file_choice import Picker
 from .fields import with_fields
 from .job_panel import Make, duration
 
 PAUSE = 0.5  # seconds without a change before the files are looked at
 SHOWN = 40  # keys that are listed
+BASES = ("base_model", "sd_model")  # options that are the base model of networks
+TRIED = 12  # checkpoints, before none is offered
+USE = "Use "
 
 
 class LivePlan:
@@ -30,23 +39,25 @@ class LivePlan:
         self.context = context
         self.name = name
         self.empty = empty  # what is said as long as nothing is chosen
+        self._fitting: str | None = None  # a checkpoint that the networks of the newest plan fit, where they do not fit the chosen one
         self._newest = 0
         self._followed: tuple[Any, ...] = ()  # the fields' values that the newest plan is, or will be, of
         self._count = threading.Lock()
         self._busy = threading.Lock()
 
     def build(self) -> None:
-        """Add the component to the open gr.Blocks."""
+        """Add the components to the open gr.Blocks."""
         self.component = gr.HTML(idle(self.empty), elem_id=f"lyco_{self.name}_plan", elem_classes=["lyco_plan"])
+        self.button = gr.Button(USE, visible=False, size="sm", elem_id=f"lyco_{self.name}_use_base")
 
     def watch(
         self, fields: Sequence[Any], make: Make, ready: Callable[..., bool] = lambda *_: True,
-        inputs: Sequence[Any] | None = None, events: Sequence[Any] = (), more: Sequence[Any] = (),
+        inputs: Sequence[Any] | None = None, events: Sequence[Any] = (), more: Sequence[Any] = (), base: Picker | None = None,
     ) -> None:  # fmt: skip
         """Plan anew when the user changes a field, and at the start: ``make`` as for JobPanel.start; nothing as long as not ``ready``.
 
         ``inputs``: what ``make`` is called with, where that is more than the fields; ``events``: what else to follow, as click() returns;
-        ``more``: events of components that are followed too.
+        ``more``: events of components that are followed too; ``base``: the base model's field, where a checkpoint that fits is offered.
         """
 
         def follow(*values: Any) -> Update:
@@ -62,6 +73,13 @@ class LivePlan:
         for event in events:
             event.then(follow, wanted, self.component, show_progress="hidden")
         self.context.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
+        if base is not None:
+            self.component.change(self.offered, None, self.button, **QUICK)
+            self.button.click(lambda said: base.take(said.removeprefix(USE)), self.button, base.component, **QUICK)
+
+    def offered(self) -> Update:
+        """Return the update of the button that chooses a checkpoint which fits; hidden where there is none."""
+        return gr.update(value=f"{USE}{self._fitting}", visible=True) if self._fitting else gr.update(visible=False)
 
     def update(self, make: Make, ready: Callable[..., bool], values: Sequence[Any], pause: float | None = None) -> Update:
         """Wait for a pause, then return the component's update; nothing if the fields changed again meanwhile."""
@@ -71,6 +89,7 @@ class LivePlan:
         time.sleep(PAUSE if pause is None else pause)
         if mine != self._newest:
             return gr.update()
+        self._fitting = None
         if not ready(*values):
             return gr.update(value=idle(self.empty))
         with self._busy:  # one look at a time; those that became old while they waited are left out
@@ -87,8 +106,36 @@ class LivePlan:
     def _planned(self, tool: Tool, options: Mapping[str, Any]) -> str:
         try:
             return as_html(tool.plan(**options), tool)
+        except ModelMismatchError as error:
+            self._fitting = fitting_checkpoint(self.context.store, tool, options)
+            hint = f" It fits {self._fitting}." if self._fitting else ""
+            return notes(problems=[with_fields(str(error), tool) + hint])
         except LycorisError as error:
             return notes(problems=[with_fields(str(error), tool)])
+
+
+def fitting_checkpoint(store: FileStore, tool: Tool, options: Mapping[str, Any]) -> str | None:
+    """Return the name of the first checkpoint with which a tool's plan works; those are tried that are likeliest."""
+    option = next((o.name for o in tool.options if o.name in BASES), None)
+    networks = [path for o in tool.options if o.kind in ("network", "networks") for path in as_list(options.get(o.name))]
+    if option is None or not networks:
+        return None
+    trained_on, loaded = {_trained_on(path) for path in networks}, store.loaded()
+    files = sorted(store.checkpoints(), key=lambda file: (file.path.name not in trained_on, loaded is None or file.path != loaded.path))
+    for file in [file for file in files if file.path != options.get(option)][:TRIED]:
+        with suppress(LycorisError, OSError, RuntimeError, ValueError):  # this one does not, for whatever reason
+            tool.plan(**{**options, option: file.path})
+            return file.name
+    return None
+
+
+def _trained_on(network: Path) -> str:
+    """Return the file name of the checkpoint that a network says it was trained on."""
+    try:
+        said = read_metadata(file_of(network)).get("ss_sd_model_name", "")
+    except (LycorisError, OSError):
+        return ""
+    return said.replace("\\", "/").rpartition("/")[2]
 
 
 def as_html(plan: Plan, tool: Tool) -> str:

@@ -18,9 +18,8 @@ from ..file_choice import Picker, base_picker, checkpoint_picker, network_picker
 from ..names import NO_NAME, free_name, tag_of
 from .fields import OptionFields, sentence, with_fields
 from .job_panel import JobPanel
-from .live_plan import LivePlan
+from .live_plan import BASES, LivePlan
 
-BASES = ("base_model", "sd_model")  # options that are the base model of networks
 PICKED = ("network", "networks", "checkpoint")
 
 
@@ -59,7 +58,8 @@ class ToolForm:
                 self.panel.build()
                 self.tag = gr.HTML("", elem_id=f"lyco_{self.page}_tag")
         self.context.keep(self.page, {name: picker.component for name, picker in self.pickers.items()})
-        self.plan.watch(self.inputs, self.make, lambda *values: bool(values[0]))
+        base = next((picker for name, picker in self.pickers.items() if name in BASES), None)
+        self.plan.watch(self.inputs, self.make, lambda *values: bool(values[0]), base=base)
         self.panel.shows([self.tag], self.results)
         self.panel.start(button, self.make, self.inputs)
         self.own_wiring()
@@ -150,6 +150,15 @@ class UndoForm(ToolForm):
         if not path.is_file():
             raise ToolError(f"there is no {path.name} beside {merged.name}; a merge writes it if it is asked for an undo file")
         return {"undo_file": path}
+
+
+class VerifyForm(ToolForm):
+    """The form of `verify`, whose inputs are found by their hashes in all folders that the pages know."""
+
+    def own_options(self, paths: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
+        """Return the folders of the networks and checkpoints that the pages offer."""
+        files = (*self.context.store.networks(), *self.context.store.checkpoints())
+        return {"folders": sorted({file.path.parent for file in files})}
 
 
 def can_have_a_form(tool: Tool) -> bool:
