@@ -146,8 +146,7 @@ def raw_header(path: Path) -> tuple[bytes, int]:
 
 def _length(start: bytes, size: int, name: str) -> int:
     """Return the length of the header of a file of this size that begins with these bytes."""
-    length = int.from_bytes(start[:8], "little")
-    table = looks_like_header(start, length)
+    length, table = header_length(start), looks_like_header(start)
     if table and length <= LARGEST_HEADER:
         if length > size - 8:
             raise NetworkFormatError(f"{name} is cut off: {8 + length - size:,} bytes of its header are missing; download it again")
@@ -160,8 +159,14 @@ def _length(start: bytes, size: int, name: str) -> int:
     return length
 
 
-def looks_like_header(start: bytes, length: int) -> bool:
+def header_length(start: bytes) -> int:
+    """Return the length of the header that the first eight bytes of a file say."""
+    return int.from_bytes(start[:8], "little")
+
+
+def looks_like_header(start: bytes) -> bool:
     """Tell whether a table begins behind the first eight bytes of a file: ``{``, which some writers put spaces before."""
+    length = header_length(start)
     return length >= 2 and start[8 : 8 + length].lstrip(b" \t\r\n").startswith(b"{")
 
 

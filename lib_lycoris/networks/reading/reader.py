@@ -19,7 +19,7 @@ from ...errors import NetworkFormatError, naming, readable
 from .dtypes import memory_dtype, torch_dtype, unsigned
 from .folder import EXTENSIONS, SAFETENSORS, file_of
 from .foreign import content_name
-from .header import LARGEST_HEADER, SNIFFED, TensorInfo, looks_like_header, read_header
+from .header import LARGEST_HEADER, SNIFFED, TensorInfo, header_length, looks_like_header, read_header
 from .torch_file import open_torch
 
 
@@ -130,8 +130,7 @@ def _open_safetensors(path: Path) -> TensorFile:
 def _is_safetensors(path: Path) -> bool:
     """Tell whether a file with the ending of a pickle is a safetensors file: eight bytes of a length, and a table."""
     start = _start(path)
-    length = int.from_bytes(start[:8], "little")
-    return length <= LARGEST_HEADER and looks_like_header(start, length)
+    return header_length(start) <= LARGEST_HEADER and looks_like_header(start)
 
 
 def _start(path: Path) -> bytes:

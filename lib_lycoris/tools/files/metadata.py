@@ -20,6 +20,7 @@ from ...errors import ToolError
 from ...models.families import FAMILIES
 from ...networks.hashes import sha256
 from ...networks.reading.folder import file_of
+from ...networks.reading.header import header_length
 from ...plain_json import parse_json
 from ..merge.strengths import NetworkOptions
 from .checkpoints.checkpoint import Checkpoint, open_source
@@ -125,7 +126,7 @@ def kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     """Return the hashes that kohya's trainer and the webui know a network by: of its data, and of a piece near its start."""
     training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     raw = serialise({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, training)
-    start = 8 + int.from_bytes(raw[:8], "little")
+    start = 8 + header_length(raw)
     legacy = hashlib.sha256(raw[0x100000:0x110000]).hexdigest()[:8]
     return {"sshs_model_hash": hashlib.sha256(memoryview(raw)[start:]).hexdigest(), "sshs_legacy_hash": legacy}
 
