@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def _locate(entry: Mapping[str, Any], given: list[Path], places: list[Path], opt
 
 def _held(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if os.access(path, os.R_OK))
     except OSError:  # gone, or not ours to read: what is sought may lie in another one
         return []
 
@@ -92,8 +93,8 @@ def _is(path: Path, entry: Mapping[str, Any]) -> bool:
         return path.is_dir() and all((path / f["file"]).is_file() and _is(path / f["file"], f) for f in entry["files"])
     try:
         path = file_of(path)
-    except NetworkFormatError:
-        return False  # another folder of this name
+    except (NetworkFormatError, OSError):
+        return False  # another folder
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
     wanted: str = entry.get("sha256") or entry["header_sha256"]

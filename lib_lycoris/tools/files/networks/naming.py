@@ -47,6 +47,7 @@ def named(base: BaseModel, style: str, module: str) -> list[Named]:
 
 
 def name_of(base: BaseModel, style: str, target: str) -> str | None:
+    """Return what a layer is called in a style of key names; None where no name says it."""
     if style in ("diffusers", "original"):
         return base.name_in(style, target)
     kohya = base.name_in("kohya", target)
