@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lib_lycoris.algorithms import KINDS
 from lib_lycoris.models.families import FAMILIES
-from tests import import_circles
+from tests import import_circles, stats
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lib_lycoris"
@@ -262,6 +262,10 @@ def too_long(path: Path) -> Iterator[str]:
 
 def test_files_and_functions_are_short() -> None:
     assert [found for path in SOURCES for found in too_long(path)] == []
+
+
+def test_everything_public_has_a_docstring() -> None:
+    assert [f"{label(path)}: {name}" for path in SOURCES for name in stats.bare(text_of(path))] == []
 
 
 def test_folders_are_small() -> None:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from tests.stats import SENTENCES
+
 PACKAGE = Path(__file__).resolve().parent.parent / "lib_lycoris"
 INSTEAD = {  # what must not be written -> what is written instead
     r"\bdesk\b": "context",
@@ -21,6 +23,11 @@ def test_no_word_of_our_own_stands_where_the_field_has_one() -> None:
             where = f"{path.relative_to(PACKAGE)}:{number}"
             found += [f"{where}: {word}, say {better}" for word, better in INSTEAD.items() if re.search(word, line)]
     assert not found, "\n".join(found)
+
+
+def test_no_wording_that_was_to_go_is_back() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
+    assert [wording for wording in SENTENCES if any(wording in text for text in texts)] == []
 
 
 # names that once stood for several things at a time
