@@ -19,7 +19,7 @@ from lib_lycoris.training.data.captions import caption_at
 from lib_lycoris.training.data.order import share_of
 from lib_lycoris.training.data.subset import Dataset, Subset
 from lib_lycoris.training.models.diffusion import Diffusion
-from lib_lycoris.training.reporting.spectra import effective_rank, error_curve
+from lib_lycoris.training.reporting.spectra import effective_rank, error_curve, hints, smaller_dim
 from lib_lycoris.training.steps.draws import normal
 from lib_lycoris.training.steps.loss import elementwise, huber_c, losses, weights
 from lib_lycoris.training.steps.noise import noise_of, steps_of
@@ -216,3 +216,13 @@ def test_words_around_a_caption_and_wildcards() -> None:
 def test_effective_ranks_and_the_curve() -> None:
     assert effective_rank(torch.ones(7)) == pytest.approx(7) and effective_rank(torch.zeros(3)) == 0
     assert error_curve([torch.tensor([2.0, 1.0, 1.0, 0.0])]) == pytest.approx({"1": (2 / 6) ** 0.5, "2": (1 / 6) ** 0.5, "4": 0.0})
+
+
+def test_what_spectra_advise() -> None:
+    curve = {"1": 0.5, "2": 0.1, "4": 0.015, "8": 0.001, "16": 0.0}
+    assert smaller_dim([3.0, 3.5], 16, curve) == 4
+    assert smaller_dim([9.0, 9.0], 16, curve) is None and smaller_dim([1.5], 6, curve) is None
+    said = hints({"IN01": 1.0, "IN02": 1.1, "M00": 0.0001, "OUT03": 30.0}, 16, curve, 4)
+    assert said[0].startswith("M00 have hardly changed") and said[1].startswith("OUT03 changed more than 10 times")
+    assert said[2] == "of 16 dims 4 keep all but 1.5% of the change: `resize --new_rank 4`"
+    assert hints({"IN01": 1.0, "IN02": 1.1}, 16, curve, None) == []

@@ -14,6 +14,7 @@ from ..algorithms.trained_network import TrainedModule, TrainedNetwork
 
 WASTED = 0.25  # of the dim: below it most of the rank does nothing
 DEAD = 1e-3  # of the usual norm
+SPIKE = 10.0  # times the usual norm
 LOST = 0.02  # of the change that a smaller dim may lose before it is no good advice
 LARGEST = 2048  # of a side: singular values of larger matrices take too long while training
 
@@ -36,9 +37,11 @@ def spectra(network: TrainedNetwork, family: str) -> dict[str, Any]:
     blocks = {block: norm**0.5 for block, norm in sorted(norms.items())}
     ranks = [effective_rank(one) for one in values]
     curve = error_curve(values)
+    dim = round(median(dims)) if dims else 0
+    advised = smaller_dim(ranks, dim, curve)
     return {
-        "blocks": blocks, "effective_rank": sum(ranks) / len(ranks) if ranks else 0.0, "curve": curve,
-        "hints": hints(blocks, ranks, dims, curve),
+        "family": family, "blocks": blocks, "effective_rank": sum(ranks) / len(ranks) if ranks else 0.0, "curve": curve, "dim": dim,
+        "advised": advised, "hints": hints(blocks, dim, curve, advised),
     }  # fmt: skip
 
 
@@ -68,15 +71,24 @@ def error_curve(values: list[Tensor]) -> dict[str, float]:
     return {str(dim): (sum(float(one[dim:].square().sum()) for one in values) / whole) ** 0.5 for dim in dims}
 
 
-def hints(blocks: dict[str, float], ranks: list[float], dims: list[int], curve: dict[str, float]) -> list[str]:
-    """Return sentences on dims that are wasted and blocks that do not learn."""
+def smaller_dim(ranks: list[float], dim: int, curve: dict[str, float]) -> int | None:
+    """Return a dim of half or less that loses next to nothing, where most of the rank does nothing; else None."""
+    found = next((int(rank) for rank, lost in curve.items() if lost <= LOST and 2 * int(rank) <= dim), None)
+    return found if ranks and sum(ranks) / len(ranks) < WASTED * dim else None
+
+
+def hints(blocks: dict[str, float], dim: int, curve: dict[str, float], advised: int | None) -> list[str]:
+    """Return sentences on dims that are wasted, blocks that do not learn, and blocks that learn far more than the others."""
     found = []
     usual = median(blocks.values()) if blocks else 0.0
     dead = [block for block, norm in blocks.items() if norm < DEAD * usual]
+    spikes = [block for block, norm in blocks.items() if usual > 0 and norm > SPIKE * usual]
     if dead:
         found.append(f"{', '.join(dead)} have hardly changed: leaving them out makes the file smaller")
-    dim = round(median(dims)) if dims else 0
-    smaller = next((int(rank) for rank, lost in curve.items() if lost <= LOST and 2 * int(rank) <= dim), None)
-    if smaller is not None and ranks and sum(ranks) / len(ranks) < WASTED * dim:
-        found.append(f"of {dim} dims {smaller} keep all but {curve[str(smaller)]:.1%} of the change: `resize --new_rank {smaller}`")
+    if spikes:
+        found.append(
+            f"{', '.join(spikes)} changed more than {SPIKE:g} times as much as is usual: a smaller rate or scale_weight_norms evens it"
+        )
+    if advised is not None:
+        found.append(f"of {dim} dims {advised} keep all but {curve[str(advised)]:.1%} of the change: `resize --new_rank {advised}`")
     return found

@@ -18,8 +18,9 @@ from ...tools.training.network_options import ALGORITHMS, USES
 from ..context import PageContext
 from ..events import Update
 from ..parts.file_choice import checkpoint_picker
+from ..parts.generation.training_size import TrainedSize
 from ..parts.generation.training_view import curves, images_html, said_html, state_html
-from ..parts.generation.training_words import more_words, without
+from ..parts.generation.training_words import more_words, prompt_words, without
 from ..parts.guidance import guidance_part
 from ..parts.names import tag_of
 from ..style import bar, idle, notes, report, tag_box
@@ -42,6 +43,7 @@ class TrainPage:
         self.context = context
         self.fields: dict[str, Any] = {}
         self.shown: Path | None = None  # the run that the page shows
+        self.size = TrainedSize(context)
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -57,6 +59,7 @@ class TrainPage:
                 self.tag = gr.HTML("", elem_id="lyco_train_tag")
                 self.plot = gr.Plot(label="Curves", show_label=False, visible=False, elem_id="lyco_train_plot", elem_classes=["lyco_plot"])
                 self.images = gr.HTML("", elem_id="lyco_train_images")
+                self.size.build()
         guidance_part("lyco_train_guidance")
         self.context.keep("train", {name: part for name, part in self.fields.items() if name != "model"})
         self._wire()
@@ -117,6 +120,7 @@ class TrainPage:
         self.start.click(self.train, inputs, self.outputs, **hidden)
         self.check.click(self.dry_run, inputs, [self.state, self.said], **hidden)
         self.resume.click(self.go_on, inputs, self.outputs, **hidden)
+        self.size.resize.click(self.smaller, [self.size.dim], [self.size.said], **hidden)
         self.cancel.click(self.stop, inputs, [self.said], queue=False, **hidden)
         if self.context.unload is not None:
             self.unload.click(self.give_back, None, [self.said], **hidden)
@@ -126,7 +130,7 @@ class TrainPage:
     @property
     def outputs(self) -> list[Any]:
         """What a run's course changes."""
-        return [self.state, self.said, self.tag, self.plot, self.images]
+        return [self.state, self.said, self.tag, self.plot, self.images, *self.size.outputs]
 
     # ---- what the buttons do
 
@@ -159,10 +163,17 @@ class TrainPage:
                 raise ToolError(f'{missing} Tick it below "More options" first')
             runs.start(place.command(self.context.trains_here), words, folder)
         except LycorisError as error:
-            yield (gr.update(value=idle(READY)), gr.update(value=notes(errors=[str(error)])), *(gr.update() for _ in range(3)))
+            yield (gr.update(value=idle(READY)), gr.update(value=notes(errors=[str(error)])), *(gr.update() for _ in self.outputs[2:]))
             return
         self.shown = folder
-        yield (gr.update(value=bar(0, "starting")), gr.update(value=""), gr.update(value=""), gr.update(visible=False), gr.update(value=""))
+        fresh = (
+            gr.update(value=bar(0, "starting")),
+            gr.update(value=""),
+            gr.update(value=""),
+            gr.update(visible=False),
+            gr.update(value=""),
+        )
+        yield (*fresh, gr.update(visible=False), *(gr.update() for _ in self.outputs[6:]))
         yield from self._follow(folder)
 
     def dry_run(self, *values: Any) -> Iterator[tuple[Update, ...]]:
@@ -188,6 +199,10 @@ class TrainPage:
             return gr.update(value=notes(problems=["nothing is being trained"]))
         runs.stop(folder)
         return gr.update(value=notes(applied=["it stops after this step and keeps its state"]))
+
+    def smaller(self, dim: float | None) -> Iterator[Update]:
+        """Make a smaller file of the network that is shown."""
+        yield from self.size.run(self.shown, dim)
 
     def give_back(self) -> Update:
         """Give the memory of the loaded model back."""
@@ -225,7 +240,9 @@ class TrainPage:
     def _updates(self, facts: runs.RunFacts, drawn: bool) -> tuple[Update, ...]:
         plot = gr.update(value=curves(facts), visible=True) if drawn and facts.losses else gr.update()
         images = gr.update(value=images_html(facts)) if drawn else gr.update()
-        return gr.update(value=state_html(facts)), gr.update(value=said_html(facts)), gr.update(value=self._tag(facts)), plot, images
+        size = self.size.updates(facts) if drawn else tuple(gr.update() for _ in self.size.outputs)
+        said = (gr.update(value=state_html(facts)), gr.update(value=said_html(facts)), gr.update(value=self._tag(facts)))
+        return (*said, plot, images, *size)
 
     def _tag(self, facts: runs.RunFacts) -> str:
         if facts.status != "done" or not facts.network.is_file():
@@ -265,7 +282,7 @@ class TrainPage:
         else:
             words += ["--network_module", "lycoris.kohya", "--network_args", f"algo={field['algorithm']}", f"preset={field['preset']}"]
         words += more_words(str(field["more"] or ""))
-        words += self._prompts(folder, str(field["prompts"] or ""), dry)
+        words += [] if dry else prompt_words(folder, str(field["prompts"] or ""))
         checked(given(words))
         return [*words, "--dry_run"] if dry else words
 
@@ -278,11 +295,3 @@ class TrainPage:
         if not inside(path, [kept]):
             raise ToolError(f'"{text}" is none of the folders in {kept}; put the images there, or train from the command line')
         return str(path)
-
-    def _prompts(self, folder: Path, text: str, dry: bool) -> list[str]:
-        if not text.strip() or dry:
-            return []
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "prompts.txt"
-        path.write_text(text, encoding="utf-8")
-        return ["--sample_prompts", str(path)]

@@ -30,3 +30,13 @@ def more_words(text: str) -> list[str]:
         if word.startswith("preset=") and word.endswith(".toml"):
             raise ToolError("a preset that is a file is given on the command line only")
     return words
+
+
+def prompt_words(folder: Path, text: str) -> list[str]:
+    """Keep prompts in a run's folder; return the option that names them."""
+    if not text.strip():
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "prompts.txt"
+    path.write_text(text, encoding="utf-8")
+    return ["--sample_prompts", str(path)]
