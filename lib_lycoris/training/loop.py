@@ -83,6 +83,7 @@ class Loop:
             (run.folder / STATE).unlink(missing_ok=True)
         if state is not None:
             self._restore(state)
+        run.accelerator.wait_for_everyone()  # what the first process writes now is not what the others looked for
         if run.main:
             self.events.begin(self.step)
             facts = {"steps": run.steps, "name": settings.output_name, "seed": settings.seed, "layers": len(self.network.entries)}

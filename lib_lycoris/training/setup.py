@@ -177,7 +177,7 @@ def _checkpoint(model: TrainedModel) -> None:
     denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
     denoiser.train()
     for encoder in encoders:
-        encoder.gradient_checkpointing_enable()  # type: ignore[operator]
+        encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         encoder.train()
 
 

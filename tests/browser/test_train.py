@@ -59,9 +59,9 @@ def clicked(page: Any, button: str, text: str) -> None:
 
 def test_a_run_outlives_the_page_and_its_network_is_used_at_once(
     app: str,
-    driver: Any,
+    driver: Any,  # noqa: F811
     data: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     images = pictures.folder(tmp_path / "images", 6)
     page = opened(driver, app)

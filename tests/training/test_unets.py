@@ -127,3 +127,15 @@ def test_a_network_of_all_components(family: str, kind: str, models: dict[tuple[
     metadata = open_file(path).metadata
     assert metadata["ss_base_model_version"].startswith(WRITTEN[family])
     assert metadata["modelspec.prediction_type"] == ("v" if family == "sd2" else "epsilon")
+
+
+def test_activations_that_are_computed_twice_train_the_text_encoder_too(
+    models: dict[tuple[str, str], Path], out: Path, words: Words
+) -> None:
+    given = ("--pretrained_model_name_or_path", str(models["sd2", "folder"]), "--resolution", "64", "--network_dim", "2",
+             "--max_train_steps", "2", "--learning_rate", "1e-2", "--save_precision", "float")  # fmt: skip
+    assert main(words("kept", *given)) == 0 and main(words("twice", *given, "--gradient_checkpointing")) == 0
+    kept, twice = (load_file(str(out / f"{name}.safetensors")) for name in ("kept", "twice"))
+    assert any(key.startswith("lora_te_") and key.endswith("lora_up.weight") and bool(tensor.any()) for key, tensor in twice.items())
+    for key, tensor in kept.items():
+        torch.testing.assert_close(twice[key], tensor, rtol=1e-3, atol=1e-5)
