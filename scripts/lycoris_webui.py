@@ -2,22 +2,23 @@
 
 from lib_lycoris.hosts import detect
 from lib_lycoris.hosts.webui.adapters import unsupported
+from lib_lycoris.ui.uncollected import uncollected
 
 host = detect()
 if host is None:
     print(unsupported())
 else:
-    from lib_lycoris.hosts.library.cards import LibraryCards
-    from lib_lycoris.hosts.webui import files, register
-    from lib_lycoris.hosts.webui.generate import WebuiGenerator
-    from lib_lycoris.hosts.webui.interface import tab as interface
-    from lib_lycoris.tools.examine.inspect import inspect
-    from lib_lycoris.tools.jobs.queue import shared
-    from lib_lycoris.tools.jobs.service import JobService
-    from lib_lycoris.ui.context import PageContext
-    from lib_lycoris.ui.pages import HostTab
-    from lib_lycoris.ui.settings import Settings
-
+    with uncollected():
+        from lib_lycoris.hosts.library.cards import LibraryCards
+        from lib_lycoris.hosts.webui import files, register
+        from lib_lycoris.hosts.webui.generate import WebuiGenerator
+        from lib_lycoris.hosts.webui.interface import tab as interface
+        from lib_lycoris.tools.examine.inspect import inspect
+        from lib_lycoris.tools.jobs.queue import shared
+        from lib_lycoris.tools.jobs.service import JobService
+        from lib_lycoris.ui.context import PageContext
+        from lib_lycoris.ui.pages import HostTab
+        from lib_lycoris.ui.settings import Settings
     applies = host.webui.applies
     if applies:
         register.register()

@@ -33,15 +33,17 @@ import json, sys, tempfile, time
 from pathlib import Path
 import torch, gradio, safetensors.torch
 begun = time.process_time()
-from lib_lycoris.hosts.library.cards import LibraryCards
-from lib_lycoris.hosts.webui import register
-from lib_lycoris.hosts.webui.adapters import a1111
-from lib_lycoris.tools.examine.inspect import inspect
-from lib_lycoris.tools.jobs.queue import Jobs
-from lib_lycoris.tools.jobs.service import JobService
-from lib_lycoris.ui.context import PageContext
-from lib_lycoris.ui.pages import HostTab
-from lib_lycoris.tools import TOOLS
+from lib_lycoris.ui.uncollected import uncollected
+with uncollected():
+    from lib_lycoris.hosts.library.cards import LibraryCards
+    from lib_lycoris.hosts.webui import register
+    from lib_lycoris.hosts.webui.adapters import a1111
+    from lib_lycoris.tools.examine.inspect import inspect
+    from lib_lycoris.tools.jobs.queue import Jobs
+    from lib_lycoris.tools.jobs.service import JobService
+    from lib_lycoris.ui.context import PageContext
+    from lib_lycoris.ui.pages import HostTab
+    from lib_lycoris.tools import TOOLS
 imported = time.process_time() - begun
 modules = sum(name.startswith("lib_lycoris") for name in sys.modules)
 from lib_lycoris.hosts.embedded.files import FolderStore

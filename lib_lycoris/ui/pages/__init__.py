@@ -10,6 +10,7 @@ from gradio.context import Context
 
 from ..context import PageContext, events_of
 from ..style import notes
+from ..uncollected import uncollected
 from .blocks import BlocksPage
 from .change import ChangePage
 from .extract import ExtractPage
@@ -44,9 +45,10 @@ class HostTab:
         try:
             root = Context.root_block
             before = len(events_of(root))
-            with gr.Column(elem_id="lyco_page"), gr.Tabs(elem_id="lyco_tabs"):
-                build_pages(self.context)
-            self.context.finish(root, before)
+            with uncollected():
+                with gr.Column(elem_id="lyco_page"), gr.Tabs(elem_id="lyco_tabs"):
+                    build_pages(self.context)
+                self.context.finish(root, before)
         except Exception as error:  # noqa: BLE001 - nothing of ours may keep the webui from starting
             traceback.print_exc()
             gr.HTML(notes(errors=[f"The pages of LyCORIS could not be made, its tags work: {type(error).__name__}: {error}"]))
