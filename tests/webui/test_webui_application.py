@@ -59,36 +59,61 @@ def test_nothing_is_hooked_before_the_first_tag(running: Running, plain: Picture
     assert running.webui.call("/tests/hooked")["forwards"]["Linear_forward"].startswith("lib_lycoris")
 
 
-def check(running: Running, plain: Picture, models: Path, file: Path, count: int) -> None:
-    """The network matches whole, changes the image as the checkpoint with it merged in does, and leaves nothing behind."""
-    checkpoint, merged = models / "checkpoints" / "sd1-1.safetensors", models / "checkpoints" / "merged.safetensors"
-    network = load(file, base_of(checkpoint, "sd1"))
+SAMPLES = (*ALGORITHMS, *(f"style {style}" for style in STYLES))
+
+
+@pytest.fixture(scope="module")
+def painted() -> dict[str, Picture]:
+    """The images of tags that were made so far: the checkpoint is not changed back for each of them."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def untouched(running: Running) -> str:
+    """The digest of the model's parameters before the first sample."""
+    return running.bits()
+
+
+def write_sample(running: Running, models: Path, sample: str) -> tuple[Path, int]:
+    """Write the network of an algorithm, or a LoRA in a style of keys; return its file and how many layers it is for."""
+    base, file = base_of(models / "checkpoints" / "sd1-1.safetensors", "sd1"), running.webui.lyco_dir / f"sample-{sample}.safetensors"
+    if sample in ALGORITHMS:
+        return file, write_network(file, base, sample, size=0.8 if "lo" in sample else 1.0)
+    return file, write_network(file, base, "lora", SD1_LAYERS, sample.removeprefix("style "))
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_every_sample_changes_the_image_and_leaves_nothing(
+    running: Running, plain: Picture, untouched: str, models: Path, painted: dict[str, Picture], sample: str
+) -> None:
+    """Every algorithm and every style of keys matches whole."""
+    file, count = write_sample(running, models, sample)
+    network = load(file, base_of(models / "checkpoints" / "sd1-1.safetensors", "sd1"))
     assert len(modules_of(network)) == count and not network.skipped
-    changed = running.generate(f"<lyco:{file.stem}:0.8>")
+    painted[sample] = running.generate(f"<lyco:{file.stem}:0.8>")
     assert running.problems == ""
-    assert mean(changed, plain) >= 1
-    merge(checkpoint, merged, [(network, 0.8)])
-    running.webui.call("/sdapi/v1/refresh-checkpoints", {})
-    expected = running.generate(override_settings={"sd_model_checkpoint": merged.name}, override_settings_restore_afterwards=True)
-    assert running.info["sd_model_name"] == "merged"
-    assert largest(changed, expected) <= 1
+    assert mean(painted[sample], plain) >= 1
     assert largest(running.generate(), plain) == 0
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_algorithm_equals_its_merge(running: Running, plain: Picture, models: Path, algorithm: str) -> None:
-    base = base_of(models / "checkpoints" / "sd1-1.safetensors", "sd1")
-    file = running.webui.lyco_dir / f"one-{algorithm}.safetensors"
-    count = write_network(file, base, algorithm, size=0.8 if "lo" in algorithm else 1.0)
-    check(running, plain, models, file, count)
+def test_after_all_samples_every_parameter_is_as_before(running: Running, untouched: str) -> None:
+    assert running.bits() == untouched
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_every_key_style_matches_whole(running: Running, plain: Picture, models: Path, style: str) -> None:
-    base = base_of(models / "checkpoints" / "sd1-1.safetensors", "sd1")
-    file = running.webui.lyco_dir / f"style-{style}.safetensors"
-    count = write_network(file, base, "lora", SD1_LAYERS, style)
-    check(running, plain, models, file, count)
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_every_sample_equals_its_merge(running: Running, models: Path, painted: dict[str, Picture], sample: str) -> None:
+    """What the checkpoint with the network merged in paints, the tag painted."""
+    checkpoint, merged = models / "checkpoints" / "sd1-1.safetensors", models / "checkpoints" / f"merged {sample}.safetensors"
+    if sample not in painted:  # this test runs alone
+        file, _ = write_sample(running, models, sample)
+        painted[sample] = running.generate(f"<lyco:{file.stem}:0.8>")
+    network = load(running.webui.lyco_dir / f"sample-{sample}.safetensors", base_of(checkpoint, "sd1"))
+    merge(checkpoint, merged, [(network, 0.8)])
+    running.webui.call("/sdapi/v1/refresh-checkpoints", {})
+    expected = running.generate(override_settings={"sd_model_checkpoint": merged.name}, override_settings_restore_afterwards=True)
+    merged.unlink()
+    assert running.info["sd_model_name"] == merged.stem
+    assert largest(painted[sample], expected) <= 1
 
 
 def test_tags_of_both_loaders_commute_and_leave_nothing(running: Running, plain: Picture) -> None:

@@ -16,7 +16,7 @@ from tests.webui.kinds import recognise
 from tests.webui.running import PROBE, PROMPT, Picture, Running, largest, mean
 from tests.webui.server import HERE, WebUI, make_checkpoints
 
-pytestmark = [pytest.mark.webui, pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.webui, pytest.mark.timeout(1800)]
 torch.set_num_threads(1)
 NETWORKS = {"full": "lora", "hada": "loha", "turned": "dora_out", "rotated": "oft", "norms": "norm"}
 Start = Callable[..., AbstractContextManager[Running]]
@@ -29,11 +29,11 @@ def models(webui_dir: Path, webui_python: str, tmp_path_factory: pytest.TempPath
     return folder
 
 
-@pytest.fixture
-def start(webui_dir: Path, webui_python: str, models: Path, tmp_path: Path) -> Start:
+@pytest.fixture(scope="module")
+def start(webui_dir: Path, webui_python: str, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
     @contextmanager
     def started(name: str, *extensions: Path, **options: Any) -> Iterator[Running]:
-        data = tmp_path / name
+        data = tmp_path_factory.mktemp(name)
         webui = WebUI(webui_dir, Path(webui_python), models=models, data=data, extensions=[PROBE, *extensions], options=options)
         base = base_of(models / "checkpoints" / "sd1-1.safetensors", "sd1")
         for seed, (file, algorithm) in enumerate(NETWORKS.items(), 5):
@@ -63,33 +63,36 @@ def pictures(running: Running) -> dict[str, Picture]:
     return found
 
 
-@pytest.mark.only_in("neo")
-def test_a_model_that_is_loaded_in_part_gives_the_same_images(start: Start) -> None:
+@pytest.fixture(scope="module")
+def whole(start: Start, models: Path) -> tuple[dict[str, Picture], Picture]:
+    """The images of a model loaded whole in full precision, and that of the checkpoint with a network merged in."""
+    checkpoint, merged = models / "checkpoints" / "sd1-1.safetensors", models / "checkpoints" / "merged.safetensors"
     with start("whole") as running:
-        whole = pictures(running)
+        found = pictures(running)
+        merge(checkpoint, merged, [(load(running.webui.lyco_dir / "full.safetensors", base_of(checkpoint, "sd1")), 0.8)])
+        running.webui.call("/sdapi/v1/refresh-checkpoints", {})
+        return found, running.generate(override_settings={"sd_model_checkpoint": merged.name})
+
+
+@pytest.mark.only_in("neo")
+def test_a_model_that_is_loaded_in_part_gives_the_same_images(start: Start, whole: tuple[dict[str, Picture], Picture]) -> None:
     with start("part", HERE / "partial") as running:
         part = pictures(running)
         assert "loaded partially" in running.webui.log()
         assert largest(running.generate(), part[""]) == 0
         both = running.generate("<lyco:full:0.6><lora:plain:0.7>")
         assert largest(both, part["<lora:plain:0.7><lyco:full:0.6>"]) == 0
-    apart = {tags: largest(part[tags], whole[tags]) for tags in whole}
+    apart = {tags: largest(part[tags], whole[0][tags]) for tags in whole[0]}
     assert max(apart.values()) <= 1, apart
 
 
 @pytest.mark.only_in("neo")
-def test_weights_in_fp8_lose_no_more_than_with_the_hosts_own_networks(start: Start, models: Path) -> None:
+def test_weights_in_fp8_lose_no_more_than_with_the_hosts_own_networks(start: Start, whole: tuple[dict[str, Picture], Picture]) -> None:
     """Against the image of the network merged in full precision: ours on fp8 weights, and the host's own on them as they are computed."""
-    checkpoint, merged = models / "checkpoints" / "sd1-1.safetensors", models / "checkpoints" / "merged.safetensors"
-    with start("exact") as running:
-        file = running.webui.lyco_dir / "full.safetensors"
-        merge(checkpoint, merged, [(load(file, base_of(checkpoint, "sd1")), 0.8)])
-        running.webui.call("/sdapi/v1/refresh-checkpoints", {})
-        exact = running.generate(override_settings={"sd_model_checkpoint": merged.name})
-        assert largest(running.generate("<lyco:full:0.8>"), exact) <= 1
-        content = file.read_bytes()
+    found, exact = whole
+    assert largest(found["<lyco:full:0.8>"], exact) <= 1
     with start("fp8", forge_unet_storage_dtype="float8-e4m3fn (fp16 LoRA)") as running:
-        (running.webui.lora_dir / "full.safetensors").write_bytes(content)
+        (running.webui.lora_dir / "full.safetensors").write_bytes((running.webui.lyco_dir / "full.safetensors").read_bytes())
         running.webui.call("/sdapi/v1/refresh-loras", {})
         plain, ours = running.generate(), running.generate("<lyco:full:0.8>")
         assert running.problems == "" and mean(ours, plain) >= 1

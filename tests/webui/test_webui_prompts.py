@@ -86,3 +86,9 @@ def test_a_decimal_comma_is_read_with_a_note(running: Running) -> None:
     good = running.generate("<lyco:full:0.7>")
     assert running.problems == ""
     assert largest(running.generate("<lyco:full:0,7>"), good) == 0 and "0,7 was read as 0.7" in running.problems
+
+
+def test_te_0_says_that_the_unet_is_off_too(running: Running, plain: Picture) -> None:
+    assert largest(running.generate("<lyco:full:te=0>"), plain) == 0
+    assert "te=0 also turns the UNet off" in running.problems and "te=0:unet=1" in running.problems
+    assert mean(running.generate("<lyco:full:te=0:unet=1>"), plain) >= 1 and running.problems == ""

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
+from lib_lycoris.ui.pages import PAGES
 from tests.ui.test_app import READY, choose
 from tests.webui.running import PROBE, PROMPT, Running, largest, pixels
 from tests.webui.sample_networks import write_network
@@ -184,6 +185,15 @@ def test_a_network_is_looked_into_and_compared(webui: WebUI, page: Any) -> None:
     open_page(page, "Inspect")
     choose(page, "#lyco_inspect_model", NAME)
     wait_until_says(page, "#lyco_inspect_found", NAME)
+
+
+def test_every_page_of_the_tab_opens(page: Any) -> None:
+    tabs = page.locator("#lyco_tabs > .tab-nav button")
+    assert tabs.all_inner_texts() == [label for label, _, _ in PAGES]
+    for label, name, _ in PAGES:
+        open_page(page, label)
+        page.wait_for_function(f"document.querySelector('#lyco_tab_{name}').innerText.trim().length > 50")
+    assert "could not be made" not in page.inner_text("#tab_lycoris")
 
 
 def test_nothing_of_ours_is_in_the_webuis_own_settings_file(webui: WebUI) -> None:

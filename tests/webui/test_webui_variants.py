@@ -21,7 +21,7 @@ from tests.webui.running import HIRES, PROBE, PROMPT, Running, largest, mean
 from tests.webui.server import CHECKOUT, WebUI, make_checkpoints
 from tests.webui.test_webui_application import random_prompt
 
-pytestmark = [pytest.mark.webui, pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.webui, pytest.mark.only_in("a1111"), pytest.mark.timeout(1800)]
 PAIRS = 100
 
 
@@ -184,6 +184,7 @@ def test_lora_tags_can_be_taken_over(start: Starter) -> None:
         assert largest(running.generate(), plain) == 0
 
 
+@pytest.mark.long
 def test_what_we_cost_where_we_do_nothing(start: Starter) -> None:
     """After a first tag, runs without tags take as long as in a webui without us: the difference lies within that of two such webuis."""
     with start("with") as ours, start("without", checkout=None) as one, start("without-too", checkout=None) as other:
@@ -205,6 +206,7 @@ def test_what_we_cost_where_we_do_nothing(start: Starter) -> None:
         assert apart[0] <= cost <= apart[2]
 
 
+@pytest.mark.long
 def test_memory(start: Starter) -> None:
     """After the 200 random runs of the application's test the server holds at most 50 MB more than without us."""
 
