@@ -258,7 +258,7 @@ def test_verbs_go_to_the_command_line_and_tests_to_pytest(started: list[tuple]) 
         inside,
         ("new", ("app",)),
         (*inside, "inspect", "a b.safetensors"),
-        ("new", ("app", "test", "oracle")),
+        ("new", ("app", "test", "oracle", *(extra for extra, _ in run.OPTIMISERS.values()))),  # trainings of minutes want them
         (*pytest_itself, "--long", "-k", "x"),
         ("old", ("app", "test")),
         (*pytest_itself, "-m", "not browser", *several_processes()),
