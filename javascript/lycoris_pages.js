@@ -86,6 +86,21 @@
         }
     });
 
+    /* A slider's field that is left empty takes back what it had; Gradio would make it the lowest value. Heard before Gradio does. */
+    const BOX = "#lyco_page input[type=number]";
+    document.addEventListener("focus", (event) => {
+        if (event.target instanceof Element && event.target.matches(BOX)) {
+            event.target.dataset.lycoBefore = event.target.value;
+        }
+    }, true);
+    document.addEventListener("blur", (event) => {
+        const box = event.target instanceof Element && event.target.matches(BOX) ? event.target : null;
+        if (box && box.value === "" && box.dataset.lycoBefore && box.closest(".block")?.querySelector("input[type=range]")) {
+            box.value = box.dataset.lycoBefore;
+            box.dispatchEvent(new Event("input", {bubbles: true}));
+        }
+    }, true);
+
     /* On a phone the image is below: it is brought into sight. */
     document.addEventListener("click", (event) => {
         if (event.target instanceof Element && event.target.closest("#lyco_generate") && window.innerWidth <= 768) {
@@ -94,8 +109,22 @@
     });
 
     document.addEventListener("click", (event) => {
-        if (event.target instanceof Element && event.target.closest("[data-lyco-notify]") && "Notification" in window) {
-            Notification.requestPermission();
+        const button = event.target instanceof Element ? event.target.closest("[data-lyco-notify]") : null;
+        const says = (word) => { button.textContent = word === "granted" ? "You will be told" : "This browser does not allow it"; };
+        if (button) {
+            Promise.resolve("Notification" in window ? Notification.requestPermission() : "denied").then(says);
+        }
+    });
+
+    /* The settings of an image of the list go into the fields of Generate. */
+    document.addEventListener("click", (event) => {
+        const button = event.target instanceof Element ? event.target.closest("[data-lyco-settings]") : null;
+        const area = document.querySelector("#lyco_info textarea");
+        if (button && area) {
+            area.value = button.dataset.lycoSettings;
+            area.dispatchEvent(new Event("input", {bubbles: true}));
+            openTab("Generate");
+            window.setTimeout(() => document.querySelector("#lyco_info_use")?.click(), 200);
         }
     });
 
@@ -143,7 +172,7 @@
     }
 
     const title = document.title;
-    let job = null; // {bar's place, when it began, the quarter that was said}
+    const jobs = new Map(); // place of a progress bar -> when it began, the quarter that was said
     let told = "";
 
     function name(text) {
@@ -152,26 +181,45 @@
         }
     }
 
+    function follow(place, percent) {
+        const quarter = Math.floor(percent / 25);
+        const job = jobs.get(place);
+        if (!job) {
+            jobs.set(place, {began: Date.now(), quarter: quarter});
+            say("Started");
+        } else if (quarter > job.quarter) {
+            job.quarter = quarter;
+            say(`${25 * quarter} percent`);
+        }
+    }
+
+    function end(place, began) {
+        const text = document.getElementById(place)?.innerText.trim() || "Ended";
+        say(text);
+        name(`${text.split(/[.,](?:\s|$)/)[0]} - ${title}`);
+        window.setTimeout(rest, 5000);
+        if (Date.now() - began > LONG && !document.hasFocus() && "Notification" in window && Notification.permission === "granted") {
+            new Notification("LyCORIS", {body: text});
+        }
+    }
+
+    /* What has ended stands in the title until it is seen. */
+    function rest() {
+        if (!jobs.size && document.hasFocus()) {
+            name(title);
+        }
+    }
+
     function look() {
-        const bar = page().querySelector("[role=progressbar]");
-        if (bar) {
-            const percent = Number(bar.getAttribute("aria-valuenow"));
-            job = job || {place: bar.closest("[id]").id, began: Date.now(), quarter: 0, fresh: true};
-            const quarter = Math.floor(percent / 25);
-            if (job.fresh || quarter > job.quarter) {
-                say(job.fresh ? "Started" : `${25 * quarter} percent`);
-                job.quarter = quarter;
-                job.fresh = false;
-            }
-            name(`${percent} % - ${title}`);
-        } else if (job) {
-            const text = document.getElementById(job.place)?.innerText.trim() || "Ended";
-            say(text);
-            name(`${text.split(/[.,]/)[0]} - ${title}`);
-            if (Date.now() - job.began > LONG && document.hidden && "Notification" in window && Notification.permission === "granted") {
-                new Notification(title, {body: text});
-            }
-            job = null;
+        const bars = new Map(Array.from(page().querySelectorAll("[role=progressbar]"),
+            (bar) => [bar.closest("[id]").id, Number(bar.getAttribute("aria-valuenow"))]));
+        bars.forEach((percent, place) => follow(place, percent));
+        for (const [place, job] of Array.from(jobs).filter(([place]) => !bars.has(place))) {
+            jobs.delete(place);
+            end(place, job.began);
+        }
+        if (bars.size) { // jobs that wait for another are at 0
+            name(`${Math.max(...bars.values())} % - ${title}`);
         }
         const errors = Array.from(page().querySelectorAll(".lyco_note.worse")).filter(seen).map((note) => note.innerText).join(" ");
         if (errors !== told) {
@@ -183,11 +231,7 @@
         keepFocus();
     }
 
-    window.addEventListener("focus", () => {
-        if (!job) {
-            name(title);
-        }
-    });
+    window.addEventListener("focus", rest);
 
     /* The focus never falls to the body: where its element went away or was switched off, the nearest one takes it. */
     let last = null;

@@ -18,6 +18,7 @@ from ..tools.jobs.places import SUFFIX, new_file
 from ..tools.jobs.queue import Jobs
 from .events import by_hand, on_any
 from .parts.file_choice import wire_pickers
+from .parts.generation.making import Maker
 from .settings import Settings
 from .style import scripted
 
@@ -32,6 +33,7 @@ class Receiver:
     take: Callable[..., Any]
     inputs: list[Any]
     outputs: list[Any]
+    most: int | None = None  # networks that it takes at a time
 
 
 @dataclass
@@ -49,7 +51,9 @@ class PageContext:
     any_path: bool = False  # whether the user may name files anywhere on this machine: not where others can open the page
     receivers: dict[str, Receiver] = field(default_factory=dict)  # pages that take chosen networks: "Merge", "Compare", ...
     trains_here: bool = False  # whether this process's own packages may train: the app's, never a webui's
+    maker: Maker = field(default_factory=Maker)  # makes images, one piece of work at a time for all pages
     unload: Callable[[], str] | None = None  # gives the memory of the loaded model back until it is used again; returns a sentence
+    used: Path | None = None  # the checkpoint that was chosen here last
     _used: list[Path] = field(default_factory=list)  # checkpoints that images were made with before
     _wires: list[Wire] = field(default_factory=list)
     _loads: list[Load] = field(default_factory=list)
@@ -69,16 +73,22 @@ class PageContext:
             raise ToolError("images are not made here")
         before = self.store.loaded()
         said = self.use_checkpoint(path)
+        self.used = path
         if before is not None and before.path != path:
             self._used = [*self._used, before.path][-20:]
         return said
+
+    @property
+    def has_one_before(self) -> bool:
+        """Tell whether :meth:`use_the_one_before` has something to go back to."""
+        return bool(self._used)
 
     def use_the_one_before(self) -> str:
         """Go back to the checkpoint that was used before this one; return a sentence. Raises LycorisError if there is none."""
         if not self._used or self.use_checkpoint is None:
             raise ToolError("no other checkpoint was used before this one")
         said = self.use_checkpoint(self._used[-1])
-        self._used.pop()
+        self.used = self._used.pop()
         return said
 
     def fits_loaded(self, names: Sequence[str]) -> bool:
@@ -113,6 +123,15 @@ class PageContext:
     def after_load(self, function: Callable[..., Any], inputs: Sequence[Any], outputs: Any) -> None:
         """Call a function each time the UI is opened, when what :meth:`on_load` brings is there; it should mostly take no time."""
         self._after.append((function, list(inputs), outputs))
+
+    def on_return(self, elem_id: str, found: Callable[[], Any], follow: Callable[[], Any], outputs: Sequence[Any]) -> None:
+        """Show work that goes on to somebody who opens the UI: ``follow()`` yields updates of ``outputs`` until its end.
+
+        ``found()`` returns the updates for the moment, and behind them what this work is known by, or gr.update() where none goes on.
+        """
+        following = gr.Textbox("", elem_id=elem_id, elem_classes=["lyco_hidden"], show_label=False, container=False)
+        self.on_load(found, [*outputs, following])
+        following.change(follow, None, list(outputs), show_progress="hidden")
 
     def keep(self, page: str, fields: Mapping[str, Any]) -> None:
         """Keep the values of fields between visits: kept under its name what the user puts in, and back when the UI is opened."""

@@ -1,15 +1,32 @@
-"""What the wiring of every page needs: what an event returns, how quick ones are done, one function for many events, a component's tab."""
+"""What the wiring of every page needs: what an event returns, how quick ones are done, one function for many events, following work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.context import Context
 
 Update = dict[str, Any]  # as gr.update() returns it
+BEAT = 5.0  # seconds after which a state is told again though it is the same
+State = TypeVar("State")
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}  # of events that take no time: none waits, nothing flickers
+
+
+def states(wait: Callable[[float], bool], now: Callable[[], State], pause: float) -> Iterator[State]:
+    """Yield how far work is until ``wait(seconds)`` tells its end: at each change, and now and then.
+
+    Gradio sees only at a yield that a page was closed, and gives free what has followed for it: one of few places.
+    """
+    shown: State | None = None
+    told = 0.0
+    while not wait(pause):
+        found = now()
+        if found != shown or time.monotonic() - told > BEAT:
+            shown, told = found, time.monotonic()
+            yield found
 
 
 def tab_of(component: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Every page of the app in a real browser: read by axe, worked by keys alone, back after a reload, with 5,000 files."""
+"""Every page of the app in a real browser: read by axe, worked by keys alone, with 5,000 files."""
 
 from __future__ import annotations
 
@@ -95,23 +95,6 @@ def test_the_keyboard_alone_merges_and_sets_a_block(page: Any) -> None:  # noqa:
     page.wait_for_function("document.querySelector('#lyco_blocks_values textarea').value.startsWith('1,-1,')")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.type") == "range"  # one stop a block
-
-
-def test_a_reload_in_the_middle_finds_image_tab_and_fields_again(page: Any) -> None:  # noqa: F811
-    write(page, "#lyco_prompt", "a blue square")
-    page.fill("#lyco_steps input[type=number]", "100")
-    page.click("#lyco_generate")
-    wait_until_says(page, "#lyco_progress", "of 100")
-    page.reload(wait_until="domcontentloaded")
-    page.wait_for_selector(READY, state="attached")
-    wait_until_says(page, "#lyco_progress", "of 100")
-    assert page.input_value("#lyco_prompt textarea") == "a blue square"
-    page.click("#lyco_cancel")
-    wait_until_says(page, "#lyco_progress", "Cancelled.")
-    page.fill("#lyco_steps input[type=number]", "4")
-    go_to(page, "Inspect")
-    page.reload(wait_until="domcontentloaded")
-    page.wait_for_function("document.querySelector('#lyco_tabs > .tab-nav .selected')?.innerText.trim() === 'Inspect'")
 
 
 def with_many(data: Path) -> Path:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.infotext import save_png
 from lib_lycoris.hosts.protocol import GenerationProgress
 from lib_lycoris.tools.jobs.queue import Jobs
+from lib_lycoris.ui import events
 from lib_lycoris.ui.app import AT_ONCE, build, free_port, queued
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.generate import GeneratePage, add_tag
@@ -124,12 +126,17 @@ def test_an_unexpected_error_is_told_too(page: GeneratePage, monkeypatch: pytest
     "prompt, name, strength, expected",
     [
         ("a house", "style", 0.7, "a house <lyco:style:0.7>"), ("", "style", 1, "<lyco:style:1>"),
-        ("a ", "sub/x", None, "a <lyco:sub/x:1>"),
+        ("a ", "sub/x", 1, "a <lyco:sub/x:1>"),
         ("a", "x", -0.5, "a <lyco:x:-0.5>"), ("a", None, 1, "a"),
     ],
 )  # fmt: skip
 def test_a_chosen_network_becomes_a_tag(prompt: str, name: str | None, strength: float | None, expected: str) -> None:
     assert add_tag(prompt, name, strength)[0] == expected
+
+
+def test_an_empty_strength_is_an_error_and_not_1() -> None:
+    prompt, chosen, said = add_tag("a", "style", None)
+    assert (prompt, chosen["value"]) == ("a", None) and "Strength: a number is missing" in said["value"]
 
 
 def test_a_request_is_read_from_the_controls() -> None:
@@ -146,6 +153,15 @@ def test_texts_of_people_are_escaped_and_the_bar_is_readable() -> None:
     assert 'aria-valuenow="40"' in bar(0.4, "x") and 'role="progressbar"' in bar(0.4, "x")
     assert GenerationProgress(3, 20, 0.5, 34.2).text() == "step 3 of 20 - 2.0 s/step - 34 s left"
     assert GenerationProgress(3, 20, 4.0, 4.25).text() == "step 3 of 20 - 4.0 steps/s - 4 s left"
+
+
+def test_work_is_told_at_each_change_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([False] * 6 + [True])
+    now = iter("aabbbb")
+    assert list(events.states(lambda _: next(told), lambda: next(now), 0.0)) == ["a", "b"]
+    monkeypatch.setattr(events, "BEAT", 0.0)
+    told, now = iter([False, False, True]), iter("aa")
+    assert list(events.states(lambda _: next(told), lambda: next(now), 0.0)) == ["a", "a"]  # Gradio sees then that a page was closed
 
 
 def test_a_taken_port_is_passed_over() -> None:
@@ -165,6 +181,8 @@ def test_the_page_has_every_control(host: EmbeddedHost, tmp_path: Path) -> None:
     names = "prompt negative add strength seed steps width height cfg sampler generate cancel progress gallery notes info"
     pages = "tab_generate tab_merge tab_extract tab_change tab_blocks tab_inspect"
     assert {f"lyco_{name}" for name in f"{names} {pages}".split()} <= ids
+    twice = Counter(filter(None, (component["props"].get("elem_id") for component in blocks.config["components"])))
+    assert [name for name, count in twice.items() if count > 1] == []
 
 
 def test_one_picture_is_made_at_a_time(page: GeneratePage) -> None:
@@ -220,13 +238,13 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @contextmanager
-def running_app(python: str, data: Path) -> Iterator[str]:
-    """Start an app with this folder for its data, and give its address."""
+def running_app(python: str, data: Path, start: str = START) -> Iterator[str]:
+    """Start an app with this folder for its data, and give its address; ``start``: the program."""
     log = data / "log"
     words = ["--no-browser", "--port", str(free_port(7950)), "--device", "cpu", "--data-dir", str(data)]
     with log.open("w") as output:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([python, "-c", START, *words], cwd=ROOT, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen([python, "-c", start, *words], cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
         yield wait_for(log, process)
     finally:

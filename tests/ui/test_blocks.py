@@ -523,7 +523,7 @@ def setup_for(host: EmbeddedHost, name: str, blocks: tuple[str, ...], alone: boo
 def last(host: EmbeddedHost, setup: Setup) -> Outcome:
     told: list[tuple[float, str]] = []
     *_, outcome = analyse(host, setup, lambda *state: told.append(state), Event())
-    assert [share for share, _ in told] == sorted(share for share, _ in told) and told[-1][0] == 1.0 and "left" in told[-1][1]
+    assert [share for share, _ in told] == sorted(share for share, _ in told) and told[-1][0] == 1.0 and "finishing" in told[-1][1]
     return outcome
 
 
@@ -604,10 +604,26 @@ def test_the_analysis_stops_within_a_second(page: BlocksPage, context: PageConte
     shown = next(run)
     assert "image 1 of 2 (all blocks), step" in shown[0]["value"]
     assert "running" in next(part.run(*analyzer_values(state)))[0]["value"]
-    part.stop()
+    context.maker.stop()
     began = time.monotonic()
     *_, ended = run
     assert time.monotonic() - began < 1 and "Cancelled." in ended[0]["value"] and ended[5]["interactive"] is True
+
+
+def test_an_analysis_goes_on_when_its_page_is_closed_and_is_followed_when_it_is_opened_again(
+    page: BlocksPage, context: PageContext
+) -> None:
+    state = value(page.choose(BlockState(), "demo-lora", *NUMBERS), "state")
+    part = AnalyzerPart(context)
+    run = part.run(*analyzer_values(state, steps=30))
+    next(run)
+    run.close()
+    *found, following = part.found()
+    assert "role=" in found[0]["value"] and found[5]["interactive"] is False and following["value"]
+    *_, done = part.resume()
+    assert "Done, seed 1: 1 blocks" in done[0]["value"]
+    *again, following = part.found()
+    assert again[0] == done[0] and again[4]["visible"] is True and "value" not in following
 
 
 def test_what_cannot_be_analyzed_is_a_sentence(page: BlocksPage, context: PageContext) -> None:

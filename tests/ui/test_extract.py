@@ -20,6 +20,7 @@ from lib_lycoris.demo import CHECKPOINT, NETWORKS
 from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.networks.reading.header import read_metadata
 from lib_lycoris.prompt import Presets
+from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.examine.network_spectra import network_spectra
 from lib_lycoris.tools.extract import extract, measure
 from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
@@ -37,6 +38,7 @@ from lib_lycoris.ui.pages.change import NONE, ChangePage, _asked
 from lib_lycoris.ui.pages.extract import ExtractPage
 from lib_lycoris.ui.pages.inspect import InspectPage
 from lib_lycoris.ui.parts.curve import sentence
+from lib_lycoris.ui.parts.tools.live_plan import as_html
 from lib_lycoris.ui.parts.tools.rank_choice import FIXED, SIZE, RankChoice
 from lib_lycoris.ui.parts.tools.tool_form import ToolForm
 from tests.tools.test_extract import LORAS, network_file, random_weights
@@ -516,6 +518,30 @@ def test_every_form_has_the_options_that_its_tool_requires(change: ChangePage) -
         known = {option.name for option in (*form.picked, *form.front.options, *form.rest.options)} | {"undo_file"}
         known |= {form.output.name} if form.output else set()
         assert {option.name for option in form.tool.options if option.required} <= known
+
+
+def test_every_form_shows_the_plan_of_its_tool(change: ChangePage, tmp_path: Path) -> None:
+    folder = tmp_path
+    files: dict[str, Any] = {"sd_model": CHECKPOINT, "models": [NETWORKS / "demo-lora.safetensors"]}
+    TOOLS["merge"].run(**files, save_to=folder / "planned.safetensors", undo_file=folder / "planned.undo")
+    given: dict[str, dict[str, Any]] = {
+        "verify": {"merged": folder / "planned.safetensors", **files},
+        "undo": {"merged": folder / "planned.safetensors", "undo_file": folder / "planned.undo", "save_to": folder / "new.safetensors"},
+        "find": {"library": [NETWORKS / "demo-lora.safetensors"], "model": NETWORKS / "demo-lora.safetensors"},
+        "split": {"model": NETWORKS / "demo-dylora.safetensors", "unit": 2},
+        "prune": {"model": folder / "half-dead.safetensors"},
+    }
+    half_dead = {"q.lora_up.weight": torch.ones(8, 2), "q.lora_down.weight": torch.ones(2, 8)}
+    dead = {key.replace("q.", "k."): torch.zeros_like(value) for key, value in half_dead.items()}
+    save_file({f"lora_unet_{key}": value for key, value in {**half_dead, **dead}.items()}, folder / "half-dead.safetensors")
+    for form in change.forms.values():
+        options = given.get(form.page, {"model": NETWORKS / "demo-lora.safetensors"})
+        required = {option.name for option in form.tool.options if option.required}
+        options |= {"base_model": files["sd_model"]} if "base_model" in required else {}
+        options |= {"save_to": folder / "new.safetensors"} if "save_to" in required else {}
+        options |= {"new_rank": 1} if form.page in ("resize", "slim") else {}
+        shown = as_html(form.tool.plan(**options), form.tool)
+        assert "<dt>time</dt>" in shown and "lyco_plan_text" in shown, form.page
 
 
 def test_the_rules_of_a_choice_are_the_tools() -> None:

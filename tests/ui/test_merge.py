@@ -27,10 +27,11 @@ from lib_lycoris.tools.units import megabytes
 from lib_lycoris.ui.context import PageContext, fits
 from lib_lycoris.ui.pages import HostTab
 from lib_lycoris.ui.pages.merge import BASE, CHECKPOINT, INTO_CHECKPOINT, INTO_NETWORK, MergePage, mode_changed
+from lib_lycoris.ui.parts.durations import duration
 from lib_lycoris.ui.parts.network_table import EMPTY, MOST, NetworkRow, NetworkTable, rows_of_prompt
 from lib_lycoris.ui.parts.tools import live_plan
 from lib_lycoris.ui.parts.tools.fields import DEFAULT, OptionFields
-from lib_lycoris.ui.parts.tools.job_panel import JobPanel, duration, words
+from lib_lycoris.ui.parts.tools.job_panel import BUSY, JobPanel, words
 from lib_lycoris.ui.settings import Settings
 from lib_lycoris.ui.style import tag_box
 
@@ -71,7 +72,7 @@ def page(context: PageContext) -> MergePage:
 
 def values(
     page: MergePage, entries: list[NetworkRow], mode: str = INTO_CHECKPOINT, checkpoint: str | None = DEMO, name: str = "",
-    precision: str = DEFAULT, undo: bool = False, rank: float | None = None, size: float | None = None,
+    precision: str = DEFAULT, undo: bool = False, rank: float | None = 0, size: float | None = 0,
 ) -> list[Any]:  # fmt: skip
     """Return the values of all the page's inputs, those that are not named at their defaults."""
     rest = [component.value for component in (*page.more_checkpoint.components, *page.more_network.components)]
@@ -113,6 +114,13 @@ def test_no_network_is_dropped_in_silence(table: NetworkTable) -> None:
     assert [row.name for row in table.read(text)] == [f"n{number}" for number in range(MOST)]
     _, rows, shown = table.add("one-more", text)
     assert rows["value"] == text and "one-more was not added: a merge takes up to 100 networks" in shown["value"]
+
+
+def test_networks_that_are_sent_from_elsewhere_are_not_dropped_in_silence(table: NetworkTable) -> None:
+    names = [f"n{number}" for number in range(MOST + 2)]
+    rows, shown = table.receiver.take(names, EMPTY)
+    assert [row.name for row in table.read(rows["value"])] == names[:MOST]
+    assert f"n{MOST}, n{MOST + 1} were not added: a merge takes up to 100 networks" in shown["value"]
 
 
 def test_rows_and_tags_mean_the_same() -> None:
@@ -169,6 +177,8 @@ def test_fields_become_options_of_the_right_tool(page: MergePage, context: PageC
         ({"name": "../x"}, "leads outside"),
         ({"name": STEM}, "is there already"),
         ({"mode": INTO_NETWORK, "precision": "fp8_e5m2"}, "is for checkpoints"),
+        ({"mode": INTO_NETWORK, "rank": None}, "Rank: a number is missing"),
+        ({"mode": INTO_NETWORK, "size": None}, "Size: a number is missing"),
     ],
 )
 def test_wrong_fields_are_a_sentence_in_the_panel(page: MergePage, changes: dict[str, Any], words: str) -> None:
@@ -193,9 +203,11 @@ def test_networks_go_into_a_checkpoint_that_paints_as_the_prompt_did(page: Merge
     figure = last[PLOT]["value"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1. demo-lokr", "2. demo-lora"]
     try:
-        assert f"Images are made with merged now ({host.base.label})" in page.result.use()["value"]
+        assert f"Images are made with merged now ({host.base.label})" in page.result.use()[0]["value"]
         merged = host.generate(GenerationRequest("a red house", seed=3, steps=4, width=64, height=64)).image
         assert max(abs(a - b) for a, b in zip(asked.tobytes(), merged.tobytes(), strict=True)) <= 3
+        told, back = page.result.use_the_one_before()
+        assert "demo-scenes" in told["value"] and host.model.name == before.name and back["visible"] is False
     finally:
         host.use(before)
     *_, undone = page.panel.make_and_run(page.result.undo_options, [])
@@ -253,9 +265,14 @@ def test_two_clicks_start_one_job(page: MergePage, context: PageContext) -> None
     given = values(page, [NetworkRow("demo-lora")], INTO_NETWORK, name="once")
     first, second = (page.panel.make_and_run(page.options, given) for _ in range(2))
     next(first)
-    list(second)
+    *_, said = second  # from another window: it is told, and sees what came of the one that runs
     list(first)
     assert len(context.jobs.all()) == 1
+    assert (
+        BUSY.replace("'", "&#x27;") in said[NOTES]["value"]
+        and "once.safetensors" in said[NOTES]["value"]
+        and "Done" in said[STATE]["value"]
+    )
 
 
 def test_the_plan_tells_what_will_happen(page: MergePage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,11 +96,15 @@ def test_the_page_shows_notes_and_saves_them_for_the_webui_too(page: NetworksPag
 def test_chosen_networks_go_to_the_other_pages(page: NetworksPage) -> None:
     picked = '["demo-lora", "demo-loha"]'
     receivers = page.context.receivers
-    rows, _ = page._sender(receivers["Merge"].take)(picked, '[["demo-oft", "0.5", "", "", ""]]')
+    rows, _, _ = page._sender("Merge", receivers["Merge"])(picked, '[["demo-oft", "0.5", "", "", ""]]')
     assert [row[0] for row in json.loads(rows["value"])] == ["demo-oft", "demo-lora", "demo-loha"]
-    assert page._sender(receivers["Compare"].take)(picked)["value"] == ["demo-lora", "demo-loha"]
+    assert page._sender("Compare", receivers["Compare"])(picked)[0]["value"] == ["demo-lora", "demo-loha"]
     for name in ("Resize", "Convert"):
-        assert page._sender(receivers[name].take)(picked)["value"] == "demo-lora"
+        assert page._sender(name, receivers[name])('["demo-lora"]')[0]["value"] == "demo-lora"
+        chosen, said = page._sender(name, receivers[name])(picked)
+        assert "value" not in chosen and f"{name} takes one network at a time, and 2 are chosen" in said["value"]
+        chosen, said = page._sender(name, receivers[name])("[]")
+        assert "value" not in chosen and "No card is chosen" in said["value"]
 
 
 def test_leaves_are_turned_and_5000_cards_are_quick(page: NetworksPage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lib_lycoris.demo import CHECKPOINT, NETWORKS
 from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.hosts.embedded.files import open_store
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
-from lib_lycoris.hosts.infotext import save_png
+from lib_lycoris.hosts.infotext import infotext, save_png
 from lib_lycoris.hosts.library.cards import LibraryCards
-from lib_lycoris.hosts.protocol import GenerationRequest
+from lib_lycoris.hosts.protocol import GeneratedImage, GenerationRequest
 from lib_lycoris.networks.hashes import model_hash
 from lib_lycoris.prompt import OwnPresets
 from lib_lycoris.tools.jobs.queue import Jobs
@@ -65,7 +68,8 @@ def test_a_grid_asks_for_each_strength_of_each_row() -> None:
     assert plan_grid(REQUEST, "1", ALGORITHMS, ["b", "a"], "", ["LoKr", "LoHa"]).rows == ("LoHa (a)", "LoKr (b)")
     for wrong, said in (
         (("", BY_NETWORK, ["a"], ""), "Strengths"), (("1", BY_NETWORK, [], ""), "Networks"), (("1", SEEDS, ["a"], "x"), "whole number"),
-        (("1", SEEDS, ["a"], ""), "give some seeds"), (("1", BY_NETWORK, ["a"] * 101, ""), "more than a grid takes"),
+        (("1", SEEDS, ["a"], ""), "give some seeds"), (("1", SEEDS, ["a", "b"], "1"), "rows of seeds are made with one network"),
+        (("1", BY_NETWORK, ["a"] * 101, ""), "more than a grid takes"),
     ):  # fmt: skip
         with pytest.raises(ToolError, match=said):
             plan_grid(REQUEST, *wrong)
@@ -74,7 +78,7 @@ def test_a_grid_asks_for_each_strength_of_each_row() -> None:
 def test_a_grid_is_the_images_that_its_tags_make_and_is_saved_with_its_text(host: EmbeddedHost, tmp_path: Path) -> None:
     images = ImageFolder(tmp_path / "images", save_png)
     made = GridWork(plan_grid(REQUEST, "0, 1", BY_NETWORK, ["demo-lokr"], ""), host, images)
-    work = Work("grid")
+    work = Work("grid", made)
     name = made(work)
     alone = host.generate(made.grid.cells[0][1].request)
     assert made.made[0, 1].image.tobytes() == alone.image.tobytes() != made.made[0, 0].image.tobytes()
@@ -83,6 +87,7 @@ def test_a_grid_is_the_images_that_its_tags_make_and_is_saved_with_its_text(host
         assert sheet.crop((120 + 64, 24, 120 + 128, 24 + 64)).tobytes() == alone.image.convert("RGB").tobytes()
     text = text_of(images.path(name))
     assert 'Grid strengths: "0, 1", Grid rows: "demo-lokr"' in text and read_generation_text(text)["seed"] == 3
+    assert not made.problems  # a grid begins at strength 0 on purpose
     assert made.html().count('data-lyco-send="&lt;lyco:demo-lokr:1&gt;"') == 1 and made.html().count("<img") == 2
     work.cancel.set()
     with pytest.raises(Exception, match=""):
@@ -154,6 +159,9 @@ def test_results_stay_listed_run_again_and_are_deleted_into_a_folder(context: Pa
             assert other.wait(60)
         return str(told["value"])
 
+    used: list[Path] = []
+    context.use_checkpoint = lambda path: f"Used: {used.append(path) or path.name}"
+    assert "Use as checkpoint" in again.shown()[0]["value"] and "Used: merged.safetensors" in act("use") and used == [merged]
     assert "runs again, as merged-2.safetensors" in act("again")
     assert model_hash(merged.with_name("merged-2.safetensors")) == model_hash(merged)
     assert "as demo-scenes-restored.safetensors" in act("undo")
@@ -163,6 +171,27 @@ def test_results_stay_listed_run_again_and_are_deleted_into_a_folder(context: Pa
     assert "not in the folder of images" in act("delete_image", "../pages.json")
     again.emptied()
     assert again.history.deleted() == (0, 0)
+
+
+def test_what_is_measured_for_a_curve_is_no_result(context: PageContext, tmp_path: Path) -> None:
+    page, sizes = ResultsPage(context), tmp_path / "sizes.safetensors"
+    tuned = tmp_path / "tuned.safetensors"
+    save_file({key: value * 1.5 if value.is_floating_point() else value for key, value in load_file(CHECKPOINT).items()}, tuned)
+    job = context.jobs.start("measure", {"model_org": CHECKPOINT, "model_tuned": tuned, "save_to": sizes})
+    assert job.wait(60) and job.status == "done" and sizes.is_file()
+    page.ended(job)
+    assert page.history.entries() == []
+
+
+def test_images_of_earlier_days_have_name_size_settings_and_a_way_to_go(context: PageContext) -> None:
+    page = ResultsPage(context)
+    text = infotext(replace(REQUEST, prompt='a "<b>" circle'), 3, "demo-scenes", {})
+    image = ImageFolder(page.images.folder, save_png).add(GeneratedImage(Image.new("RGB", (64, 64), "red"), text, 3, (), ()))
+    shown = page.shown()[0]["value"]
+    assert f"{image.name}, under 0.1 MB" in shown and f'data-lyco-settings="{escape(text)}"' in shown
+    assert 'data-lyco-do="show_image"' in shown and "<b>circle" not in shown
+    _, told = page.act(json.dumps({"do": "delete_image", "id": image.name}))
+    assert "Moved to" in told["value"] and not image.exists() and str(page.history.folder / "deleted") in page.shown()[0]["value"]
 
 
 def test_presets_are_renamed_imported_and_exported(context: PageContext) -> None:

@@ -61,6 +61,7 @@ def test_the_fields_are_options_of_the_command_line(page: TrainPage, tmp_path: P
         ({"more": "--no_such_option 3"}, "unrecognized arguments"),
         ({"more": '"'}, "cannot be read"),
         ({"rate": "fast"}, "no number"),
+        ({"dim": None}, "Rank: a number is missing"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(page: TrainPage, tmp_path: Path, changes: dict[str, Any], reason: str) -> None:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from ...errors import HostError, PromptError
 from ...hosts.protocol import GenerationProgress, GenerationRequest, Generator
 from ...prompt.elements import expand_blocks
+from ..parts.durations import remaining
 from .values import BlockValues, tag_of
 
 FULL, OFF = "all blocks", "every block off"
@@ -147,7 +148,7 @@ class Clock:
         def step(progress: GenerationProgress) -> None:
             share = (self.done + progress.step / max(progress.steps, 1)) / self.total
             passed = time.monotonic() - self._began
-            left = f" - {passed * (1 - share) / share:.0f} s left" if share > 0 else ""
+            left = f" - {remaining(passed * (1 - share) / share)}" if share > 0 else ""
             self._tell(share, f"image {self.done + 1} of {self.total} ({label}), step {progress.step} of {progress.steps}{left}")
 
         return step

@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-import queue
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
-from threading import Event, Lock, Thread
-from typing import Any, Union
+from typing import Any
 
 import gradio as gr
 
 from ...errors import LycorisError, ToolError
 from ...hosts.protocol import GenerationCancelled, Generator
 from ..context import PageContext
-from ..events import Update, by_hand, on_any
+from ..events import QUICK, Update, by_hand, on_any, states
+from ..parts.generation.making import Work
 from ..parts.generation.request import read_request
-from ..style import bar, idle, notes
+from ..style import idle, notes
 from .analysis import FULL, OFF, Outcome, Setup, analyse, caption, chosen_blocks, first_cell, grid, prompts, side_by_side
 from .values import with_text
 
 READY = "Ready. One image is made for each block, and one or two to compare them with."
 NOT_PLANNED = "Choose a network above to see what will happen."
 NO_GENERATOR = "The analyzer compares images, and none can be made here; open this page where images are made."
+KIND = "analysis"  # of work on images
 DROP, ALONE = "without each block", "each block alone"
 NETWORK = 9  # place of the network's name among what setup() takes
 LARGEST_SEED = 2**32 - 1
 LOOK = 0.2  # seconds between two looks at the images in the making
-Message = Union[tuple[float, str], Outcome, BaseException, None]  # None: all is done
 Updates = tuple[dict[str, Any], ...]
 
 
+class Analysis:
+    """One analysis: what it was asked for, and what is known so far."""
+
+    def __init__(self, generator: Generator, setup: Setup) -> None:
+        self.generator, self.setup = generator, setup
+        self.outcome: Outcome | None = None
+        self.whole = False
+
+    def __call__(self, work: Work) -> None:
+        """Make all images. Raises what the host raises, at the first that cannot be made."""
+        for outcome in analyse(self.generator, self.setup, work.say, work.cancel):
+            self.outcome = outcome
+        self.whole = True
+
+
 class AnalyzerPart:
-    """Builds the part; one analysis runs at a time, in a thread of its own."""
+    """Builds the part; an analysis goes on when the page is closed, and is shown again when it is opened."""
 
     def __init__(self, context: PageContext) -> None:
         self.context = context
-        self.cancel = Event()
-        self._busy = Lock()
+        self.made: Analysis | None = None
 
     def build(self, state: Any, fields: list[Any], values: Any) -> None:
         """Add the components to the open gr.Blocks; ``state`` holds the sliders, ``values`` shows them."""
@@ -68,7 +81,8 @@ class AnalyzerPart:
         start.click(self.run, given, outputs, show_progress="hidden")
         changes = [*map(by_hand, inputs), values.change, *(field.change for field in fields)]
         on_any(changes, self.planned, [*given, values], plan, queue=False)
-        stop.click(self.stop, None, [shown], queue=False, show_progress="hidden")
+        stop.click(self.context.maker.stop, None, None, **QUICK)
+        self.context.on_return("lyco_blocks_analyze_following", self.found, self.resume, outputs)
 
     def _fields(self, generator: Generator) -> list[Any]:
         with gr.Row():
@@ -103,30 +117,22 @@ class AnalyzerPart:
         size = f"{request.width} x {request.height}, {request.steps} steps each"
         return gr.update(value=idle(f"{len(wanted)} images of {size}: {', '.join(label for label, _ in wanted)}."))
 
-    def stop(self) -> dict[str, Any]:
-        """Ask the analysis to stop."""
-        self.cancel.set()
-        return gr.update(value=idle("stopping ..."))
-
     def run(self, *values: Any) -> Iterator[Updates]:
         """Generate, telling how far it is; whatever goes wrong is one sentence."""
         try:
             setup = self.setup(*values)
+            if self.context.maker.running(KIND) is not None:
+                yield _updates(idle("Another analysis is running; cancel it, or wait for its end."))
+                return
+            assert self.context.generator is not None  # setup() has looked
+            made = Analysis(self.context.generator, setup)
+            work = self.context.maker.start(KIND, made)
+            self.made = made
         except LycorisError as error:
             yield _updates(idle(READY), notes(errors=[str(error)]))
             return
-        if not self._busy.acquire(blocking=False):
-            yield _updates(idle("Another analysis is running; cancel it, or wait for its end."))
-            return
-        messages: queue.Queue[Message] = queue.Queue()
-        self.cancel = cancel = Event()
-        try:
-            Thread(target=self._paint, args=(setup, messages, cancel), daemon=True).start()
-            yield _updates(bar(0, "reading networks and prompt", "analyzing"), "", busy=True, ranking="", cleared=True)
-            yield from self._follow(setup, messages, cancel)
-        finally:
-            cancel.set()  # the page was closed: nobody waits for the images
-            self._busy.release()
+        yield _updates(work.state(), "", busy=True, ranking="", cleared=True)
+        yield from self._follow(work)
 
     def setup(
         self, prompt: str, mode: str, seed: float | None, steps: float, width: float, height: float, cfg: float, blocks: str,
@@ -140,51 +146,34 @@ class AnalyzerPart:
             request = replace(request, seed=random.SystemRandom().randint(0, LARGEST_SEED))
         return Setup(request, network, state.sliders, strengths, mode == ALONE, chosen_blocks(blocks or "", state.sliders))
 
-    def _paint(self, setup: Setup, messages: queue.Queue[Message], cancel: Event) -> None:
-        assert self.context.generator is not None
-        try:
-            for outcome in analyse(self.context.generator, setup, lambda share, text: messages.put((share, text)), cancel):
-                messages.put(outcome)
-            messages.put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the page's own thread, which tells the user
-            messages.put(error)
+    def found(self) -> Updates:
+        """Return the updates for somebody who opens the page: the last analysis, or the one in the making."""
+        work, made = self.context.maker.running(KIND), self.made
+        if work is not None:
+            return (*_updates(work.state(), busy=True), gr.update(value=str(id(work))))
+        if made is None or made.outcome is None or not made.whole:
+            return (*(gr.update() for _ in range(7)), gr.update())
+        return (*_finished(made.setup, made.outcome), gr.update())
 
-    def _follow(self, setup: Setup, messages: queue.Queue[Message], cancel: Event) -> Iterator[Updates]:
-        outcome: Outcome | None = None
-        while not cancel.is_set():
-            found = _news(messages)
-            for message in found:
-                if isinstance(message, Outcome):
-                    outcome = message
-                    yield _updates(ranking=ranking(outcome, setup.alone), busy=True)
-            last = found[-1] if found else (0.0, "")
-            if isinstance(last, BaseException):
-                yield self._failed(last)
-                return
-            if last is None and outcome is not None:
-                yield _finished(setup, outcome)
-                return
-            if isinstance(last, tuple) and last[1]:
-                yield _updates(bar(last[0], last[1], "analyzing"), busy=True)
-        # the image in the making ends with its step; nobody has to wait for that
-        yield _updates(idle("Cancelled."))
+    def resume(self) -> Iterator[Updates]:
+        """Follow the analysis in the making."""
+        work = self.context.maker.running(KIND)
+        if work is None:
+            yield _updates()
+        else:
+            yield from self._follow(work)
 
-    def _failed(self, error: BaseException) -> Updates:
-        if isinstance(error, GenerationCancelled):
-            return _updates(idle("Cancelled."))
-        kind = "" if isinstance(error, LycorisError) else f"the images could not be made: {type(error).__name__}: "
-        return _updates(idle(READY), notes(errors=[f"{kind}{error}"]))
-
-
-def _news(messages: queue.Queue[Message]) -> list[Message]:
-    """Return all that has been told since the last look, after waiting a moment for it."""
-    try:
-        found = [messages.get(timeout=LOOK)]
-    except queue.Empty:
-        return []
-    while not messages.empty():
-        found.append(messages.get())
-    return found
+    def _follow(self, work: Work) -> Iterator[Updates]:
+        made = work.make
+        assert isinstance(made, Analysis)
+        for now, outcome in states(work.ended.wait, lambda: (work.state(), made.outcome), LOOK):
+            yield _updates(now, busy=True, ranking=None if outcome is None else ranking(outcome, made.setup.alone))
+        if isinstance(work.error, GenerationCancelled) or work.cancel.is_set():
+            yield _updates(idle("Cancelled."))
+        elif work.error is not None:
+            yield _updates(idle(READY), notes(errors=[work.failure()]))
+        elif made.outcome is not None:
+            yield _finished(made.setup, made.outcome)
 
 
 def _finished(setup: Setup, outcome: Outcome) -> Updates:

@@ -158,5 +158,7 @@ def legend(norms: Norms, left_out: Sequence[str] = ()) -> str:
     if left_out:
         parts.append(f"The network also changes {', '.join(sorted(left_out))}: this layout lacks them, they get 0.")
     if "-" in norms:
-        parts.append(f"{norms['-'].changes} changes are in no block (time embeddings, the head) and keep their strength.")
+        count = norms["-"].changes
+        said = f"{count} changes are in no block (time embeddings, the head) and keep their strength."
+        parts.append(said if count > 1 else "1 change is in no block (time embeddings, the head) and keeps its strength.")
     return " ".join(parts)

@@ -11,12 +11,13 @@ import gradio as gr
 from ...errors import LycorisError
 from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationRequest
 from ...prompt import escape_name
+from ...prompt.number import format_number
 from ..context import PageContext
-from ..events import QUICK, Update
+from ..events import QUICK, Update, states
 from ..parts.file_choice import checkpoint_picker
 from ..parts.generation.grid_part import BeforeAfterPart, GridPart
 from ..parts.generation.images import LIMIT, ImageFolder, Save, text_of
-from ..parts.generation.making import LABEL, Maker, Work
+from ..parts.generation.making import LABEL, Work
 from ..parts.generation.request import read_generation_text, read_request
 from ..parts.generation.stack_part import StackPart
 from ..style import REFRESH, bar, idle, notes
@@ -36,7 +37,7 @@ class GeneratePage:
         self.context = context
         self.host = context.generator
         self.images = ImageFolder(context.store.kept_folder() / "images", save)
-        self.maker = Maker()
+        self.maker = context.maker
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -57,14 +58,14 @@ class GeneratePage:
         self.shown = gr.State([])
         self.outputs = [state, gallery, told, info, start, stop, self.shown]
         self._wire(start, stop, texts[0], gallery, info)
-        GridPart(self.context, self.host, self.images, self.maker).build(self.inputs)
-        BeforeAfterPart(self.context, self.host, self.images, self.maker).build(self.inputs)
+        GridPart(self.context, self.host, self.images).build(self.inputs)
+        BeforeAfterPart(self.context, self.host, self.images).build(self.inputs)
         StackPart(self.context).build(self.prompt, self.inputs[FIELDS.index("seed")])
 
     def _checkpoint(self) -> None:
         with gr.Row(elem_classes=["lyco_buttons"]):
             self.checkpoint = checkpoint_picker(self.context.store, "Checkpoint", "lyco_checkpoint")
-            back = gr.Button("Back", size="sm", elem_id="lyco_checkpoint_back", min_width=60, scale=0)
+            back = gr.Button("Previous", size="sm", elem_id="lyco_checkpoint_back", min_width=60, scale=0)
         told = gr.HTML("", elem_id="lyco_checkpoint_told")
         self.checkpoint.component.input(self.use, self.checkpoint.component, [told, self.checkpoint.component], show_progress="minimal")
         back.click(self.use_the_one_before, None, [told, self.checkpoint.component], show_progress="minimal")
@@ -97,9 +98,9 @@ class GeneratePage:
         with gr.Row():
             adder = gr.Dropdown(names, value=None, label="Add a network to the prompt", elem_id="lyco_add", scale=6)
             strength = gr.Number(value=1, step=0.05, label="Strength", elem_id="lyco_strength", scale=2, min_width=90)
-            refresh = gr.Button(REFRESH, size="sm", elem_id="lyco_refresh", scale=1, min_width=40, elem_classes=["lyco_refresh"])
+            refresh = gr.Button(REFRESH, size="sm", elem_id="lyco_refresh", scale=0, min_width=40, elem_classes=["lyco_refresh"])
         negative = gr.Textbox(label="Negative prompt", lines=2, placeholder="what to stay away from", elem_id="lyco_negative")
-        adder.input(add_tag, [self.prompt, adder, strength], [self.prompt, adder], show_progress="hidden")
+        self.adder = [self.prompt, adder, strength]
         refresh.click(lambda: gr.update(choices=list(self.host.networks())), None, [adder], show_progress="hidden")
         return self.prompt, negative
 
@@ -118,7 +119,11 @@ class GeneratePage:
 
     def _generation_text(self) -> Any:
         info = gr.Textbox(
-            label="Generation text of the selected image (also inside the PNG)", lines=3, show_copy_button=True, elem_id="lyco_info"
+            label="Generation text of the selected image",
+            info="It is inside the PNG too.",
+            lines=3,
+            show_copy_button=True,
+            elem_id="lyco_info",
         )
         with gr.Row(elem_classes=["lyco_buttons"]):
             self.apply = gr.Button("Use these settings", size="sm", elem_id="lyco_info_use", min_width=140)
@@ -133,13 +138,12 @@ class GeneratePage:
         for event in (start.click, prompt.submit):
             event(self.run, self.inputs, self.outputs, show_progress="hidden")
         stop.click(self.maker.stop, None, None, **QUICK)
+        self.adder[1].input(add_tag, self.adder, [*self.adder[:2], self.outputs[2]], show_progress="hidden")
         gallery.select(self.selected, self.shown, info, **QUICK)
         self.apply.click(self.read_back, info, [*self.inputs, self.outputs[2]], **QUICK)
         uploaded = self.upload.upload(self.read_png, self.upload, info, **QUICK)
         uploaded.then(self.read_back, info, [*self.inputs, self.outputs[2]], **QUICK)
-        following = gr.Textbox("", elem_id="lyco_following", elem_classes=["lyco_hidden"], show_label=False, container=False)
-        self.context.on_load(self.found, [*self.outputs, following])
-        following.change(self.resume, None, self.outputs, show_progress="hidden")
+        self.context.on_return("lyco_following", self.found, self.resume, self.outputs)
 
     def found(self) -> tuple[Any, ...]:
         """Return the updates for somebody who opens the page: the newest images, and the one in the making if there is one."""
@@ -208,12 +212,8 @@ class GeneratePage:
         return image
 
     def _follow(self, work: Work) -> Iterator[tuple[Any, ...]]:
-        shown = ""
-        while not work.ended.wait(POLL):
-            now = work.state()
-            if now != shown:
-                shown = now
-                yield _shown(state=now, busy=True)
+        for now in states(work.ended.wait, work.state, POLL):
+            yield _shown(state=now, busy=True)
         yield self._finished(work)
 
     def _finished(self, work: Work) -> tuple[Any, ...]:
@@ -226,12 +226,14 @@ class GeneratePage:
         return _shown(idle(f"Done, seed {made.seed}."), paths, notes(made.applied, made.problems), made.infotext)
 
 
-def add_tag(prompt: str, name: str | None, strength: float | None) -> tuple[str, Update]:
-    """Return the prompt with the network's tag behind it, and the list with nothing chosen."""
+def add_tag(prompt: str, name: str | None, strength: float | None) -> tuple[str, Update, Update]:
+    """Return the prompt with the network's tag behind it, the list with nothing chosen, and what was wrong."""
     if not name:
-        return prompt, gr.update()
-    tag = f"<lyco:{escape_name(name)}:{1 if strength is None else strength:g}>"
-    return f"{prompt.rstrip()} {tag}".lstrip(), gr.update(value=None)
+        return prompt, gr.update(), gr.update()
+    if strength is None:
+        return prompt, gr.update(value=None), gr.update(value=notes(errors=["Strength: a number is missing; 1 is what was trained"]))
+    tag = f"<lyco:{escape_name(name)}:{format_number(strength)}>"
+    return f"{prompt.rstrip()} {tag}".lstrip(), gr.update(value=None), gr.update()
 
 
 def _text(path: str) -> str:

@@ -99,8 +99,8 @@ class MergePage:
             elem_id="lyco_merge_undo",
         )
         with gr.Row(visible=False) as self.limits:
-            self.rank = gr.Number(value=0, precision=0, label="Rank (0: exact)", elem_id="lyco_merge_rank", min_width=120)
-            self.size = gr.Number(value=0, label="or size in MB (0: any)", elem_id="lyco_merge_size", min_width=120)
+            self.rank = gr.Number(value=0, precision=0, label="Rank", info="0: exact", elem_id="lyco_merge_rank", min_width=120)
+            self.size = gr.Number(value=0, label="or size in MB", info="0: any", elem_id="lyco_merge_size", min_width=120)
         with gr.Accordion("More options", open=False, elem_id="lyco_merge_more"):
             with gr.Column() as self.group_checkpoint:
                 self.more_checkpoint.build(self.context)
@@ -186,6 +186,9 @@ class MergePage:
         options["save_to"] = self._target(asked.name, names, self.context.new_network)
         if asked.checkpoint and (asked.checkpoint != self.checkpoint.default() or self.context.fits_loaded(names)):
             options["base_model"] = self.checkpoint.path(asked.checkpoint)
+        for label, value in (("Rank", asked.rank), ("Size", asked.size)):
+            if value is None:
+                raise ToolError(f"{label}: a number is missing; 0 sets no limit")
         if asked.rank:
             options["dim"] = int(asked.rank)
         if asked.size:

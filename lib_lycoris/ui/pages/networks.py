@@ -11,7 +11,7 @@ from ...errors import LycorisError
 from ...hosts.protocol import NetworkCard
 from ...models.families import FAMILIES
 from ...plain_json import parse_json
-from ..context import PageContext
+from ..context import PageContext, Receiver
 from ..events import QUICK, Update, on_any, tab_of
 from ..parts.card_list import ANY, SHOWN, SORTS, Wanted, cards_html, chosen, found, options_of
 from ..style import REFRESH, idle, notes, scripted
@@ -40,7 +40,7 @@ class NetworksPage:
         self.picked = gr.Textbox("[]", elem_id="lyco_networks_picked", elem_classes=["lyco_hidden"], show_label=False, container=False)
         self.told = gr.HTML(idle("Choose cards to open them on other pages, or to write notes."), elem_id="lyco_networks_told")
         with gr.Row(elem_classes=["lyco_buttons"]):
-            self.opens = {name: gr.Button(name, size="sm", elem_id=f"lyco_networks_{name.lower()}", min_width=80)
+            self.opens = {name: gr.Button(f"Open in {name}", size="sm", elem_id=f"lyco_networks_{name.lower()}", min_width=80)
                           for name in ("Merge", "Compare", "Resize", "Convert")}  # fmt: skip
         self._notes()
         self._wire()
@@ -90,12 +90,21 @@ class NetworksPage:
         for name, button in self.opens.items():
             receiver = self.context.receivers.get(name)
             if receiver is not None:
-                sent = button.click(self._sender(receiver.take), [self.picked, *receiver.inputs], receiver.outputs, **QUICK)
-                sent.then(None, None, None, **{scripted(button.click): f"() => window.lycorisOpen({name!r})"})
+                outputs = [*receiver.outputs, self.told]
+                sent = button.click(self._sender(name, receiver), [self.picked, *receiver.inputs], outputs, **QUICK)
+                code = f"() => document.querySelector('#lyco_networks_told .worse') || window.lycorisOpen({name!r})"
+                sent.then(None, None, None, **{scripted(button.click): code})
 
-    def _sender(self, take: Any) -> Any:
-        def send(picked: str, *values: Any) -> Any:
-            return take(_names(picked), *values)
+    def _sender(self, page: str, receiver: Receiver) -> Any:
+        def send(picked: str, *values: Any) -> list[Any]:
+            names = _names(picked)
+            said = "No card is chosen; choose one first." if not names else ""
+            if receiver.most is not None and len(names) > receiver.most:
+                said = f"{page} takes one network at a time, and {len(names)} are chosen; choose one of them."
+            if said:
+                return [*(gr.update() for _ in receiver.outputs), gr.update(value=notes(errors=[said]))]
+            found = receiver.take(names, *values)
+            return [*(found if isinstance(found, (list, tuple)) else [found]), gr.update(value=idle(_chosen(names)))]
 
         return send
 
@@ -149,8 +158,7 @@ class NetworksPage:
             card = self.context.networks.card(names[-1])
         except LycorisError as error:
             return [gr.update(visible=False), *(gr.update() for _ in range(4)), gr.update(value=notes(errors=[str(error)]))]
-        several = f"{len(names)} cards are chosen. " if len(names) > 1 else ""
-        said = gr.update(value=idle(f"{several}Notes of {card.name}:"))
+        said = gr.update(value=idle(_chosen(names)))
         return [
             gr.update(visible=True), gr.update(value=card.favourite), gr.update(value=card.preferred or 0),
             gr.update(value=", ".join(card.triggers)), gr.update(value=card.notes), said,
@@ -169,6 +177,11 @@ class NetworksPage:
         except LycorisError as error:
             return gr.update(value=notes(errors=[str(error)]))
         return gr.update(value=notes(applied=[f"Saved in {names[-1].rpartition('/')[2]}.json, next to the network."]))
+
+
+def _chosen(names: Sequence[str]) -> str:
+    """Return how many cards are chosen, and whose notes stand below."""
+    return f"{f'{len(names)} cards are chosen. ' if len(names) > 1 else ''}Notes of {names[-1]}:"
 
 
 def _names(picked: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -14,11 +14,14 @@ import gradio as gr
 
 from ...errors import LycorisError, ToolError
 from ...plain_json import parse_json
+from ...tools.jobs.queue import Job
+from ...tools.units import megabytes
 from ..context import PageContext
 from ..events import QUICK, Update, tab_of
-from ..parts.generation.images import ImageFolder, thumbnail
-from ..parts.tools.history import Entry, History
-from ..parts.tools.job_panel import took
+from ..parts.durations import took
+from ..parts.generation.images import ImageFolder, text_of, thumbnail
+from ..parts.tools.history import DELETED, Entry, History
+from ..parts.tools.job_panel import words
 from ..style import REFRESH, idle, notes
 
 SHOWN, IMAGES = 50, 48
@@ -34,7 +37,13 @@ class ResultsPage:
         folder = context.store.kept_folder()
         self.history = History(folder)
         self.images = ImageFolder(folder / "images", lambda *_: None)
-        context.jobs.on_end = self.history.add
+        context.jobs.on_end = self.ended
+
+    def ended(self, job: Job) -> None:
+        """Keep a job that ended, but for one that made what only this program reads again."""
+        declared = self.context.jobs.tools.get(job.tool)
+        if declared is None or any(option.kind == "output" and option.makes != "file" for option in declared.options):
+            self.history.add(job)
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -72,7 +81,8 @@ class ResultsPage:
         try:
             asked = parse_json(text)
             does = {"cancel": self._cancel, "up": self._up, "again": self._again, "undo": self._undo, "delete": self._delete,
-                    "show": self._show, "delete_image": self._delete_image}[asked["do"]]  # fmt: skip
+                    "show": self._show, "use": self._use, "delete_image": self._delete_image, "show_image": self._show_image,
+                    }[asked["do"]]  # fmt: skip
             said = does(str(asked["id"]))
         except LycorisError as error:
             return self.shown(notes(errors=[str(error)]))
@@ -120,16 +130,27 @@ class ResultsPage:
     def _delete_image(self, name: str) -> str:
         return f"Moved to {self.history.delete([self.images.path(name)])}, which can be emptied above."
 
+    def _use(self, name: str) -> str:
+        files = self.history.entry(name).files
+        if not files:
+            raise ToolError("its file is not there any more")
+        return self.context.use(files[0])
+
     def _show(self, name: str) -> str:
-        entry = self.history.entry(name)
-        if not self.context.any_path or not entry.files:
+        return self._opened(self.history.entry(name).files)
+
+    def _show_image(self, name: str) -> str:
+        return self._opened([self.images.path(name)])
+
+    def _opened(self, files: Sequence[Path]) -> str:
+        if not self.context.any_path or not files:
             raise ToolError("its folder cannot be shown here")
         opener = {"win32": "explorer", "darwin": "open"}.get(sys.platform, "xdg-open")
         try:
-            subprocess.Popen([opener, str(entry.files[0].parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.Popen([opener, str(files[0].parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         except OSError as error:
-            raise ToolError(f"there is no program {opener} here; the file is {entry.files[0]}") from error
-        return f"Shown: {entry.files[0].parent}"
+            raise ToolError(f"there is no program {opener} here; the file is {files[0]}") from error
+        return f"Shown: {files[0].parent}"
 
     def _pretty(self, tool: str) -> str:
         known = self.context.jobs.tools.get(tool)
@@ -140,7 +161,8 @@ class ResultsPage:
         rows = []
         for place, job in enumerate(jobs):
             up = _button("up", job.id, "Earlier") if job.status == "waiting" and place > 1 else ""
-            rows.append(f"<li><b>{escape(self._pretty(job.tool))}</b> {job.status} {up}{_button('cancel', job.id, 'Cancel')}</li>")
+            how = job.status if job.progress is None or job.status == "waiting" else words(job.progress)
+            rows.append(f"<li><b>{escape(self._pretty(job.tool))}</b> {escape(how)} {up}{_button('cancel', job.id, 'Cancel')}</li>")
         return f'<h2 class="lyco_heading3">Running and waiting</h2><ul class="lyco_results">{"".join(rows)}</ul>' if rows else ""
 
     def _jobs(self) -> str:
@@ -154,10 +176,12 @@ class ResultsPage:
     def _row(self, entry: Entry) -> str:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.when))
         files, buttons = entry.files, [_button("again", entry.id, "Run again")]
-        sizes = [f"{escape(path.name)} ({path.stat().st_size / 1e6:.1f} MB)" for path in files]
+        sizes = [f"{escape(path.name)} ({'a folder' if path.is_dir() else megabytes(path.stat().st_size)})" for path in files]
         if files and self.context.any_path:
             links = [_download(path) for path in files if path.is_file()]
             buttons += [*links, _button("show", entry.id, "Show in folder")]
+        if files and self.context.use_checkpoint is not None and entry.tool in ("merge", "undo"):
+            buttons.append(_button("use", entry.id, "Use as checkpoint"))
         if _undoable(entry):
             buttons.append(_button("undo", entry.id, "Undo"))
         if files:
@@ -173,19 +197,34 @@ class ResultsPage:
             address = f"/file={quote(str(path))}"
             picture = f'<img src="{thumbnail(path, SIDE)}" alt="{escape(path.name)}" loading="lazy">'
             link = f'<a href="{address}" download="{escape(path.name)}">{picture}</a>' if self.context.any_path else picture
-            cells.append(f"<li>{link}{_button('delete_image', path.name, 'Delete', ask)}</li>")
+            buttons = [
+                _settings(path) if self.context.send == "Generate" else "",
+                *([_button("show_image", path.name, "Show in folder")] if self.context.any_path else []),
+            ]
+            buttons.append(_button("delete_image", path.name, "Delete", ask))
+            facts = f"<span>{escape(path.name)}, {megabytes(path.stat().st_size)}</span>"
+            cells.append(f"<li>{link}{facts}{''.join(buttons)}</li>")
         folder = escape(str(self.images.folder))
         return f'<h2 class="lyco_heading3">Images in {folder}</h2><ul class="lyco_images">{"".join(cells)}</ul>' if cells else ""
 
     def _deleted(self) -> str:
         count, size = self.history.deleted()
-        files = f"{count} deleted file{'s' if count > 1 else ''}, {size / 1e6:.1f} MB"
-        return f"<p>{files}, can still be brought back by hand.</p>" if count else ""
+        files = f"{count} deleted file{'s' if count > 1 else ''}, {megabytes(size)}, can be brought back by hand from"
+        return f"<p>{files} {escape(str(self.history.folder / DELETED))}.</p>" if count else ""
 
 
 def _button(does: str, name: str, label: str, ask: str = "") -> str:
     question = f' data-lyco-ask="{escape(ask)}"' if ask else ""
     return f'<button type="button" class="lyco_button" data-lyco-do="{does}" data-id="{escape(name)}"{question}>{label}</button>'
+
+
+def _settings(path: Path) -> str:
+    """Return the button that puts an image's settings into the fields of Generate; nothing for an image without any."""
+    try:
+        text = text_of(path)
+    except ToolError:
+        return ""
+    return f'<button type="button" class="lyco_button" data-lyco-settings="{escape(text)}">Use its settings</button>' if text else ""
 
 
 def _download(path: Path) -> str:

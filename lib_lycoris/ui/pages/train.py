@@ -71,9 +71,13 @@ class TrainPage:
         field["model"] = self.model.component
         with gr.Row():
             field["name"] = gr.Textbox("", label="Name of the network", elem_id="lyco_train_name")
-            field["trigger"] = gr.Textbox("", label="Trigger word (may be empty)", elem_id="lyco_train_trigger")
+            field["trigger"] = gr.Textbox("", label="Trigger word", elem_id="lyco_train_trigger")
         field["prompts"] = gr.Textbox(
-            "", lines=2, label="Prompts for images while training, one a line (may be empty)", elem_id="lyco_train_prompts"
+            "",
+            lines=2,
+            label="Prompts for images while training",
+            info="One on each line; none makes no images.",
+            elem_id="lyco_train_prompts",
         )
 
     def _network(self) -> None:
@@ -83,13 +87,13 @@ class TrainPage:
             field["algorithm"] = gr.Dropdown(list(ALGORITHMS), value="lora", label="Algorithm", elem_id="lyco_train_algorithm")
             field["preset"] = gr.Dropdown(list(PRESETS), value="attn-mlp", label="Layers", elem_id="lyco_train_preset")
         with gr.Row():
-            field["dim"] = gr.Number(16, precision=0, label="Dim", elem_id="lyco_train_dim")
+            field["dim"] = gr.Number(16, precision=0, label="Rank", elem_id="lyco_train_dim")
             field["alpha"] = gr.Number(8, label="Alpha", elem_id="lyco_train_alpha")
             field["rate"] = gr.Number(1e-4, label="Learning rate", elem_id="lyco_train_rate")
         with gr.Row():
             field["steps"] = gr.Number(1600, precision=0, label="Steps", elem_id="lyco_train_steps")
             field["batch"] = gr.Number(1, precision=0, label="Images a step", elem_id="lyco_train_batch")
-            field["resolution"] = gr.Textbox("", label="Resolution (empty: the model's)", elem_id="lyco_train_resolution")
+            field["resolution"] = gr.Textbox("", label="Resolution", placeholder="the model's", elem_id="lyco_train_resolution")
 
     def _more(self) -> None:
         with gr.Accordion("More options", open=False):
@@ -273,8 +277,10 @@ class TrainPage:
         field["folder"] = self._images(str(field["folder"] or "").strip())
         words = ["--output_dir", str(self.context.store.network_folder())]
         for name, option in OPTIONS.items():
-            if str(field[name] or "").strip():
-                words += [f"--{option}", str(field[name]).strip()]
+            if field[name] is None and isinstance(self.fields[name], gr.Number):
+                raise ToolError(f"{self.fields[name].label}: a number is missing")
+            if text := str("" if field[name] is None else field[name]).strip():
+                words += [f"--{option}", text]
         if field["model"]:
             words += ["--pretrained_model_name_or_path", str(self.model.path(field["model"]))]
         if field["use"] != OWN:

@@ -35,7 +35,7 @@ class DroppedFiles:
         with gr.Accordion("A file that is not in the list: drop it here", open=False, elem_id="lyco_drop"):
             drop = gr.File(label="Drop network files here, or click", file_count="multiple", elem_id="lyco_drop_files")
             with gr.Row(visible=self.context.any_path, elem_classes=["lyco_buttons"]):
-                path = gr.Textbox(label="or paste the path of a file", max_lines=1, elem_id="lyco_drop_path")
+                path = gr.Textbox(label="Path of a file", info="Instead of dropping it.", max_lines=1, elem_id="lyco_drop_path")
                 look = gr.Button("Look", size="sm", elem_id="lyco_drop_look", min_width=80, scale=0)
             shown = gr.HTML("", elem_id="lyco_drop_shown")
             copy = gr.Button("Copy into my networks", size="sm", visible=False, elem_id="lyco_drop_copy")
@@ -49,7 +49,10 @@ class DroppedFiles:
     def dropped(self, files: Any) -> tuple[Update, list[str], Update, Update]:
         """Describe the files that were dropped."""
         found: list[Any] = files if isinstance(files, list) else [files] if files else []
-        return self._described([Path(getattr(file, "name", file)) for file in found][:MOST])
+        shown, paths, copy, told = self._described([Path(getattr(file, "name", file)) for file in found[:MOST]])
+        if len(found) > MOST:
+            told = gr.update(value=notes(problems=[f"The first {MOST} of {len(found)} files are shown; drop the others again."]))
+        return shown, paths, copy, told
 
     def named(self, text: str) -> tuple[Update, list[str], Update, Update]:
         """Describe the file of a path."""

@@ -72,7 +72,13 @@ class NetworkTable:
     @property
     def receiver(self) -> Receiver:
         """What puts networks that were chosen elsewhere into the table."""
-        return Receiver(lambda names, text: self.show(self._with(names, text)), self.inputs, self.outputs)
+        return Receiver(self._taken, self.inputs, self.outputs)
+
+    def _taken(self, names: Sequence[str], text: str) -> list[Update]:
+        rows = self._with(names, text)
+        left = [_texts(entry)[0] for entry in rows[MOST:]]
+        were = "was" if len(left) == 1 else "were"
+        return self.show(rows[:MOST], f"{', '.join(left)} {were} not added: a merge takes up to {MOST} networks." if left else "")
 
     def read(self, text: str) -> list[NetworkRow]:
         """Return the rows. Raises ToolError for a strength that is empty or no number."""
@@ -115,14 +121,11 @@ class NetworkTable:
         """Add a network below the others, and clear the list that it was chosen from."""
         if not name:
             return [gr.update(), *(gr.update() for _ in self.outputs)]
-        rows = _cells(text)
-        if len(rows) >= MOST:
-            return [gr.update(value=None), *self.show(rows, f"{name} was not added: a merge takes up to {MOST} networks.")]
-        return [gr.update(value=None), *self.show(self._with([name], text))]
+        return [gr.update(value=None), *self._taken([name], text)]
 
     def _with(self, names: Sequence[str], text: str) -> list[Any]:
         """Return the rows with these networks behind them, at the strengths that the user prefers."""
-        return [*_cells(text), *(NetworkRow(name, self.context.preferred(name)) for name in names)][:MOST]
+        return [*_cells(text), *(NetworkRow(name, self.context.preferred(name)) for name in names)]
 
     def _html(self, rows: Sequence[Sequence[Any]], said: str = "") -> str:
         note = f'<p class="lyco_note bad">{escape(said)}</p>' if said else ""

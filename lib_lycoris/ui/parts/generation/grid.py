@@ -19,6 +19,7 @@ from .making import Work
 NETWORKS, SEEDS, PRESETS, ALGORITHMS = "networks", "seeds", "block presets", "algorithms"
 ROWS = (NETWORKS, SEEDS, PRESETS, ALGORITHMS)
 MOST = 100  # images
+OFF = "its strength is 0"  # of the host's sentence on a network that changes nothing
 SIDE = 192  # pixels of an image on the page
 MARGIN, LINE = 120, 24  # pixels of the labels in the saved image
 
@@ -67,6 +68,8 @@ def _rows(kind: str, names: Sequence[str], typed: Sequence[str], algorithms: Seq
             (name, name, None, "") for name in names]  # fmt: skip
     if not typed:
         raise ToolError(f"Seeds or presets: give some {kind} with commas between")
+    if len(names) > 1:
+        raise ToolError(f"Networks: rows of {kind} are made with one network, and {len(names)} are chosen; choose one of them")
     if kind == PRESETS:
         return [(preset, names[0], None, preset) for preset in typed]
     if not all(text.isdigit() for text in typed):
@@ -102,7 +105,7 @@ class GridWork:
             work.part = (number, len(places))
             image = self.host.generate(self.grid.cells[place[0]][place[1]].request, work.tell, work.cancel)
             self.made[place] = image
-            self.problems.update(dict.fromkeys(image.problems))
+            self.problems.update(dict.fromkeys(said for said in image.problems if OFF not in said))  # a grid begins at 0 on purpose
             small = image.image.copy()
             small.thumbnail((SIDE, SIDE))
             self._small[place] = as_address(small)

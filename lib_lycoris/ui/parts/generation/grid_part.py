@@ -10,14 +10,15 @@ from typing import Any
 import gradio as gr
 
 from ....errors import LycorisError
-from ....hosts.protocol import GeneratedImage, GenerationCancelled, Generator
+from ....hosts.protocol import GeneratedImage, GenerationCancelled, GenerationRequest, Generator
 from ....prompt import find_tags
 from ...context import PageContext
+from ...events import states
 from ...style import bar, idle, notes
 from ..file_choice import network_picker
 from .grid import ALGORITHMS, NETWORKS, ROWS, GridWork, plan_grid
 from .images import ImageFolder, thumbnail
-from .making import Maker, Work
+from .making import Work
 from .request import read_request
 
 POLL = 0.3  # seconds between two looks
@@ -29,8 +30,8 @@ Updates = tuple[Any, ...]
 class GridPart:
     """Builds the grid's fields and shows it while it is made."""
 
-    def __init__(self, context: PageContext, host: Generator, images: ImageFolder, maker: Maker) -> None:
-        self.context, self.host, self.images, self.maker = context, host, images, maker
+    def __init__(self, context: PageContext, host: Generator, images: ImageFolder) -> None:
+        self.context, self.host, self.images, self.maker = context, host, images, context.maker
         self.work: GridWork | None = None
 
     def build(self, fields: Sequence[Any]) -> None:
@@ -51,9 +52,7 @@ class GridPart:
         inputs = [self.picker.component, strengths, kind, typed, *fields]
         start.click(self.run, inputs, outputs, show_progress="hidden")
         stop.click(self.maker.stop, None, None, queue=False, show_progress="hidden")
-        following = gr.Textbox("", elem_id="lyco_grid_following", elem_classes=["lyco_hidden"], show_label=False, container=False)
-        self.context.on_load(self.found, [*outputs, following])
-        following.change(self.resume, None, outputs, show_progress="hidden")
+        self.context.on_return("lyco_grid_following", self.found, self.resume, outputs)
 
     def run(self, names: list[str] | None, strengths: str, kind: str, typed: str, *values: Any) -> Iterator[Updates]:
         """Make a grid, showing the images that are there."""
@@ -92,9 +91,8 @@ class GridPart:
 
     def _follow(self, work: Work) -> Iterator[Updates]:
         made, before = self.work, -1
-        while not work.ended.wait(POLL):
-            count = len(made.made) if made is not None else 0
-            yield _updates(work.state(), made.html() if made is not None and count != before else None, busy=True)
+        for now, count in states(work.ended.wait, lambda: (work.state(), len(made.made) if made is not None else 0), POLL):
+            yield _updates(now, made.html() if made is not None and count != before else None, busy=True)
             before = count
         shown = made.html() if made is not None else None
         if isinstance(work.error, GenerationCancelled):
@@ -109,24 +107,29 @@ class GridPart:
 class BeforeAfterPart:
     """Two images over each other; with one click the prompt's image with its networks and without."""
 
-    def __init__(self, context: PageContext, host: Generator, images: ImageFolder, maker: Maker) -> None:
-        self.context, self.host, self.images, self.maker = context, host, images, maker
+    def __init__(self, context: PageContext, host: Generator, images: ImageFolder) -> None:
+        self.context, self.host, self.images, self.maker = context, host, images, context.maker
+        self.last: Work | None = None
 
     def build(self, fields: Sequence[Any]) -> None:
         """Add the components to the open gr.Blocks; ``fields`` hold the request."""
-        with gr.Accordion("Before and after: two images with a slider between them", open=False, elem_id="lyco_compare"):
+        with gr.Accordion("Before and after: two images with a slider between them", open=False, elem_id="lyco_pair"):
             with gr.Row():
-                one = gr.Dropdown([], label="Left", elem_id="lyco_compare_left", min_width=140)
-                two = gr.Dropdown([], label="Right", elem_id="lyco_compare_right", min_width=140)
+                one = gr.Dropdown([], label="Left", elem_id="lyco_pair_left", min_width=140)
+                two = gr.Dropdown([], label="Right", elem_id="lyco_pair_right", min_width=140)
             with gr.Row():
-                show = gr.Button("Compare these", elem_id="lyco_compare_run", min_width=140)
-                both = gr.Button("Without and with the networks", elem_id="lyco_compare_both", min_width=200)
-            state = gr.HTML("", elem_id="lyco_compare_progress")
-            shown = gr.HTML("", elem_id="lyco_compare_shown")
+                show = gr.Button("Compare these", elem_id="lyco_pair_run", min_width=140)
+                both = gr.Button("Without and with the networks", elem_id="lyco_pair_both", min_width=200)
+                stop = gr.Button("Cancel", interactive=False, elem_id="lyco_pair_cancel", min_width=80)
+            state = gr.HTML("", elem_id="lyco_pair_progress")
+            shown = gr.HTML("", elem_id="lyco_pair_shown")
         for box in (one, two):
             box.focus(self.offered, None, box, queue=False, show_progress="hidden")
         show.click(self.show, [one, two], [state, shown], queue=False, show_progress="hidden")
-        both.click(self.run, list(fields), [state, shown], show_progress="hidden")
+        outputs = [state, shown, both, stop]
+        both.click(self.run, list(fields), outputs, show_progress="hidden")
+        stop.click(self.maker.stop, None, None, queue=False, show_progress="hidden")
+        self.context.on_return("lyco_pair_following", self.found, self.resume, outputs)
 
     def offered(self) -> dict[str, Any]:
         """Return the names of the newest images."""
@@ -140,36 +143,55 @@ class BeforeAfterPart:
             return gr.update(value=notes(errors=[str(error)])), gr.update()
         return gr.update(value=""), gr.update(value=slider([(path.name, thumbnail(path, LARGE)) for path in paths]))
 
-    def run(self, *values: Any) -> Iterator[tuple[Any, Any]]:
+    def run(self, *values: Any) -> Iterator[Updates]:
         """Make the image of the fields without its tags and with them, of one seed."""
-        made: list[GeneratedImage] = []
-
-        def make(work: Work) -> list[str]:
-            names = []
-            request = read_request(*values)
-            for number, prompt in enumerate((find_tags(request.prompt)[0].strip(), request.prompt)):
-                work.part = (number, 2)
-                seed = made[0].seed if made else request.seed
-                made.append(self.host.generate(replace(request, prompt=prompt, seed=seed), work.tell, work.cancel))
-                names.append(self.images.add(made[-1]).name)
-            return names
-
         try:
-            read_request(*values)
-            work = self.maker.start("compare", make)
+            request = read_request(*values)
+            self.last = work = self.maker.start("compare", lambda work: self._make(request, work))
         except LycorisError as error:
-            yield gr.update(value=notes(errors=[str(error)])), gr.update()
+            yield _updates(notes(errors=[str(error)]))
             return
-        while not work.ended.wait(POLL):
-            yield gr.update(value=work.state()), gr.update()
+        yield from self._follow(work)
+
+    def _make(self, request: GenerationRequest, work: Work) -> tuple[list[str], GeneratedImage]:
+        """Return the names of both images, and the second one."""
+        names, seed = [], request.seed
+        for number, prompt in enumerate((find_tags(request.prompt)[0].strip(), request.prompt)):
+            work.part = (number, 2)
+            made = self.host.generate(replace(request, prompt=prompt, seed=seed), work.tell, work.cancel)
+            seed = made.seed
+            names.append(self.images.add(made).name)
+        return names, made
+
+    def found(self) -> Updates:
+        """Return the updates for somebody who opens the page: the last pair, or how far the one in the making is."""
+        work = self.last
+        if work is None or work.error is not None:
+            return (*_updates(None), gr.update())
+        if work.ended.is_set():
+            return (*self._ended(work), gr.update())
+        return (*_updates(work.state(), busy=True), gr.update(value=str(id(work))))
+
+    def resume(self) -> Iterator[Updates]:
+        """Follow the pair in the making."""
+        if self.last is None:
+            yield _updates(None)
+        else:
+            yield from self._follow(self.last)
+
+    def _follow(self, work: Work) -> Iterator[Updates]:
+        for now in states(work.ended.wait, work.state, POLL):
+            yield _updates(now, busy=True)
+        yield self._ended(work)
+
+    def _ended(self, work: Work) -> Updates:
+        if isinstance(work.error, GenerationCancelled):
+            return _updates(idle("Cancelled."))
         if work.error is not None:
-            yield (
-                gr.update(value=idle("Cancelled.") if isinstance(work.error, GenerationCancelled) else notes(errors=[work.failure()])),
-                gr.update(),
-            )
-            return
-        pairs = zip(("without networks", "with networks"), (thumbnail(self.images.path(name), LARGE) for name in work.result))
-        yield gr.update(value=notes(made[-1].applied, made[-1].problems)), gr.update(value=slider(list(pairs)))
+            return _updates(notes(errors=[work.failure()]))
+        names, made = work.result
+        pairs = zip(("without networks", "with networks"), (thumbnail(self.images.folder / name, LARGE) for name in names))
+        return _updates(notes(made.applied, made.problems), slider(list(pairs)))
 
 
 def slider(images: Sequence[tuple[str, str]]) -> str:

@@ -61,12 +61,17 @@ class ImageFolder:
 def text_of(path: Path) -> str:
     """Return the generation text inside an image; empty if it has none. Raises ToolError for a file that is no image."""
     try:
-        with Image.open(path) as image:
-            found = image.info.get("parameters") or image.getexif().get_ifd(0x8769).get(0x9286) or ""
-            image.load()  # a PNG may have its texts at its end
-            found = getattr(image, "text", {}).get("parameters") or found
+        return _text(path, path.stat().st_mtime_ns)
     except UNREADABLE as error:
         raise ToolError(f"{path.name} cannot be read as an image ({type(error).__name__}); give a PNG with its generation text") from error
+
+
+@lru_cache(maxsize=512)
+def _text(path: Path, _changed: int) -> str:
+    with Image.open(path) as image:
+        found = image.info.get("parameters") or image.getexif().get_ifd(0x8769).get(0x9286) or ""
+        image.load()  # a PNG may have its texts at its end
+        found = getattr(image, "text", {}).get("parameters") or found
     if isinstance(found, bytes):  # a JPEG's comment, as the webui writes it
         found = found.removeprefix(b"UNICODE\0").decode("utf-16-be", "replace")
     return str(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from threading import Event, Lock, Thread
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ....errors import LycorisError, ToolError
 from ....hosts.protocol import GenerationProgress
 from ...style import bar, idle, small_picture
+from ..durations import remaining
 
 LABEL = "sampling"
 
@@ -16,14 +18,17 @@ LABEL = "sampling"
 class Work:
     """One piece of work: how far it is, and what came of it."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, make: Callable[[Work], Any]) -> None:
         self.kind = kind  # the part of the page that shows it: "image", "grid"
+        self.make = make
         self.cancel = Event()
         self.ended = Event()
         self.result: Any = None
         self.error: BaseException | None = None
         self.part: tuple[int, int] = (0, 1)  # which of several images this is, and how many there are
         self._progress: GenerationProgress | None = None
+        self._said: tuple[float, str] | None = None
+        self._began = time.monotonic()
         self._preview = ""
 
     def tell(self, progress: GenerationProgress) -> None:
@@ -32,21 +37,33 @@ class Work:
         if progress.preview is not None:
             self._preview = small_picture(progress.preview)
 
+    def say(self, share: float, words: str) -> None:
+        """Take how far it is in words of its own, where it is more than one image after another."""
+        self._said = (share, words)
+
     def state(self) -> str:
         """Return how far it is, as HTML."""
         if self.cancel.is_set():
             return idle("stopping ...")
+        if self._said is not None:
+            return bar(self._said[0], f"{100 * self._said[0]:.0f} % - {self._said[1]}", LABEL)
         if self._progress is None:
             return bar(0, "reading networks and prompt", LABEL)
         done, total = self.part
         share = (done + self._progress.step / self._progress.steps) / total
-        which = f"image {done + 1} of {total} - " if total > 1 else ""
-        return bar(share, f"{100 * share:.0f} % - {which}{self._progress.text()}", LABEL) + self._preview
+        words = self._progress.text() if total == 1 else self._of_several(done, total, share)
+        return bar(share, f"{100 * share:.0f} % - {words}", LABEL) + self._preview
 
-    def run(self, make: Callable[[Work], Any]) -> None:
+    def _of_several(self, done: int, total: int, share: float) -> str:
+        """Return which image it is, with the time left for all of them."""
+        assert self._progress is not None
+        words = f"image {done + 1} of {total}, step {self._progress.step} of {self._progress.steps}"
+        return f"{words} - {remaining((time.monotonic() - self._began) * (1 - share) / share)}" if share > 0 else words
+
+    def run(self) -> None:
         """Do it; whatever goes wrong is kept for the page that shows it."""
         try:
-            self.result = make(self)
+            self.result = self.make(self)
         except BaseException as error:  # noqa: BLE001 - it is told on the page, by failure()
             self.error = error
         self.ended.set()
@@ -69,8 +86,8 @@ class Maker:
         with self._lock:
             if self.latest is not None and not self.latest.ended.is_set():
                 raise ToolError("an image is being made already, in this window or another; wait for it, or cancel it there")
-            work = self.latest = Work(kind)
-        Thread(target=work.run, args=(make,), daemon=True).start()
+            work = self.latest = Work(kind, make)
+        Thread(target=work.run, daemon=True).start()
         return work
 
     def running(self, kind: str) -> Work | None:

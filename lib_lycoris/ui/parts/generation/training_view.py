@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ....tools.training.runs import RunFacts, tail
 from ...style import bar, idle, notes, report, small_picture
+from ..durations import remaining
 from ..plots import BLUE, DASHES, GOLD, GREEN, HEIGHT, INK, RED, WIDTH
-from ..tools.job_panel import duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,8 +34,9 @@ def state_html(facts: RunFacts) -> str:
     if facts.status == "training":
         left = (facts.steps - facts.step) * facts.seconds
         loss = facts.losses[-1][1] if facts.losses else math.nan
-        words = f"{facts.name}: step {facts.step} of {facts.steps} - loss {loss:.4f} - {facts.seconds:.2f} s a step - {duration(left)} left"
-        return bar(facts.step / max(facts.steps, 1), words, "training")
+        share = facts.step / max(facts.steps, 1)
+        how = f"{100 * share:.0f} % - step {facts.step} of {facts.steps} - loss {loss:.4f} - {facts.seconds:.2f} s a step"
+        return bar(share, f"{facts.name}: {how} - {remaining(left)}", "training")
     return bar(0, f"{facts.name}: {facts.text or 'starting'}", "training")
 
 

@@ -13,12 +13,14 @@ from ....errors import LycorisError
 from ....tools.jobs.progress import ProgressState
 from ....tools.jobs.queue import Job
 from ...context import PageContext
-from ...events import Update
+from ...events import Update, states
 from ...style import bar, idle, notes, report
+from ..durations import remaining, took
 from .fields import with_fields
 
 POLL = 0.2  # seconds between two looks at the job
 READY = "Ready."
+BUSY = "This page's job was still running, started here or in another window: yours was not started. Start it when that one is done."
 Make = Callable[..., "tuple[str, Mapping[str, Any]]"]  # values of a page's fields -> tool and options
 
 
@@ -91,7 +93,7 @@ class JobPanel:
         """Start a job and give the updates of ``outputs`` until it ends; errors are a sentence below the progress."""
         last = self.context.jobs.latest(self.owner)
         if last is not None and not last.ended:
-            yield from self._follow(last)
+            yield from self._follow(last, notes(problems=[BUSY]))
             return
         try:
             job = self.context.jobs.start(tool, options, self.owner)
@@ -115,14 +117,11 @@ class JobPanel:
         if job is not None and not job.ended:
             job.cancel()
 
-    def _follow(self, job: Job) -> Iterator[tuple[Update, ...]]:
-        shown = ""
-        while not job.wait(POLL):
-            now = self._now(job)
-            if now != shown:
-                shown = now
-                yield self._updates(now, busy=True)
-        yield self._finished(job)
+    def _follow(self, job: Job, before: str = "") -> Iterator[tuple[Update, ...]]:
+        """Give the updates until a job ends; ``before``: what is to be said above all that it says, until then and afterwards."""
+        for now in states(job.wait, lambda: self._now(job), POLL):
+            yield self._updates(now, before or None, busy=True)
+        yield self._finished(job, before)
 
     def _now(self, job: Job) -> str:
         if job.stopping:
@@ -134,16 +133,16 @@ class JobPanel:
             return bar(0, "starting")
         return bar(share(job.progress), words(job.progress))
 
-    def _finished(self, job: Job) -> tuple[Update, ...]:
+    def _finished(self, job: Job, before: str = "") -> tuple[Update, ...]:
         tool = self.context.jobs.tool(job.tool)
         if job.status == "cancelled":
-            return self._updates(idle("Cancelled. Nothing was written."))
+            return self._updates(idle("Cancelled. Nothing was written."), before or None)
         if job.status == "failed":
-            return self._updates(idle(READY), notes(errors=[with_fields(job.error, tool)]))
+            return self._updates(idle(READY), before + notes(errors=[with_fields(job.error, tool)]))
         if self._last[0] != job.id:  # to draw it may take seconds, which the next opening of the page need not wait for
             self._last = (job.id, self._show(job))
         when = time.strftime("%H:%M", time.localtime(job.ended_at))
-        said = notes(problems=[with_fields(note, tool) for note in job.notes])
+        said = before + notes(problems=[with_fields(note, tool) for note in job.notes])
         said += report(with_fields(job.result.text, tool)) if job.result else ""
         return self._updates(idle(f"Done in {took(job.seconds)}, at {when}."), said, results=self._last[1])
 
@@ -171,17 +170,5 @@ def words(state: ProgressState) -> str:
         parts.append(f"{state.step} of {state.total} {state.unit}")
         parts.append(f"{state.rate:.1f} {state.unit}/s" if state.rate >= 1 or not state.rate else f"{1 / state.rate:.1f} s each")
     if state.left is not None:
-        parts.append(f"{duration(state.left)} left" if state.left >= 0.5 else "finishing ...")
+        parts.append(remaining(state.left))
     return " - ".join(parts)
-
-
-def took(seconds: float) -> str:
-    """Return how long a job ran."""
-    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as the user says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -21,9 +21,10 @@ from ....tools.units import megabytes
 from ...context import PageContext
 from ...events import QUICK, Update, by_hand, on_any
 from ...style import idle, notes
+from ..durations import duration
 from ..file_choice import Picker
 from .fields import with_fields
-from .job_panel import Make, duration
+from .job_panel import Make
 
 PAUSE = 0.5  # seconds without a change before the files are looked at
 SHOWN = 40  # keys that are listed
@@ -149,10 +150,12 @@ def as_html(plan: Plan, tool: Tool) -> str:
 def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
     found = []
     matched = facts.get("matched")
-    if "tensors" in facts:
+    if "changed_tensors" in facts:
         found.append(("layers changed", f"{facts['changed_tensors']} of {facts['tensors']}"))
     elif matched is not None:
         found.append(("layers", str(matched if isinstance(matched, int) else len(matched))))
+    elif "tensors" in facts:
+        found.append(("tensors compared", str(facts["tensors"])))
     if facts.get("unmatched"):
         found.append(("keys not used", str(len(facts["unmatched"]))))
     if plan.disk_bytes is not None:

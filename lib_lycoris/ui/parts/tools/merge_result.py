@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,22 @@ class MergeResult:
         """Add the components to the open gr.Blocks."""
         tag = gr.HTML("", elem_id="lyco_merge_tag")
         with gr.Row():
-            use = gr.Button("Use as checkpoint", visible=False, elem_id="lyco_merge_use", min_width=120)
-            undo = gr.Button("Write the original again", visible=False, elem_id="lyco_merge_undo_run", min_width=120)
+            use = gr.Button("Use as checkpoint", size="sm", visible=False, elem_id="lyco_merge_use", min_width=120)
+            back = gr.Button("Back to the one before", size="sm", visible=False, elem_id="lyco_merge_back", min_width=120)
+            undo = gr.Button("Write the original again", size="sm", visible=False, elem_id="lyco_merge_undo_run", min_width=120)
         told = gr.HTML("", elem_id="lyco_merge_used")
         plot = gr.Plot(label="Change by block", show_label=False, visible=False, elem_id="lyco_merge_plot")
-        self.panel.shows([tag, use, undo, told, plot], self.show)
+        self.panel.shows([tag, use, undo, told, plot, back], self.show)
         self.panel.start(undo, self.undo_options, [])
         shown: Any = {scripted(use.click): "() => window.lycorisShowCheckpoint && window.lycorisShowCheckpoint()"}
-        use.click(self.use, None, told, show_progress="hidden").then(None, None, None, **shown)
+        for button, does in ((use, self.use), (back, self.use_the_one_before)):
+            button.click(does, None, [told, back], show_progress="hidden").then(None, None, None, **shown)
 
     def show(self, job: Job | None) -> list[Update]:
         """Return the updates for a finished merge; for none, what clears them."""
         if job is None or job.result is None:
-            return [gr.update(value=""), gr.update(visible=False), gr.update(visible=False), gr.update(value=""), gr.update(visible=False)]
+            hidden = gr.update(visible=False)
+            return [gr.update(value=""), hidden, hidden, gr.update(value=""), hidden, hidden]
         self.context.store.refresh()
         tag = self._tag(job.result.outputs[0]) if job.tool == "networks_merge" else ""
         can_use = self.context.use_checkpoint is not None and job.tool in ("merge", "undo")
@@ -53,7 +57,7 @@ class MergeResult:
         return [
             gr.update(value=tag), gr.update(visible=can_use), self._undo_button(job),
             gr.update(value=notes([STAYS] if job.tool == "undo" else [], [problem] if problem else [])),
-            gr.update(value=figure, visible=figure is not None),
+            gr.update(value=figure, visible=figure is not None), gr.update(visible=False),
         ]  # fmt: skip
 
     def _undo_button(self, job: Job) -> Update:
@@ -66,18 +70,27 @@ class MergeResult:
         name = next((file.name for file in self.context.store.networks() if file.path == path), path.stem)
         return tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send)
 
-    def use(self) -> Update:
+    def use(self) -> tuple[Update, Update]:
         """Make images with the result from now on."""
         job = self._last(("merge", "undo"))
         if job is None or job.result is None or self.context.use_checkpoint is None:
-            return gr.update()
+            return gr.update(), gr.update()
         path = job.result.outputs[0]
+        return self._used(lambda: self.context.use(path))
+
+    def use_the_one_before(self) -> tuple[Update, Update]:
+        """Make images with the checkpoint that was used before."""
+        return self._used(self.context.use_the_one_before)
+
+    def _used(self, change: Callable[[], str]) -> tuple[Update, Update]:
         try:
-            said = notes([self.context.use(path)])
-            title = self.context.checkpoint_title(path) if self.context.checkpoint_title is not None else ""
-            return gr.update(value=f'{said}<i hidden data-lyco-checkpoint="{escape(title)}"></i>')
+            said = notes([change()])
         except LycorisError as error:
-            return gr.update(value=notes(errors=[str(error)]))
+            return gr.update(value=notes(errors=[str(error)])), gr.update()
+        path = self.context.used
+        title = self.context.checkpoint_title(path) if self.context.checkpoint_title is not None and path is not None else ""
+        told = gr.update(value=f'{said}<i hidden data-lyco-checkpoint="{escape(title)}"></i>')
+        return told, gr.update(visible=self.context.has_one_before)
 
     def undo_options(self) -> tuple[str, dict[str, Any]]:
         """Return what restores the checkpoint that the last merge started from. Raises ToolError."""

@@ -66,7 +66,7 @@ class ToolForm:
         first = self.pickers[self.picked[0].name]
         if self.picked[0].kind == "network":
             take = lambda names: first.shown(names[0] if names else None)  # noqa: E731
-            self.context.receivers[self.tool.pretty] = Receiver(take, [], [first.component])
+            self.context.receivers[self.tool.pretty] = Receiver(take, [], [first.component], most=1)
 
     def _pick(self) -> None:
         for option in self.picked:

@@ -1,0 +1,20 @@
+"""Times as the user says them."""
+
+from __future__ import annotations
+
+
+def took(seconds: float) -> str:
+    """Return how long a job ran."""
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def remaining(seconds: float) -> str:
+    """Return how long something still takes."""
+    return f"{duration(seconds)} left" if seconds >= 0.5 else "finishing ..."
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that fits them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
