@@ -73,11 +73,7 @@ class TrainPage:
             field["name"] = gr.Textbox("", label="Name of the network", elem_id="lyco_train_name")
             field["trigger"] = gr.Textbox("", label="Trigger word", elem_id="lyco_train_trigger")
         field["prompts"] = gr.Textbox(
-            "",
-            lines=2,
-            label="Prompts for images while training",
-            info="One on each line; none makes no images.",
-            elem_id="lyco_train_prompts",
+            "", lines=2, label="Prompts for images while training", info="One on each line.", elem_id="lyco_train_prompts"
         )
 
     def _network(self) -> None:
