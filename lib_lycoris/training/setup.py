@@ -34,7 +34,7 @@ from .reporting.recorded import Recorded
 from .settings import Settings
 from .steps.draws import seed_everything
 from .steps.lessons import Lessons
-from .steps.optimisers import groups, optimiser, schedule
+from .steps.optimisers import groups, optimiser, schedule, told
 from .steps.step import Stepper
 
 
@@ -88,7 +88,7 @@ def prepare(settings: Settings) -> Run:
         steps = ceil(settings.max_train_epochs * order.length / settings.gradient_accumulation_steps)
     made = optimiser(settings, groups(network, settings, request))
     rate = schedule(settings, made, steps)
-    prepared = accelerator.prepare(made)
+    prepared = _prepared(settings, accelerator, made)
     stepper = Stepper(model, network, settings, request, lessons, accelerator)
     recorded = Recorded(settings, request, model, found, order.length)
     return Run(
@@ -114,6 +114,13 @@ def prepare(settings: Settings) -> Run:
 def _held_in(settings: Settings) -> torch.dtype:
     """Return the dtype of the base model's weights."""
     return precision_dtype(None if settings.mixed_precision == "no" else settings.mixed_precision, torch.float32)
+
+
+def _prepared(settings: Settings, accelerator: Any, made: Any) -> Any:
+    """Return an optimiser that is ready for its first step."""
+    ready = accelerator.prepare(made)
+    told(settings, ready, training=True)
+    return ready
 
 
 def _network(settings: Settings, request: NetworkRequest, model: TrainedModel) -> TrainedNetwork:

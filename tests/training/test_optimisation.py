@@ -27,8 +27,8 @@ from tests.training.conftest import Words
 REQUIRES = ("lycoris",)
 HERE = {"AdamW": "3e-3", "AdaFactor": "1e-2", "SGDNesterov": "3"}  # with their rates
 ASKED_FOR = {  # those whose packages are installed when they are asked for, as `run.py test --long` does
-    "AdamW8bit": "3e-3", "PagedAdamW8bit": "3e-3", "Prodigy": "1", "AdamWScheduleFree": "1e-2", "RAdamScheduleFree": "1e-2",
-    "SGDScheduleFree": "1",
+    "AdamW8bit": "3e-3", "PagedAdamW8bit": "3e-3", "Prodigy": "1", "AdamWScheduleFree": "1e-2", "RAdamScheduleFree": "0.3",
+    "SGDScheduleFree": "20",
 }  # fmt: skip
 STEPS = 12
 
@@ -83,6 +83,8 @@ def test_every_optimiser_learns_and_goes_on_to_the_same_bits(name: str, asked: W
     more = ("--optimizer_type", name, "--learning_rate", rate, "--validation_split", "0.2", "--validate_every_n_steps", "1")
     if name.endswith("8bit"):
         more = (*more, "--optimizer_args", "min_8bit_size=16")  # smaller tensors would be kept in 32
+    if name == "Prodigy":
+        more = (*more, "--optimizer_args", "d0=1e-3")  # its first guess of the rate grows too slowly for a dozen steps
     assert main(asked(name, *more)) == 0
     found = losses(out, name)
     assert len(found) == STEPS and min(found[-3:]) < 0.98 * found[0]
