@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    gc.disable()  # nothing that is imported and collected goes away
     config.stash[STARTED] = time.monotonic()
     in_several = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if in_several and not config.getoption("--quick") and config.option.markexpr != "not browser":
@@ -133,10 +133,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.line(f"--quick took more than {QUICK_SECONDS} s; mark what is slow with pytest.mark.slow. Longest: {listed}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Keep the modules and tests, which stay to the end, out of each garbage collection: a full one would look at all of them again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Get a browser before the first test, if one of the tests needs it: a run must not end in errors after minutes."""
-    gc.enable()
-    gc.freeze()  # the modules and tests that stay to the end: each full collection would look at all of them again
     if session.config.option.collectonly or not any(item.get_closest_marker("browser") for item in session.items):
         return
     get_browser(session.config)
