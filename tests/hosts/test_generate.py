@@ -21,8 +21,9 @@ from lib_lycoris.demo import NETWORKS
 from lib_lycoris.errors import HostError
 from lib_lycoris.hosts.embedded import preview as embedded_preview
 from lib_lycoris.hosts.embedded import tokenizer as embedded_tokenizer
-from lib_lycoris.hosts.embedded.host import SAMPLERS, EmbeddedHost
+from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.preview import clean
+from lib_lycoris.hosts.embedded.samplers import SAMPLERS
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.hosts.protocol import GeneratedImage, GenerationCancelled, GenerationProgress, GenerationRequest
 

@@ -105,7 +105,7 @@ def demo_checkpoint(data: Path) -> Path:
 
 def use_checkpoint(host: EmbeddedHost, path: Path) -> str:
     """Make images with another checkpoint from now on; return a sentence on it. Raises HostError, and all stays as it was."""
-    weight = next(host.model.pipe.unet.parameters())
+    weight = next(host.model.main.parameters())
     host.use(load_model(path, weight.device, weight.dtype))
     return f"Images are made with {host.model.name} now ({host.base.label})."
 

@@ -35,7 +35,7 @@ from .demo import NAME as DEMO
 from .folders import data_folder, kept_folder, own_networks
 from .model_hash import model_file_hash
 from .models import LoadedModel, load_model
-from .samplers import SAMPLERS
+from .pipelines import WholePipeline
 from .sampling import sample
 from .text import usable
 from .tiny import tiny_model
@@ -118,13 +118,13 @@ class EmbeddedHost:
 
     def about(self) -> str:
         """Return one sentence on the model that is loaded."""
-        where = next(self.model.pipe.unet.parameters()).device
+        where = next(self.model.main.parameters()).device
         about = f"{self.model.name} ({self.base.label}) on {where}, {len(self.library.files)} networks"
         return f"{about}. {ABOUT}" if self.model.name == DEMO else about
 
     def memory(self) -> str:
         """Return how much memory is in use."""
-        return memory_in_use(next(self.model.pipe.unet.parameters()).device)
+        return memory_in_use(next(self.model.main.parameters()).device)
 
     @property
     def library(self) -> Library:
@@ -133,7 +133,7 @@ class EmbeddedHost:
 
     def samplers(self) -> Sequence[str]:
         """Return the names of the samplers."""
-        return list(SAMPLERS)
+        return list(self.model.samplers)
 
     def folders(self) -> Sequence[Path]:
         """Return the folders that hold network files."""
@@ -168,7 +168,8 @@ class EmbeddedHost:
         self, request: GenerationRequest, progress: Callable[[GenerationProgress], None] | None = None, cancel: Event | None = None
     ) -> GeneratedImage:
         """Make one image; raise HostError with a sentence if it cannot be made, GenerationCancelled if ``cancel`` was set."""
-        _check(request)
+        request, unfollowed = self.model.settled(request)
+        _check(request, self.samplers())
         seed = request.seed if request.seed >= 0 else random.SystemRandom().randint(0, LARGEST_SEED)
         with self._busy, ThreadPoolExecutor(1) as beside, torch.inference_mode():
             prompt = plan_prompt(request.prompt, TAGS, request.steps)
@@ -181,7 +182,7 @@ class EmbeddedHost:
                 image, problems = self._draw(request, prompt, plan, seed, progress or (lambda _: None), cancel or Event())
         hashes = {one.network.name: self._hash(one.network) for one in plan.chosen}
         text = infotext(request, seed, self.model.name, hashes, model_hash.result())
-        return GeneratedImage(image, text, seed, applied, tuple(dict.fromkeys(plan.problems + report.problems + problems)))
+        return GeneratedImage(image, text, seed, applied, tuple(dict.fromkeys(plan.problems + report.problems + unfollowed + problems)))
 
     @contextmanager
     def _applied(self, plan: Plan) -> Iterator[Report]:
@@ -233,11 +234,13 @@ class EmbeddedHost:
         networks = [TextNetwork(one.tag, one.strength, self._words(one.network, plan.problems)) for one in plan.chosen]
         negative = plan_negative(find_tags(request.negative, TAGS)[0], request.steps)
         progress(GenerationProgress(0, request.steps))
+        if isinstance(self.model, WholePipeline):
+            return self.model.draw(request, prompt, negative[0], seed, go_to, progress, cancel)
         steps = conditionings(self.model, prompt, negative, networks, go_to)
         return sample(self.model.pipe, request, seed, steps, go_to, progress, cancel)
 
 
-def _check(request: GenerationRequest) -> None:
+def _check(request: GenerationRequest, samplers: Sequence[str]) -> None:
     if not 1 <= request.steps <= MOST_STEPS:
         raise HostError(f"{request.steps} steps cannot be made; give 1 to {MOST_STEPS}")
     if not isfinite(request.cfg):
@@ -245,8 +248,8 @@ def _check(request: GenerationRequest) -> None:
     for side in (request.width, request.height):
         if side % 8 or not 64 <= side <= 4096:
             raise HostError(f"a side of {side} pixels cannot be made; give a multiple of 8 from 64 to 4096")
-    if request.sampler not in SAMPLERS:
-        raise HostError(f'there is no sampler "{request.sampler}"; there are {", ".join(SAMPLERS)}')
+    if request.sampler not in samplers:
+        raise HostError(f'there is no sampler "{request.sampler}" for this model; there are {", ".join(samplers)}')
     if request.seed > LARGEST_SEED:
         raise HostError(f"the seed {request.seed} is too large; the largest is {LARGEST_SEED}")
 

@@ -11,10 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ...errors import HostError
+from ...errors import HostError, LycorisError
 from ...models.families import FAMILIES
 from ...models.family import TextTower
+from ...tools.files.checkpoints.checkpoint import open_checkpoint
 from ...tools.files.checkpoints.scaled import is_scale
+from ..protocol import GenerationRequest
+from .samplers import SAMPLERS
 from .shapes import (
     GENERATING,
     SCHEDULE,
@@ -51,6 +54,21 @@ class LoadedModel:
         """Whether the model also reads the pooled vector of its second text encoder."""
         return _has_two_text_encoders(self.pipe)
 
+    @property
+    def main(self) -> nn.Module:
+        """The part that makes the image step by step."""
+        parts = self.parts()
+        return next(part for name, part in parts.items() if not name.startswith("text_"))
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """The names of the samplers that it works with."""
+        return tuple(SAMPLERS)
+
+    def settled(self, request: GenerationRequest) -> tuple[GenerationRequest, list[str]]:
+        """Return a request as this model makes it, and what of it is not followed."""
+        return request, []
+
     def towers(self) -> list[tuple[Any, Any]]:
         """Return (tokenizer, text encoder) pairs."""
         found = [(self.pipe.tokenizer, self.pipe.text_encoder)]
@@ -78,15 +96,20 @@ def load_model(path: Path, device: torch.device, dtype: torch.dtype) -> LoadedMo
 
 
 def _folder(path: Path, dtype: torch.dtype) -> LoadedModel:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    from .pipelines import CANNOT_READ, refuse_unknown, whole_pipeline
 
     if not (path / "model_index.json").is_file():
         raise HostError(f"{path} is a folder without model_index.json, so it is not a model in diffusers' layout")
+    refuse_unknown(path)
     try:
         pipe = DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise HostError(f"diffusers cannot load {path}: {_first_line(error)}") from error
-    if getattr(pipe, "unet", None) is None or pipe.unet.config.in_channels != 4:
+    except (*CANNOT_READ, SafetensorError) as error:
+        raise HostError(f"diffusers cannot load {path}: {first_line(error)}") from error
+    if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
+        return whole_pipeline(path, pipe)
+    if pipe.unet.config.in_channels != 4:
         raise HostError(f"{path} is a {type(pipe).__name__}; this command needs SD1, SD2 or SDXL base for text")
     if hasattr(pipe, "safety_checker"):
         pipe.safety_checker = None
@@ -104,15 +127,17 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
             shapes: Shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
             metadata = file.metadata() or {}
             _refuse_scaled(shapes, path.name)
+            if f"{UNET}input_blocks.0.0.weight" not in shapes:
+                _refuse_other_family(path)
             family = family_of(shapes, path.name)
             state = {key: file.get_tensor(key) for key in shapes if _needed(key, family)}
     except (OSError, SafetensorError) as error:
-        raise HostError(f"{path.name} cannot be read as safetensors (is the download complete?): {_first_line(error)}") from error
+        raise HostError(f"{path.name} cannot be read as safetensors (is the download complete?): {first_line(error)}") from error
     notes = _yaml_notes(path)
     try:
         pipe = _assemble(state, shapes, family, notes, dtype)
     except (KeyError, RuntimeError, StopIteration) as error:
-        raise HostError(f"{path.name} looks like {family} but lacks parts of it: {_first_line(error)}") from error
+        raise HostError(f"{path.name} looks like {family} but lacks parts of it: {first_line(error)}") from error
     predicted = str(metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
     generation = GENERATING[family]
     v = notes.get("v") or predicted == "v" or "v_pred" in predicted
@@ -127,6 +152,20 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
 def _refuse_scaled(shapes: Shapes, name: str) -> None:
     if scale := next((key for key in shapes if is_scale(key)), None):
         raise HostError(f"{name} keeps its weights scaled ({scale}), which images are not made with here; use its fp16 or bf16 version")
+
+
+def _refuse_other_family(path: Path) -> None:
+    """Raise HostError that names the family of a checkpoint that images are not made with; nothing for what is no checkpoint."""
+    try:
+        base = open_checkpoint(path).base
+    except LycorisError:
+        return  # the caller says what is missing
+    if base.family in GENERATING:
+        return
+    raise HostError(
+        f"{path.name} is a checkpoint of {base.label}, which is loaded from a folder in diffusers' layout alone (with model_index.json, "
+        "text encoders and VAE); one file makes images with Stable Diffusion 1, 2 and XL"
+    )
 
 
 def _needed(key: str, family: str) -> bool:
@@ -231,6 +270,6 @@ def predicts_velocity(unet: Any) -> bool:
     return float((answer - picture).float().mean()) < -1
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     text = str(error).strip().strip("'\"")
     return text.splitlines()[0] if text else type(error).__name__

@@ -60,7 +60,8 @@ def _vectors(embeddings: Embeddings, number: int, encoder: Any) -> dict[str, Ten
 
 def usable(model: LoadedModel, parts: Mapping[str, Tensor]) -> bool:
     """Tell whether an embedding fits every text encoder of the model."""
-    return all(_vectors({"": parts}, number, encoder) for number, (_, encoder) in enumerate(model.towers()))
+    towers = model.towers()
+    return bool(towers) and all(_vectors({"": parts}, number, encoder) for number, (_, encoder) in enumerate(towers))
 
 
 def _pieces(weighted: Sequence[tuple[str, float]], tokenizer: Any, vectors: Mapping[str, Tensor]) -> list[list[Weighted]]:

@@ -109,6 +109,7 @@ class GeneratePage:
         with gr.Row():
             seed = gr.Number(value=-1, precision=0, label="Seed (-1: a new one each time)", elem_id="lyco_seed", min_width=140)
             sampler = gr.Dropdown(samplers, value=samplers[0], label="Sampler", elem_id="lyco_sampler", min_width=140)
+            self.context.on_load(lambda: gr.update(choices=list(self.host.samplers())), [sampler])  # another model may be loaded by then
         with gr.Row():
             steps = gr.Slider(1, 100, value=20, step=1, label="Steps", elem_id="lyco_steps")
             cfg = gr.Slider(1, 20, value=self.host.cfg, step=0.5, label="Guidance (CFG)", elem_id="lyco_cfg")
