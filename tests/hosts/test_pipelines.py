@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -137,7 +138,10 @@ def test_a_network_makes_the_image_of_the_merged_folder_and_is_taken_off(family:
     assert host.base.family == family
     plain = generate(host, PROMPT)
     changed = generate(host, f"{PROMPT} <lyco:style:0.5>", strict=True)
-    assert plain.problems == () and changed.problems == () and "style" in " ".join(changed.applied)
+    tells = "callback_on_step_end" in signature(pipe.__call__).parameters  # AuraFlow's did not in diffusers 0.31
+    for made in (plain, changed):
+        assert made.problems == () if tells else "does not tell its steps" in "".join(made.problems)
+    assert "style" in " ".join(changed.applied)
     assert (pixels(plain) != pixels(changed)).mean() > 0.3
     assert np.array_equal(pixels(generate(host, f"{PROMPT} <lyco:style:0>")), pixels(plain))
     lib_lycoris.merge(place / "base", [style], place / "merged", ratios=[0.5])
