@@ -120,10 +120,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
     parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 512x768 (default: what suits the model)")
     parser.add_argument("--cfg", type=float, help="how closely to follow the prompt, such as 7 (default: what suits the model)")
-    parser.add_argument(
-        "--sampler",
-        help='DDIM (the default), Euler, "Euler a", "DPM++ 2M" or "DPM++ 2M Karras"; other families than SD 1, 2 and XL have their own',
-    )
+    parser.add_argument("--sampler", help='DDIM (the default), Euler, "Euler a", "DPM++ 2M" or "DPM++ 2M Karras"; of SD 1, 2 and XL alone')
     parser.add_argument("--out", type=Path, default=Path("image.png"), metavar="FILE", help="the image, a PNG (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON on stdout")
     parser.add_argument(
@@ -217,16 +214,9 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     width, height = arguments.size or (host.size, host.size)
     cfg = host.cfg if arguments.cfg is None else arguments.cfg
+    sampler = arguments.sampler or next(iter(host.samplers()))
     request = GenerationRequest(
-        arguments.prompt,
-        arguments.negative,
-        arguments.seed,
-        arguments.steps,
-        width,
-        height,
-        cfg,
-        arguments.sampler or next(iter(host.samplers())),
-        not arguments.lenient,
+        arguments.prompt, arguments.negative, arguments.seed, arguments.steps, width, height, cfg, sampler, not arguments.lenient
     )
     started = time.monotonic()
     try:

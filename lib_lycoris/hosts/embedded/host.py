@@ -26,6 +26,7 @@ from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
 from ..library.cache import KEPT_MIB
 from ..library.library import Library
+from ..library.model_hash import model_file_hash
 from ..memory import memory_in_use
 from ..protocol import GeneratedImage, GenerationProgress, GenerationRequest, TagsRefused
 from ..session import Plan, Session
@@ -33,7 +34,6 @@ from .conditioning import TextNetwork, conditionings
 from .demo import ABOUT, EXAMPLE, demo_model
 from .demo import NAME as DEMO
 from .folders import data_folder, kept_folder, own_networks
-from .model_hash import model_file_hash
 from .models import LoadedModel, load_model
 from .pipelines import WholePipeline
 from .sampling import sample

@@ -271,5 +271,6 @@ def predicts_velocity(unet: Any) -> bool:
 
 
 def first_line(error: Exception) -> str:
+    """Return what a library's error says, in one line."""
     text = str(error).strip().strip("'\"")
     return text.splitlines()[0] if text else type(error).__name__

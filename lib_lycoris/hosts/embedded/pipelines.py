@@ -6,7 +6,6 @@ What needs our own reading of the prompt - emphasis, AND, prompt editing, words 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ...errors import HostError, LycorisError
 from ...models import FAMILIES
 from ...models.families import PIPELINE_PARTS
 from ...patching import Patcher
+from ...plain_json import parse_json
 from ...prompt import PromptPlan
 from ...prompt.attention import read_attention
 from ..protocol import GenerationCancelled, GenerationProgress, GenerationRequest
@@ -124,7 +124,7 @@ def refuse_unknown(path: Path) -> None:
     import transformers
 
     try:
-        told = json.loads((path / "model_index.json").read_text("utf-8"))
+        told = parse_json((path / "model_index.json").read_text("utf-8"))
         classes = {name: value[1] for name, value in told.items() if isinstance(value, list) and len(value) == 2 and value[1]}
         wanted = str(told["_class_name"])
     except (OSError, ValueError, KeyError, AttributeError) as error:
