@@ -59,7 +59,7 @@ class WholePipeline(LoadedModel):
         self, request: GenerationRequest, prompt: PromptPlan, negative: str, seed: int, go_to: Callable[[int], None],
         progress: Callable[[GenerationProgress], None], cancel: Event,
     ) -> tuple[Any, list[str]]:  # fmt: skip
-        """Return a PIL image and what could not be followed. Raises HostError, GenerationCancelled."""
+        """Return a PIL image and what could not be followed. Raises HostError, or GenerationCancelled after a cancel."""
         text, problems = plain_text(prompt)
 
         def after(_pipe: Any, done: int, _timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
