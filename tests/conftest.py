@@ -45,8 +45,11 @@ QUICK_LEAVES_OUT = (  # corpora, oracles, browser and app; and by measurement: w
     "patching/test_unet.py",
     "tools/test_families.py",
     "tools/test_peft_config.py",  # asks PEFT
+    "training/test_optimisation.py",  # whole trainings, as the next four
     "training/test_safeguards.py",
     "training/test_training.py",
+    "training/test_transformers.py",
+    "training/test_unets.py",
     "ui",
     "webui",
 )

@@ -17,6 +17,7 @@ from tests.pretended_device import Device, Placed, move
 from tests.tiny_model import TinyModel, networks
 
 
+@pytest.mark.slow
 def test_gigabytes_are_given_back_beside_what_comes_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights that were merged are gone a moment after the networks are, and nothing else holds them."""
     monkeypatch.setattr(discard, "WORTH_A_THREAD", 1)
