@@ -61,21 +61,26 @@ class LivePlan:
         ``more``: events of components that are followed too; ``base``: the base model's field, where a checkpoint that fits is offered.
         """
 
-        def follow(*values: Any) -> Update:
-            return self.update(make, ready, values)
+        def shown(update: Update) -> Any:
+            """Return the button's update with the plan's: at a change of the plan it would ask without end, for Gradio 4 tells of many."""
+            return update if base is None else (update, self.offered())
 
-        def settle(*values: Any) -> Update:
+        def follow(*values: Any) -> Any:
+            return shown(self.update(make, ready, values))
+
+        def settle(*values: Any) -> Any:
             """Plan what the fields say now: Gradio 3 drops a change that comes while the one before is still worked on."""
-            return gr.update() if values == self._followed else self.update(make, ready, values, 0.0)
+            return shown(gr.update() if values == self._followed else self.update(make, ready, values, 0.0))
+
+        outputs = self.component if base is None else [self.component, self.button]
 
         wanted = list(fields if inputs is None else inputs)
         changes = [field.change if hasattr(field, "lyco_picker") else by_hand(field) for field in fields]
-        on_any([*changes, *more], follow, wanted, self.component, settle)
+        on_any([*changes, *more], follow, wanted, outputs, settle)
         for event in events:
-            event.then(follow, wanted, self.component, show_progress="hidden")
-        self.context.after_load(lambda *values: self.update(make, ready, values, 0.0), wanted, self.component)
+            event.then(follow, wanted, outputs, show_progress="hidden")
+        self.context.after_load(lambda *values: shown(self.update(make, ready, values, 0.0)), wanted, outputs)
         if base is not None:
-            self.component.change(self.offered, None, self.button, **QUICK)
             self.button.click(lambda said: base.take(said.removeprefix(USE)), self.button, base.component, **QUICK)
 
     def offered(self) -> Update:
