@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lib_lycoris.hosts.embedded import model_hash
+from lib_lycoris.hosts.library import model_hash
 from lib_lycoris.hosts.library.index import NAME
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.hosts.webui.interface import card_files, paste
