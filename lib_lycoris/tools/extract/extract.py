@@ -34,7 +34,7 @@ from .report import Row, facts, metadata, summary, warnings
 BUDGET_RANKS = 128  # per module at most, where a file size decides
 SECONDS = 1.2e-8  # for a number of the models, on two cores
 MEASURE_SECONDS = 5e-8  # and to know its leading singular values
-FACTORS_BYTES, OTHER_BYTES, LEADING_BYTES = 6, 11, 12  # in memory for a number of the largest tensor: by algorithm, and for a size
+FACTORS_BYTES, OTHER_BYTES, LEADING_BYTES = 6, 11, 10  # in memory for a number of the largest tensor: by algorithm, and for a size
 
 
 def run(
