@@ -29,7 +29,7 @@ START = """
 import gc, sys, time
 from pathlib import Path
 import torch
-from lib_lycoris.hosts.library import Library
+from lib_lycoris.hosts.library.library import Library
 gc.collect()  # what torch's import left is not part of a scan
 folder, data, what = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 start = time.perf_counter()
