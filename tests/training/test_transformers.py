@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from math import exp
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib_lycoris import load
-from lib_lycoris.errors import ToolError
+from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.models.families import UNET_PREFIX
 from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.patching import Patcher
@@ -226,6 +227,31 @@ def test_other_pipelines_are_refused_by_name(tmp_path: Path, words: Words) -> No
     (tmp_path / "model_index.json").write_text('{"_class_name": "MochiPipeline"}')
     given = read_settings(words("x", "--pretrained_model_name_or_path", str(tmp_path)))
     with pytest.raises(ToolError, match=r"is a MochiPipeline, which is not trained here; there are SD 1, SD 2, SDXL, Flux\.1, Z-Image"):
+        open_model(given, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "told, error, said",
+    [
+        ({"transformer": ["diffusers", "FluxNextTransformer"]}, None, "needs FluxNextTransformer, which the installed diffusers"),
+        ({}, ValueError(""), "diffusers cannot load model: ValueError"),
+        ({}, AttributeError("no such part"), "diffusers cannot load model: no such part"),
+    ],
+)
+def test_a_folder_that_diffusers_cannot_load_is_one_sentence(
+    told: dict[str, Any], error: Exception | None, said: str, tmp_path: Path, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline", **told}))
+
+    def fail(*_: Any, **__: Any) -> None:
+        assert error is not None
+        raise error
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", fail)
+    given = read_settings(words("x", "--pretrained_model_name_or_path", str(folder)))
+    with pytest.raises(LycorisError, match=said):
         open_model(given, torch.device("cpu"), torch.float32)
 
 

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from ...errors import ToolError
 from ...hosts.embedded.demo import demo_model
-from ...hosts.embedded.models import load_model
+from ...hosts.embedded.models import first_line, load_model
+from ...hosts.embedded.pipelines import CANNOT_READ, refuse_unknown
 from ...plain_json import parse_json
 from .base import TrainedModel
 from .flux import Flux
@@ -65,12 +66,13 @@ def _unet(settings: Any, device: torch.device, dtype: torch.dtype) -> StableDiff
 
 def _transformer(kind: type[FlowTransformer], settings: Any, device: torch.device, dtype: torch.dtype) -> FlowTransformer:
     path = settings.pretrained_model_name_or_path
+    refuse_unknown(path)
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True)
         if settings.vae:
             pipe.vae = diffusers.AutoencoderKL.from_pretrained(str(settings.vae), local_files_only=True)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ToolError(f"diffusers cannot load {path.name}: {str(error).strip().splitlines()[0]}") from error
+    except (*CANNOT_READ, SafetensorError) as error:
+        raise ToolError(f"diffusers cannot load {path.name}: {first_line(error)}") from error
     if settings.transformer:
         fill(pipe.transformer, settings.transformer, kind.family)
     return kind(pipe, path.name, settings, device)

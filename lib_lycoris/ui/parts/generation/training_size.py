@@ -33,7 +33,7 @@ class TrainedSize:
             self.blocks = plot_box("Change by block", "lyco_train_blocks")
             self.curve = plot_box("Size against error", "lyco_train_curve")
             with gr.Row():
-                self.dim = gr.Number(8, precision=0, label="Dim of a smaller file", elem_id="lyco_train_new_dim")
+                self.dim = gr.Number(8, precision=0, label="Rank of the smaller file", elem_id="lyco_train_new_dim")
                 self.resize = gr.Button("Resize to this", elem_id="lyco_train_resize", min_width=120)
             self.said = gr.HTML("", elem_id="lyco_train_resized", elem_classes=["lyco_notes"])
 
