@@ -101,6 +101,8 @@ def test_an_image_goes_on_when_its_page_is_closed_and_is_followed_when_it_is_ope
     assert found[START_BUTTON]["interactive"] is False and found[CANCEL_BUTTON]["interactive"] is True and following["value"]
     *_, last = page.resume()
     assert "Done, seed 3." in last[STATE]["value"] and len(page.images.newest()) == 1
+    *_, late = page.resume()  # it ended between the opening and the following
+    assert late == last
     *again, following = page.found()
     assert again[GALLERY]["value"] == [str(page.images.newest()[0])] and "value" not in following
     assert again[INFO]["value"] == last[INFO]["value"]

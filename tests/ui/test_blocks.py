@@ -622,6 +622,8 @@ def test_an_analysis_goes_on_when_its_page_is_closed_and_is_followed_when_it_is_
     assert "role=" in found[0]["value"] and found[5]["interactive"] is False and following["value"]
     *_, done = part.resume()
     assert "Done, seed 1: 1 blocks" in done[0]["value"]
+    *_, late = part.resume()  # it ended between the opening and the following
+    assert late[:4] == done[:4]
     *again, following = part.found()
     assert again[0] == done[0] and again[4]["visible"] is True and "value" not in following
 

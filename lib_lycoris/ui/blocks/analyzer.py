@@ -157,7 +157,7 @@ class AnalyzerPart:
 
     def resume(self) -> Iterator[Updates]:
         """Follow the analysis in the making."""
-        work = self.context.maker.running(KIND)
+        work = self.context.maker.last(KIND)
         if work is None:
             yield _updates()
         else:

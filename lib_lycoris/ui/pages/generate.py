@@ -159,7 +159,7 @@ class GeneratePage:
 
     def resume(self) -> Iterator[tuple[Any, ...]]:
         """Follow the image in the making."""
-        work = self.maker.running("image")
+        work = self.maker.last("image")
         if work is None:
             yield _shown()
         else:

@@ -83,7 +83,7 @@ class GridPart:
 
     def resume(self) -> Iterator[Updates]:
         """Follow the grid in the making."""
-        work = self.maker.running("grid")
+        work = self.maker.last("grid")
         if work is None:
             yield _updates(None)
         else:

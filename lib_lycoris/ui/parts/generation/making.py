@@ -79,6 +79,7 @@ class Maker:
 
     def __init__(self) -> None:
         self.latest: Work | None = None
+        self._last: dict[str, Work] = {}  # by kind
         self._lock = Lock()
 
     def start(self, kind: str, make: Callable[[Work], Any]) -> Work:
@@ -86,14 +87,18 @@ class Maker:
         with self._lock:
             if self.latest is not None and not self.latest.ended.is_set():
                 raise ToolError("an image is being made already, in this window or another; wait for it, or cancel it there")
-            work = self.latest = Work(kind, make)
+            work = self.latest = self._last[kind] = Work(kind, make)
         Thread(target=work.run, daemon=True).start()
         return work
 
     def running(self, kind: str) -> Work | None:
         """Return the work of this kind that is not done."""
-        work = self.latest
-        return work if work is not None and work.kind == kind and not work.ended.is_set() else None
+        work = self.last(kind)
+        return work if work is not None and not work.ended.is_set() else None
+
+    def last(self, kind: str) -> Work | None:
+        """Return the newest work of this kind, done or not: who follows it may come when it has just ended."""
+        return self._last.get(kind)
 
     def stop(self) -> None:
         """Ask what is in the making to stop, at the end of its step."""
