@@ -37,6 +37,7 @@ from lib_lycoris.ui.pages import extract as extract_page
 from lib_lycoris.ui.pages.change import NONE, ChangePage, _asked
 from lib_lycoris.ui.pages.extract import ExtractPage
 from lib_lycoris.ui.pages.inspect import InspectPage
+from lib_lycoris.ui.parts import figures as figures_module
 from lib_lycoris.ui.parts.curve import sentence
 from lib_lycoris.ui.parts.tools.live_plan import as_html
 from lib_lycoris.ui.parts.tools.rank_choice import FIXED, SIZE, RankChoice
@@ -304,7 +305,16 @@ def extraction(page: ExtractPage, **given: Any) -> list[Any]:
     return values_of(page.inputs, **{"org": "base", "tuned": "tuned", **given})
 
 
-def test_two_files_and_a_click_make_a_network(page: ExtractPage, context: PageContext) -> None:
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was drawn, in order."""
+    found: list[Any] = []
+    draw = figures_module.image_of
+    monkeypatch.setattr(figures_module, "image_of", lambda figure: found.append(figure) or draw(figure))
+    return found
+
+
+def test_two_files_and_a_click_make_a_network(page: ExtractPage, context: PageContext, figures: list[Any]) -> None:
     """The three decisions: original, tuned, run."""
     updates = list(page.panel.make_and_run(page.make, extraction(page)))
     assert "Done" in updates[-1][0]["value"] and "relative error" in updates[-1][2]["value"]
@@ -312,11 +322,14 @@ def test_two_files_and_a_click_make_a_network(page: ExtractPage, context: PageCo
     assert path.is_file()
     tag, plot = updates[-1][5], updates[-1][6]
     assert "&lt;lyco:tuned-locon:1&gt;" in tag["value"] and "Send to Generate" in tag["value"]
-    assert plot["visible"] and [label.get_text() for label in plot["value"].axes[0].get_xticklabels()] == ["BASE", "IN01"]
+    assert plot["visible"] and 'alt="The checkpoints&#x27; difference, block by block' in plot["value"]
+    assert [label.get_text() for label in figures[-1].axes[0].get_xticklabels()] == ["BASE", "IN01"]
     assert page.make(*extraction(page))[1]["save_to"].name == "tuned-locon-2.safetensors"
 
 
-def test_measured_once_the_curve_follows_the_fields(page: ExtractPage, context: PageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_once_the_curve_follows_the_fields(
+    page: ExtractPage, context: PageContext, monkeypatch: pytest.MonkeyPatch, figures: list[Any]
+) -> None:
     watched = [part for part in page.inputs if part is not page.fields["name"]]
     fields = values_of(watched, org="base", tuned="tuned", rank=4)
     said, plot, more, _ = page.curve.draw(*fields)
@@ -327,13 +340,13 @@ def test_measured_once_the_curve_follows_the_fields(page: ExtractPage, context: 
     drawn = last[7:]  # the job's end draws the curve
     assert drawn[1]["visible"] is True
     for rank in (4, 9):
-        said, plot, more, values = page.curve.draw(*values_of(watched, org="base", tuned="tuned", rank=rank))
+        said, plot, more, _ = page.curve.draw(*values_of(watched, org="base", tuned="tuned", rank=rank))
         wanted = extract.run(**files_of(context), dim=rank, save_to=context.store.data_folder() / f"{rank}.safetensors").report
-        mark = next(line for line in plot["value"].axes[0].lines if line.get_marker() == "D")
+        mark = next(line for line in figures[-2].axes[0].lines if line.get_marker() == "D")
         assert mark.get_xdata()[0] * MB == pytest.approx(wanted["bytes"], rel=0.01)
         assert mark.get_ydata()[0] / 100 == pytest.approx(wanted["error"], abs=1e-3)
         assert f"error {wanted['error']:.1%}" in said["value"] and more["visible"] is True
-        assert {line.get_xdata()[0] for line in values["value"].axes[0].lines if line.get_marker() == "D"} == {rank}
+        assert {line.get_xdata()[0] for line in figures[-1].axes[0].lines if line.get_marker() == "D"} == {rank}
 
 
 def test_the_curve_has_nothing_for_other_algorithms_and_says_so(page: ExtractPage) -> None:
@@ -460,17 +473,17 @@ def test_block_weights_are_written_out(change: ChangePage) -> None:
         form.make(*values_of(form.inputs, model="net", ratio=None))
 
 
-def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, context: PageContext) -> None:
+def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, context: PageContext, figures: list[Any]) -> None:
     form: Any = change.forms["Resize"]
     watched = [part for part in form.inputs if part is not form.name]
     said, plot, _, values = form.curve.draw(*values_of(watched, model="net", base_model="base", rank=1))
     wanted = resize.run(model=context.store.network_folder() / "net.safetensors", base_model=files_of(context)["model_org"], new_rank=1,
                         save_to=context.store.data_folder() / "x.safetensors").report  # fmt: skip
-    mark = next(line for line in plot["value"].axes[0].lines if line.get_marker() == "D")
+    mark = next(line for line in figures[-2].axes[0].lines if line.get_marker() == "D")
     assert mark.get_ydata()[0] / 100 == pytest.approx(wanted["error"], abs=1e-3)
     assert mark.get_xdata()[0] * MB == pytest.approx(wanted["bytes"], rel=0.02)
     assert f"{wanted['captured']:.1%} of the change" in said["value"]
-    assert len(values["value"].axes[0].get_lines()) >= 3
+    assert len(figures[-1].axes[0].get_lines()) >= 3 and "<img" in plot["value"] and "<img" in values["value"]
     assert "rank 3" in form.curve.draw(*values_of(watched, model="net"))[0]["value"]  # a resize needs no base model: all ranks are kept
 
 

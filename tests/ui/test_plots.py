@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from base64 import b64decode
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -12,24 +15,37 @@ from PIL import Image
 
 from lib_lycoris.models import layout
 from lib_lycoris.ui.parts import plots
+from lib_lycoris.ui.parts.figures import image_of
 
+ROOT = Path(__file__).resolve().parents[2]
 LIGHT, DARK = (1.0, 1.0, 1.0), (11 / 255, 15 / 255, 25 / 255)  # the grounds of Gradio's themes
 
 
-def luminance(colour: tuple[float, float, float]) -> float:
+def luminance(colour: tuple[float, ...]) -> float:
     """Return WCAG's relative luminance."""
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
+def contrast(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
+def turned(colour: tuple[float, ...]) -> tuple[float, ...]:
+    """Return what the dark theme's filter makes of a colour: invert(1), then hue-rotate(180deg) as the Filter Effects module defines it."""
+    matrix = ((-0.574, 1.430, 0.144), (0.426, 0.430, 0.144), (0.426, 1.430, -0.856))
+    return tuple(min(1.0, max(0.0, sum(weight * (1 - part) for weight, part in zip(row, colour)))) for row in matrix)
+
+
 def test_every_colour_stands_out_in_both_themes() -> None:
+    assert ".dark #lyco_page .lyco_plot img {\n    filter: invert(1) hue-rotate(180deg);" in page_css_file()
     for colour in (plots.INK, *plots.COLOURS):
-        assert min(contrast(to_rgb(colour), ground) for ground in (LIGHT, DARK)) >= 3, colour
+        assert contrast(to_rgb(colour), LIGHT) >= 4.5 and contrast(turned(to_rgb(colour)), DARK) >= 4.5, colour
+
+
+def page_css_file() -> str:
+    return (ROOT / "style.css").read_text(encoding="utf-8")
 
 
 def test_nothing_stays_with_pyplot_and_the_ground_is_transparent() -> None:
@@ -40,6 +56,15 @@ def test_nothing_stays_with_pyplot_and_the_ground_is_transparent() -> None:
     figure.savefig(picture, format="png")
     with Image.open(picture) as image:
         assert image.convert("RGBA").getpixel((0, 0))[3] == 0
+
+
+def test_a_figure_is_an_image_in_the_page_with_its_words() -> None:
+    made = image_of(plots.block_norms({'<b>"x"': {"IN01": 1.0, "OUT03": 2.5}}, "sd1"))
+    alt, code = re.fullmatch(r'<img alt="([^"]*)" src="data:image/svg\+xml;base64,([^"]+)">', made).groups()  # type: ignore[union-attr]
+    assert alt == "Change by block, ‖ΔW‖ (Frobenius norm): &lt;b&gt;&quot;x&quot; most in OUT03, 2.5"
+    assert b64decode(code).startswith(b"<?xml") and b"<svg" in b64decode(code)
+    assert plots.spectra([("a", [4.0, 1.0])]).get_label() == "Singular values: a from 4 to 1"
+    assert plots.size_curve([(1_000_000, 0.5)], (1_000_000, 0.5)).get_label().endswith("1.0 MB with 50 %; chosen: 1.0 MB with 50 %")
 
 
 def test_spectra_are_drawn_as_they_are_and_marked_where_they_are_cut() -> None:

@@ -107,7 +107,7 @@ def test_a_run_is_started_stopped_found_again_and_gone_on_with(page: TrainPage, 
     assert "cat is trained" in last[0]["value"] and "&lt;lyco:cat:1&gt;" in last[2]["value"]
     assert [step for step, _ in runs.facts_of(folder).losses] == list(range(1, 13))
     box, blocks, curve, dim, _ = last[5:]
-    assert box["visible"] and blocks["value"].axes and curve["value"].axes and 1 <= dim["value"] <= 2
+    assert box["visible"] and "<img" in blocks["value"] and "<img" in curve["value"] and 1 <= dim["value"] <= 2
     *_, said = other.smaller(1)
     assert "cat-dim1.safetensors" in said["value"] and folder.with_name("cat-dim1.safetensors").is_file()
     *_, said = other.smaller(1)

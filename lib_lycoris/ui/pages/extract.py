@@ -18,7 +18,8 @@ from ...tools.linalg.ranks import NEEDS_ALL
 from ...tools.linalg.size_curve import LEADING, CurveRequest, Spectra
 from ..context import PageContext
 from ..events import Update
-from ..parts.curve import CurveView, plot_box
+from ..parts.curve import CurveView
+from ..parts.figures import figure_box, figure_update
 from ..parts.file_choice import checkpoint_picker
 from ..parts.guidance import advice_html, guidance_part
 from ..parts.names import NO_NAME, free_name, tag_of
@@ -72,7 +73,7 @@ class ExtractPage:
                     button = gr.Button("Extract", variant="primary", elem_id="lyco_extract_run", min_width=120)
                 self.panel.build()
                 self.tag = gr.HTML("", elem_id="lyco_extract_tag")
-                self.blocks = plot_box("Change by block", "lyco_extract_blocks", visible=False)
+                self.blocks = figure_box("lyco_extract_blocks", visible=False)
         guidance_part("lyco_extract_guidance")
         self._wire(button, measure_button)
 
@@ -178,7 +179,7 @@ class ExtractPage:
         report = job.result.report
         figure = block_norms(blocks_of(report), report["family"], title="The checkpoints' difference, block by block")
         tag = tag_box(tag_of(self.context, job.result.outputs[0]), self.context.send)
-        return [gr.update(value=tag), gr.update(value=figure, visible=True), *kept]
+        return [gr.update(value=tag), figure_update(figure), *kept]
 
 
 def blocks_of(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -18,8 +18,8 @@ from ...tools.examine.module_sizes import Sizes, measure_modules, singular_value
 from ...tools.jobs.queue import Job
 from ..context import PageContext, Receiver
 from ..events import Update
-from ..parts.curve import plot_box
 from ..parts.dropped import DroppedFiles
+from ..parts.figures import figure_box, figure_update
 from ..parts.file_choice import base_picker, network_picker
 from ..parts.guidance import advice_html
 from ..parts.inspection import comparison, details, facts, module_table, overview, words
@@ -89,12 +89,12 @@ class InspectPage:
                 self.words = gr.HTML("", elem_id="lyco_inspect_words")
                 self.facts = gr.HTML("", elem_id="lyco_inspect_facts")
             with gr.Column(scale=6, min_width=340):
-                self.blocks = plot_box("Change by block", "lyco_inspect_blocks")
+                self.blocks = figure_box("lyco_inspect_blocks")
                 self.layers = gr.Dropdown(
                     [], value=[], multiselect=True, max_choices=MOST_DRAWN, label="Layers whose singular values are drawn",
                     elem_id="lyco_inspect_layers",
                 )  # fmt: skip
-                self.values = plot_box("Singular values", "lyco_inspect_spectra")
+                self.values = figure_box("lyco_inspect_spectra")
         with gr.Row():
             self.search = gr.Textbox(
                 label="Search the modules", placeholder="attn2 to_k, OUT04, text encoder, dead ...", max_lines=1,
@@ -111,7 +111,7 @@ class InspectPage:
         self.compare = gr.Button("Compare", variant="primary", elem_id="lyco_inspect_run")
         self.panel.build()
         self.compared = gr.HTML("", elem_id="lyco_inspect_compared")
-        self.sides = plot_box("Change by block", "lyco_inspect_sides", visible=False)
+        self.sides = figure_box("lyco_inspect_sides", visible=False)
 
     def _wire(self) -> None:
         self.context.receivers["Compare"] = Receiver(lambda names: self.several.shown(names), [], [self.several.component])
@@ -216,7 +216,7 @@ class InspectPage:
         told = [f"{missing} of {sizes.modules} changes depend on the base weights: {hint}."] if missing else []
         figure = block_norms({shown.inspection.name: block_totals(sizes.energies.items(), sizes.family)}, sizes.family)
         return self._updates(
-            state=notes(problems=told) if told else "", blocks=gr.update(value=figure, visible=bool(strongest)),
+            state=notes(problems=told) if told else "", blocks=figure_update(figure if strongest else None),
             layers=gr.update(choices=list(sizes.energies), value=strongest, visible=bool(strongest)),
             values=self._figure(path, strongest), table=module_table(shown.inspection, sizes),
         )  # fmt: skip
@@ -241,7 +241,7 @@ class InspectPage:
             found = singular_values(path, layers[:MOST_DRAWN], base, family) if layers else {}
         except FAILURES:
             found = {}  # the sentence about it stands above already
-        return gr.update(value=spectra(list(found.items())), visible=True) if found else gr.update(visible=False)
+        return figure_update(spectra(list(found.items())) if found else None)
 
     def _known(self, name: str | None) -> Shown | None:
         try:
@@ -263,7 +263,7 @@ class InspectPage:
             return [gr.update(value=""), gr.update(visible=False)]
         report = job.result.report
         series = {item["name"]: {block: facts["norm"] for block, facts in item["blocks"].items()} for item in report["networks"]}
-        return [gr.update(value=comparison(report)), gr.update(value=block_norms(series, report["family"]), visible=True)]
+        return [gr.update(value=comparison(report)), figure_update(block_norms(series, report["family"]))]
 
     def _updates(self, **changed: Any) -> list[Update]:
         """Return the updates of ``outputs``: values by name, or whole updates; what is not named stays as it is."""

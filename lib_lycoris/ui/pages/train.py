@@ -17,6 +17,7 @@ from ...tools.training.command import checked, given
 from ...tools.training.network_options import ALGORITHMS, USES
 from ..context import PageContext
 from ..events import Update
+from ..parts.figures import figure_box, figure_update
 from ..parts.file_choice import checkpoint_picker
 from ..parts.generation.training_size import TrainedSize
 from ..parts.generation.training_view import curves, images_html, said_html, state_html
@@ -57,7 +58,7 @@ class TrainPage:
                 self.state = gr.HTML(idle(READY), elem_id="lyco_train_progress", elem_classes=["lyco_progress"])
                 self.said = gr.HTML("", elem_id="lyco_train_notes", elem_classes=["lyco_notes"])
                 self.tag = gr.HTML("", elem_id="lyco_train_tag")
-                self.plot = gr.Plot(label="Curves", show_label=False, visible=False, elem_id="lyco_train_plot", elem_classes=["lyco_plot"])
+                self.plot = figure_box("lyco_train_plot", visible=False)
                 self.images = gr.HTML("", elem_id="lyco_train_images")
                 self.size.build()
         guidance_part("lyco_train_guidance")
@@ -238,7 +239,7 @@ class TrainPage:
         yield self._updates(reader.look(), drawn=True)
 
     def _updates(self, facts: runs.RunFacts, drawn: bool) -> tuple[Update, ...]:
-        plot = gr.update(value=curves(facts), visible=True) if drawn and facts.losses else gr.update()
+        plot = figure_update(curves(facts)) if drawn and facts.losses else gr.update()
         images = gr.update(value=images_html(facts)) if drawn else gr.update()
         size = self.size.updates(facts) if drawn else tuple(gr.update() for _ in self.size.outputs)
         said = (gr.update(value=state_html(facts)), gr.update(value=said_html(facts)), gr.update(value=self._tag(facts)))

@@ -14,16 +14,12 @@ from ...tools.linalg.size_curve import CurveRequest, Point, Spectra
 from ...tools.units import megabytes
 from ..events import Update
 from ..style import idle, notes
+from .figures import figure_box, figure_update
 from .plots import size_curve, spectra
 
 PAUSE = 0.12  # seconds without a change before a figure is drawn: a slider sends many
 LAYERS = 5  # whose singular values are drawn: those that change most
 Find = Callable[..., "tuple[Spectra, CurveRequest] | str"]  # values of the fields -> what to draw, or why there is nothing
-
-
-def plot_box(label: str, elem_id: str, visible: bool = True) -> Any:
-    """Add a component for a figure to the open gr.Blocks; the figure has a title of its own."""
-    return gr.Plot(label=label, show_label=False, visible=visible, elem_id=elem_id, elem_classes=["lyco_plot"])
 
 
 class CurveView:
@@ -39,9 +35,9 @@ class CurveView:
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
         self.sentence = gr.HTML(idle(self.empty), elem_id=f"lyco_{self.name}_curve_text", elem_classes=["lyco_plan"])
-        self.plot = plot_box("Size against error", f"lyco_{self.name}_curve", visible=False)
+        self.plot = figure_box(f"lyco_{self.name}_curve", visible=False)
         with gr.Accordion("Singular values of the layers that change most", open=False, visible=False) as self.more:
-            self.values = plot_box("Singular values", f"lyco_{self.name}_spectra")
+            self.values = figure_box(f"lyco_{self.name}_spectra")
 
     @property
     def outputs(self) -> list[Any]:
@@ -87,7 +83,7 @@ class CurveView:
         values_figure = spectra(lines, kept, "Singular values, and where they are cut")
         said = gr.update(value=idle(sentence(asked, point)))
         shown = gr.update(visible=True)
-        return [said, gr.update(value=figure, visible=True), shown, gr.update(value=values_figure)]
+        return [said, figure_update(figure), shown, figure_update(values_figure)]
 
     def again(self) -> list[Update]:
         """Draw for the values of the last time, with what was measured since."""

@@ -1,7 +1,7 @@
-"""Figures for gr.Plot: spectra, norms by block, size against error; no pyplot, so nothing stays in memory when a figure is gone.
+"""Figures: spectra, norms by block, size against error; no pyplot, so nothing stays in memory when a figure is gone.
 
-The ground is transparent and every colour stands out from white and from near-black, so one figure serves both themes. The colours are told
-apart by colour-blind people too (after Okabe and Ito), and no two lines differ by colour alone.
+The ground is transparent and every colour stands out from white; style.css turns dark and light around in the dark theme. The colours are
+told apart by colour-blind people too (after Okabe and Ito), and no two lines differ by colour alone. A figure's label says it in words.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # matplotlib comes with the first figure: no start has to wai
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#7b8290"  # axes and words: 4 to 1 against white and against a dark page
-BLUE, RED, GREEN, PINK, GOLD, VIOLET = "#2f86c8", "#d55e00", "#139a74", "#c66a9c", "#ad8200", "#8f6ad0"
+INK = "#5f6672"  # axes and words
+BLUE, RED, GREEN, PINK, GOLD, VIOLET = "#0072b2", "#c04b00", "#00795a", "#b0487f", "#876400", "#7549c4"
 COLOURS = (BLUE, RED, GREEN, PINK, GOLD, VIOLET)
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 WIDTH, HEIGHT = 6.4, 2.9  # inches
@@ -55,6 +55,8 @@ def spectra(layers: Sequence[tuple[str, Iterable[float]]], kept: Sequence[int] =
         _legend(figure, axes)
     else:
         _nothing(axes, "nothing is changed")
+    said = (f"{name} from {max(values):.3g} to {min(values):.3g}" for name, values in drawn if values)
+    figure.set_label(_in_words(title, said))
     return figure
 
 
@@ -81,6 +83,9 @@ def block_norms(series: Mapping[str, Mapping[str, float]], family: str, unit: st
         _arrange(figure, HEIGHT, BELOW + ROOM_FOR_NAMES)
     if not ids:
         _nothing(axes, "no block is changed")
+    most = {name: max(norms, key=lambda block: norms[block]) for name, norms in series.items() if norms}
+    said = (f"{name} most in {block}, {series[name][block]:.3g}" for name, block in most.items())
+    figure.set_label(_in_words(f"{title or 'Change by block'}, {unit}", said))
     return figure
 
 
@@ -116,7 +121,15 @@ def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | 
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(_number)
     axes.set_ylim(0, max([5.0, *errors, *([100 * chosen[1]] if chosen else [])]) * 1.18)
+    said = [f"{size:.1f} MB with {error:.3g} %" for size, error in zip(sizes, errors)]
+    marked = [f"chosen: {chosen[0] / MB:.1f} MB with {100 * chosen[1]:.3g} %"] if chosen else []
+    figure.set_label(_in_words("Relative error of the file by its size", [*said, *marked]))
     return figure
+
+
+def _in_words(title: str, said: Iterable[str]) -> str:
+    """Return what a figure shows, for those who cannot see it."""
+    return ": ".join(filter(None, (title, "; ".join(said))))
 
 
 def short(name: str) -> str:

@@ -12,7 +12,7 @@ from ....models import FAMILIES
 from ....tools.training.runs import RunFacts, network_of
 from ...events import Update
 from ...style import notes
-from ..curve import plot_box
+from ..figures import figure_box, figure_update
 from ..plots import block_norms, size_curve
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class TrainedSize:
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
         with gr.Accordion("Spectra and size", open=False, visible=False, elem_id="lyco_train_spectra") as self.box:
-            self.blocks = plot_box("Change by block", "lyco_train_blocks")
-            self.curve = plot_box("Size against error", "lyco_train_curve")
+            self.blocks = figure_box("lyco_train_blocks")
+            self.curve = figure_box("lyco_train_curve")
             with gr.Row():
                 self.dim = gr.Number(8, precision=0, label="Rank of the smaller file", elem_id="lyco_train_new_dim")
                 self.resize = gr.Button("Resize to this", elem_id="lyco_train_resize", min_width=120)
@@ -52,7 +52,7 @@ class TrainedSize:
         chosen = int(told.get("advised") or max(dim // 2, 1))
         blocks = block_norms({facts.name: {str(block): float(norm) for block, norm in told["blocks"].items()}}, told["family"])
         curve = size_curve(sorted(points))
-        return gr.update(visible=True), gr.update(value=blocks), gr.update(value=curve), gr.update(value=chosen), gr.update(value="")
+        return gr.update(visible=True), figure_update(blocks), figure_update(curve), gr.update(value=chosen), gr.update(value="")
 
     def run(self, folder: Path | None, dim: float | None) -> Iterator[Update]:
         """Make the smaller file beside the network; return what is said of it."""

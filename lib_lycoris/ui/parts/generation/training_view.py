@@ -85,6 +85,8 @@ def curves(facts: RunFacts) -> Figure:
         if len([points for points in lines.values() if points]) > 1:
             axes.legend(fontsize=7, frameon=False, labelcolor=INK)
     figure.tight_layout()
+    last = [f"{name} {points[-1][1]:.3g}" for _, lines in series for name, points in lines.items() if points]
+    figure.set_label(f"Curves of the training, at step {facts.step}: {', '.join(last)}")
     return figure
 
 

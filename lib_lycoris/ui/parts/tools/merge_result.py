@@ -16,6 +16,7 @@ from ....tools.merge.norms import shares_of
 from ...context import PageContext
 from ...events import Update
 from ...style import notes, scripted, tag_box
+from ..figures import figure_box, figure_update
 from ..plots import block_norms, block_totals
 from .job_panel import JobPanel
 
@@ -38,7 +39,7 @@ class MergeResult:
             back = gr.Button("Back to the one before", size="sm", visible=False, elem_id="lyco_merge_back", min_width=120)
             undo = gr.Button("Write the original again", size="sm", visible=False, elem_id="lyco_merge_undo_run", min_width=120)
         told = gr.HTML("", elem_id="lyco_merge_used")
-        plot = gr.Plot(label="Change by block", show_label=False, visible=False, elem_id="lyco_merge_plot")
+        plot = figure_box("lyco_merge_plot", visible=False)
         self.panel.shows([tag, use, undo, told, plot, back], self.show)
         self.panel.start(undo, self.undo_options, [])
         shown: Any = {scripted(use.click): "() => window.lycorisShowCheckpoint && window.lycorisShowCheckpoint()"}
@@ -57,7 +58,7 @@ class MergeResult:
         return [
             gr.update(value=tag), gr.update(visible=can_use), self._undo_button(job),
             gr.update(value=notes([STAYS] if job.tool == "undo" else [], [problem] if problem else [])),
-            gr.update(value=figure, visible=figure is not None), gr.update(visible=False),
+            figure_update(figure), gr.update(visible=False),
         ]  # fmt: skip
 
     def _undo_button(self, job: Job) -> Update:
