@@ -406,6 +406,20 @@ def test_presets_of_the_layout_are_offered_and_loaded(page: BlocksPage) -> None:
     assert "random values" in value(page.load("lots", state, "demo-lora", *NUMBERS), "notes")
 
 
+@pytest.mark.parametrize(
+    "count, name", [(17, "MIDD"), (26, "MIDD"), (26, "ALL0.5"), (12, "SDXL-STYLE"), (20, "SDXL-STYLE"), (61, "FLUX-DOUBLE")]
+)
+def test_every_list_of_a_model_offers_its_presets_which_mean_what_the_tag_means(page: BlocksPage, count: int, name: str) -> None:
+    """Also where they are lists of other lengths: a block that a preset lacks is off, one that the layout lacks changes the layout."""
+    state = BlockState(BlockValues(LISTED[count]))
+    assert name in page.offer(state)["choices"]
+    loaded = page.load(name, state, "demo-lora", *NUMBERS)
+    assert value(loaded, "preset") == name and tag_in(loaded) == f"<lyco:demo-lora:1:lbw={name}>"
+    sliders, meant = value(loaded, "state").sliders, Presets.default().weights(name).ratios(0)
+    assert {block: weight for block, weight in zip(sliders.blocks, sliders.shown) if weight} == {b: w for b, w in meant.items() if w}
+    assert sliders.layout == LISTED[20 if count == 12 else count]
+
+
 def test_a_saved_preset_works_in_a_prompt_at_once_and_goes_again(page: BlocksPage) -> None:
     sliders = BlockValues(LISTED[17]).with_values([0.0] * 8 + [1.0] * 9)
     *shown, emptied = page.save(" mine ", BlockState(sliders), "demo-lora", *NUMBERS)

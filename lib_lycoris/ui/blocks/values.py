@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Union
 
 from ...errors import LycorisError, PromptError, ToolError
+from ...models.families import FAMILIES
 from ...prompt import BlockWeights, Cell, ElementRule, Presets, Schedule, Tag, TagError, escape_name, find_tags
 from ...prompt.number import format_number, parse_number
 from .layouts import LISTED, Layout, layout_for
@@ -79,6 +80,11 @@ class BlockValues:
         found = dict(zip(self.blocks, self.shown))
         return self.with_values([found[pairs.get(block, block)] for block in self.blocks])
 
+    def with_preset(self, values: Mapping[str, float]) -> BlockValues:
+        """Return the sliders at a preset's values, in the shown layout if that has all its blocks; the others get 0, as in a tag."""
+        layout = self.layout if set(values) <= set(self.blocks) else LISTED[len(values)]
+        return replace(self, layout=layout).with_values([values.get(block, 0.0) for block in layout.blocks])
+
     def for_network(self, family: str, touched: Mapping[str, int]) -> BlockValues:
         """Return the sliders in the layout that a network needs: the short one if that holds every block that it changes."""
         return replace(self, layout=layout_for(family, touched), touched=touched)
@@ -135,27 +141,33 @@ def _ranges(blocks: Sequence[str]) -> list[str]:
 
 
 def fitting_presets(presets: Presets, layout: Layout) -> dict[str, BlockWeights]:
-    """Return the presets of one layout by name; those that cannot be read are left out, a tag with such a name is told about."""
-    found = {}
+    """Return the presets for a layout's models by name; those that cannot be read are left out, a tag with such a name is told about."""
+    found: dict[str, BlockWeights] = {}
+    counts = FAMILIES[layout.family].blocks.counts if layout.listed else ()
     for name in presets.weight_names:
         try:
             weights = presets.weights(name)
         except LycorisError:
             continue
-        if layout.listed and len(weights.cells) == len(layout.blocks):
+        if len(weights.cells) in counts:
             found[name] = weights
     return found
 
 
 def name_of(sliders: BlockValues, presets: Presets) -> str | None:
-    """Return the shortest name of the presets that have just these values."""
-    found = (name for name, weights in fitting_presets(presets, sliders.layout).items() if fixed(weights) == sliders.shown)
-    return min(found, key=len, default=None)
+    """Return the shortest name of the presets that mean just these values: a block that a list lacks is at 0, as in a tag."""
+    shown = _on(dict(zip(sliders.blocks, sliders.shown)))
+    means = {name: fixed(weights) for name, weights in fitting_presets(presets, sliders.layout).items()}
+    return min((name for name, values in means.items() if values is not None and _on(values) == shown), key=len, default=None)
 
 
-def fixed(weights: BlockWeights) -> tuple[float, ...] | None:
-    """Return a preset's values; None for random ones, which no slider can show."""
-    return None if weights.is_random else tuple(weights.ratios(0).values())
+def _on(values: Mapping[str, float]) -> dict[str, float]:
+    return {block: value for block, value in values.items() if value}
+
+
+def fixed(weights: BlockWeights) -> Mapping[str, float] | None:
+    """Return the value of each block that a preset lists; None for random ones, which no slider can show."""
+    return None if weights.is_random else weights.ratios(0)
 
 
 def tag_of(

@@ -16,7 +16,7 @@ from ...tools.examine.block_norms import BlockNorm
 from ..blocks.analyzer import AnalyzerPart
 from ..blocks.bake import BakePart
 from ..blocks.diagram import bars, legend, picture, unit
-from ..blocks.layouts import LISTED, SHOWN
+from ..blocks.layouts import SHOWN
 from ..blocks.network import Meter
 from ..blocks.preset_files import PresetFilesPart
 from ..blocks.values import BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
@@ -208,8 +208,7 @@ class BlocksPage:
         if values is None:
             said = f'"{name}" draws random values for every image, which no slider can show; write lbw={name} in the tag instead'
             return self._told(problems=[said])
-        sliders = replace(state.sliders, layout=LISTED[len(values)]).with_values(values)
-        return self.shown(replace(state, sliders=sliders), fields)
+        return self.shown(replace(state, sliders=state.sliders.with_preset(values)), fields)
 
     def offer(self, state: BlockState) -> dict[str, Any]:
         """Return the presets as they are now."""
