@@ -274,6 +274,8 @@ def find_python(environment: Environment) -> tuple[str, str]:
 
 
 def make_venv(python: str, folder: Path) -> None:
+    if folder.is_symlink():  # --clear would empty what it leads to, and then refuse the link
+        raise Trouble(f"{folder} leads to {folder.resolve()}, which is not complete: complete it where it is, or remove the link.")
     lines = run_shown(Display(f"making {folder.name}"), [python, "-m", "venv", "--clear", str(folder)])
     if lines is not None:
         number = ask(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")

@@ -235,6 +235,15 @@ def test_a_python_without_venv_says_what_to_install(tmp_path: Path, monkeypatch:
         run.make_venv(sys.executable, tmp_path)
 
 
+def test_an_environment_that_is_a_link_is_not_emptied_through_it(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "kept").touch()
+    (tmp_path / ".venv").symlink_to(tmp_path / "shared", target_is_directory=True)
+    with pytest.raises(run.Trouble, match="shared, which is not complete"):
+        run.make_venv(sys.executable, tmp_path / ".venv")
+    assert (tmp_path / "shared" / "kept").exists()
+
+
 # ---- whom it starts
 
 
