@@ -410,7 +410,7 @@ def run_tests(arguments: list[str]) -> int:
         chosen.append(f"--webui-python={os.path.abspath(python)}")
     if not options.webui and (options.quick or whole_suite(rest)) and not ONE_PROCESS & set(rest):
         chosen += ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]  # files of tests share nothing: one process a core
-    every = [extra for extra, _ in OPTIMISERS.values()] if options.long and environment is NEW else []
+    every = [*TRAIN, *(extra for extra, _ in OPTIMISERS.values())] if options.long and environment is NEW else []
     ensure(environment, (*environment.test_extras, *every))
     core = ["-m", "not browser"] if environment is not NEW and "-m" not in rest else []
     pytest = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
@@ -418,10 +418,23 @@ def run_tests(arguments: list[str]) -> int:
     return run_through([*pytest, *core, *chosen, *map(from_here, rest)], ROOT, **variables)
 
 
+OPTIMISER = re.compile(r"^\s*optimizer_type\s*=\s*[\"']([^\"']*)", re.MULTILINE)
+
+
+def configuration(arguments: Sequence[str]) -> str:
+    """Return what stands in the file of --config_file; nothing where it is not given or cannot be read, which the training says."""
+    files = [arguments[place + 1] for place, word in enumerate(arguments[:-1]) if word == "--config_file"]
+    files += [word.partition("=")[2] for word in arguments if word.startswith("--config_file=")]
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return Path(files[-1]).read_text(encoding="utf-8-sig") if files else ""
+    return ""
+
+
 def train_extras(arguments: Sequence[str]) -> tuple[list[str], int]:
     """Give the extras that a training needs, and the MB to download: an optimiser's packages only where it is asked for."""
     words = [arguments[place + 1] for place, word in enumerate(arguments[:-1]) if word == "--optimizer_type"]
     words += [word.partition("=")[2] for word in arguments if word.startswith("--optimizer_type=")]
+    words += OPTIMISER.findall(configuration(arguments)) if not words else []
     chosen = [OPTIMISERS[part] for word in words for part in OPTIMISERS if part in word.lower()]
     return [*TRAIN, *(extra for extra, _ in chosen)], TRAIN_MB + sum(size for _, size in chosen)
 

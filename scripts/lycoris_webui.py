@@ -32,7 +32,7 @@ else:
     def tab():
         """Return the tab, anew at each reload of the UI."""
         context = PageContext(store, shared(), settings=Settings(store.data_folder() / "pages.json"), networks=cards)
-        context.checkpoint_title = files.checkpoint_title
+        context.checkpoint_title, context.unload = files.checkpoint_title, files.unload
         if applies:
             context.generator, context.send, context.use_checkpoint = WebuiGenerator(), "txt2img", files.use_checkpoint
         return HostTab(context)

@@ -267,11 +267,20 @@ def test_verbs_go_to_the_command_line_and_tests_to_pytest(started: list[tuple]) 
         inside,
         ("new", ("app",)),
         (*inside, "inspect", "a b.safetensors"),
-        ("new", ("app", "test", "oracle", *(extra for extra, _ in run.OPTIMISERS.values()))),  # trainings of minutes want them
+        ("new", ("app", "test", "oracle", *run.TRAIN, *(extra for extra, _ in run.OPTIMISERS.values()))),  # whole trainings want them
         (*pytest_itself, "--long", "-k", "x"),
         ("old", ("app", "test")),
         (*pytest_itself, "-m", "not browser", *several_processes()),
     ]
+
+
+def test_an_optimisers_package_is_installed_where_a_configuration_asks_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[optimizer]\noptimizer_type = "Prodigy"\n')
+    prodigy = [*run.TRAIN, "train-prodigy"]
+    assert run.train_extras(["--config_file", str(file)])[0] == run.train_extras([f"--config_file={file}"])[0] == prodigy
+    assert run.train_extras(["--config_file", str(file), "--optimizer_type", "AdamW"])[0] == list(run.TRAIN)
+    assert run.train_extras(["--config_file", str(tmp_path / "none.toml")])[0] == list(run.TRAIN)
 
 
 def several_processes() -> tuple[str, ...]:

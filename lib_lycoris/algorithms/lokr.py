@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 from typing import ClassVar
 
 import torch
@@ -65,6 +65,8 @@ class LoKr(Scaled):
     def to_state_dict(self) -> dict[str, Tensor]:
         """Return ``suffix -> tensor``; a fixed scale of two whole factors goes into w1, since alpha is ignored there."""
         found = super().to_state_dict()
+        if self.rank is None and not isfinite(self.alpha or 0.0):
+            del found["alpha"]  # what it was did not fit its dtype
         if self.rank is None and self.scale != 1 and self.w1 is not None:
             found["lokr_w1"] = self.w1.float() * self.scale
         return found
@@ -91,7 +93,9 @@ class LoKr(Scaled):
         return self.w2_a.shape[1], self.w2_b.shape[1], *self.t2.shape[2:]
 
     def _parts_problem(self) -> str | None:
-        """Say why the two parts of a factor do not multiply."""
+        """Say why the two parts of a factor do not multiply, or the scale is none."""
+        if self.alpha_over_root and not isfinite(self.alpha or 0.0):
+            return f"alpha is {self.alpha}, which is no strength of a network"
         if self.w1 is None and flat(self.w1_a).shape[1] != self.w1_b.shape[0]:  # type: ignore[arg-type,union-attr]
             return f"lokr_w1_a {tuple(self.w1_a.shape)} and lokr_w1_b {tuple(self.w1_b.shape)} have different ranks"  # type: ignore[union-attr]
         if self.w2 is None:

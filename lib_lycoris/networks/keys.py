@@ -15,7 +15,7 @@ from .. import models
 from ..algorithms import SHARED
 from ..errors import readable
 from . import numbered
-from .limits import same_numbers
+from .limits import alpha_counts, same_numbers
 from .reading.header import TensorInfo
 from .settings.source import component_of
 from .spellings import WHOLE, split
@@ -47,6 +47,10 @@ class Keys:
     unknown: list[tuple[str, str]] = field(default_factory=list)  # (key, reason)
     doubtful: dict[str, str] = field(default_factory=dict)  # module that is not understood whole -> why
     twins: list[tuple[str, str, str]] = field(default_factory=list)  # (module, key, the key that says it already)
+
+    def unused_alphas(self) -> frozenset[str]:
+        """Return the keys of alphas that scale nothing."""
+        return frozenset(suffixes["alpha"] for suffixes in self.modules.values() if "alpha" in suffixes and not alpha_counts(suffixes))
 
     def compare(self, tensors: Mapping[str, Tensor]) -> None:
         """Count what is said twice as unknown; where the numbers differ, nobody can tell which are meant, and the module is left out."""

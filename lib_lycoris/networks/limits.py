@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
+from math import inf
 from sys import float_info
 from typing import Any
 
@@ -19,11 +20,21 @@ PIECE = 1 << 17  # values that are looked at together
 NUMBERS = frozenset({"alpha", "scale", "scalar", "on_input", "oft_R.scaled_oft", "delora_lambda"})
 
 
+WHOLE_KRONECKER = frozenset({"lokr_w1", "lokr_w2"})
+
 # Axes of tensors that are not weights and not factors of one, which may be flattened or not.
 AXES = {
     "oft_blocks": (3, 4), "oft_diag": (3,), "oft_r": (3,), "oft_R.weight": (2,), "boft_R": (4,), "bias_indices": (2,), "bias_values": (1,),
 }  # fmt: skip
 SQUARE = frozenset({"oft_blocks", "oft_diag", "oft_r", "boft_R"})  # blocks that turn something
+
+
+def alpha_counts(suffixes: Collection[str]) -> bool:
+    """Tell whether a module's alpha scales it; that of a LoKr of two whole factors does not.
+
+    LyCORIS writes the dim there, which its guides set to 100000: infinity in a file of float16.
+    """
+    return not WHOLE_KRONECKER.issubset(suffixes)
 
 
 def check_tensors(tensors: Mapping[str, Tensor]) -> None:
@@ -38,6 +49,8 @@ def check_tensors(tensors: Mapping[str, Tensor]) -> None:
         if suffix in SQUARE and tensor.shape[-1] != tensor.shape[-2]:
             raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, but its blocks have to be square")
         largest = LARGEST_NUMBER if suffix in NUMBERS else LARGEST_FACTOR
+        if suffix == "alpha" and not alpha_counts(tensors.keys()):
+            largest = inf
         if tensor.numel() == 1 and not abs(single(tensor, suffix)) <= largest:
             what = "strength of a network" if suffix in NUMBERS else "weight"
             raise NetworkFormatError(f"{suffix} is {single(tensor, suffix):.3g}, which is no {what}")
@@ -70,9 +83,13 @@ def sound(values: Tensor, largest: float = LARGEST_FACTOR) -> bool:
     return all(_within(part.to(arithmetic(part.dtype)), largest) for part in values.flatten().split(PIECE))
 
 
-def is_broken(tensor: Tensor) -> bool:
-    """Tell whether a tensor of a file holds NaN, infinity or what no weight is; single numbers have limits of their own."""
-    return not sound(tensor, float_info.max if tensor.numel() == 1 else LARGEST_FACTOR)
+def is_broken(tensor: Tensor, counts: bool = True) -> bool:
+    """Tell whether a tensor of a file holds NaN, infinity or what no weight is; single numbers have limits of their own.
+
+    counts: False for an alpha that scales nothing.
+    """
+    single = float_info.max if counts else inf
+    return not sound(tensor, single if tensor.numel() == 1 else LARGEST_FACTOR)
 
 
 def _within(values: Tensor, largest: float) -> bool:

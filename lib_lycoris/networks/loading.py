@@ -61,7 +61,7 @@ def _load(
     if base is not None and keys.modules and not other_family:
         _refuse_if_foreign(file, keys, told, base)
     base = base or own_model(shapes, told, family)
-    tensors, digest = _read_finite(file, prepared)
+    tensors, digest = _read_finite(file, keys.unused_alphas(), prepared)
     found = match(file, keys, source, tensors, base)
     embeddings = {name: {part: tensors[key] for part, key in parts.items()} for name, parts in keys.embeddings.items()}
     if not embeddings:
@@ -107,14 +107,17 @@ def module_shapes(file: TensorFile, keys: Keys) -> dict[str, dict[str, tuple[int
     return {m: {suffix: file.tensors[key].shape for suffix, key in s.items()} for m, s in keys.modules.items()}
 
 
-def _read_finite(file: TensorFile, wide: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
-    """Return all tensors, those of fewer bits than ``wide`` in that dtype, and a short hash of the content."""
+def _read_finite(file: TensorFile, unused: frozenset[str], wide: torch.dtype | None) -> tuple[dict[str, Tensor], str]:
+    """Return all tensors, those of fewer bits than ``wide`` in that dtype, and a short hash of the content.
+
+    unused: keys of numbers that mean nothing, and may be anything.
+    """
     tensors: dict[str, Tensor] = {}
     stored: dict[str, Tensor] = {}
     for block in file.blocks(file.tensors):
         stored.update(block.tensors())
         if not sound(block.values):
-            _refuse_unsound(file.path.name, block.tensors())
+            _refuse_unsound(file.path.name, {key: tensor for key, tensor in block.tensors().items() if key not in unused})
         if block.values.is_floating_point() and wide is not None and torch.promote_types(arithmetic(block.values.dtype), wide) == wide:
             block = block.to(wide)
         tensors.update(block.tensors())

@@ -45,12 +45,13 @@ def check_file(path: Path, model: TrainedModel, network: TrainedNetwork, dtype: 
     changed = float((trained - plain).abs().max())
     apart = float((trained - ours).abs().max())
     of_change, of_answer = TOLERANCE[model.dtype]
-    if not apart <= max(of_change * changed, of_answer * float(plain.abs().max())):
+    largest = float(plain.abs().max())
+    if not apart <= max(of_change * changed, of_answer * largest):
         raise SelfCheckFailed(
             f"{path.name} does not do what was trained: its answer is {apart:.2g} apart from the training's, which changes {changed:.2g}; "
             "please report it with the settings"
         )
-    return {"changed": changed, "apart": apart, "layers": float(len(network.entries))}
+    return {"changed": changed, "apart": apart, "answer": largest, "layers": float(len(network.entries))}
 
 
 def answer(model: TrainedModel) -> Tensor:

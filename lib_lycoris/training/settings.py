@@ -11,8 +11,9 @@ from ..networks.reading.reader import open_file
 from ..plain_json import parse_json
 from ..tools.training.command import checked, given
 from ..tools.training.options import BY_NAME
+from .algorithms.arguments import without_folder
+from .config_file import options_in
 from .presets import USES
-from .toml_file import read_toml
 
 KEPT = "lycoris_training"  # the key of a network's metadata that holds its settings
 
@@ -42,6 +43,8 @@ class Settings:
             option = BY_NAME[name]
             if not option.runtime and value is not None and value != option.default:
                 found[name] = value.name if isinstance(value, Path) else value
+        if self.network_args:
+            found["network_args"] = [without_folder(word) for word in self.network_args]
         return found
 
 
@@ -52,7 +55,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
     if own.get("again"):
         asked.update(settings_of(Path(own["again"])))
     if own.get("config_file"):
-        asked.update(_config(Path(own["config_file"])))
+        asked.update(options_in(Path(own["config_file"])))
     asked.update(own)
     if asked.get("preset_for"):
         asked = {**USES[asked["preset_for"]], **asked}
@@ -79,32 +82,6 @@ def settings_of(path: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in paths}
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """Return the options of a TOML file, whatever its sections are called; what is false there is not given."""
-    found: dict[str, Any] = {}
-    for name, value in read_toml(path).items():
-        found.update(value if isinstance(value, dict) else {name: value})
-    asked = {}
-    for name, value in found.items():
-        option = BY_NAME.get(name) or next((o for o in BY_NAME.values() if f"--{name}" in o.flags), None)
-        if option is None:
-            raise ToolError(f"{path.name}: {name} is no option of a training; see train --help")
-        if value is False and option.default in (None, False):
-            continue
-        asked[option.name] = _as_typed(option, value)
-    return asked
-
-
-def _as_typed(option: Any, value: Any) -> Any:
-    if option.type is str and option.nargs is None and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)  # resolution = 512
-    if option.type is str and option.nargs is None and isinstance(value, list):
-        return ",".join(map(str, value))
-    if option.type is Path and isinstance(value, str):
-        return Path(value)
-    return value
-
-
 def _check(settings: Settings) -> None:
     """Raise ToolError for settings that contradict each other."""
     sources = [name for name in ("train_data_dir", "dataset_config") if getattr(settings, name)]
@@ -112,7 +89,7 @@ def _check(settings: Settings) -> None:
         raise ToolError("there are no images to train on; give --train_data_dir a folder, or --dataset_config a TOML file")
     if settings.network_train_unet_only and settings.network_train_text_encoder_only:
         raise ToolError("--network_train_unet_only and --network_train_text_encoder_only leave nothing to train; give one of them")
-    if settings.min_snr_gamma is not None and settings.debiased_estimation_loss:
+    if settings.min_snr_gamma and settings.debiased_estimation_loss:
         raise ToolError("--min_snr_gamma and --debiased_estimation_loss both weigh the steps; give one of them")
     if not 0 <= settings.min_timestep < settings.max_timestep <= 1000:
         raise ToolError("--min_timestep and --max_timestep take steps from 0 to 1000, the first below the second")

@@ -23,7 +23,7 @@ from .algorithms.initial import Initial
 from .algorithms.trained_network import TrainedNetwork
 from .cache import Cache
 from .data.folders import datasets_of
-from .data.items import Catalogue, catalogue
+from .data.items import Catalogue, catalogue, digest_of
 from .data.order import Order
 from .data.report import as_text, data_report
 from .files import run_folder
@@ -189,6 +189,8 @@ def _checkpoint(model: TrainedModel) -> None:
 
 
 def mark_facts(run: Run) -> tuple[dict[str, Any], list[str]]:
-    """Return what a run's bits depend on: settings, and the images' content."""
+    """Return what a run's bits depend on: settings, the content of the images and of a preset's file."""
     digests: Sequence[str] = [f"{item.digest} {item.subset.repeats} {item.caption}" for item in run.found.items]
+    if run.request.preset.endswith(".toml"):
+        digests = [*digests, digest_of(Path(run.request.preset))]
     return {**run.settings.kept(), "max_train_steps": run.steps, "processes": run.accelerator.num_processes}, list(digests)

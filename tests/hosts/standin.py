@@ -119,6 +119,7 @@ class StandIn:
         self.models = {seed: SdModel(seed) for seed in (0, 1)}
         self.data = types.SimpleNamespace(sd_model=self.models[0])
         self.forwards = {kind: kind.forward for kind in KINDS}
+        self.away: set[Any] = set()  # models on the CPU: nothing loads them but send_model_to_device
         self.modules: dict[str, types.ModuleType] = {}
         self.p: Processing | None = None
 
@@ -240,6 +241,8 @@ class StandIn:
 
     @torch.no_grad()
     def _sample(self, p: Processing, refiner: int | None) -> Tensor:
+        if self.data.sd_model in self.away:
+            raise RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!")
         outputs = [self.encode(p).flatten()]
         x = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
         sampler = self.modules["modules.sd_samplers_common"].Sampler()

@@ -149,12 +149,14 @@ class ForgeStandIn(StandIn):
         """Leave torch alone."""
 
     def _own(self) -> dict[str, types.ModuleType]:
+        memory = {"unload_all_models": lambda: self.away.update(self.models.values()), "soft_empty_cache": lambda: None}
         contents: dict[str, dict[str, Any]] = {"modules_forge": {}}
         if self.kind == "reforge":
-            contents["ldm_patched"] = {}
+            contents |= {"ldm_patched": {}, "ldm_patched.modules": {}, "ldm_patched.modules.model_management": memory}
         else:
             contents |= {
-                "backend": {}, "backend.args": {"dynamic_args": types.SimpleNamespace(nunchaku=False)}, "backend.patcher": {},
+                "backend": {}, "backend.memory_management": memory,
+                "backend.args": {"dynamic_args": types.SimpleNamespace(nunchaku=False)}, "backend.patcher": {},
                 "backend.patcher.base": {"LowVramPatch": LowVramPatch} if self.kind == "neo" else {},
                 "backend.patcher.lora": {"merge_lora_to_weight": merge_lora_to_weight},
                 "backend.text_processing": {}, "backend.text_processing.textual_inversion": {"create_embedding_from_data": _embedding},
@@ -174,6 +176,7 @@ class ForgeStandIn(StandIn):
     def run(self, prompt: str, refiner: int | None = None, **fields: Any) -> Tensor:
         """Make an image, the host's networks as functions on the layer."""
         self._apply({})
+        self.away.clear()  # its memory management loads what it needs
         return super().run(prompt, refiner, **fields)
 
     def activate(self, p: Processing, data: Any) -> None:

@@ -7,6 +7,7 @@ import types
 from collections import defaultdict, namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,7 @@ def build(program: StandIn) -> dict[str, types.ModuleType]:
         "modules.scripts": {"Script": object, "AlwaysVisible": object()},
         "modules.script_callbacks": {f"on_{event}": _listener(program, event) for event in
                                      ("before_ui", "cfg_denoiser", "model_loaded", "script_unloaded", "app_started", "ui_settings")},
+        "modules.call_queue": {"queue_lock": Lock()},
         "modules.extra_networks": _extra_networks(program),
         "modules.sd_models": _sd_models(program),
         "modules.prompt_parser": {"get_learned_conditioning": _get_learned_conditioning},
@@ -97,7 +99,10 @@ def _sd_models(program: StandIn) -> dict[str, Any]:
             program.load(seed, anew=True)
         return program.data.sd_model
 
-    return {"model_data": program.data, "get_empty_cond": get_empty_cond, "reload_model_weights": reload_model_weights}
+    return {
+        "model_data": program.data, "get_empty_cond": get_empty_cond, "reload_model_weights": reload_model_weights,
+        "send_model_to_cpu": program.away.add, "send_model_to_device": program.away.discard,
+    }  # fmt: skip
 
 
 ScheduledPromptConditioning = namedtuple("ScheduledPromptConditioning", ["end_at_step", "cond"])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_lycoris.hosts.webui import activation as webui_activation
-from lib_lycoris.hosts.webui import adapters
+from lib_lycoris.hosts.webui import adapters, files
 from lib_lycoris.hosts.webui import host as a1111
 from lib_lycoris.hosts.webui import register as webui_register
 from lib_lycoris.networks.writer import save
@@ -324,6 +324,21 @@ def test_what_only_looks_like_a_tag_gets_a_sentence(webui: WebuiRig, text: str) 
 def test_tags_of_other_programs_are_none_of_our_business(webui: WebuiRig) -> None:
     webui.picture("<lora:x:1> <hypernet:y:1> <wildcard:z> (a:1.2) a <b> c")
     assert webui.problems == ""
+
+
+def test_a_model_that_is_unloaded_for_a_training_comes_back_with_the_next_image(webui: WebuiRig) -> None:
+    """The webui itself would compute with what is left on the CPU."""
+    program, models = webui.program, webui.program.modules["modules.sd_models"]
+    before = webui.picture("<lyco:one:0.7>")
+    assert "the next image loads it again" in files.unload()
+    assert program.away == {program.models[0]}
+    assert torch.equal(webui.picture("<lyco:one:0.7>"), before) and not program.away
+    files.unload()
+    models.reload_model_weights(1)  # another checkpoint is chosen meanwhile, which the webui loads by itself
+    program.script.before_process(Processing("a cat"))
+    assert program.away == {program.models[0]}
+    models.send_model_to_device(program.models[0])
+    assert torch.equal(webui.picture("<lyco:one:0.7>"), before)
 
 
 def test_a_program_without_an_adapter_gets_a_sentence() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib_lycoris import Activation, Patcher, load
 from lib_lycoris.demo import CHECKPOINT
-from lib_lycoris.hosts.webui import adapters
+from lib_lycoris.hosts.webui import adapters, files
 from lib_lycoris.hosts.webui.adapters import forge as forge_adapter
 from lib_lycoris.hosts.webui.adapters.forge_layers import ForgeLayers
 from tests.hosts.contract import HostContract, same
@@ -45,6 +45,13 @@ class TestForges(HostContract):
 def test_the_webui_is_told_by_what_can_be_imported(rig: WebuiRig) -> None:
     assert rig.host.name == NAMES[rig.program.kind]  # type: ignore[attr-defined]
     assert all(kind.forward is rig.program.forwards[kind] for kind in TORCH_KINDS), "torch's own classes are left alone"
+
+
+def test_a_model_that_is_unloaded_for_a_training_comes_back_with_the_next_image(rig: WebuiRig) -> None:
+    before = rig.picture("<lyco:one:0.7>")
+    assert "the next image loads it again" in files.unload()
+    assert rig.program.away == set(rig.program.models.values())
+    assert torch.equal(rig.picture("<lyco:one:0.7>"), before) and not rig.program.away
 
 
 def test_the_hosts_networks_are_part_of_the_base_in_either_order(rig: WebuiRig) -> None:

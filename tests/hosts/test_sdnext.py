@@ -95,6 +95,12 @@ def test_files_are_read_and_written_where_its_own_loader_looks(program: Program)
     assert files.checkpoint_title(store.checkpoints()[0].path) == "base [12]"
 
 
+def test_its_model_is_dropped_for_a_training(program: Program) -> None:
+    dropped: list[str] = []
+    program.modules["modules.sd_models"].unload_model_weights = lambda op: dropped.append(op)  # type: ignore[attr-defined]
+    assert "the next image loads it again" in files.unload() and dropped == ["model"]
+
+
 def test_the_api_asks_for_the_password_that_its_own_asks_for(program: Program) -> None:
     def status(**options: Any) -> int:
         app = FastAPI()

@@ -126,3 +126,23 @@ def test_inspect_and_the_loader_agree_on_what_is_broken(tmp_path: Path) -> None:
                 load(tmp_path / "one.safetensors", models.reference("sd1"))
         else:
             assert load(tmp_path / "one.safetensors", models.reference("sd1")).patches
+
+
+@pytest.mark.parametrize("alpha", [float("inf"), 1e13])
+def test_an_alpha_that_scales_nothing_may_be_anything(tmp_path: Path, alpha: float) -> None:
+    """LyCORIS' guides set the dim of a LoKr to 100000, it writes that as alpha of two whole factors, and float16 makes infinity of it."""
+    g = torch.Generator().manual_seed(1)
+    tensors = {f"{MODULE}.lokr_w1": torch.randn(8, 8, generator=g), f"{MODULE}.lokr_w2": torch.randn(40, 96, generator=g)}
+    deltas = []
+    for number, more in enumerate(({}, {f"{MODULE}.alpha": torch.tensor(alpha)})):
+        path = tmp_path / f"{number}.safetensors"
+        save_file({**tensors, **more}, str(path))
+        assert not inspect(path).not_finite and len(inspect(path).modules) == 1
+        (patch,) = load(path, models.reference("sd1")).patches.values()
+        deltas.append(patch.delta(torch.zeros(320, 768)))
+        assert all(bool(tensor.isfinite().all()) for tensor in patch.to_state_dict().values())
+    assert torch.equal(*deltas) and bool(deltas[0].any())
+    save_file({**tensors, f"{MODULE}.alpha": torch.tensor(float("nan"))}, str(path))
+    with pytest.raises((NetworkFormatError, ModelMismatchError), match="alpha is nan"):
+        load(path, models.reference("sd1"))
+    assert inspect(path).not_finite

@@ -93,3 +93,11 @@ def test_a_training_begins_with_another_network(out: Path, words: Words, capsys:
     assert main([*words("third", *SMALL, *exact, *begin), "--network_dim", "8"]) == 2
     assert "--dim_from_weights takes the file's" in capsys.readouterr().err
     assert main([*words("third", *SMALL, *exact, *begin, "--dim_from_weights"), "--network_dim", "8"]) == 0
+
+
+def test_settings_for_a_use_come_to_files_that_can_be_read(out: Path, words: Words) -> None:
+    """A concept's dim of 100000 is no number of float16, and it is alpha in the file."""
+    for use, algorithm in (("character", "lora_up.weight"), ("style", "hada_w1_a"), ("concept", "lokr_w2"), ("small file", "lokr_w1")):
+        assert main(words(use.replace(" ", "-"), "--preset_for", use, "--max_train_steps", "1")) == 0
+        tensors = load_file(str(out / f"{use.replace(' ', '-')}.safetensors"))
+        assert any(key.endswith(algorithm) for key in tensors) and all(bool(tensor.isfinite().all()) for tensor in tensors.values())

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from lib_lycoris.errors import ToolError
+from lib_lycoris.errors import HostError, ToolError
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.tools.training import runs
 from lib_lycoris.tools.training.command import checked, given
@@ -76,6 +76,24 @@ def test_where_others_can_open_the_page_only_kept_images_are_trained_on(page: Tr
         page.words(values(page, folder=str(tmp_path), name="cat"))
     words = page.words(values(page, folder="cats", name="cat"))
     assert str(page.context.store.kept_folder() / "datasets" / "cats") in words
+
+
+def test_the_webuis_model_is_unloaded_first_where_there_is_one(page: TrainPage) -> None:
+    assert not page.unload.visible  # the app's own page has no webui beside it
+    said = iter(["The model is out of the GPU's memory.", HostError("an image is being made")])
+
+    def unload() -> str:
+        found = next(said)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    page.context.unload = unload
+    with gr.Blocks():
+        other = TrainPage(page.context)
+        other.build()
+    assert other.unload.visible and other.unload.value == "Unload the model first"
+    assert "out of the GPU" in other.give_back()["value"] and "an image is being made" in other.give_back()["value"]
 
 
 def test_every_option_has_a_section_or_a_sentence() -> None:

@@ -75,6 +75,13 @@ def use_checkpoint(path: Path) -> str:
     return f"{path.name} is selected: the next images are made with it."
 
 
+def unload() -> str:
+    """Give the memory of the loaded model back; return a sentence."""
+    from .host import host
+
+    return host().unload()
+
+
 def checkpoint_title(path: Path) -> str:
     """Return what the webui calls a checkpoint in its list, after a fresh look. Raises HostError if it is not there."""
     from modules import sd_models

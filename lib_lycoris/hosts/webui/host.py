@@ -80,6 +80,15 @@ class WebuiHost:
             self._patcher.restore()
         self._patcher, self._model, self._identity = None, None, ""
 
+    def unload(self) -> str:
+        """Give the memory of the loaded model back until the next image, after one that is being made; return a sentence."""
+        from modules import call_queue
+
+        with call_queue.queue_lock:
+            self.forget_model()
+            self.webui.unload()
+        return "The model is out of the GPU's memory; the next image loads it again."
+
     @property
     def base(self) -> BaseModel:
         """The running model's family and canonical parameter names."""

@@ -76,6 +76,7 @@ def script() -> type[Any]:
 
         def before_process(self, p: Any, *args: Any) -> None:
             """Start clean: a run that ended with an error, or that has networks switched off, says nothing to extra networks."""
+            network().host.webui.load_back()
             network().host.pause()
             if getattr(p, "disable_extra_networks", False):
                 network().conds.without_networks(p)

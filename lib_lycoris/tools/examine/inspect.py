@@ -96,7 +96,8 @@ def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None
     told = models.recognise(shapes, file.metadata)
     compared = base or own_model(shapes, told, family)
     found = match(file, keys, source, tensors, compared)
-    not_finite = tuple(key for key, tensor in tensors.items() if is_broken(tensor))
+    unused = keys.unused_alphas()
+    not_finite = tuple(key for key, tensor in tensors.items() if is_broken(tensor, key not in unused))
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))
     unmatched = tuple((item.key, item.reason) for item in found.skipped)
     reason = told.reason if keys.modules else "it holds no network"

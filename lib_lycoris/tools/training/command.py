@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from ...errors import ToolError
 from ..cli import add_option
 from ..declaration import Plan, Result, Tool
 from ..validation import validated
-from .options import OPTIONS
+from .option import in_its_case
+from .options import BY_NAME, OPTIONS
 
 
 def _elsewhere(**_: Any) -> Result:
@@ -40,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
         if option.section not in groups:
             groups[option.section] = made.add_argument_group(option.section or "others")
         add_option(groups[option.section], option)
+    for action in made._actions:
+        known = BY_NAME.get(action.dest)
+        if known is not None and known.choices and known.type is str:
+            action.type = partial(in_its_case, known)
     return made
 
 
@@ -51,7 +57,8 @@ def given(argv: Sequence[str]) -> dict[str, Any]:
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option with its type and default. Raises ToolError for one that is unknown, wrong, or cannot be obeyed."""
-    return validated(TRAIN, options, note, "; see train --help")
+    asked = {name: value for name, value in options.items() if name not in BY_NAME or not BY_NAME[name].asks_for_nothing(value)}
+    return validated(TRAIN, asked, note, "; see train --help")
 
 
 def note(sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..declaration import Option
 
@@ -20,12 +21,24 @@ class TrainingOption(Option):
 
     section: str = ""
     source: str = KOHYA
+    harmless: tuple[Any, ...] = ()  # of one that is refused: values that ask for nothing
     runtime: bool = False  # says how a run goes, not what comes of it: no part of the settings that a file keeps
 
     @property
     def takes_part(self) -> bool:
         """Tell whether it is obeyed: neither accepted without effect nor refused."""
         return not (self.ignored or self.refused)
+
+    def asks_for_nothing(self, value: Any) -> bool:
+        """Tell whether a value of an option that is refused is the one that sd-scripts has without it."""
+        every = value if isinstance(value, list) else [value]
+        return bool(self.refused) and all(one in (0, "0", "", *self.harmless) for one in every)
+
+
+def in_its_case(option: TrainingOption, value: Any) -> Any:
+    """Return a choice as it is spelled here: sd-scripts takes optimisers in capitals and small letters alike."""
+    spelled = {str(choice).lower(): choice for choice in option.choices}
+    return spelled.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def section(name: str, *options: TrainingOption) -> tuple[TrainingOption, ...]:

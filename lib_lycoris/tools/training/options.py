@@ -97,7 +97,7 @@ SAMPLES = section(
     Option("sample_every_n_steps", "make images every so many steps", int),
     Option("sample_every_n_epochs", "make images every so many epochs", int),
     Option("sample_at_first", "make images before the first step too", bool),
-    Option("sample_sampler", "the sampler", default="ddim", choices=("ddim", "euler", "euler_a", "dpmsolver++")),
+    Option("sample_sampler", "the sampler", default="ddim", choices=("ddim", "euler", "k_euler", "euler_a", "k_euler_a", "dpmsolver++")),
 )  # fmt: skip
 
 SAVING = section(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from ...errors import ToolError
@@ -15,6 +16,7 @@ FIXED = {  # modules of sd-scripts that are one algorithm
     "networks.loha": "loha", "networks.lokr": "lokr",
 }  # fmt: skip
 SPELLINGS = {"use_cp": "use_tucker", "use_conv_cp": "use_tucker", "constrain": "constraint", "unit": "block_size"}
+ALL_BLOCKS = ("train_double_block_indices", "train_single_block_indices")  # of sd-scripts' Flux.1, which programs write out
 TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f", "none", "")
 
 
@@ -90,7 +92,8 @@ def understand(settings: Any) -> NetworkRequest:
         settings.network_module == "networks.lora_fa", float(found.get("dropout", settings.network_dropout or 0.0)),
         float(found.get("rank_dropout", 0.0)), float(found.get("module_dropout", 0.0)), bool(found.get("use_tucker", False)),
         {KEYWORDS.get(name, name): found[name] for name in MODULE_OPTIONS if name in found}, _ratios(found),
-        found.get("block_dims", ()), found.get("block_alphas", ()), _mask(algorithm, found), {"algo": algorithm, **text},
+        found.get("block_dims", ()), found.get("block_alphas", ()), _mask(algorithm, found),
+        {"algo": algorithm, **{name: without_folder(value) for name, value in text.items()}},
     )  # fmt: skip
 
 
@@ -107,6 +110,8 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
         name = SPELLINGS.get(name.strip(), name.strip())
         if not equals:
             raise ToolError(f'--network_args takes name=value, but "{word}" is given')
+        if name in ALL_BLOCKS and value.strip() == "all":
+            continue
         if name == "disable_conv_cp":
             name, value = "use_tucker", str(not truth(value))
         if name not in ARGUMENTS:
@@ -122,6 +127,12 @@ def _value(name: str, text: str) -> Any:
         return ARGUMENTS[name](text)
     except ValueError:
         raise ToolError(f"--network_args: {name}={text} cannot be read as {getattr(ARGUMENTS[name], '__name__', 'a value')}") from None
+
+
+def without_folder(text: str) -> str:
+    """Return an argument as a file of the network keeps it: of a preset's file its name alone."""
+    name, equals, value = text.rpartition("=")
+    return name + equals + Path(value).name if value.endswith(".toml") else text
 
 
 def _ratios(found: Mapping[str, Any]) -> dict[str, float]:

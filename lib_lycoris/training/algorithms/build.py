@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,10 +13,11 @@ from ...errors import ToolError
 from ...models import BaseModel, block_of, layout
 from ...patching import Patcher
 from ...tools.files.networks.naming import name_of
+from ...tools.training.command import note
 from ..models.base import TrainedModel
 from .arguments import NetworkRequest
 from .initial import Initial
-from .selection import CONVOLUTIONS, NORMS, ChosenLayer, chosen_layers, preset
+from .selection import CONVOLUTIONS, NORMS, ChosenLayer, chosen_layers, preset, unused
 from .trained_network import TrainedModule, TrainedNetwork
 
 KOHYA = {"unet": "lora_unet", "transformer": "lora_unet"}
@@ -25,6 +27,7 @@ def build_network(model: TrainedModel, request: NetworkRequest, parts: list[str]
     """Put fresh modules, or those of a file, on the layers of these components. Raises ToolError where there are none to train."""
     base = Patcher(model.parts(), model.family).base
     found = preset(request.preset, request.conv_dim is not None)
+    _tell_unused(request.preset, [model.parts()[part] for part in parts])
     gc.freeze()  # T-LoRA's modules collect garbage one by one: over all that is loaded it takes half a second each
     try:
         modules = [one for part in parts for one in _of_component(model, request, found, base, part, initial)]
@@ -45,6 +48,13 @@ def build_network(model: TrainedModel, request: NetworkRequest, parts: list[str]
         if request.freeze_down:
             one.module.lora_down.requires_grad_(False)
     return network
+
+
+def _tell_unused(name: str, roots: list[nn.Module]) -> None:
+    """Say what a preset's file names that this model has not: a mistake in a name would train less in silence."""
+    missing = unused(Path(name), roots) if name.endswith(".toml") else []
+    if missing:
+        note(f"{Path(name).name} names what is not in the trained model: {', '.join(missing)}")
 
 
 def _of_component(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,9 @@ from ..toml_file import read_toml
 # sd-scripts' own: the transformers of the UNet, and with conv_dim its other blocks too; the blocks of a model that is a transformer
 KOHYA_CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 KOHYA_MODULES = ("Transformer2DModel", "FluxTransformerBlock", "FluxSingleTransformerBlock", "ZImageTransformerBlock")
-DIFFUSERS = {  # class that LyCORIS' presets name -> what diffusers calls it
+DIFFUSERS = {  # class that presets for LyCORIS name -> what diffusers and transformers call it
     "CrossAttention": ("Attention", "FluxAttention"), "DoubleStreamBlock": ("FluxTransformerBlock",),
-    "SingleStreamBlock": ("FluxSingleTransformerBlock",),
+    "SingleStreamBlock": ("FluxSingleTransformerBlock",), "CLIPAttention": ("CLIPSdpaAttention",),
 }  # fmt: skip
 TEXT_MODULES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
 KEYS = (
@@ -57,20 +57,41 @@ def preset(name: str, convolutions: bool) -> dict[str, Any]:
     unknown = sorted(set(found) - set(KEYS))
     if unknown:
         raise ToolError(f"{Path(name).name}: {unknown[0]} is no key of a preset; there are {', '.join(KEYS)}")
+    return _by_their_classes(found)
+
+
+def _by_their_classes(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a preset with the names of classes that modules have here beside those that sd-scripts' models have."""
+    for key in ("unet_target_module", "text_encoder_target_module"):
+        classes = list(found.get(key, ()))
+        found[key] = [*classes, *(other for name in classes for other in DIFFUSERS.get(name, ()))]
+    asked = found.get("module_algo_map", {})
+    found["module_algo_map"] = {**{other: value for name, value in asked.items() for other in DIFFUSERS.get(name, ())}, **asked}
     return found
 
 
 def _for_diffusers(found: dict[str, Any]) -> dict[str, Any]:
-    """Return a preset of LyCORIS as it is meant on diffusers' modules.
+    """Return a preset of LyCORIS' own as it is meant on diffusers' modules.
 
     Its list names the time embedding twice, attention is called by older names, and (IA)^3's patterns miss the path before them.
     """
-    classes = [name for name in found.get("unet_target_module", ()) if name != "TimestepEmbedding"]
-    found["unet_target_module"] = [*classes, *(other for name in classes for other in DIFFUSERS.get(name, ()))]
+    found["unet_target_module"] = [name for name in found.get("unet_target_module", ()) if name != "TimestepEmbedding"]
+    found = _by_their_classes(found)
     for key in ("unet_target_name", "text_encoder_target_name"):
         found[key] = [_anywhere(name) for name in found.get(key, ())]
     found["name_algo_map"] = {_anywhere(name): value for name, value in found.get("name_algo_map", {}).items()}
     return found
+
+
+def unused(path: Path, roots: Sequence[nn.Module]) -> list[str]:
+    """Return what a TOML file names that is nowhere in these components: classes for other models, and mistakes."""
+    found = read_toml(path)
+    here = [(name, type(module).__name__) for root in roots for name, module in root.named_modules()]
+    classes, match = {kind for _, kind in here}, partial(_matches, bool(found.get("use_fnmatch")))
+    named = [name for key in ("unet_target_module", "text_encoder_target_module", "module_algo_map") for name in found.get(key, ())]
+    patterns = [name for key in ("unet_target_name", "text_encoder_target_name", "exclude_name") for name in found.get(key, ())]
+    missing = [name for name in named if not classes & {name, *DIFFUSERS.get(name, ())}]
+    return list(dict.fromkeys([*missing, *(one for one in patterns if not any(match(one, name) for name, _ in here))]))
 
 
 def _anywhere(name: str) -> str:

@@ -67,7 +67,7 @@ class TrainedNetwork(nn.Module):
                 plain = tensor.detach().to("cpu")
                 if suffix == "alpha" and hasattr(type(one.module), RANDOM):
                     plain = plain * one.module.block_size  # it trains with alpha / blocks, and every loader divides by the rank
-                found[f"{one.name}.{suffix}"] = plain.to(dtype).clone() if plain.is_floating_point() else plain.clone()
+                found[f"{one.name}.{suffix}"] = _stored(plain, dtype).clone()
         return found
 
     @contextmanager
@@ -98,6 +98,12 @@ class TrainedNetwork(nn.Module):
         finally:
             for one in self.entries:
                 one.module.apply_to()
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in the file's dtype; a single number that this dtype does not hold stays what it is, as LoKr's alpha of 100000."""
+    narrow = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return tensor if tensor.dim() == 0 and narrow.to(tensor.dtype) != tensor else narrow
 
 
 def _own_forward(layer: nn.Module) -> None:

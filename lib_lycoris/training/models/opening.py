@@ -60,8 +60,18 @@ def _unet(settings: Any, device: torch.device, dtype: torch.dtype) -> StableDiff
         raise ToolError("--transformer is for models that have one; give their diffusers folder as --pretrained_model_name_or_path")
     model = load_model(path, device, dtype) if path else demo_model(device)
     if settings.vae:
-        model.pipe.vae = diffusers.AutoencoderKL.from_pretrained(str(settings.vae), local_files_only=True).to(device)
+        model.pipe.vae = _vae(settings.vae).to(device)
     return StableDiffusion(model, settings)
+
+
+def _vae(folder: Path) -> Any:
+    """Return the VAE of a folder. Raises ToolError for anything else."""
+    if not folder.is_dir():
+        raise ToolError(f"--vae takes a folder in diffusers' layout, with config.json and its weights, but {folder} is none")
+    try:
+        return diffusers.AutoencoderKL.from_pretrained(str(folder), local_files_only=True)
+    except (*CANNOT_READ, SafetensorError) as error:
+        raise ToolError(f"diffusers cannot load the VAE {folder.name}: {first_line(error)}") from error
 
 
 def _transformer(kind: type[FlowTransformer], settings: Any, device: torch.device, dtype: torch.dtype) -> FlowTransformer:
@@ -69,10 +79,10 @@ def _transformer(kind: type[FlowTransformer], settings: Any, device: torch.devic
     refuse_unknown(path)
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True)
-        if settings.vae:
-            pipe.vae = diffusers.AutoencoderKL.from_pretrained(str(settings.vae), local_files_only=True)
     except (*CANNOT_READ, SafetensorError) as error:
         raise ToolError(f"diffusers cannot load {path.name}: {first_line(error)}") from error
+    if settings.vae:
+        pipe.vae = _vae(settings.vae)
     if settings.transformer:
         fill(pipe.transformer, settings.transformer, kind.family)
     return kind(pipe, path.name, settings, device)

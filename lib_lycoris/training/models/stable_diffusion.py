@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ...hosts.embedded.host import EmbeddedHost
     from ..reporting.samples import Prompt
 
-SAMPLERS = {"ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "dpmsolver++": "DPM++ 2M"}
+SAMPLERS = {
+    "ddim": "DDIM", "euler": "Euler", "k_euler": "Euler", "euler_a": "Euler a", "k_euler_a": "Euler a", "dpmsolver++": "DPM++ 2M",
+}  # fmt: skip
 PIECE = 75  # tokens between the marks of beginning and end
 
 

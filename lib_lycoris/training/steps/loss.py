@@ -52,7 +52,7 @@ def weights(settings: Any, process: Process, steps: Tensor) -> Tensor:
     found = torch.ones(steps.shape, device=steps.device)
     velocity = process.prediction == "v_prediction"
     snr = process.snr(steps)
-    if settings.min_snr_gamma is not None:
+    if settings.min_snr_gamma:
         cut = snr.clamp(max=settings.min_snr_gamma)
         found = found * (cut / (snr + 1) if velocity else torch.where(snr > 0, cut / snr, torch.ones_like(snr)))
     if settings.scale_v_pred_loss_like_noise_pred and velocity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -21,11 +22,30 @@ class A1111(Adapter):
 
     def __init__(self) -> None:
         self.guard: Dispatcher = Dispatcher()
+        self._unloaded: weakref.ref[Any] | None = None
 
     @classmethod
     def detect(cls) -> bool:
         """Tell whether we run inside it, or in another one of which nothing more is known; the Forges have folders of their own."""
         return "modules.extra_networks" in sys.modules and not find_spec("modules_forge")
+
+    def unload(self) -> None:
+        """Move the model to the CPU, where the webui itself would leave it: its next image would end in an error of torch."""
+        from modules import sd_models
+
+        model = self.current()
+        if model is not None:
+            sd_models.send_model_to_cpu(model)
+            self._unloaded = weakref.ref(model)
+
+    def load_back(self) -> None:
+        """Move it to the GPU again, unless the webui has another model by now."""
+        from modules import sd_models
+
+        model = self._unloaded() if self._unloaded is not None else None
+        if model is not None and model is self.current():
+            sd_models.send_model_to_device(model)
+        self._unloaded = None
 
     def patcher(self, model: Any) -> Patcher:
         """Return a patcher of the UNet's and the text encoders' layers, reached through the built-in loader's innermost calls."""

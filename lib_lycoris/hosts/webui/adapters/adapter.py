@@ -87,6 +87,13 @@ class Adapter:
         model = shared.sd_model
         return None if model is None else self.family(model)
 
+    def unload(self) -> None:
+        """Give the GPU's memory back that the loaded model takes; :meth:`load_back` or the webui itself loads it for the next image."""
+        raise HostError(f"{self.name} keeps its model loaded")
+
+    def load_back(self) -> None:
+        """Load what :meth:`unload` put away, at the beginning of a run; most webuis do so themselves."""
+
     def patcher(self, model: Any) -> Patcher:
         """Return a patcher of the model's layers, hooked as this webui allows; raise HostError for a model that cannot be changed."""
         raise HostError(f"{self.name} has no model that can be changed")

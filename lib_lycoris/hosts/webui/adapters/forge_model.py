@@ -82,6 +82,13 @@ class ForgeModel(Adapter):
             raise HostError(f"{self.label(model)} is a {kind}, and {len(unknown)} of its layers are not known here, such as {unknown[0]}")
         return found
 
+    def unload(self) -> None:
+        """Have its memory management move all models away; it loads what an image needs by itself."""
+        from backend import memory_management
+
+        memory_management.unload_all_models()
+        memory_management.soft_empty_cache()
+
     def word_tables(self, model: Any) -> Sequence[WordTable]:
         """Return the tables of the engine's text encoders."""
         from backend.text_processing import textual_inversion

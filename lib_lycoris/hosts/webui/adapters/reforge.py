@@ -30,6 +30,13 @@ class ReForge(ForgeModel):
             return family_of(model)
         return "sdxl" if hasattr(self.parts(model).get("text_encoders"), "clip_l") else "sdxl-refiner"
 
+    def unload(self) -> None:
+        """Have its memory management move all models away; it loads what an image needs by itself."""
+        from ldm_patched.modules import model_management
+
+        model_management.unload_all_models()
+        model_management.soft_empty_cache()
+
     def word_tables(self, model: Any) -> Sequence[WordTable]:
         """Return the webui's one table."""
         return [WordTable(*hijack_table(), owner=(model,))]

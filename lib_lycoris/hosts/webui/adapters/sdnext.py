@@ -36,6 +36,12 @@ class SDNext(Adapter):
         """Raise HostError: nothing here is changed."""
         raise HostError(SENTENCE)
 
+    def unload(self) -> None:
+        """Have it drop its model, which it loads again for the next image."""
+        from modules import sd_models
+
+        sd_models.unload_model_weights(op="model")
+
     def family_in_use(self) -> str | None:
         """Return None: its names of models are many more than ours, and shared.sd_model would load one."""
         return None
