@@ -52,13 +52,8 @@ def flat(name: str) -> str:
 def unwrap(name: str) -> str:
     """Take away what programs put before a name of a known style."""
     name = name.replace("_orig_mod.", "")
-    while True:
-        for wrapper in _WRAPPERS:
-            if name.startswith(wrapper):
-                name = name[len(wrapper) :]
-                break
-        else:
-            break
+    while name.startswith(_WRAPPERS):
+        name = name[next(len(wrapper) for wrapper in _WRAPPERS if name.startswith(wrapper)) :]
     return _REPEATED.sub(r"\1.", name) if name.startswith(_COMPONENTS) else name
 
 

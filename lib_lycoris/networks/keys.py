@@ -127,6 +127,8 @@ def _unlike(one: str, other: str, odd: Sequence[str]) -> str:
 
 def _several_adapters(named: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Return module -> why, of those with two adapters and of all in a component that has two; named: module -> adapter -> key."""
+    if len({adapter for keys in named.values() for adapter in keys}) < 2:
+        return {}
     found = {module: _two_adapters(*keys.values()) for module, keys in named.items() if len(keys) > 1}
     adapters: dict[str, dict[str, str]] = {}  # component -> adapter -> a key of it
     for module, keys in named.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from sys import float_info
@@ -19,10 +19,12 @@ from .limits import LARGEST_FACTOR, arithmetic, sound
 from .matching import Match, match, own_model
 from .network import Network
 from .reading.foreign import tensors_name
+from .reading.header import TensorInfo
 from .reading.reader import TensorFile, open_file
 from .settings.refused import refusal
 from .settings.source import SettingsSource, read_source
 
+SortOut = Callable[[Mapping[str, TensorInfo], Sequence[str]], Keys]
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a value
 
 
@@ -73,20 +75,20 @@ def _load(
     )  # fmt: skip
 
 
-def open_network(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
+def open_network(path: str | Path, sort: SortOut = sort_out) -> tuple[TensorFile, SettingsSource, Keys]:
     """Open a network file: its header, what it says outside its tensors, and its keys. Raises NetworkFormatError for one that is none."""
-    file, source, keys = open_keys(path)
+    file, source, keys = open_keys(path, sort)
     if reason := no_network(file, source, keys):
         raise NetworkFormatError(f"{file.path.name} {reason}")
     return file, source, keys
 
 
-def open_keys(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
+def open_keys(path: str | Path, sort: SortOut = sort_out) -> tuple[TensorFile, SettingsSource, Keys]:
     """Open any file of tensors as if it were a network."""
     file = open_file(path)
     with naming(file.path):
         source = read_source(file.path, file.metadata, list(file.tensors))
-        return file, source, sort_out(file.tensors, source.saved)
+        return file, source, sort(file.tensors, source.saved)
 
 
 def no_network(file: TensorFile, source: SettingsSource, keys: Keys) -> str | None:

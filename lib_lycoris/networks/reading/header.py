@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-_MOST = 1 << 63
 _DECODER = json.JSONDecoder(parse_int=_whole)
 
 
@@ -46,10 +45,10 @@ class TensorInfo:
     begin: int = 0  # bytes from the start of the data
     stride: tuple[int, ...] | None = None  # in values, where they do not lie one behind the other: pickles only
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Bytes of the tensor."""
-        return count(self.shape) * BYTES[self.dtype]
+        return prod(self.shape) * BYTES[self.dtype]
 
     @property
     def end(self) -> int:
@@ -72,16 +71,6 @@ class Header:
     def data_start(self) -> int:
         """Where the data begins in the file, in bytes."""
         return 8 + len(self.raw)
-
-
-def count(shape: tuple[int, ...]) -> int:
-    """Return the number of values; unlike a product of unlimited dimensions this stays a small number."""
-    found = 1
-    for length in shape:
-        found *= length
-        if found > _MOST:
-            found = _MOST
-    return found
 
 
 def read_header(path: Path) -> Header:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from ...errors import readable
 from .dtypes import BYTES, CODES
-from .header import MOST_AXES, TensorInfo, count
+from .header import MOST_AXES, TensorInfo
 
 MOST_STEPS = 20_000_000  # instructions; a checkpoint of 5,000 tensors has 200,000
 MOST_MARKS = 1000
@@ -244,7 +244,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> S
         raise NotPlainError("is not opened: it holds a tensor of a type that files do not have")
     held = storage.values * BYTES[storage.dtype] if storage.dtype else storage.values
     info = TensorInfo(dtype, tuple(shape), offset * BYTES[dtype], None if _contiguous(shape, stride) else tuple(stride))
-    if not count(info.shape):
+    if 0 in info.shape:
         return StoredTensor(storage, TensorInfo(dtype, info.shape))
     if info.size > held or info.end > held:
         raise NotPlainError(f"is not opened: a tensor of {readable(str(info.shape), 60)} is made of a storage of {held:,} bytes")

@@ -89,7 +89,8 @@ class SettingsSource:
 def component_of(module: str) -> str:
     """Return the component that a module's dotted name says; empty where it says none."""
     plain = module.removeprefix("base_model.model.")
-    component = next((c for c in sorted(PIPELINE_PARTS, key=len, reverse=True) if plain.startswith(c + ".")), "")
+    head = plain.partition(".")[0]
+    component = head if head in PIPELINE_PARTS and head != plain else ""
     return component or ("text_encoder" if plain.startswith("text_model.") or ".text_model." in plain else "")
 
 

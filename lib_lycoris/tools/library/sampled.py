@@ -15,9 +15,12 @@ from torch import Tensor
 from ...algorithms import Algorithm
 from ...errors import LycorisError, ToolError
 from ...models import FAMILIES, BaseModel, recognise, split_parameter, with_part
+from ...networks.keys import Keys, sort_out
 from ...networks.loading import module_shapes, open_network
 from ...networks.matching import match, own_model, slice_shape
 from ...networks.reading.folder import EXTENSIONS
+from ...networks.reading.header import TensorInfo
+from ...networks.reading.reader import TensorFile
 from ..files.checkpoints.stream import as_bytes
 
 LOOKED_AT = 8  # layers of a file
@@ -77,30 +80,41 @@ def name_hash(name: str) -> bytes:
 
 
 class SampledReader:
-    """Reads files, and works out each layout of keys once."""
+    """Reads files, and works out each table of tensors once: a library's files have few different ones."""
 
     def __init__(self) -> None:
-        self._layouts: dict[int, Layout] = {}
+        self._keys: dict[tuple[object, ...], Keys] = {}
+        self._layouts: dict[tuple[object, ...], Layout] = {}
 
     def read(self, path: Path, layers: Layers = by_hash) -> SampledNetwork:
         """Return a file with its layers that are looked at. Raises NetworkFormatError for one that is no network."""
-        file, source, keys = open_network(path)
+        file, source, keys = open_network(path, self._sort_out)
         said = {key: file.metadata[key] for key in NAMED if file.metadata.get(key)}
-        shapes = module_shapes(file, keys)
-        mark = hash((tuple(sorted((key, info.shape) for key, info in file.tensors.items())), tuple(sorted(said.items()))))
-        if mark not in self._layouts:
-            base = own_model(shapes, recognise(shapes, file.metadata))
-            self._layouts[mark] = Layout(base, _modules(base, keys.modules))
-        layout = self._layouts[mark]
+        layout = self._layout(file, keys, said)
         wanted = {module for layer in layers(list(layout.modules)) for module in layout.modules.get(layer, ())}
-        modules = {module: keys.modules[module] for module in keys.modules if module in wanted}
-        some = replace(keys, modules=modules, unknown=[], twins=[twin for twin in keys.twins if twin[0] in wanted])
+        modules = {module: suffixes for module, suffixes in keys.modules.items() if module in wanted}
+        twins = [twin for twin in keys.twins if twin[0] in wanted]
+        some = replace(keys, modules=modules, unknown=[], doubtful=dict(keys.doubtful), twins=twins)
         names = {key for suffixes in modules.values() for key in suffixes.values()} | {key for _, key, _ in some.twins}
         tensors = file.read(names)
         found = match(file, some, source, tensors, layout.base)
         changes = {name: Change(algorithm, _shape(layout.base, name)) for name, algorithm in found.patches.items()}
         size = len(file.header) + sum(tensor.nbytes for tensor in tensors.values())
         return SampledNetwork(file.path, file.path.stat().st_size, layout, said, changes, _content(tensors), size)
+
+    def _sort_out(self, tensors: Mapping[str, TensorInfo], saved: Sequence[str]) -> Keys:
+        table = (*tensors, *(info.shape for info in tensors.values()), *saved)
+        if table not in self._keys:
+            self._keys[table] = sort_out(tensors, saved)
+        return self._keys[table]
+
+    def _layout(self, file: TensorFile, keys: Keys, said: Mapping[str, str]) -> Layout:
+        mark = (id(keys), *said.items())  # the keys are kept, so that no others get their id
+        if mark not in self._layouts:
+            shapes = module_shapes(file, keys)
+            base = own_model(shapes, recognise(shapes, file.metadata))
+            self._layouts[mark] = Layout(base, _modules(base, keys.modules))
+        return self._layouts[mark]
 
 
 def files_of(library: Iterable[Path]) -> list[Path]:

@@ -8,12 +8,13 @@ a factor in spite of its name). All mean number x scale. ``X.scale_input``, ``X.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 from torch import Tensor
 
 from ....errors import NetworkFormatError, readable
-from ....networks.reading.header import TensorInfo, count
+from ....networks.reading.header import TensorInfo
 from ....plain_json import parse_json
 from .packing import PackedInfo, Scaled, parts_of
 
@@ -92,7 +93,7 @@ def _scaled(
     entries: Mapping[str, TensorInfo], key: str, entry: TensorInfo, scale: str, read: Callable[[str], Tensor], name: str
 ) -> PackedInfo:
     of = entries[scale]
-    if entry.dtype not in NUMBERS or of.dtype not in FACTORS or count(of.shape) > LARGEST_SCALE:
+    if entry.dtype not in NUMBERS or of.dtype not in FACTORS or prod(of.shape) > LARGEST_SCALE:
         raise NetworkFormatError(
             f"{name} keeps {readable(key)} as {entry.dtype} with {readable(scale)} of the type {of.dtype}, which is not read; {_INSTEAD}"
         )
