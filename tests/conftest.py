@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ QUICK_LEAVES_OUT = (  # corpora, oracles, browser and app; and by measurement: w
     "hosts/test_demo.py",
     "hosts/test_folders.py",  # of the app
     "hosts/test_generate.py",
+    "hosts/test_pipelines.py",  # diffusers' own pipelines
     "hosts/test_prompts.py",
     "models/test_sdxl_likes.py",  # diffusers' own UNet
     "patching/test_devices.py",
@@ -55,6 +57,7 @@ QUICK_LEAVES_OUT = (  # corpora, oracles, browser and app; and by measurement: w
 )
 
 
+@cache
 def set_name() -> str:
     """Return the name of the set (run.py says it; by hand *new* and *old* are told apart by torch)."""
     major, minor = importlib.metadata.version("torch").split(".")[:2]

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from lib_lycoris.algorithms import KINDS
 from lib_lycoris.models.families import FAMILIES
 from tests import import_circles, stats
@@ -282,6 +284,7 @@ if importlib.util.find_spec("ruff"):  # in the new set; the old one tests the be
         done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
+    @pytest.mark.slow
     def test_mypy_finds_nothing() -> None:
         done = subprocess.run([sys.executable, "-m", "mypy", "lib_lycoris"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -44,12 +44,11 @@ def x() -> Tensor:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_both_paths_agree_in_every_dtype(algorithm: str, dtype: torch.dtype, x: Tensor, tmp_path: Path) -> None:
     """The output in a dtype is, on both paths, that of the float32 model with the same change within the dtype's tolerance."""
-    truth = TinyModel()
-    model = copy.deepcopy(truth).to(dtype)
+    truth, model = TinyModel(), TinyModel().to(dtype)
     truth.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
-    network = networks(tmp_path, Patcher(truth), [algorithm])[algorithm]
-    base = truth(x.to(dtype).float())
     exact = Patcher(truth)
+    network = networks(tmp_path, exact, [algorithm])[algorithm]
+    base = truth(x.to(dtype).float())
     exact.apply([constant(network, 0.7)], "merged")
     want = truth(x.to(dtype).float())
     assert (want - base).abs().max() > 1e-3
