@@ -39,6 +39,7 @@ def layers(d: int = {d}) -> Rows:
 '''
 FOOTER = """
 
+
 FAMILY = Family(
     id="{id}",
     label="{label}",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from tests.development.family import built, draft, found_layers, main
 from tests.models.tiny_transformers import TINY
 
 pytestmark = pytest.mark.new_set
-FAMILIES = Path(__file__).parents[2] / "lib_lycoris" / "models" / "families"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("family", [name for name in ("flux", "sd3", "z-image", "wan2.1-14b", "hidream", "ltx") if name in TINY])
@@ -28,6 +30,8 @@ def test_a_draft_has_the_layers_of_its_class(family: str, tmp_path: Path) -> Non
         name: (info.shape, info.bias) for name, info in layers.items()
     }
     assert made.id == family and max(map(len, text.splitlines())) <= 140
+    command = [sys.executable, "-m", "ruff", "format", "--check", "--config", str(ROOT / "pyproject.toml"), str(tmp_path / "drafted.py")]
+    assert subprocess.run(command, capture_output=True).returncode == 0, text
 
 
 def test_the_command_prints_a_draft(capsys: pytest.CaptureFixture[str]) -> None:
