@@ -22,10 +22,12 @@ from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.embedded.tokenizer import byte_tokenizer
 from lib_lycoris.hosts.protocol import GeneratedImage, GenerationCancelled, GenerationRequest
 from lib_lycoris.models import reference
-from tests.models.tiny_transformers import TINY, tiny
+from tests.models.tiny_transformers import TINY, randomised, tiny
 
 WIDTH, PROMPT = 24, "a red house"
 CLIP = {"hidden_size": 20, "intermediate_size": 24, "projection_dim": 20, "num_hidden_layers": 2, "num_attention_heads": 2}
+QWEN = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "vocab_size": 514}  # fmt: skip
 torch.set_num_threads(1)
 
 
@@ -99,7 +101,41 @@ def chroma() -> Any:
     return ChromaPipeline(scheduler=flow(), vae=autoencoder(1), transformer=tiny("chroma"), **t5())
 
 
-PIPELINES: dict[str, Callable[[], Any]] = {"flux": flux, "sd3": sd3, "auraflow": auraflow, "chroma": chroma}
+def pixart() -> Any:
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    sizes = TINY["pixart"][1] | {"use_additional_conditions": False, "sample_size": 32}  # the sizes that its pipeline knows begin there
+    transformer = randomised(PixArtTransformer2DModel(**sizes))
+    return PixArtSigmaPipeline(vae=autoencoder(), transformer=transformer, scheduler=DPMSolverMultistepScheduler(), **t5())
+
+
+def z_image() -> Any:
+    import transformers
+    from diffusers import ZImagePipeline
+
+    torch.manual_seed(1)
+    text_encoder = transformers.Qwen3Model(transformers.Qwen3Config(**QWEN, head_dim=12)).eval()
+    words = byte_tokenizer()
+    words.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return ZImagePipeline(flow(), autoencoder(), text_encoder, words, tiny("z-image"))
+
+
+def qwen_image() -> Any:
+    import transformers
+    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline
+
+    torch.manual_seed(1)
+    text = QWEN | {"rope_scaling": {"type": "mrope", "mrope_section": [2, 2, 2]}}
+    eyes = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": WIDTH}
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=eyes)
+    text_encoder = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+    sizes = {"base_dim": 4, "z_dim": 4, "dim_mult": [1] * 4, "num_res_blocks": 1, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+    return QwenImagePipeline(flow(), AutoencoderKLQwenImage(**sizes).eval(), text_encoder, byte_tokenizer(), tiny("qwen-image"))
+
+
+PIPELINES: dict[str, Callable[[], Any]] = {
+    "flux": flux, "sd3": sd3, "auraflow": auraflow, "chroma": chroma, "pixart": pixart, "z-image": z_image, "qwen-image": qwen_image,
+}  # fmt: skip
 HERE = [family for family in PIPELINES if family in TINY] if find_spec("diffusers") else []
 
 
@@ -112,7 +148,7 @@ def network(path: Path, pipe: Any) -> Path:
     """Write a network of every attention layer of the transformer."""
     g, tensors = torch.Generator().manual_seed(3), {}
     for name, module in pipe.transformer.named_modules():
-        if isinstance(module, torch.nn.Linear) and "attn" in name:
+        if isinstance(module, torch.nn.Linear) and "att" in name:
             tensors[f"transformer.{name}.lora_A.weight"] = torch.randn(2, module.in_features, generator=g)
             tensors[f"transformer.{name}.lora_B.weight"] = torch.randn(module.out_features, 2, generator=g)
     save_file(tensors, path)
