@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def example(section: str) -> Example:
     for body in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         first, _, rest = body.partition("\n")
         if first.startswith("python3 run.py test "):
-            command = first.split()[3:]
+            command = shlex.split(first)[3:]
             continue
         place = PLACE.fullmatch(first)
         assert place, f"{title}: the block that begins with {first!r} does not say where it belongs"

@@ -28,6 +28,7 @@ NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 HEADER = '''"""{label}. Drafted from diffusers' {kind} ({source}).
 
 The names are those of diffusers; the original ones and text encoders are not declared, and the released widths are not verified.
+Data, tested without the class.
 """
 
 from ..family import Blocks, Family, transformer
