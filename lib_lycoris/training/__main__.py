@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from ..errors import LycorisError
 
 if TYPE_CHECKING:
@@ -35,15 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with _gentle_stop(events):
             done = Loop(run).go()
-    except LycorisError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (LycorisError, OSError, SafetensorError) as error:
+        said = str(error) if isinstance(error, LycorisError) else _system_error(error)
+        print(f"error: {said}", file=sys.stderr)
         if events is not None and events.path.parent.is_dir() and (events.begun or settings.resume or not events.path.exists()):
-            events.tell("failed", text=str(error))
+            with suppress(OSError):  # the disk may be full
+                events.tell("failed", text=said)
         return FAILED
     except KeyboardInterrupt:
         print("\nStopped; --resume goes on from the last state.", file=sys.stderr)
         return STOPPED
     return 0 if done else STOPPED
+
+
+def _system_error(error: OSError | SafetensorError) -> str:
+    """Return what the system says of a file or a disk as a sentence."""
+    name, why = getattr(error, "filename", None) or "a file", getattr(error, "strerror", None) or error
+    return f"{name} cannot be read or written: {why}; mend that, and --resume goes on where a run had begun"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..atomic import removed_leftovers
 from ..errors import LycorisError, ToolError
 from ..tools.training.runs import STATE
 from .check import check_file
@@ -85,6 +86,8 @@ class Loop:
             self._restore(state)
         run.accelerator.wait_for_everyone()  # what the first process writes now is not what the others looked for
         if run.main:
+            for folder in (run.folder, run.output):
+                removed_leftovers(folder)  # of processes that were killed while they wrote
             self.events.begin(self.step)
             facts = {"steps": run.steps, "name": settings.output_name, "seed": settings.seed, "layers": len(self.network.entries)}
             words = f"{settings.output_name}: {len(self.network.entries)} layers, {run.steps} steps, {run.order.length} batches an epoch"

@@ -93,11 +93,5 @@ def _check(settings: Settings) -> None:
         raise ToolError("--min_snr_gamma and --debiased_estimation_loss both weigh the steps; give one of them")
     if not 0 <= settings.min_timestep < settings.max_timestep <= 1000:
         raise ToolError("--min_timestep and --max_timestep take steps from 0 to 1000, the first below the second")
-    for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "network_dim", "bucket_reso_steps"):
-        if getattr(settings, name) < 1:
-            raise ToolError(f"--{name} is {getattr(settings, name)}, but 1 or more is expected")
-    for name in ("caption_dropout_rate", "caption_tag_dropout_rate", "validation_split"):
-        if not 0 <= getattr(settings, name) < 1:
-            raise ToolError(f"--{name} is {getattr(settings, name)}, but a share from 0 to below 1 is expected")
     if settings.dim_from_weights and not settings.network_weights:
         raise ToolError("--dim_from_weights needs --network_weights, the file to take dims and alphas from")

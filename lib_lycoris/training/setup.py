@@ -16,7 +16,7 @@ from ..hosts.embedded.folders import data_folder, kept_folder, own_networks
 from ..networks.reading.dtypes import precision_dtype
 from ..patching import Patcher
 from ..tools.jobs.devices import check_device
-from ..tools.jobs.places import check_name
+from ..tools.training.place import check_run_name
 from .algorithms.arguments import NetworkRequest, understand
 from .algorithms.build import build_network
 from .algorithms.initial import Initial
@@ -36,6 +36,8 @@ from .steps.draws import seed_everything
 from .steps.lessons import Lessons
 from .steps.optimisers import groups, optimiser, schedule, told
 from .steps.step import Stepper
+
+SMALLEST = 64  # pixels: any size does where only what is wrong is looked for
 
 
 @dataclass
@@ -72,8 +74,9 @@ class Run:
 def prepare(settings: Settings) -> Run:
     """Open everything. Raises LycorisError with a sentence on what cannot be trained."""
     settings = _seeded(settings)
-    check_name(settings.output_name)
+    check_run_name(settings.output_name)
     request = understand(settings)
+    datasets_of(settings, SMALLEST)  # what is wrong with them is said before a model is opened
     accelerator, device = _accelerator(settings)
     output = Path(settings.output_dir) if settings.output_dir else own_networks(kept_folder())
     folder = run_folder(settings, output)
@@ -83,9 +86,7 @@ def prepare(settings: Settings) -> Run:
     network = _network(settings, request, model)
     lessons = _lessons(settings, model, network, found)
     order = Order(found, settings.seed, accelerator.num_processes)
-    steps = settings.max_train_steps
-    if settings.max_train_epochs:
-        steps = ceil(settings.max_train_epochs * order.length / settings.gradient_accumulation_steps)
+    steps = _steps(settings, order)
     made = optimiser(settings, groups(network, settings, request))
     rate = schedule(settings, made, steps)
     prepared = _prepared(settings, accelerator, made)
@@ -109,6 +110,12 @@ def prepare(settings: Settings) -> Run:
         recorded,
         steps,
     )
+
+
+def _steps(settings: Settings, order: Order) -> int:
+    """Return how many steps the run has."""
+    batches: int = order.length * (settings.max_train_epochs or 0)
+    return ceil(batches / settings.gradient_accumulation_steps) or int(settings.max_train_steps)
 
 
 def _held_in(settings: Settings) -> torch.dtype:

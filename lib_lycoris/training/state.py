@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,14 @@ def mark_of(settings: dict[str, Any], digests: list[str]) -> str:
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    """Put a state in the place of the one before."""
+    """Put a state in the place of the one before. Raises ToolError, or OSError of the system."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / STATE) as beside:
-        torch.save(state.__dict__, beside)
+    try:
+        with replacing(folder / STATE) as beside:
+            torch.save(state.__dict__, beside)
+    except RuntimeError as error:  # torch's own writer says nothing of the reason
+        free = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free on its disk"
+        raise ToolError(f"the state of {folder.name} cannot be written, the one before is kept; {free}") from error
 
 
 def read_state(folder: Path, mark: str) -> RunState | None:

@@ -141,6 +141,7 @@ def test_a_run_that_is_killed_at_twenty_random_steps_comes_to_the_same_bits(flux
     assert not (out / "killed.safetensors").exists()
     assert main(words("killed", *asked, "--resume")) == 0
     same(out / "killed.safetensors", out / "undisturbed.safetensors")
+    assert not [path.name for path in (*folder.iterdir(), *out.iterdir()) if path.name.endswith(".part")]
 
 
 def test_two_processes_are_one_with_twice_the_batch(flux: Path, out: Path, words: Words) -> None:

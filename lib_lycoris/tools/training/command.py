@@ -14,6 +14,7 @@ from ..declaration import Plan, Result, Tool
 from ..validation import validated
 from .option import in_its_case
 from .options import BY_NAME, OPTIONS
+from .ranges import check_ranges
 
 
 def _elsewhere(**_: Any) -> Result:
@@ -58,7 +59,9 @@ def given(argv: Sequence[str]) -> dict[str, Any]:
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option with its type and default. Raises ToolError for one that is unknown, wrong, or cannot be obeyed."""
     asked = {name: value for name, value in options.items() if name not in BY_NAME or not BY_NAME[name].asks_for_nothing(value)}
-    return validated(TRAIN, asked, note, "; see train --help")
+    found = validated(TRAIN, asked, note, "; see train --help")
+    check_ranges(found)
+    return found
 
 
 def note(sentence: str) -> None:

@@ -15,9 +15,10 @@ from ...patching import Patcher
 from ...tools.files.networks.naming import name_of
 from ...tools.training.command import note
 from ..models.base import TrainedModel
-from .arguments import NetworkRequest
+from .arguments import KEYWORDS, NetworkRequest
 from .initial import Initial
-from .selection import CONVOLUTIONS, NORMS, ChosenLayer, chosen_layers, preset, unused
+from .preset_file import unused
+from .selection import CONVOLUTIONS, NORMS, ChosenLayer, chosen_layers, preset
 from .trained_network import TrainedModule, TrainedNetwork
 
 KOHYA = {"unet": "lora_unet", "transformer": "lora_unet"}
@@ -89,7 +90,7 @@ def _module(
     from lycoris.modules.norms import NormModule
     from lycoris.wrapper import network_module_dict
 
-    layer, override = chosen.layer, dict(chosen.override)
+    layer, override = chosen.layer, {KEYWORDS.get(name, name): value for name, value in chosen.override.items()}
     algorithm = override.pop("algo", request.algorithm)
     if isinstance(layer, NORMS):
         return NormModule(name, layer, 1.0, request.rank_dropout, request.module_dropout)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,20 +12,12 @@ from typing import Any
 from torch import nn
 
 from ...errors import ToolError
-from ..toml_file import read_toml
+from .preset_file import DIFFUSERS, matches, read_preset
 
 # sd-scripts' own: the transformers of the UNet, and with conv_dim its other blocks too; the blocks of a model that is a transformer
 KOHYA_CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 KOHYA_MODULES = ("Transformer2DModel", "FluxTransformerBlock", "FluxSingleTransformerBlock", "ZImageTransformerBlock")
-DIFFUSERS = {  # class that presets for LyCORIS name -> what diffusers and transformers call it
-    "CrossAttention": ("Attention", "FluxAttention"), "DoubleStreamBlock": ("FluxTransformerBlock",),
-    "SingleStreamBlock": ("FluxSingleTransformerBlock",), "CLIPAttention": ("CLIPSdpaAttention",),
-}  # fmt: skip
 TEXT_MODULES = ("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP")
-KEYS = (
-    "enable_conv", "unet_target_module", "unet_target_name", "text_encoder_target_module", "text_encoder_target_name", "module_algo_map",
-    "name_algo_map", "use_fnmatch", "exclude_name",
-)  # fmt: skip
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 
@@ -53,11 +44,7 @@ def preset(name: str, convolutions: bool) -> dict[str, Any]:
         return _for_diffusers(dict(PRESET[name]))
     if not name.endswith(".toml"):
         raise ToolError(f"preset={name} is none of {', '.join(PRESET)}, nor a .toml file")
-    found = read_toml(Path(name))
-    unknown = sorted(set(found) - set(KEYS))
-    if unknown:
-        raise ToolError(f"{Path(name).name}: {unknown[0]} is no key of a preset; there are {', '.join(KEYS)}")
-    return _by_their_classes(found)
+    return _by_their_classes(read_preset(Path(name)))
 
 
 def _by_their_classes(found: dict[str, Any]) -> dict[str, Any]:
@@ -83,17 +70,6 @@ def _for_diffusers(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def unused(path: Path, roots: Sequence[nn.Module]) -> list[str]:
-    """Return what a TOML file names that is nowhere in these components: classes for other models, and mistakes."""
-    found = read_toml(path)
-    here = [(name, type(module).__name__) for root in roots for name, module in root.named_modules()]
-    classes, match = {kind for _, kind in here}, partial(_matches, bool(found.get("use_fnmatch")))
-    named = [name for key in ("unet_target_module", "text_encoder_target_module", "module_algo_map") for name in found.get(key, ())]
-    patterns = [name for key in ("unet_target_name", "text_encoder_target_name", "exclude_name") for name in found.get(key, ())]
-    missing = [name for name in named if not classes & {name, *DIFFUSERS.get(name, ())}]
-    return list(dict.fromkeys([*missing, *(one for one in patterns if not any(match(one, name) for name, _ in here))]))
-
-
 def _anywhere(name: str) -> str:
     ends = ("to_k", "to_v", "ff.net.2", "k_proj", "v_proj", "mlp.fc2")
     return rf"(.*\.)?{re.escape(name)}$" if name in ends else name
@@ -102,7 +78,7 @@ def _anywhere(name: str) -> str:
 def chosen_layers(root: nn.Module, found: Mapping[str, Any], part: str, norms: bool) -> Iterator[ChosenLayer]:
     """Yield the layers of a component (``part``: "unet" or "text_encoder") that a preset takes, in the model's order."""
     classes = set(found.get(f"{part}_target_module", ()))
-    match = partial(_matches, bool(found.get("use_fnmatch")))
+    match = partial(matches, bool(found.get("use_fnmatch")))
     named: list[str] = list(found.get(f"{part}_target_name", ()))
     by_class: Mapping[str, Any] = found.get("module_algo_map", {})
     by_name: Mapping[str, Any] = found.get("name_algo_map", {})
@@ -125,7 +101,3 @@ def _parents(path: str) -> Iterator[str]:
     yield ""
     parts = path.split(".")
     yield from (".".join(parts[: count + 1]) for count in range(len(parts)))
-
-
-def _matches(shell: bool, pattern: str, name: str) -> bool:
-    return fnmatch.fnmatch(name, pattern) if shell else re.match(pattern, name) is not None

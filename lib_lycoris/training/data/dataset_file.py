@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ToolError
+from ...tools.training.options import BY_NAME
+from ...tools.training.ranges import check_ranges
+from ...tools.validation import KINDS as WORDS
+from ...tools.validation import typed
 from ..toml_file import read_toml
 from .folders import dataset, images_in, metadata_in
 from .subset import SHARED, Dataset, Subset, configured
@@ -15,6 +19,8 @@ DATASET_KEYS = {
     "resolution", "batch_size", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale", "subsets",
 }  # fmt: skip
 SUBSET_KEYS = SHARED | {"image_dir", "num_repeats", "is_reg", "class_tokens", "metadata_file", "caption_extention"}
+OPTIONS = {"batch_size": "train_batch_size", "caption_extention": "caption_extension"}  # key -> the option that says the same
+KINDS: Mapping[str, type] = {"image_dir": str, "class_tokens": str, "metadata_file": str, "num_repeats": int, "is_reg": bool}
 NO_EFFECT = {"cache_info", "token_warmup_min", "token_warmup_step", "network_multiplier"}
 
 
@@ -26,14 +32,22 @@ def read_datasets(path: Path, values: Mapping[str, Any], size: int) -> list[Data
     if not content.get("datasets"):
         raise ToolError(f"{path.name} has no [[datasets]]")
     found = []
-    for one in content["datasets"]:
+    for one in tables(path, content, "datasets"):
         _known(path, one, DATASET_KEYS | SUBSET_KEYS)
         common = {**values, **general, **one}
         if "batch_size" in common:
             common["train_batch_size"] = common["batch_size"]
-        found.append(dataset([_subset(path, entry, common) for entry in one.get("subsets", ())], common, size))
+        found.append(dataset([_subset(path, entry, common) for entry in tables(path, one, "subsets")], common, size))
         if not found[-1].subsets:
             raise ToolError(f"{path.name}: a dataset has no [[datasets.subsets]]")
+    return found
+
+
+def tables(path: Path, content: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the tables of a list. Raises ToolError where there is anything else."""
+    found = content.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ToolError(f"{path.name}: {name} are tables, each with [[...{name}]] above it")
     return found
 
 
@@ -55,8 +69,22 @@ def _subset(path: Path, entry: Mapping[str, Any], common: Mapping[str, Any]) -> 
 
 
 def _known(path: Path, table: Mapping[str, Any], keys: set[str] | frozenset[str]) -> None:
+    """Raise ToolError for a key that is not known, or a value that it cannot have."""
+    if not isinstance(table, dict):
+        raise ToolError(f"{path.name}: general is a table, with [general] above it")
     unknown = sorted(set(table) - keys - NO_EFFECT)
     if unknown:
         raise ToolError(f"{path.name}: {unknown[0]} is not offered here; known are {', '.join(sorted(keys - {'subsets'}))}")
     if table.get("token_warmup_step"):
         raise ToolError(f"{path.name}: token_warmup_step is not offered here: it depends on how far the run is")
+    for key, value in table.items():
+        if key in KINDS and not isinstance(value, KINDS[key]):
+            raise ToolError(f"{path.name}: {key} is {value!r}, but {WORDS[KINDS[key]]} is expected")
+        name = str(OPTIONS.get(key, key))
+        option = BY_NAME.get(name)
+        try:
+            if option is not None and key != "resolution":
+                typed(option, value)
+            check_ranges({name: value})
+        except ToolError as error:
+            raise ToolError(f"{path.name}: {error}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import ToolError
 from ...hosts.embedded.models import LoadedModel
 from ..data.items import Item
 from ..data.pictures import Cut
@@ -116,7 +117,10 @@ class StableDiffusion(TrainedModel):
 
     def _state(self, encoder: Any, result: Any) -> Tensor:
         """Return what the UNet reads: the layer that the model was made with, or that of clip_skip."""
-        state: Tensor = result.hidden_states[-(self.clip_skip or (2 if self.model.penultimate else 1))]
+        layer = self.clip_skip or (2 if self.model.penultimate else 1)
+        if layer >= len(result.hidden_states):
+            raise ToolError(f"--clip_skip is {layer}, but this text encoder has {len(result.hidden_states) - 1} layers")
+        state: Tensor = result.hidden_states[-layer]
         if len(self.model.towers()) == 1:
             state = getattr(encoder, "text_model", encoder).final_layer_norm(state)
         return state
