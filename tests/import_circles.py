@@ -15,11 +15,30 @@ class Partial(Exception):
 
 
 @cache
-def source(name: str) -> tuple[ast.stmt, ...] | None:
-    """Return the statements of one of our modules that run when it is imported; None for what is no module of ours."""
+def tree(file: Path) -> ast.Module:
+    """Return a file's syntax tree."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def source(name: str) -> tuple[ast.ImportFrom | frozenset[str], ...] | None:
+    """Return what happens when one of our modules is imported: imports of ours, and the names that are bound between them.
+
+    None for what is no module of ours.
+    """
     path = ROOT / name.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return tuple(running(ast.parse(file.read_text(encoding="utf-8")).body)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    found: list[ast.ImportFrom | frozenset[str]] = []
+    for node in running(tree(file).body):
+        if isinstance(node, ast.ImportFrom) and node.level:  # inside the package imports are relative
+            found.append(node)
+        names = bound(node)
+        if found and isinstance(found[-1], frozenset):
+            names |= found.pop()
+        found.append(names)
+    return tuple(found)
 
 
 def running(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -56,14 +75,15 @@ class Run:
                 continue
             known: set[str] = set()
             self.names[whole] = known
-            for node in statements:
-                self.run(whole, node)
-                known |= bound(node)
+            for step in statements:
+                if isinstance(step, ast.ImportFrom):
+                    self.run(whole, step)
+                else:
+                    known |= step
             self.names[whole] = None
 
-    def run(self, module: str, node: ast.stmt) -> None:
-        if not isinstance(node, ast.ImportFrom) or not node.level:
-            return  # inside the package imports are relative
+    def run(self, module: str, node: ast.ImportFrom) -> None:
+        """Import what a statement of a module wants."""
         target = target_of(module, node.level, node.module or "")
         self.load(target)
         for alias in node.names:
@@ -81,11 +101,10 @@ def target_of(module: str, level: int, name: str) -> str:
     return ".".join([*package.split(".")[: len(package.split(".")) - level + 1], *name.split(".")]).strip(".")
 
 
-@cache
-def bound(node: ast.stmt) -> set[str]:
+def bound(node: ast.stmt) -> frozenset[str]:
     """Return the names that a statement binds."""
     if isinstance(node, ast.Import | ast.ImportFrom):
-        return {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        return frozenset(alias.asname or alias.name.split(".")[0] for alias in node.names)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {node.name}
-    return {found.id for found in ast.walk(node) if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store)}
+        return frozenset([node.name])
+    return frozenset(found.id for found in ast.walk(node) if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store))

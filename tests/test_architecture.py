@@ -82,7 +82,7 @@ def text_of(path: Path) -> str:
 @cache
 def nodes(path: Path) -> tuple[ast.AST, ...]:
     """Return everything in a file's syntax tree."""
-    return tuple(ast.walk(ast.parse(text_of(path))))
+    return tuple(ast.walk(import_circles.tree(path)))
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:

@@ -309,7 +309,7 @@ class Storm:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
 def test_any_history_ends_with_the_twins_bits(seed: int, x: Tensor, tmp_path: Path) -> None:
     """300 random transitions each: apply, restore, step, load_state_dict, dtype, memory, in-place writes; 2,400 in all."""
     storm = Storm(seed, tmp_path)
