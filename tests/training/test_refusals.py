@@ -123,7 +123,10 @@ def test_files_in_the_place_of_others(option: str, words: Words, tmp_path: Path,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on the size of a file")
-@pytest.mark.parametrize("limit, reason", [(1_000, "cannot be read or written"), (200_000, "cannot be written, the one before is kept")])
+@pytest.mark.parametrize(
+    "limit, reason",
+    [pytest.param(1_000, "cannot be read or written", marks=pytest.mark.long), (200_000, "cannot be written, the one before is kept")],
+)
 def test_a_full_disk_ends_a_run_with_a_sentence(limit: int, reason: str, out: Path, words: Words, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: a latent, then the state, is what does not fit."""
     asked = [*words(f"full-{limit}", *ONE), "--cache_dir", str(tmp_path)]
