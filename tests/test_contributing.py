@@ -91,14 +91,18 @@ def example(section: str) -> Example:
     return Example(title, blocks, command, set(re.findall(r"`([^`]+)`", listed[1])))
 
 
-def copy_to(folder: Path) -> None:
-    """Copy what the examples touch and run."""
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the examples touch and run, its pages generated: what is behind the code already is another test's concern."""
+    folder = tmp_path_factory.mktemp("checkout")
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=KEPT_OUT)
         else:
             shutil.copyfile(source, folder / name)
+    run(folder, "-m", "tests.docs.generate")
+    return folder
 
 
 def apply(block: Block, folder: Path) -> None:
@@ -127,9 +131,8 @@ def run(folder: Path, *command: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("found", examples(), ids=lambda found: found.title)
-def test_a_worked_example_works_and_touches_the_files_that_it_lists(found: Example, tmp_path: Path) -> None:
-    copy_to(tmp_path)
-    run(tmp_path, "-m", "tests.docs.generate")  # what is behind the code already is another test's concern
+def test_a_worked_example_works_and_touches_the_files_that_it_lists(found: Example, checkout: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkout, tmp_path, dirs_exist_ok=True)
     before = contents(tmp_path)
     for block in found.blocks:
         apply(block, tmp_path)
