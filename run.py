@@ -382,6 +382,7 @@ def suite_options() -> argparse.ArgumentParser:
     parser.add_argument("--set", choices=SETS, default=NEW.name, help="the pinned packages to test with (default: %(default)s)")
     parser.add_argument("--webui", metavar="DIR", help="also test the extension in the webui of this folder")
     parser.add_argument("--webui-python", metavar="PYTHON", help="the Python that this webui runs with")
+    parser.add_argument("--webui-beside", metavar="FOLDER", help="also with the extensions of other people that lie in this folder")
     return parser
 
 
@@ -393,21 +394,37 @@ def whole_suite(arguments: Sequence[str]) -> bool:
     return all(word.startswith("-") and word[:2] not in ("-k", "-m") and not word.startswith("--deselect") for word in arguments)
 
 
-def run_tests(arguments: list[str]) -> int:
-    options, rest = suite_options().parse_known_args(arguments)
-    environment = SETS[options.set]
-    chosen = [f"--{name}" for name in ("quick", "long") if getattr(options, name)]
+def webui_words(options: argparse.Namespace) -> list[str]:
+    """Return what pytest is told of a webui to test in; each as one word: of two, it would take a folder for the tests to run."""
+    words = []
     if options.webui:
         folder = Path(options.webui).absolute()
         if not (folder / "webui.py").is_file():
             raise Trouble(f"--webui wants the folder of a webui, and {folder} has no webui.py.")
         print(f"The webui of {folder} is {kind_of(folder)}.")
-        chosen.append(f"--webui={folder}")  # as one word: of two, pytest would take the folder for the tests to run
+        words.append(f"--webui={folder}")
     if options.webui_python:
         python = shutil.which(options.webui_python)
         if not python:
             raise Trouble(f"--webui-python wants the Python that the webui runs with, and {options.webui_python} is no program.")
-        chosen.append(f"--webui-python={os.path.abspath(python)}")
+        words.append(f"--webui-python={os.path.abspath(python)}")
+    if options.webui_beside:
+        beside = Path(options.webui_beside).absolute()
+        found = neighbours(beside)
+        if not found or not options.webui:
+            raise Trouble(
+                f"--webui-beside wants --webui, and a folder with checkouts of extensions that it knows: {beside} has {len(found)}."
+            )
+        print(f"Beside this extension: {', '.join(found)}.")
+        words.append(f"--webui-beside={beside}")
+    return words
+
+
+def run_tests(arguments: list[str]) -> int:
+    options, rest = suite_options().parse_known_args(arguments)
+    environment = SETS[options.set]
+    chosen = [f"--{name}" for name in ("quick", "long") if getattr(options, name)]
+    chosen += webui_words(options)
     if not options.webui and (options.quick or whole_suite(rest)) and not ONE_PROCESS & set(rest):
         chosen += ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]  # files of tests share nothing: one process a core
     every = [*TRAIN, *(extra for extra, _ in OPTIMISERS.values())] if options.long and environment is NEW else []
@@ -446,6 +463,14 @@ def ensure_training(arguments: Sequence[str]) -> None:
         more = "beside" if is_ready(NEW, ["app"]) else "after"
         print(f"Training needs more packages, about {megabytes} MB, {more} those of the app, in {NEW.path}; no webui is touched.")
         ensure(NEW, extras)
+
+
+def neighbours(folder: Path) -> list[str]:
+    """Return which of the extensions that the tests know lie in a folder."""
+    sys.path[:0] = [str(ROOT)]
+    from tests.webui.neighbours import find
+
+    return list(find(folder)) if folder.is_dir() else []
 
 
 def kind_of(folder: Path) -> str:

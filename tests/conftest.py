@@ -21,6 +21,7 @@ import pytest
 from run import Trouble
 from tests.browser import chromium
 from tests.webui.kinds import recognise
+from tests.webui.neighbours import find
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK_SECONDS = 60
@@ -70,6 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--long", action="store_true", help="run the tests that take minutes too")
     group.addoption("--webui", metavar="DIR", help="checkout of a real webui to test the extension in")
     group.addoption("--webui-python", metavar="PYTHON", help="the Python that this webui runs with")
+    group.addoption("--webui-beside", metavar="FOLDER", help="checkouts of other people's extensions to test beside this one there")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -109,6 +111,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if folder := config.getoption("--webui"):
         kind = recognise(Path(folder)).name
         left_out += [item for item in items if (mark := item.get_closest_marker("only_in")) and kind not in mark.args]
+    beside = config.getoption("--webui-beside")
+    there = find(Path(beside)) if beside else {}
+    left_out += [item for item in items if (mark := item.get_closest_marker("beside")) and mark.args[0] not in there]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
 
@@ -117,6 +122,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def webui_dir(request: pytest.FixtureRequest) -> Path:
     """The webui checkout named with --webui."""
     return Path(request.config.getoption("--webui")).resolve()
+
+
+@pytest.fixture(scope="session")
+def webui_beside(request: pytest.FixtureRequest) -> Path:
+    """The folder named with --webui-beside."""
+    return Path(request.config.getoption("--webui-beside")).resolve()
 
 
 @pytest.fixture(scope="session")

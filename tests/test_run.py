@@ -395,6 +395,11 @@ def test_options_of_pytest_pass_and_ours_are_checked(started: list[tuple], tmp_p
     make_webui(tmp_path)
     assert run.main(["test", "--webui", str(tmp_path), "--webui-python", sys.executable, "-x", "-k", "a or b"]) == 7
     assert started[-1][-5:] == (f"--webui={tmp_path}", f"--webui-python={sys.executable}", "-x", "-k", "a or b")
+    (tmp_path / "others" / "one" / "scripts").mkdir(parents=True)
+    beside = ["test", "--webui", str(tmp_path), "--webui-beside", str(tmp_path / "others")]
+    assert run.main(beside) == 1 and "others has 0" in capsys.readouterr().err
+    (tmp_path / "others" / "one" / "scripts" / "rp.py").touch()
+    assert run.main(beside) == 7 and started[-1][-1] == f"--webui-beside={tmp_path / 'others'}"
     assert run.main(["test", "--quick"]) == 7
     assert started[-1][4:7] == ("--quick", "-n", str(min(run.os.cpu_count() or 1, 4)))
     started.clear()

@@ -25,6 +25,9 @@ class Kind:
     settings: tuple[tuple[str, object], ...] = ()
     hires: tuple[tuple[str, object], ...] = (("hr_upscaler", "Latent"),)  # what a request with a hires pass says besides
     checkpoint_kinds: tuple[str, ...] = ("sd1", "sd1:2")  # what the maker can make
+    fp8: tuple[
+        tuple[str, object], ...
+    ] = ()  # the setting that stores the UNet's weights in fp8, its own networks as functions on the layers
 
     def command(self, python: Path, folder: Path, data: Path, models: Path, port: int) -> list[str]:
         """Return the command line; every folder that the webui writes to lies under `data`."""
@@ -37,6 +40,7 @@ class Kind:
 
 
 FLOAT32 = ("--always-cpu", "--all-in-fp32", "--vae-in-fp32", "--clip-in-fp32")
+FP8 = (("forge_unet_storage_dtype", "float8-e4m3fn (fp16 LoRA)"),)
 SAME = ("hr_additional_modules", ["Use same choices"])
 FORGE = ("tiny_forge", "forge_checkpoint.py")
 NEO_FLAGS = ("--cpu", "--fp32-unet", "--fp32-vae", "--fp32-text-enc")
@@ -45,9 +49,9 @@ A1111_CHECKPOINTS = ("sd1", "sd1:2", "sd2", "sdxl", "refiner")
 KINDS: Sequence[Kind] = (  # the most special first
     Kind(
         "neo", "modules_forge/packages/comfy", NEO_FLAGS, *FORGE, checkpoints="--ckpt-dirs", loaded="",
-        settings=(("VERSION_UID", "PY313"),), hires=(SAME, ("hr_upscaler", "None")),
+        settings=(("VERSION_UID", "PY313"),), hires=(SAME, ("hr_upscaler", "None")), fp8=FP8,
     ),
-    Kind("forge", "backend/patcher", FLOAT32, *FORGE, loaded="", hires=(SAME, ("hr_upscaler", "Latent"))),
+    Kind("forge", "backend/patcher", FLOAT32, *FORGE, loaded="", hires=(SAME, ("hr_upscaler", "Latent")), fp8=FP8),
     Kind("reforge", "ldm_patched", FLOAT32, *FORGE, loaded="] loaded in "),
     Kind("a1111", "modules/sd_hijack.py", A1111_FLAGS, "tiny_models", "checkpoint.py", checkpoint_kinds=A1111_CHECKPOINTS),
 )  # fmt: skip

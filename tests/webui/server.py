@@ -15,10 +15,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,12 +56,18 @@ def make_checkpoints(webui: Path, python: Path, out: Path, *kinds: str) -> list[
     """Run the maker of checkpoints under the webui's python for `kinds` (kind or kind:seed); return the checkpoint files."""
     maker = recognise(webui).maker
     command = [str(python), str(HERE / maker), "--webui", str(webui), "--out", str(out), *kinds]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPYCACHEPREFIX=str(out / "pycache"))
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPYCACHEPREFIX=byte_code().name)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=out.parent)
     if done.returncode:
         raise WebUIError(f"{maker} failed for {', '.join(kinds)}:\n{done.stderr[-2000:]}")
     names = [(text + ":1").split(":")[:2] for text in kinds]
     return [out / "checkpoints" / f"{kind}-{seed}.safetensors" for kind, seed in names]
+
+
+@cache
+def byte_code() -> tempfile.TemporaryDirectory[str]:
+    """Return the folder for the byte code of all webuis of this run: each would compile its packages anew."""
+    return tempfile.TemporaryDirectory(prefix="lycoris-webui-", ignore_cleanup_errors=True)
 
 
 def free_port() -> int:
@@ -145,7 +153,7 @@ class WebUI:
             "HF_HOME": str(self.data / "hf"),
             "HUGGINGFACE_HUB_CACHE": str(self.models / "hub"),
             "TRANSFORMERS_CACHE": str(self.models / "hub"),
-            "PYTHONPYCACHEPREFIX": str(self.models / "pycache"),
+            "PYTHONPYCACHEPREFIX": byte_code().name,
             "TMPDIR": str(self.data / "tmp"),
             "GRADIO_TEMP_DIR": str(self.data / "tmp"),
             "MPLCONFIGDIR": str(self.data),
