@@ -380,18 +380,21 @@ def suite_options() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="under a minute: no corpora, oracles, browser, app or whole images")
     parser.add_argument("--long", action="store_true", help="also the tests that take minutes")
     parser.add_argument("--set", choices=SETS, default=NEW.name, help="the pinned packages to test with (default: %(default)s)")
+    parser.add_argument("-m", dest="marks", metavar="EXPRESSION", help='tests of these marks only, such as browser or "not browser"')
     parser.add_argument("--webui", metavar="DIR", help="also test the extension in the webui of this folder")
     parser.add_argument("--webui-python", metavar="PYTHON", help="the Python that this webui runs with")
     parser.add_argument("--webui-beside", metavar="FOLDER", help="also with the extensions of other people that lie in this folder")
     return parser
 
 
+CORE, BROWSER = "not browser", "browser"  # marks
 ONE_PROCESS = {"-n", "--pdb", "-s"}  # pytest's arguments that say how many processes there are, or need the terminal
 
 
-def whole_suite(arguments: Sequence[str]) -> bool:
-    """Tell whether pytest's arguments leave all tests in: a few of them start sooner in one process."""
-    return all(word.startswith("-") and word[:2] not in ("-k", "-m") and not word.startswith("--deselect") for word in arguments)
+def whole_suite(arguments: Sequence[str], marks: str | None) -> bool:
+    """Tell whether pytest's arguments leave all tests in, or all but the browser's: a few of them start sooner in one process."""
+    chosen = any(not word.startswith("-") or word.startswith(("-k", "--deselect")) for word in arguments)
+    return not chosen and marks in (None, CORE)
 
 
 def webui_words(options: argparse.Namespace) -> list[str]:
@@ -425,14 +428,31 @@ def run_tests(arguments: list[str]) -> int:
     environment = SETS[options.set]
     chosen = [f"--{name}" for name in ("quick", "long") if getattr(options, name)]
     chosen += webui_words(options)
-    if not options.webui and (options.quick or whole_suite(rest)) and not ONE_PROCESS & set(rest):
+    if not options.webui and (options.quick or whole_suite(rest, options.marks)) and not ONE_PROCESS & set(rest):
         chosen += ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]  # files of tests share nothing: one process a core
-    every = [*TRAIN, *(extra for extra, _ in OPTIMISERS.values())] if options.long and environment is NEW else []
-    ensure(environment, (*environment.test_extras, *every))
-    core = ["-m", "not browser"] if environment is not NEW and "-m" not in rest else []
-    pytest = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
-    variables = {"LYCORIS_TEST_SET": environment.name, **({"OMP_NUM_THREADS": "1"} if "-n" in chosen else {})}
-    return run_through([*pytest, *core, *chosen, *map(from_here, rest)], ROOT, **variables)
+    if environment is NEW:
+        every = [*TRAIN, *(extra for extra, _ in OPTIMISERS.values())] if options.long else []
+        return run_pytest(NEW, (*NEW.test_extras, *every), options.marks, [*chosen, *rest])
+    code = 0
+    if options.marks != BROWSER:
+        code = run_pytest(environment, environment.test_extras, options.marks or CORE, [*chosen, *rest])
+    if code == 0 and (options.marks == BROWSER or (options.marks is None and not options.quick and whole_suite(rest, None))):
+        code = run_pages(environment, [*chosen, *rest])
+    return code
+
+
+def run_pages(environment: Environment, arguments: Sequence[str]) -> int:
+    """Run the browser tests on apps that a set's own Python runs, with its Gradio; the browser's driver is the new set's."""
+    ensure(environment, environment.test_extras)
+    return run_pytest(NEW, NEW.test_extras, BROWSER, arguments, LYCORIS_APP_PYTHON=str(environment.python))
+
+
+def run_pytest(environment: Environment, extras: Sequence[str], marks: str | None, arguments: Sequence[str], **variables: str) -> int:
+    """Run pytest in an environment, which is brought to these extras first."""
+    ensure(environment, extras)
+    pytest = [str(environment.python), "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), *(("-m", marks) if marks else ())]
+    threads = {"OMP_NUM_THREADS": "1"} if "loadfile" in arguments else {}
+    return run_through([*pytest, *map(from_here, arguments)], ROOT, LYCORIS_TEST_SET=environment.name, **threads, **variables)
 
 
 OPTIMISER = re.compile(r"^\s*optimizer_type\s*=\s*[\"']([^\"']*)", re.MULTILINE)

@@ -283,6 +283,27 @@ def test_an_optimisers_package_is_installed_where_a_configuration_asks_for_it(tm
     assert run.train_extras(["--config_file", str(tmp_path / "none.toml")])[0] == list(run.TRAIN)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "runs"),
+    [((), ["old not browser", "new browser"]), (("-m", "browser"), ["new browser"]), (("-m", "not browser"), ["old not browser"]),
+     (("-k", "x"), ["old not browser"]), (("--quick",), ["old not browser"])],
+)  # fmt: skip
+def test_another_set_runs_its_core_then_its_pages_in_the_new_sets_browser(
+    arguments: tuple[str, ...], runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[str, str, str | None]] = []
+
+    def run_through(command: list[str], *_: Path, **variables: str) -> int:
+        found.append((variables["LYCORIS_TEST_SET"], command[command.index("-m", 3) + 1], variables.get("LYCORIS_APP_PYTHON")))
+        return 0
+
+    monkeypatch.setattr(run, "ensure", lambda *_: None)
+    monkeypatch.setattr(run, "run_through", run_through)
+    assert run.main(["test", "--set", "old", *arguments]) == 0
+    assert [f"{name} {marks}" for name, marks, _ in found] == runs
+    assert [python for name, _, python in found if name == "new"] == [str(run.OLD.python)] * sum("new" in one for one in runs)
+
+
 def several_processes() -> tuple[str, ...]:
     return ("-n", str(min(run.os.cpu_count() or 1, 4)), "--dist", "loadfile")
 
@@ -290,6 +311,7 @@ def several_processes() -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("arguments", "several"),
     [((), True), (("-v", "--color=no"), True), (("--quick", "-k", "x"), True), (("-k", "x"), False), (("-mbrowser",), False),
+     (("-m", "not browser"), True),
      (("tests/tools",), False), (("--pdb",), False), (("-n", "3"), False)],
 )  # fmt: skip
 def test_only_the_whole_suite_and_the_quick_one_run_in_a_process_a_core(

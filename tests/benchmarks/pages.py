@@ -84,7 +84,7 @@ def pages(rounds: int) -> Iterator[Result]:
     """Yield the page's bytes and the time until it can be used."""
     from tests.ui.test_app import running_app
 
-    with tempfile.TemporaryDirectory(prefix="lycoris-bench-") as name, running_app(sys.executable, Path(name)) as address:
+    with tempfile.TemporaryDirectory(prefix="lycoris-bench-") as name, running_app(Path(name)) as address:
         with urlopen(f"{address}/config", timeout=60) as answer:
             weight, new = weights(json.loads(answer.read()))
         yield of("page", [weight - sum(new.values())], PAGE_LIMIT, unit="bytes")

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lib_lycoris.demo import CHECKPOINT
-from tests.ui.test_app import app_pythons, choose, running_app, tab, wait_until_says  # noqa: F401 - `tab` is a fixture
+from tests.ui.test_app import choose, running_app, tab, wait_until_says  # noqa: F401 - `tab` is a fixture
 
 pytestmark = [pytest.mark.browser, pytest.mark.new_set]
 
@@ -32,8 +32,8 @@ NEWEST = "(document.querySelector('#lyco_gallery img') || {src: ''}).src"
 PROMPT = "a red circle on the left, blue background"
 
 
-@pytest.fixture(scope="module", params=app_pythons(), ids=lambda python: Path(python).parts[-3])
-def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address of an app and the folder of its data, with files that are slow, broken or badly named."""
     data = tmp_path_factory.mktemp("data")
     for name in ("networks", "checkpoints"):
@@ -45,7 +45,7 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     save_file(strange, data / "networks" / "unknown-model.safetensors")
     (data / "networks" / "taken.safetensors").write_bytes(b"")
     badly_named(data / "networks" / f"{HTML_NAME}.safetensors")
-    with running_app(request.param, data) as found:
+    with running_app(data) as found:
         yield found, data
 
 

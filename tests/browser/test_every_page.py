@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ def test_a_stack_comes_back_on_a_second_data_folder_with_5000_networks(page: Any
     page.wait_for_function("document.querySelector('#lyco_stack_text textarea').value.includes('demo-lokr')")
     text = page.input_value("#lyco_stack_text textarea")
     assert json.loads(text)["networks"][0]["tag"] == "<lyco:demo-lokr:0.7:0.4>"
-    with running_app(sys.executable, with_many(tmp_path)) as other:
+    with running_app(with_many(tmp_path)) as other:
         context = driver.new_context(viewport={"width": 1366, "height": 900})
         second = context.new_page()
         second.set_default_timeout(60_000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +34,7 @@ PALE = """() => {
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_app(sys.executable, tmp_path_factory.mktemp("data")) as found:
+    with running_app(tmp_path_factory.mktemp("data")) as found:
         yield found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +139,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     undo = {"undo_file": merged.with_suffix(".undo")}
     TOOLS["merge"].run(sd_model=CHECKPOINT, models=[NETWORKS / "demo-lora.safetensors"], save_to=merged, **undo)
     (data / "pages.json").write_text(json.dumps(KEPT), encoding="utf-8")
-    with running_app(sys.executable, data, HELD) as address:
+    with running_app(data, HELD) as address:
         yield address, data / "hold"
 
 

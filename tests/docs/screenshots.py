@@ -6,7 +6,6 @@ All of them are taken, for each builds on what the one before has left; with nam
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -277,7 +276,7 @@ def main() -> None:
 
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="lycoris-screenshots-"))
-        address = stack.enter_context(running_app(sys.executable, Path(folder)))
+        address = stack.enter_context(running_app(Path(folder)))
         browser = stack.enter_context(sync_playwright()).chromium.launch(executable_path=chromium.get(), headless=True, args=FLAGS)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(60_000)

@@ -37,7 +37,7 @@ from lib_lycoris.ui.settings import Settings
 from lib_lycoris.ui.style import bar, notes, page_css, script
 
 ROOT = Path(__file__).resolve().parents[2]
-OTHERS = [ROOT / folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python") for folder in (".venv-old", ".venv-middle")]
+PYTHON = os.environ.get("LYCORIS_APP_PYTHON", sys.executable)  # runs the apps: that of another set where its pages are tested
 START = "import sys; from lib_lycoris.cli import main; sys.exit(main(sys.argv[1:]))"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -227,26 +227,21 @@ def test_styles_and_script_stay_inside_our_pages() -> None:
 # --- in a browser
 
 
-def app_pythons() -> list[str]:
-    """This Python, and those of the other sets, with other Gradios, where they have been made."""
-    return [sys.executable, *(str(python) for python in OTHERS if python.exists() and Path(sys.executable) != python)]
-
-
-@pytest.fixture(scope="module", params=app_pythons(), ids=lambda python: Path(python).parts[-3])
-def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an app of its own process."""
-    with running_app(request.param, tmp_path_factory.mktemp("app")) as found:
+    with running_app(tmp_path_factory.mktemp("app")) as found:
         yield found
 
 
 @contextmanager
-def running_app(python: str, data: Path, start: str = START) -> Iterator[str]:
+def running_app(data: Path, start: str = START) -> Iterator[str]:
     """Start an app with this folder for its data, and give its address; ``start``: the program."""
     log = data / "log"
     words = ["--no-browser", "--port", str(free_port(7950)), "--device", "cpu", "--data-dir", str(data)]
     with log.open("w") as output:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([python, "-c", start, *words], cwd=ROOT, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen([PYTHON, "-c", start, *words], cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
         yield wait_for(log, process)
     finally:
