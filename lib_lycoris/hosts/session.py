@@ -12,6 +12,7 @@ from ..models import count_layers
 from ..networks import Network
 from ..patching import Activation, Patcher, Report
 from ..prompt import Presets, StrengthMap, Tag, TagError, resolve
+from ..wording import counted
 from .library.cache import NetworkCache
 from .library.library import Library
 
@@ -57,7 +58,7 @@ class Plan:
             name = one.network.name
             on = [parameter for parameter in one.network.patches if not one.strength.is_off([parameter], steps)]
             layers = min(count_layers(on), matched[name])
-            told.append(f"{name}{_at(one.tag)}: changes {layers} layer{'' if layers == 1 else 's'}")
+            told.append(f"{name}{_at(one.tag)}: changes {counted(layers, 'layer')}")
             if not on and not one.network.embeddings and not one.tag.notes:
                 self.problems.append(f"{name}: its strength is 0 on all that it has, so it changes nothing")
         return tuple(told)

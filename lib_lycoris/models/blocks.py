@@ -46,7 +46,7 @@ def _layout(told: Family, variants: Iterable[str]) -> tuple[str, ...]:
     lengths: dict[str, int] = {}
     for row in (row for variant in variants for row in told.rows(unet, variant)):
         section = row.section.removesuffix(".")
-        lengths[section] = max(lengths.get(section, 0), *(number + 1 for number in row.numbers), 0)
+        lengths[section] = max(lengths.get(section, 0), max(row.numbers, default=-1) + 1)
     texts = [component.block for component in told.components if component.key != "unet"]
     numbered = [name for section, letter in told.blocks.sections.items() for name in _ids(letter, range(lengths.get(section, 0)))]
     first, last = ((told.blocks.first,) if told.blocks.first else ()), (("OUT",) if told.blocks.last else ())

@@ -159,7 +159,7 @@ class Patcher:
         if activation.ranks and not cut:
             report.notes.append(f"{network.name}: dyn={activation.ranks} changes nothing, none of its modules can be cut or has more ranks")
         left = (*network.skipped, *unmatched)
-        report.networks.append(NetworkReport(network.name, len(patches), left, network.covered(patches)))
+        report.networks.append(NetworkReport(network.name, len(patches), models.count_layers(patches), left, network.covered(patches)))
 
     def _places(self, name: str) -> tuple[Piece, ...]:
         """Return where a parameter is in the live layers, or where a bias that is missing would be."""

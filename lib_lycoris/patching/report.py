@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..errors import readable
 from ..networks import Skipped
+from ..wording import counted
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class NetworkReport:
     """One network: how many parameters it changes, and which keys change nothing, and why."""
 
     name: str
-    matched: int
+    matched: int  # parameters
+    layers: int
     unmatched: tuple[Skipped, ...]
     coverage: str | None = None  # "n of m layers" where some of the file's are left out
 
@@ -25,8 +27,8 @@ class NetworkReport:
         first = self.unmatched[0]
         part = f"{self.coverage} applied, " if self.coverage else ""
         more = f" and {len(self.unmatched) - 1} more" if len(self.unmatched) > 1 else ""
-        keys = f"{len(self.unmatched)} keys not used: {readable(first.key)}{more} ({first.reason})"
-        return f"{self.name}: {part}changes {self.matched} parameters, {keys}"
+        keys = f"{counted(len(self.unmatched), 'key')} not used: {readable(first.key)}{more} ({first.reason})"
+        return f"{self.name}: {part}changes {counted(self.layers, 'layer')}, {keys}"
 
 
 @dataclass

@@ -37,6 +37,9 @@ LABELS = {  # fields of options that several tools have: one thing has one name
     "model_org": "Original checkpoint", "model_tuned": "Fine-tuned checkpoint", "models": "Networks",
     "new_conv_rank": "Rank of convolutions", "new_rank": "Rank", "no_hash": "Do not hash", "ratio": "Strength", "ratios": "Strengths",
     "rule": "How ranks are chosen", "save_precision": "Precision", "save_to": "Name of the result", "sd_model": "Checkpoint",
+    "block": "OFT block size", "dyn": "First ranks (DyLoRA)", "dynamic_param": "Value of the method", "factor": "LoKr factor",
+    "family": "Base model family", "lokr_rank": "LoKr rank", "module_ranks": "Ranks by layer", "count": "Words listed",
+    "near": "Similar from", "triggers": "Trigger words",
     "style": "Key names", "te": "Text encoder strength", "te2": "Second text encoder", "unet": "UNet strength", "unit": "Every n-th rank",
 }  # fmt: skip
 

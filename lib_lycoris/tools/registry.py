@@ -52,7 +52,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "convert": "rename keys, change precision, or turn any network into a plain LoRA",
         "bake": "write strengths and block weights into a network file",
         "split": "cut a DyLoRA into networks of fixed ranks",
-        "prune": "leave out the modules of a network that change nothing",
+        "prune": "leave out the layers of a network that change nothing",
         "metadata": "show, edit, repair or strip what network files say about themselves",
         "interrogate": "tell which words a network reacts to most",
         "find": "find equal and similar networks, which network a file is, and what a checkpoint is made of",

@@ -124,7 +124,7 @@ def test_a_stack_comes_back_on_a_second_data_folder_with_5000_networks(page: Any
         second.click("#lyco_stacks .label-wrap")
         write(second, "#lyco_stack_text", text)
         second.click("#lyco_stack_use")
-        wait_until_says(second, "#lyco_stack_told", "1 of 1 networks are in the prompt")
+        wait_until_says(second, "#lyco_stack_told", "In the prompt: 1 of 1 network.")
         assert second.input_value("#lyco_prompt textarea") == "<lyco:demo-lokr:0.7:0.4>"
         many_are_searched(second)
         context.close()

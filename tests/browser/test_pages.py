@@ -12,7 +12,7 @@ from tests.ui.test_app import FLAGS, READY, choose, running_app, wait_until_says
 
 pytestmark = [pytest.mark.browser, pytest.mark.new_set]
 
-PAGES = ("Generate", "Networks", "Merge", "Extract", "Resize, convert, bake", "Block weight", "Inspect", "Results")
+PAGES = ("Generate", "Networks", "Merge", "Extract", "Resize, convert, bake", "Block weight", "Inspect", "Train", "Results")
 UNNAMED = """() => Array.from(document.querySelectorAll('#lyco_page :is(input, textarea, select, button, a[href])'))
     .filter((one) => one.getClientRects().length && one.type !== 'hidden' && one.type !== 'file')
     .filter((one) => !(one.getAttribute('aria-label') || one.title || one.innerText.trim() || one.closest('label')?.innerText.trim()

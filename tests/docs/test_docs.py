@@ -104,7 +104,7 @@ def test_the_public_checks_use_what_we_support() -> None:
     numbers = re.findall(r"[\d.]+", listed[1])
     assert len(numbers) == 3 and set(numbers) <= set(NEW.pythons)
     for command in re.findall(r"- run: python run.py test (.*)", workflow):
-        given = re.sub(r"\$\{\{.*?\}\}", "--quick", command).split()
+        given = shlex.split(re.sub(r"\$\{\{.*?\}\}", "--quick", command))
         assert suite_options().parse_known_args(given)[1] == ["--color=no"]
     pins = set(re.findall(r"ruff==[\d.]+", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")))
     assert pins == set(re.findall(r"^ruff==[\d.]+", NEW.constraints.read_text(encoding="utf-8"), re.MULTILINE))

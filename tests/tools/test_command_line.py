@@ -107,13 +107,13 @@ def test_a_resize_counts_what_differs_and_says_when_the_file_grows(tmp_path: Pat
         resize.run(network(tmp_path / "a.safetensors", 1), out, new_rank=64)
     assert not out.exists()
     same = resize.run(tmp_path / "a.safetensors", out, new_rank=64, save_precision="bf16")
-    assert same.report["resized"] == 0 and "0 modules resized" in same.text and "1 modules have no more than the rank" in same.text
+    assert same.report["resized"] == 0 and "0 layers resized" in same.text and "the rank is no higher than asked: 1 layer" in same.text
     smaller = resize.run(tmp_path / "a.safetensors", out, new_rank=2)
-    assert smaller.report["resized"] == 1 and "1 modules resized" in smaller.text
+    assert smaller.report["resized"] == 1 and "1 layer resized" in smaller.text
     assert ("larger" in smaller.text) == (smaller.report["bytes"] > smaller.report["bytes_before"])
     grown = resize.run(network(tmp_path / "h.safetensors", 1, "loha"), out, new_rank=64)
     assert grown.report["resized"] == 1 and grown.report["bytes"] > grown.report["bytes_before"]
-    assert "the file is larger than before; 1 modules of other algorithms are LoRA now" in grown.text
+    assert "the file is larger than before; 1 layer of other algorithms became LoRA" in grown.text
 
 
 def recipe(folder: Path, *jobs: dict[str, object]) -> list[str]:

@@ -80,7 +80,7 @@ def test_a_whole_network_is_said_to_be_whole(tmp_path: Path, name: str) -> None:
 def test_reasons_are_listed_once_and_cut_with_their_number() -> None:
     assert left_out([]) == []
     assert left_out([("a.down", "why"), ("a.up", "why"), ("b", "other")]) == [
-        "3 keys could not be used and are left out:", "  a.down and 1 more: why", "  b: other",
+        "3 keys not used and left out:", "  a.down and 1 more: why", "  b: other",
     ]  # fmt: skip
     many = left_out([(f"k{number}", str(number)) for number in range(SHOWN + 5)])
     assert many[-1] == "  ... and 5 more reasons (the report lists all)" and len(many) == SHOWN + 2
@@ -100,4 +100,4 @@ def test_a_bias_that_would_only_be_turned_keeps_nothing_out(tmp_path: Path) -> N
     tensors = {f"{BAD}.oft_blocks": torch.randn(8, 4, 4), f"{BAD}.alpha": torch.tensor(0.0)}
     save_file(tensors, tmp_path / "turned.safetensors", {"ss_network_args": '{"bypass_mode": "True"}'})
     merged = TOOLS["merge"].run(sd_model=CHECKPOINT, models=[tmp_path / "turned.safetensors"], save_to=tmp_path / "out.safetensors")
-    assert "1 layers, all keys used" in merged.text
+    assert "1 layer, all keys used" in merged.text

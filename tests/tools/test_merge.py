@@ -602,7 +602,7 @@ def test_nothing_to_prune_and_nothing_left_write_nothing(files: Path) -> None:
     options = {"save_to": files / "pruned.safetensors"}
     zero = {key: torch.zeros_like(value) if "lora_up" in key else value for key, value in lora(2).items()}
     save_file(zero, files / "zero.safetensors")
-    for name, words in (("one", "nothing to prune"), ("zero", "every module of zero.safetensors changes nothing")):
+    for name, words in (("one", "nothing to prune"), ("zero", "every layer of zero.safetensors changes nothing")):
         for ask in (prune.TOOL.run, prune.TOOL.plan):
             with pytest.raises(ToolError, match=words):
                 ask(model=files / f"{name}.safetensors", **options)

@@ -393,7 +393,7 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
     wait_until_says(tab, "#lyco_merge_row2", "demo-loha")
     assert tab.input_value("#lyco_merge_row0_strength") == "0.5"
     tab.fill("#lyco_merge_name textarea, #lyco_merge_name input", "both of them")
-    wait_until_says(tab, "#lyco_merge_plan", "216 parameters are changed by 2 networks")
+    wait_until_says(tab, "#lyco_merge_plan", "2 networks in one, 216 layers")
     tab.click("#lyco_merge_run")
     wait_until_says(tab, "#lyco_merge_progress", "Done")
     wait_until_says(tab, "#lyco_merge_notes", "exactly their sum")

@@ -265,7 +265,7 @@ def test_without_a_base_model_the_rest_is_measured_and_the_others_are_counted(ho
     rotations = load(path_of(host, "demo-oft"), host.base)
     norms = list(measure(rotations, host.base))[-1][2]
     assert all(norm.norm is None and norm.measured == 0 for norm in norms.values())
-    assert f"{len(rotations.patches)} changes depend on a base model" in legend(norms)
+    assert f"Not in the bars: {len(rotations.patches)} layers whose change depends on a base model" in legend(norms)
 
 
 def test_a_network_is_measured_once_and_again_when_its_file_changes(host: EmbeddedHost, tmp_path: Path) -> None:
@@ -614,9 +614,7 @@ def test_the_analysis_stops_within_a_second(page: BlocksPage, context: PageConte
     state = value(page.choose(BlockState(), "demo-lora", *NUMBERS), "state")
     part = AnalyzerPart(context)
     run = part.run(*analyzer_values(state, steps=500))
-    next(run)
-    shown = next(run)
-    assert "image 1 of 2 (all blocks), step" in shown[0]["value"]
+    assert any("image 1 of 2 (all blocks), step" in shown[0]["value"] for shown in run)  # on a busy machine not the second state yet
     assert "running" in next(part.run(*analyzer_values(state)))[0]["value"]
     context.maker.stop()
     began = time.monotonic()
@@ -635,7 +633,7 @@ def test_an_analysis_goes_on_when_its_page_is_closed_and_is_followed_when_it_is_
     *found, following = part.found()
     assert "role=" in found[0]["value"] and found[5]["interactive"] is False and following["value"]
     *_, done = part.resume()
-    assert "Done, seed 1: 1 blocks" in done[0]["value"]
+    assert "Done, seed 1: 1 block," in done[0]["value"]
     *_, late = part.resume()  # it ended between the opening and the following
     assert late[:4] == done[:4]
     *again, following = part.found()

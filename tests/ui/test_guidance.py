@@ -12,7 +12,7 @@ def test_page_and_readme_say_the_same() -> None:
     for item, cells in advice_rows():
         assert item.sources[0] in page and item.sources[0] in readme
         assert all(cell in readme for cell in cells)
-    assert "| LoRA | dim 32 | attn-mlp | 38 MB | 229 MB |" in readme
+    assert "| LoRA | dim 32 | attn-mlp | 38.0 MB | 228.9 MB |" in readme
     assert "learning more than a LoRA" in advice_html("lokr", "sd1") and "43" not in advice_html("lokr")
 
 

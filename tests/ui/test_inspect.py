@@ -155,8 +155,8 @@ def test_nothing_of_a_file_becomes_html(page: InspectPage) -> None:
 def test_the_table_is_searched_and_sorted(page: InspectPage) -> None:
     list(page.show("hero"))
     only = page.filtered("hero", "unet OUT11 TO_K", None)["value"]
-    assert "1 of 2 modules." in only and "output_blocks.11" in only and "input_blocks" not in only
-    assert "0 of 2 modules." in page.filtered("hero", EVIL, None)["value"]
+    assert "1 of 2 layers." in only and "output_blocks.11" in only and "input_blocks" not in only
+    assert "0 of 2 layers." in page.filtered("hero", EVIL, None)["value"]
     rows = page.filtered("hero", "", LARGEST)["value"].split("<tr>")
     assert "output_blocks.11" in rows[2] and "input_blocks.1" in rows[3]
     assert "value" not in page.filtered("other", "x", None)  # not looked at yet
@@ -185,7 +185,10 @@ def test_changes_that_need_the_base_weights_are_told(page: InspectPage, folder: 
     save(folder / "dora.safetensors", lora(0, **{f"{K}.dora_scale": torch.ones(320, 1)}), {})
     page.picker.refreshed()
     found = shown(page, "dora")
-    assert "1 of 2 changes depend on the base weights" in found["state"]["value"] and "dora over lora" in found["table"]["value"]
+    assert (
+        "Not measured: 1 of 2 layers, whose change depends on the base model" in found["state"]["value"]
+        and "dora over lora" in found["table"]["value"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_stacks_are_saved_and_loaded_by_name(context: PageContext) -> None:
     loaded, _ = part.load("mine")
     assert loaded["value"] == text["value"]
     prompt, seed, told = part.use(loaded["value"], "a house <lyco:demo-oft:1>", -1)
-    assert (prompt["value"], seed["value"]) == ("a house <lyco:demo-lora:0.5>", 4) and "1 of 1 networks" in told["value"]
+    assert (prompt["value"], seed["value"]) == ("a house <lyco:demo-lora:0.5>", 4) and "1 of 1 network." in told["value"]
     assert "leads outside" in part.save("../x", "<lyco:demo-lora:1>", -1)[2]["value"]
     assert "no stack is chosen" in part.load("../pages")[1]["value"]
     assert "no network called" in part.save("", "<lyco:nothing:1>", -1)[2]["value"]

@@ -22,6 +22,7 @@ from ...networks.hashes import model_hash, short
 from ...patching import Activation, Patcher, Report
 from ...prompt import Presets, PromptPlan, find_tags, plan_negative, plan_prompt, unread_tags
 from ...tools.jobs.devices import check_device
+from ...wording import counted
 from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
 from ..library.cache import KEPT_MIB
@@ -119,7 +120,7 @@ class EmbeddedHost:
     def about(self) -> str:
         """Return one sentence on the model that is loaded."""
         where = next(self.model.main.parameters()).device
-        about = f"{self.model.name} ({self.base.label}) on {where}, {len(self.library.files)} networks"
+        about = f"{self.model.name} ({self.base.label}) on {where}, {counted(len(self.library.files), 'network')}"
         return f"{about}. {ABOUT}" if self.model.name == DEMO else about
 
     def memory(self) -> str:

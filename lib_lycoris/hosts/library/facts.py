@@ -25,8 +25,8 @@ SUFFIX = ".safetensors"
 VERSIONS: Mapping[str, str] = {family.id: family.short for family in FAMILIES.values()}
 UNKNOWN = "Unknown"
 TITLES: Mapping[str, str] = {
-    "lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "ia3": "IA3", "oft": "OFT", "boft": "BOFT",
-    "full": "Full", "norm": "Norm", "dora": "DoRA", "tlora": "T-LoRA",
+    "lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA", "ia3": "(IA)³", "oft": "OFT", "boft": "BOFT",
+    "full": "Full", "norm": "Norm", "dora": "DoRA", "t-lora": "T-LoRA",
 }  # fmt: skip
 COVERS = "ssmd_cover_images"
 LISTED = ("modelspec.title", "modelspec.author", "modelspec.tags", "modelspec.trigger_phrase", "ss_sd_model_name")

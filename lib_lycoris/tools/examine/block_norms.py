@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 
 import torch
 from torch import Tensor
 
-from ...models import BaseModel, block_of
+from ...models import BaseModel, block_of, count_layers
 from ...networks import Network
 from ..files.networks.network_file import Patch, patches
 from ..linalg.expand import plain_delta
@@ -22,7 +22,7 @@ REST = "-"  # what no block holds: time embeddings and the UNet's head
 class BlockNorm:
     """What a network does to one block; the norms are None where none of it could be measured."""
 
-    changes: int  # parameters that it changes
+    changes: int  # layers that it changes
     measured: int  # of them
     norm: float | None  # ‖ΔW‖ at strength 1
     relative: float | None  # ‖ΔW‖ / ‖W‖ over these parameters; None without base weights
@@ -49,26 +49,25 @@ class BaseWeights:
 
 @dataclass
 class _Sums:
-    changes: int = 0
-    measured: int = 0
+    names: list[str] = field(default_factory=list)  # of parameters that are changed
+    measured: list[str] = field(default_factory=list)
     energy: float = 0.0
     base: float = 0.0
     based: bool = True  # whether the base weight of all that was measured is known
 
     def made(self) -> BlockNorm:
         if not self.measured:
-            return BlockNorm(self.changes, 0, None, None)
+            return BlockNorm(count_layers(self.names), 0, None, None)
         relative = sqrt(self.energy / self.base) if self.based and self.base > 0 else None
-        return BlockNorm(self.changes, self.measured, sqrt(self.energy), relative)
+        return BlockNorm(count_layers(self.names), count_layers(self.measured), sqrt(self.energy), relative)
 
 
 def touched(network: Network) -> dict[str, int]:
-    """Return block id -> how many parameters the network changes there; the key REST stands for no block."""
-    found: dict[str, int] = {}
+    """Return block id -> how many layers the network changes there; the key REST stands for no block."""
+    found: dict[str, list[str]] = {}
     for name in network.patches:
-        block = block_of(name, network.family) or REST
-        found[block] = found.get(block, 0) + 1
-    return found
+        found.setdefault(block_of(name, network.family) or REST, []).append(name)
+    return {block: count_layers(names) for block, names in found.items()}
 
 
 def measure(network: Network, base: BaseModel, weights: BaseWeights | None = None) -> Iterator[tuple[int, int, dict[str, BlockNorm]]]:
@@ -88,10 +87,10 @@ def _made(sums: Mapping[str, _Sums]) -> dict[str, BlockNorm]:
 
 def _add(sums: _Sums, patch: Patch, weights: BaseWeights | None) -> None:
     weight = weights.read(patch.name) if weights is not None else None
-    sums.changes += 1
+    sums.names.append(patch.name)
     if weight is None and patch.algorithm.reads_weight:
         return
-    sums.measured += 1
+    sums.measured.append(patch.name)
     sums.energy += delta_energy(patch, weight)
     if weight is None or weights is None:
         sums.based = False

@@ -10,8 +10,9 @@ from typing import Any
 
 from ... import models
 from ...errors import ModelMismatchError, ToolError
-from ...models import block_of
+from ...models import block_of, count_layers
 from ...networks import Network, load
+from ...wording import counted
 from ..declaration import FAMILY, MODELS, FilePath, Files, Option, Plan, Result, Tool, as_list, options_of
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
@@ -45,7 +46,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     try:
         for network in networks:
             work = patches(network, base)
-            progress.start(len(work), f"measuring {network.name}", "modules")
+            progress.start(len(work), f"measuring {network.name}", "layers")
             found: dict[str, Spectrum] = {}
             for patch, measured in zip(work, ordered(lambda item: spectrum(item, weights), work, count()), strict=True):
                 if measured is None:
@@ -78,7 +79,7 @@ def plan(**options: Any) -> Plan:
     # the factors of all stay in memory, and those of every pair are looked at together
     took = cost(pieces, sum(network.path.stat().st_size for network in networks), 0, rounds=len(networks))
     memory = took.bytes + 4 * sum(piece.sides * piece.rank for piece in pieces)
-    text = f"{len(networks)} networks with {len(work)} changes are compared"
+    text = f"compares {counted(len(networks), 'network')}, {counted(count_layers(patch.name for patch in work), 'layer')}"
     return Plan({"matched": [patch.name for patch in work], "unmatched": []}, text, took.seconds, memory, 0)
 
 
@@ -143,7 +144,7 @@ def _pair(first: str, second: str, a: Mapping[str, Spectrum], b: Mapping[str, Sp
     whole = [sum(values[i] for values in dots.values()) for i in range(3)]
     return {
         "networks": [first, second],
-        "shared": len(a.keys() & b.keys()),
+        "shared": count_layers(a.keys() & b.keys()),
         "cosine": _cosine(whole),
         "overlap": sum(overlaps) / len(overlaps) if overlaps else 0.0,
         "blocks": {block: _cosine(values) for block, values in sorted(dots.items())},
@@ -157,21 +158,23 @@ def _cosine(sums: Sequence[float]) -> float:
 def _text(report: Mapping[str, Any]) -> str:
     lines = []
     for network in report["networks"]:
-        lines.append(f"{network['name']}: size {network['norm']:.4g}, {len(network['modules'])} changes")
+        layers = counted(count_layers(module["parameter"] for module in network["modules"]), "layer")
+        lines.append(f"{network['name']}: size {network['norm']:.4g}, {layers}")
         for block, facts in network["blocks"].items():
             relative = "" if facts["relative"] is None else f", {facts['relative']:.2%} of the base"
             lines.append(f"  {block:5} {facts['share']:6.1%} of its energy{relative}, effective rank {facts['effective_rank']:.1f}")
         lines += [f"  spike: one direction does nearly all in {name}" for name in network["spikes"][:5]]
-        lines += [f"  {len(network['dead'])} changes are zero"] if network["dead"] else []
+        lines += [f"  {counted(count_layers(network['dead']), 'dead layer')}"] if network["dead"] else []
     for pair in report["pairs"]:
         lines.append(
-            f"{' and '.join(pair['networks'])}: {pair['shared']} shared parameters, "
+            f"{' and '.join(pair['networks'])}: {counted(pair['shared'], 'shared layer')}, "
             f"cosine {pair['cosine']:+.3f}, overlap {pair['overlap']:.1%}"
         )
         clashes = [block for block, cosine in pair["blocks"].items() if abs(cosine) >= CLASH]
         lines += [f"  they act alike or against each other in {', '.join(clashes)}"] if clashes else []
     if report["not_measured"]:
-        lines.append(f"{len(report['not_measured'])} changes depend on the base weights and were not measured; give `base_model`")
+        missing = counted(count_layers(name for _, name, _ in report["not_measured"]), "layer")
+        lines.append(f"not measured: {missing} whose change depends on the base weights; give `base_model`")
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ from ...networks.reading.header import TensorInfo
 from ...networks.reading.reader import TensorFile
 from ...networks.settings.source import SettingsSource
 from ...networks.tag_counts import top_tags
+from ...wording import counted
 from ..files.checkpoints.checkpoint import layer_infos
 
 TOP_TAGS = 20
@@ -154,13 +155,13 @@ def _problems(
         label = base_model_in(file.tensors)
         told.append(f"the file {reason}{f'; its layers are those of {label}' if label else ''}")
     if not_finite:
-        many = f"{len(not_finite)} tensors hold NaN or infinity (or numbers as large), first {readable(not_finite[0])}"
+        many = f"NaN or infinity (or numbers as large) in {counted(len(not_finite), 'tensor')}, first {readable(not_finite[0])}"
         told.append(f"{many}: the file is broken and will not be applied")
     if keys.modules and not found.patches:
         told.append(f"nothing of the file fits {base.label}: {found.skipped[0].reason if found.skipped else 'no layer has its names'}")
     elif found.skipped and not reason:
         first = found.skipped[0]
-        told.append(f"{len(found.skipped)} keys change nothing on {base.label}, first {readable(first.key)}: {first.reason}")
+        told.append(f"{counted(len(found.skipped), 'key')} without effect on {base.label}, first {readable(first.key)}: {first.reason}")
     if family is not None and family != base.family:
         told.append(f"the file was made for {models.FAMILIES[family].label}, not for {base.label}")
     dead = sum(algorithm.is_zero for algorithm in found.patches.values())

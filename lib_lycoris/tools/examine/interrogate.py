@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks import Network, load
+from ...wording import counted
 from ..declaration import FASTEST, FilePath, Option, Plan, Result, Texts, Tool, as_list
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -64,7 +65,7 @@ def plan(**options: Any) -> Plan:
     numbers = sum(12 * tower.width**2 * tower.layers for tower in towers)
     report = {"matched": [tower.component.key for tower in towers], "unmatched": [], "words": len(chosen)}
     memory = 24 * len(chosen) * sum(tower.width for tower in towers) + 8 * max(tower.width * tower.tokens for tower in towers)
-    return Plan(report, f"{len(chosen)} words would be looked at; nothing is written", 1 + SECONDS * numbers * len(chosen), memory, 0)
+    return Plan(report, f"looks at {counted(len(chosen), 'word')}; nothing is written", 1 + SECONDS * numbers * len(chosen), memory, 0)
 
 
 def _opened(model: FilePath, base_model: FilePath) -> tuple[Network, Checkpoint, list[Encoder]]:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
+from ...models import count_layers
+from ...wording import counted
 from ..declaration import FilePath, Plan, Result, Tool, options_of
 from ..files.networks.alpha import alpha_notes, with_alpha
 from ..files.networks.growing import GrowingFile, header_room
@@ -91,7 +93,8 @@ def plan(**options: Any) -> Plan:
     size = request.size or _bytes(request, targets, header)
     numbers = sum(prod(target.shape) for target in targets)
     report: dict[str, Any] = {"matched": [t.name for t in targets], "unmatched": [list(item) for item in left_out]}
-    text = f"{len(targets)} parameters of both models are compared, {len(left_out)} are left out; the file has about {megabytes(size)}"
+    layers = counted(count_layers(target.name for target in targets), "layer")
+    text = f"compares {layers} of both models, {len(left_out)} left out; the file has about {megabytes(size)}"
     report["warnings"] = warnings(request.base, request.tuned)
     text = "\n".join([text, *report["warnings"]])
     held = LEADING_BYTES if request.size else FACTORS_BYTES if request.linear.algorithm in ("lora", "locon") else OTHER_BYTES

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ...errors import ToolError
+from ...models import count_layers
 from ...networks.reading.reader import open_file
 from ...plain_json import parse_json
+from ...wording import counted
 from ..declaration import FASTEST, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.networks.naming import select
 from ..files.output import Output, refuse_inputs, require_space
@@ -84,7 +86,8 @@ def plan(**options: Any) -> Plan:
     seconds = numbers * (WHOLE_SECONDS if options.get("whole") else MEASURE_SECONDS)
     memory = count(request.device) * MEMORY * max(prod(target.shape) for target in targets)
     report = {"matched": [target.name for target in targets], "unmatched": [list(item) for item in left_out]}
-    return Plan(report, f"the differences of {len(targets)} parameters are measured; nothing else is written", seconds, memory, 0)
+    layers = counted(count_layers(target.name for target in targets), "layer")
+    return Plan(report, f"measures the differences of {layers}; nothing else is written", seconds, memory, 0)
 
 
 def _understand(options: Mapping[str, Any]) -> ExtractOptions:
@@ -144,7 +147,7 @@ def _values(delta: Tensor, size: float, whole: bool) -> Tensor:
 
 
 def _table(report: Mapping[str, Any], points: Iterable[Point]) -> str:
-    lines = [f"{report['layers']} parameters differ, {report['identical']} are the same; measured in {report['seconds']:.1f} s"]
+    lines = [f"{counted(report['layers'], 'layer')} different, {report['identical']} the same; measured in {report['seconds']:.1f} s"]
     lines += [f"  rank {int(p.setting):>3}: {megabytes(p.bytes):>9}, relative error {p.error:.4f}" for p in points]
     return "\n".join(lines)
 

@@ -9,7 +9,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from ...models import FAMILIES, block_of
+from ...models import FAMILIES, block_of, count_layers
+from ...wording import counted
 from ..files.checkpoints.checkpoint import Checkpoint
 from ..files.metadata import KEY, base_entry, dumps, make_recipe, rank_facts
 from ..linalg.low_rank import relative
@@ -103,11 +104,11 @@ def _blocks(rows: Sequence[Row], family: str) -> dict[str, dict[str, float]]:
 
 def summary(name: str, report: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the report as sentences."""
-    kinds = ", ".join(f"{count} {NAMES.get(kind, kind)} layers" for kind, count in report["algorithms"].items())
+    kinds = ", ".join(f"{counted(count, NAMES.get(kind, kind) + ' layer')}" for kind, count in report["algorithms"].items())
     lines = [
         f"{name}: {kinds}; {megabytes(report['bytes'])} in {report['seconds']:.1f} s",
         f"kept {report['captured']:.2%} of the difference's energy (relative error {report['error']:.4f})",
-        f"{len(report['identical'])} parameters are the same in both models, {len(report['left_out'])} were left out",
+        f"{counted(count_layers(report['identical']), 'layer')} the same in both models, {len(report['left_out'])} left out",
     ]
     worst = sorted((row for row in rows if row.left > 0), key=lambda row: -row.left)[:WORST]
     lines += [f"  {row.parameter}: {row.algorithm or 'left out'}, error {relative(row.left, row.energy):.3f}" for row in worst]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..units import MB
+from ..units import megabytes
 from .advice import ADVICE, RULES, SOURCE_NAMES, Advice, example_sizes
 
-HEAD = ("algorithm", "how it is asked for in training", "usual dim, alpha", "good for", "watch out", "fidelity, flexibility, size")
+HEAD = ("algorithm", "how it is asked for in training", "usual rank (dim), alpha", "good for", "watch out", "fidelity, flexibility, size")
 SIZE_HEAD = ("algorithm", "setting", "layers", "SD 1.x", "SDXL")
 INTRO = (
     "Rules of thumb from the authors of the trainers, who tested mostly on SD 1 and call their own tests limited; fidelity, flexibility "
@@ -30,11 +30,6 @@ def size_rows() -> list[tuple[str, ...]]:
         (names[item.key], item.setting or "-", item.preset, megabytes(first), megabytes(second))
         for (item, first), (_, second) in zip(small, large, strict=True)
     ]
-
-
-def megabytes(count: int) -> str:
-    """Return a size of a file with two digits that mean something."""
-    return f"{count / MB:.0f} MB" if count >= 20 * MB else f"{count / MB:.1f} MB"
 
 
 def source_name(link: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import ModelMismatchError, ToolError
 from ...networks.hashes import sha256
+from ...wording import counted
 from ..declaration import FilePath, Files, Option, Plan, Result, Tool, as_list
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
@@ -60,13 +61,13 @@ def run(
 def plan(**options: Any) -> Plan:
     """Tell how many files would be looked at."""
     paths = files_of(_paths(options["library"]))
-    report = {"matched": [str(path) for path in paths], "unmatched": []}
+    report = {"matched": [str(path) for path in paths], "unmatched": [], "files": len(paths)}
     seconds, memory = SECONDS * len(paths), START_BYTES + SHARE * sum(path.stat().st_size for path in paths)
     if options.get("checkpoint") is not None:
         _, base = _checkpoints(Path(options["checkpoint"]), options.get("base_model"))
         numbers = numbers_looked_at(base.checkpoint)
         seconds, memory = 2 * seconds + FIT_SECONDS * numbers * len(paths), memory + FIT_BYTES * numbers
-    return Plan(report, f"{len(paths)} files would be looked at; nothing is written", round(seconds, 2), int(memory), 0)
+    return Plan(report, f"looks at {counted(len(paths), 'file')}; nothing is written", round(seconds, 2), int(memory), 0)
 
 
 def _paths(library: Files) -> list[Path]:
@@ -216,7 +217,7 @@ def _made_text(name: str, report: Mapping[str, Any]) -> str:
 
 
 def _text(report: Mapping[str, Any]) -> str:
-    lines = [f"{report['files']} files; {report['bytes_read'] / 1e6:.0f} of {report['bytes_of_all'] / 1e6:.0f} MB were read"]
+    lines = [f"{counted(report['files'], 'file')}; {report['bytes_read'] / 1e6:.0f} of {report['bytes_of_all'] / 1e6:.0f} MB were read"]
     if "is" in report:
         lines += [f"{report['model']} is none of them"] if not report["is"] else []
         lines += [f"  {one['file']}: {_said(one)}" for one in report["is"]]
@@ -227,14 +228,14 @@ def _text(report: Mapping[str, Any]) -> str:
     lines += [] if report["equal"] or report["alike"] else ["no two of them are alike"]
     for row in report["bases"]:
         exact = f", {len(row['exact'])} of them change with the very weights that they were trained on" if row["exact"] else ""
-        lines.append(f"{row['base']}: {len(row['files'])} networks{exact}")
+        lines.append(f"{row['base']}: {counted(len(row['files']), 'network')}{exact}")
         lines += [f"  trained on {name}: {len(files)}" for name, files in sorted(row["named"].items())[:SHOWN]]
     return "\n".join([*lines, *_broken(report)])
 
 
 def _said(one: Mapping[str, Any]) -> str:
     times = f", {one['strength']:g} times as strong" if abs(one["strength"] - 1) > 1e-3 else ""
-    looked = f" in {one['layers']} layers" if one["kind"] not in ("same file", "same tensors") else ""
+    looked = f" in {counted(one['layers'], 'layer')}" if one["kind"] not in ("same file", "same tensors") else ""
     return f"{one['kind']} (cosine {one['cosine']:.4f}{looked}{times})"
 
 

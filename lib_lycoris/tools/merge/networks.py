@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ...errors import ToolError
+from ...wording import counted
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
 from ..files.foretold import foretold, kind_of, numbers_of, piece_of
 from ..files.networks.alpha import alpha_notes, with_alpha
@@ -86,7 +87,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     try:
         ranks = _shared(request, header_room(keys, longest, start), progress) if request.size else None
         with GrowingFile(save_to, keys, longest, start) as file:
-            progress.start(len(request.work), "merging", "modules")
+            progress.start(len(request.work), "merging", "layers")
             for made in ordered(lambda key: _merge(request, key, ranks), request.work, count(request.device)):
                 for name, tensors in made.modules:
                     file.add(name, tensors)
@@ -113,7 +114,7 @@ def plan(**options: Any) -> Plan:
             request.weights.close()
     names = [f"{module}.{leaf}" for module, leaf in request.work]
     skipped = [list(item) for network in request.networks for item in network.skipped]
-    text = f"{len(names)} parameters are changed by {len(request.networks)} networks"
+    text = f"{counted(len(request.networks), 'network')} in one, {counted(len({module for module, _ in request.work}), 'layer')}"
     text = "\n".join([text, *left_out_of(request.networks)])
     read = sum(item.file.stat().st_size for item in request.asked)
     took = cost([piece for _, piece in made], read, size, rounds=2 if request.size else 1)
@@ -251,7 +252,7 @@ def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> d
     assert request.size is not None
     width = torch.empty(0, dtype=request.dtype).element_size()
     room, shares, names = request.size - header - embedding_numbers(request) * width, [], []
-    progress.start(len(request.work), "measuring", "modules")
+    progress.start(len(request.work), "measuring", "layers")
     with one_thread_each():
         for key in request.work:
             module, leaf = key
@@ -284,7 +285,7 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     exact = request.linear is None and request.method == "sum"
     whole = "exactly the sum of what can be used of them" if report["skipped"] else "exactly their sum"
     lines = [
-        f"{save_to.name}: {len(request.networks)} networks in one, {len(found)} parameters, {megabytes(size)}",
+        f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {counted(len(found), 'layer')}, {megabytes(size)}",
         whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *left_out_of(request.networks),
         *([f"the networks differ in {', '.join(report['metadata_left_out'])}, which was left out"] if report["metadata_left_out"] else []),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models import count_layers
+from ...wording import counted
 from ..declaration import Plan, Result
 from ..units import megabytes
 from .deltas import Changes, Mixed
@@ -87,8 +88,8 @@ def _lines(changes: Changes) -> list[str]:
     for mixed in changes.networks:
         asked = mixed.asked
         lines.append(
-            f"{asked.path.stem} at {_strengths(asked)} - {count_layers(mixed.matched)} layers, "
-            + (f"{len(mixed.unmatched)} keys not used" if mixed.unmatched else "all keys used")
+            f"{asked.path.stem} at {_strengths(asked)} - {counted(count_layers(mixed.matched), 'layer')}, "
+            + (f"{counted(len(mixed.unmatched), 'key')} not used" if mixed.unmatched else "all keys used")
         )
         lines += [f"  {note}" for note in mixed.strengths.notes]
         lines += [f"  not used: {key}: {reason}" for key, reason in mixed.unmatched[:SHOWN]]

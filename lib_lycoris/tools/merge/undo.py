@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import NetworkFormatError, ToolError, readable
 from ...networks.reading.header import TensorInfo, parse
+from ...wording import counted
 from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoints.ahead import Ahead, workers
 from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
@@ -100,7 +101,9 @@ def plan(merged: Path | str, undo_file: Path | str, save_to: Path | str) -> Plan
     tensors = sum(len(facts["tensors"]) for facts in undo.files)
     memory = 5 * max((entry.end - entry.begin for entry in checkpoint.entries.values()), default=0)
     report: dict[str, Any] = {"merged": str(merged), "restored_tensors": tensors, "output": str(save_to), "bytes": size}
-    return Plan(report, f"would restore {tensors} tensors and write {save_to}: {megabytes(size)}", round(size / 1.5e8, 1), memory, size)
+    return Plan(
+        report, f"would restore {counted(tensors, 'tensor')} and write {save_to}: {megabytes(size)}", round(size / 1.5e8, 1), memory, size
+    )
 
 
 TOOL = Tool(

@@ -20,6 +20,7 @@ from ...models import split_parameter
 from ...networks import Network, load
 from ...networks.hashes import sha256
 from ...networks.reading.dtypes import precision_dtype
+from ...wording import counted
 from ..declaration import FAMILY, NETWORK_PRECISION, PER_NETWORK, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
@@ -47,7 +48,7 @@ def run(
     by_module, notes = _strengths(network, item, seed)
     _refuse(opened, network, by_module, checkpoint)
     dtype = precision_dtype(save_precision, None)
-    progress.start(len(by_module), "baking", "modules")
+    progress.start(len(by_module), "baking", "layers")
     made: dict[str, Tensor] = {key: opened.tensors[key] for parts in opened.keys.embeddings.values() for key in parts.values()}
     differences = 0
     for module, strength in by_module.items():
@@ -65,7 +66,7 @@ def run(
     }  # fmt: skip
     scaled = len(by_module) - len(off)
     full = f" ({differences} as full differences)" if differences else ""
-    text = f"{path}: {scaled} layers written{full}, {len(off)} left out (weight 0)"
+    text = f"{path}: {counted(scaled, 'layer')} written{full}, {len(off)} left out (weight 0)"
     return Result(report, "\n".join([text, *left_out(network.skipped), *notes]), (path,))
 
 
@@ -95,7 +96,8 @@ def _refuse(opened: NetworkFile, network: Network, by_module: dict[str, float], 
     if names and checkpoint is None:
         kinds = ", ".join(sorted({network.patches[name].name for name in names}))
         raise ToolError(
-            f"{opened.file.path.name}: what {len(names)} modules ({kinds}) change depends on the base weight, no factor scales it; "
+            f"{opened.file.path.name}: the change of {counted(len(names), 'layer')} ({kinds}) depends on the base weight, "
+            "no factor scales it; "
             "give the base model as `sd_model`, they then become full differences"
         )
     if parts := [name for name in names if network.modules[name].endswith("]")]:
@@ -172,7 +174,7 @@ def plan(
         "strengths": by_module,
         "notes": notes,
     }
-    text = f"would write {save_to}: {len(by_module)} modules, {_spread(list(by_module.values()))}"
+    text = f"would write {save_to}: {counted(len(by_module), 'layer')}, {_spread(list(by_module.values()))}"
     took = cost((), 2 * before, size)  # the file is read twice, as it is and understood
     return Plan(report, "\n".join([text, *left_out(network.skipped), *notes]), took.seconds, took.bytes + 2 * size, size)
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ...errors import ToolError
-from ...models import with_part
+from ...models import count_layers, with_part
+from ...wording import counted
 from ..declaration import FilePath, Plan, Result, Tool, options_of
 from ..extract.difference import Reader
 from ..files.foretold import foretold, kind_of, numbers_of, piece_of
@@ -84,7 +85,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     keys, longest = _room(request)
     try:
         with GrowingFile(save_to, keys, longest, old) as file:
-            progress.start(len(request.work), "converting", "modules")
+            progress.start(len(request.work), "converting", "layers")
             for made in ordered(lambda key: _convert(request, key), request.work, count()):
                 for name, tensors in made.modules:
                     reading.check(name, tensors, made.kept.get(name))
@@ -123,7 +124,7 @@ def plan(**options: Any) -> Plan:
     size = header_room(*_room(request), old) + numbers * torch.empty(0, dtype=request.dtype).element_size()
     unmatched = [list(item) for item in request.network.skipped]
     report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
-    text = f"{len(request.work)} parameters are converted to the {request.style} style; {size / MB:.1f} MB"
+    text = f"converts {counted(len({module for module, _ in request.work}), 'layer')} to the {request.style} key style; {size / MB:.1f} MB"
     text = "\n".join([text, *left_out(request.network.skipped)])
     took = cost([piece for _, piece in made], path.stat().st_size, size)
     return Plan(report, text, took.seconds, took.bytes + int(KEPT * size), size)
@@ -279,7 +280,8 @@ def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted]
     }  # fmt: skip
     whole = "these are exact but for rounding" if skipped else "nothing is lost but rounding"
     exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.4f})" if lossy else whole
-    lines = [f"{outputs[0].name}: {len(found)} parameters in the {request.style} style, {megabytes(size)}; {exact}"]
+    layers = counted(count_layers(made.parameter for made in found), "layer")
+    lines = [f"{outputs[0].name}: {layers} in the {request.style} key style, {megabytes(size)}; {exact}"]
     return Result(report, "\n".join([*lines, *left_out(skipped), *notes]), tuple(outputs))
 
 

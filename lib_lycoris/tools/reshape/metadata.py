@@ -266,7 +266,7 @@ def _shown(metadata: Metadata) -> Iterator[str]:
 
 
 TOOL = Tool(
-    "metadata", "Metadata", "show, edit, repair or strip what network files say about themselves", edit_metadata, plan,
+    "metadata", "Write metadata", "show, edit, repair or strip what network files say about themselves", edit_metadata, plan,
     (
         Option("models", "network files, or folders of them", Path, flag="models", nargs="+", required=True, kind="networks",
                walks=True),

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...errors import ToolError
 from ...networks.hashes import sha256
 from ...networks.reading.dtypes import precision_dtype
+from ...wording import counted
 from ..declaration import NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.metadata import cast, describe, make_recipe
 from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, save_network, written_bytes
@@ -46,7 +47,8 @@ def run(model: FilePath, save_to: FilePath, *, save_precision: str | None = None
     progress.advance()
     before, after = opened.file.path.stat().st_size, path.stat().st_size
     report = {"output": str(path), "dead": dead, "kept": len(opened.keys.modules) - len(dead), "saved_bytes": before - after}
-    said = f"{len(dead)} of {len(opened.keys.modules)} modules changed nothing and are left out; {megabytes(before)} -> {megabytes(after)}"
+    said = f"{len(dead)} of {counted(len(opened.keys.modules), 'layer')} left out, for they change nothing; "
+    said += f"{megabytes(before)} -> {megabytes(after)}"
     return Result(report, f"{path}: {said}", (path,))
 
 
@@ -54,9 +56,9 @@ def _refuse(opened: NetworkFile, dead: list[str], save_precision: str | None) ->
     """Raise ToolError where the new file would be the old one, or hold nothing."""
     name, count = opened.file.path.name, len(opened.keys.modules)
     if not dead and save_precision is None:
-        raise ToolError(f"nothing to prune: each of the {count} modules of {name} changes something; nothing was written")
+        raise ToolError(f"nothing to prune: all of {counted(count, 'layer')} of {name} change something; nothing was written")
     if len(dead) == count and not opened.keys.embeddings:
-        raise ToolError(f"every module of {name} changes nothing; nothing was written, delete the file instead")
+        raise ToolError(f"every layer of {name} changes nothing; nothing was written, delete the file instead")
 
 
 def plan(model: Path | str, save_to: Path | str, save_precision: str | None = None) -> Plan:
@@ -65,7 +67,7 @@ def plan(model: Path | str, save_to: Path | str, save_precision: str | None = No
     dead, size = dead_modules(opened), opened.file.path.stat().st_size
     _refuse(opened, dead, save_precision)
     report = {"output": str(save_to), "dead": dead, "kept": len(opened.keys.modules) - len(dead)}
-    text = f"would leave out {len(dead)} of {len(opened.keys.modules)} modules: {', '.join(dead[:12]) or 'none'}"
+    text = f"would leave out {len(dead)} of {counted(len(opened.keys.modules), 'layer')}: {', '.join(dead[:12]) or 'none'}"
     recipe = make_recipe("prune", networks=[describe(opened.file.path, UNKNOWN)])
     kept = written_bytes(opened, _kept(opened, dead), dtype, recipe)
     took = cost((), size, kept)
@@ -78,6 +80,6 @@ def _kept(opened: NetworkFile, dead: list[str]) -> dict[str, Tensor]:
 
 
 TOOL = Tool(
-    "prune", "Prune dead modules", "leave out the modules of a network that change nothing", run, plan,
+    "prune", "Prune dead layers", "leave out the layers of a network that change nothing", run, plan,
     (Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)), SAVE_TO, NETWORK_PRECISION),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from ...errors import ToolError
 from ...networks.reading.dtypes import precision_dtype
 from ...networks.settings.name_patterns import found_in
 from ...plain_json import parse_json
+from ...wording import counted
 from ..declaration import FAMILY, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.foretold import piece_of
 from ..files.networks.alpha import ALPHA, check_alpha
@@ -108,7 +109,7 @@ def plan(**options: Any) -> Plan:
             size += part.fixed_bytes + ranks[patch.name] * part.bytes_per_rank
     report = {"matched": able, "unmatched": [list(item) for item in job.network.skipped]}
     before = job.network.path.stat().st_size
-    text = f"{len(able)} of {len(job.work)} modules have ranks and are resized; {before / MB:.1f} -> {size / MB:.1f} MB"
+    text = f"resizes {len(able)} of {counted(len(job.work), 'layer')}; {before / MB:.1f} -> {size / MB:.1f} MB"
     text += "; the file grows" if size > before else ""
     text = "\n".join([text, *left_out(job.network.skipped)])
     took = cost(map(piece_of, job.work), before, size, rounds=2 if request.size else 1)
@@ -218,13 +219,13 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Shrunk], before: 
         "bytes_before": before, "bytes": after, "seconds": round(seconds, 2),
     }  # fmt: skip
     dora, expanded = any(patch.algorithm.magnitudes() for patch in job.work), sum(row.before != "lora" for row in changed)
-    why = f"{expanded} modules of other algorithms are LoRA now" if expanded else "its header or its dtype takes more room"
+    why = f"{counted(expanded, 'layer')} of other algorithms became LoRA" if expanded else "its header or its dtype takes more room"
     lines = [
-        f"{save_to.name}: {len(changed) - len(same)} modules resized, {len(report['kept'])} kept as they were; "
+        f"{save_to.name}: {counted(len(changed) - len(same), 'layer')} resized, {len(report['kept'])} kept as they were; "
         f"{megabytes(before)} -> {megabytes(after)}",
         f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *left_out(job.network.skipped),
-        *([f"{len(same)} modules have no more than the rank that was asked for and keep it"] if same else []),
+        *([f"unchanged, for the rank is no higher than asked: {counted(len(same), 'layer')}"] if same else []),
         *([f"the file is larger than before; {why}"] if after > before else []),
         *(["DoRA's magnitudes are kept; errors are those of what they scale"] if dora else []),
     ]
@@ -238,9 +239,10 @@ TOOL = Tool(
         SAVE_TO,
         Option("new_rank", "rank, or with a method or a size the largest rank, of linear and 1x1 layers", int),
         Option("new_conv_rank", "rank of convolutions (default: `new_rank`)", int),
-        Option("dynamic_method", "choose each module's rank by its singular values", choices=METHODS),
-        Option("dynamic_param", "sv_ratio: largest over smallest value; sv_fro: share of the norm, sv_cumulative: of the sum", float),
-        Option("size", "size of the new file in MB; ranks are shared out over the modules", float),
+        Option("dynamic_method", "choose each layer's rank by its singular values", choices=METHODS),
+        Option("dynamic_param", "the method's limit - sv_ratio: largest over smallest value; sv_fro: share of norm, sv_cumulative: of sum",
+               float),
+        Option("size", "size of the new file in MB; ranks are shared out over the layers", float),
         Option("module_ranks", "JSON file of names, or patterns such as attn[12], and their ranks", Path, kind="file"),
         Option("base_model", "the checkpoint, for networks of a model of unusual size", Path, kind="checkpoint"),
         ALPHA,

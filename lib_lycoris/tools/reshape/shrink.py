@@ -131,7 +131,7 @@ class Writing:
         """Write the file; return what became of each module, and the bytes. Raises ToolError where nothing is left."""
         job, found = self.job, list[Shrunk]()
         with GrowingFile(self.save_to, self._keys, self._longest, self._old) as file:
-            progress.start(len(job.work), "writing", "modules")
+            progress.start(len(job.work), "writing", "layers")
             for row, kept, tensors in ordered(lambda patch: shrunk(job, patch, choose), job.work, count()):
                 if tensors:
                     self._reading.check(row.module, tensors, kept)
@@ -159,7 +159,7 @@ def recipe_of(tool: str, model: Path, options: Mapping[str, Any], recorded: Sequ
 
 def measured(job: Shrinking, progress: Progress) -> Iterator[tuple[Patch, Svd | None]]:
     """Yield each module with its decomposition."""
-    progress.start(len(job.work), "measuring", "modules")
+    progress.start(len(job.work), "measuring", "layers")
     with one_thread_each():
         for patch in job.work:
             yield patch, job.decompose(patch)

@@ -20,6 +20,7 @@ from ...networks import Network
 from ...networks.reading.dtypes import precision_dtype
 from ...prompt.elements import ElementRule, expand_blocks
 from ...prompt.strength import flat_name
+from ...wording import counted
 from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..extract.difference import Reader
 from ..files.foretold import piece_of
@@ -123,9 +124,8 @@ def plan(**options: Any) -> Plan:
     report = _report(request, found, chosen, writing.header)
     size = writing.header + found.fixed + sum(choice.bytes for choice in chosen.values())
     before = request.job.network.path.stat().st_size
-    text = (
-        f"would leave out {len(report['dropped'])} layers; {megabytes(before)} -> {megabytes(size)}, relative error {report['error']:.4f}"
-    )
+    text = f"would leave out {counted(len(report['dropped']), 'layer')}; "
+    text += f"{megabytes(before)} -> {megabytes(size)}, relative error {report['error']:.4f}"
     text = "\n".join([text, *left_out(report["unmatched"]), *report["notes"]])
     took = cost([piece_of(patch, whole=True) for patch in request.job.work], before, size, rounds=2)
     return Plan(report, text, took.seconds, took.bytes, size)
@@ -246,13 +246,15 @@ def _refuse_same(request: SlimOptions, found: Measured, chosen: Mapping[str, Cho
 
 def _comment(request: SlimOptions, rows: Sequence[Shrunk]) -> str:
     lowered = sum(row.algorithm == "lora" and not row.is_same for row in rows)
-    return f"slimmed: {len(request.dropped)} layers left out, {lowered} in fewer ranks"
+    return f"slimmed: {counted(len(request.dropped), 'layer')} left out, {lowered} in fewer ranks"
 
 
 def _report(request: SlimOptions, found: Measured, chosen: Mapping[str, Choice], header: int) -> dict[str, Any]:
     captured = sum(choice.energy for choice in chosen.values())
     unknown = sum(patch.algorithm.reads_weight for patch in found.whole)
-    notes = [f"{unknown} layers depend on base weights and stay as they are; give `base_model` to cut them too"] if unknown else []
+    notes = (
+        [f"as they are, for they depend on base weights: {counted(unknown, 'layer')}; give `base_model` to cut them too"] if unknown else []
+    )
     return {
         "matched": [patch.name for patch in request.job.work],
         "unmatched": [list(item) for item in request.job.network.skipped],
@@ -265,7 +267,8 @@ def _report(request: SlimOptions, found: Measured, chosen: Mapping[str, Choice],
 def _text(name: str, report: Mapping[str, Any]) -> str:
     kept, dropped = report["modules"], report["dropped"]
     lines = [
-        f"{name}: {megabytes(report['bytes_before'])} -> {megabytes(report['bytes'])}; {len(dropped)} layers left out, {len(kept)} kept, "
+        f"{name}: {megabytes(report['bytes_before'])} -> {megabytes(report['bytes'])}; "
+        f"{counted(len(dropped), 'layer')} left out, {len(kept)} kept, "
         f"relative error {report['error']:.4f}",
         "what other sizes would leave:",
     ]

@@ -134,7 +134,7 @@ TOOL = Tool(
         replace(SAVE_TO, makes="networks"),
         Option("unit", "write every multiple of this rank, for example 4", int),
         Option("ranks", "write these ranks", int, (), nargs="+"),
-        Option("alpha", "scale: as strong as dyn= in a prompt; keep: as kohya's tool, smaller ranks are stronger", default="scale",
+        Option("alpha", "how strong smaller ranks are - scale: as dyn= in a prompt; keep: more, as with kohya's tool", default="scale",
                choices=("scale", "keep")),
         NETWORK_PRECISION,
     ),

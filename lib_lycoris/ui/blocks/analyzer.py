@@ -12,6 +12,7 @@ import gradio as gr
 
 from ...errors import LycorisError, ToolError
 from ...hosts.protocol import GenerationCancelled, Generator
+from ...wording import counted
 from ..context import PageContext
 from ..events import QUICK, Update, by_hand, on_any, states
 from ..parts.generation.making import Work
@@ -115,7 +116,7 @@ class AnalyzerPart:
         except LycorisError as error:
             return gr.update(value=idle(str(error) if values[NETWORK] else NOT_PLANNED))
         size = f"{request.width} x {request.height}, {request.steps} steps each"
-        return gr.update(value=idle(f"{len(wanted)} images of {size}: {', '.join(label for label, _ in wanted)}."))
+        return gr.update(value=idle(f"{counted(len(wanted), 'image')} of {size}: {', '.join(label for label, _ in wanted)}."))
 
     def run(self, *values: Any) -> Iterator[Updates]:
         """Generate, telling how far it is; whatever goes wrong is one sentence."""
@@ -180,7 +181,7 @@ def _finished(setup: Setup, outcome: Outcome) -> Updates:
     compared = OFF if setup.alone else FULL
     pictures = [first_cell(outcome, setup.alone)]
     pictures += [(side_by_side(trial, outcome.largest), caption(trial, setup.alone)) for trial in outcome.ranking]
-    said = f"Done, seed {setup.request.seed}: {len(outcome.trials)} blocks, each compared with the image of {compared}."
+    said = f"Done, seed {setup.request.seed}: {counted(len(outcome.trials), 'block')}, each compared with the image of {compared}."
     updates = _updates(idle(said), notes(problems=outcome.problems), ranking=ranking(outcome, setup.alone))
     return (*updates[:3], _picture(grid(outcome, setup.alone)), _picture(pictures), *updates[5:])
 

@@ -11,6 +11,7 @@ from html import escape
 
 from ...prompt.number import format_number
 from ...tools.examine.block_norms import BlockNorm
+from ...wording import counted
 from .layouts import Layout
 from .values import BlockValues, rows
 
@@ -111,7 +112,7 @@ class _Drawing:
         if self.sliders.touched is None:
             return "no network is chosen"
         changes = self.sliders.touched[block]
-        return f"{changes} {'change' if changes == 1 else 'changes'}{_size(self.norms.get(block))}"
+        return f"{counted(changes, 'layer')}{_size(self.norms.get(block))}"
 
 
 def _size(norm: BlockNorm | None) -> str:
@@ -154,11 +155,10 @@ def legend(norms: Norms, left_out: Sequence[str] = ()) -> str:
     parts.append("Grey bars: how much the network changes each block.")
     missing = sum(norm.changes - norm.measured for norm in norms.values())
     if missing:
-        parts.append(f"{missing} changes depend on a base model that is not loaded, and are not in the bars.")
+        parts.append(f"Not in the bars: {counted(missing, 'layer')} whose change depends on a base model that is not loaded.")
     if left_out:
         parts.append(f"The network also changes {', '.join(sorted(left_out))}: this layout lacks them, they get 0.")
     if "-" in norms:
         count = norms["-"].changes
-        said = f"{count} changes are in no block (time embeddings, the head) and keep their strength."
-        parts.append(said if count > 1 else "1 change is in no block (time embeddings, the head) and keeps its strength.")
+        parts.append(f"In no block, so without a weight: {counted(count, 'layer')} (time embeddings, the head).")
     return " ".join(parts)

@@ -10,6 +10,7 @@ from ...errors import LycorisError, PromptError, ToolError
 from ...models.families import FAMILIES
 from ...prompt import BlockWeights, Cell, ElementRule, Presets, Schedule, Tag, TagError, escape_name, find_tags
 from ...prompt.number import format_number, parse_number
+from ...wording import counted
 from .layouts import LISTED, Layout, layout_for
 
 KEPT = 50  # steps that can be undone
@@ -109,7 +110,7 @@ def read_values(text: str, shown: Layout) -> tuple[Layout, list[float]]:
     needed = len(shown.blocks)
     layout = shown if len(pieces) == needed else LISTED.get(len(pieces))
     if layout is None:
-        raise PromptError(f"{len(pieces)} {'value' if len(pieces) == 1 else 'values'} given; this layout needs {needed}.")
+        raise PromptError(f"{counted(len(pieces), 'value')} given; this layout needs {needed}.")
     return layout, [parse_number(piece, "a block weight") for piece in pieces]
 
 

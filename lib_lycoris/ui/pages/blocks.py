@@ -155,7 +155,7 @@ class BlocksPage:
         try:
             for found in self.meter.measure(self.network.path(name)) if name else ():
                 if found.done % 25 == 0:
-                    progress = f"measuring: {found.done} of {found.total} changes"
+                    progress = f"measuring: {found.done} of {found.total}"
                     yield gr.update(value=bar(found.done / found.total, progress, "measuring"))
         except LycorisError:
             yield gr.update(value="")  # told when it was chosen

@@ -11,11 +11,12 @@ from typing import Any
 import gradio as gr
 
 from ...errors import LycorisError, ToolError
-from ...models import FAMILIES, BaseModel
+from ...models import FAMILIES, BaseModel, count_layers
 from ...prompt import escape_name
 from ...tools.examine.inspect import Inspection, inspect
 from ...tools.examine.module_sizes import Sizes, measure_modules, singular_values
 from ...tools.jobs.queue import Job
+from ...wording import counted
 from ..context import PageContext, Receiver
 from ..events import Update
 from ..parts.dropped import DroppedFiles
@@ -97,7 +98,7 @@ class InspectPage:
                 self.values = figure_box("lyco_inspect_spectra")
         with gr.Row():
             self.search = gr.Textbox(
-                label="Search the modules", placeholder="attn2 to_k, OUT04, text encoder, dead ...", max_lines=1,
+                label="Search the layers", placeholder="attn2 to_k, OUT04, text encoder, dead ...", max_lines=1,
                 elem_id="lyco_inspect_search", scale=4,
             )  # fmt: skip
             self.order = gr.Dropdown(list(ORDERS), value=ORDERS[0], label="Order", elem_id="lyco_inspect_order", scale=1, min_width=160)
@@ -121,9 +122,8 @@ class InspectPage:
         told.then(self.settle, [self.picker.component], self.outputs, show_progress="hidden")
         self.picker.component.change(self.metadata.choose, [self.picker.component], [self.metadata.pickers["models"].component], **quick)
         self.family.input(self.show, [self.picker.component, self.family], self.outputs, show_progress="hidden")
-        asked = [self.picker.component, self.search, self.order]
         for part in (self.search, self.order):
-            part.change(self.filtered, asked, [self.table], **quick)
+            part.change(self.filtered, [self.picker.component, self.search, self.order], [self.table], **quick)
         self.layers.change(self.drawn, [self.picker.component, self.layers], [self.values], **quick)
         self.panel.shows([self.compared, self.sides], self.results)
         inputs = [self.several.component, self.base.component]
@@ -189,10 +189,10 @@ class InspectPage:
             for done, sizes in measure_modules(path, shown.base, shown.family):
                 if time.monotonic() - last > PAUSE:
                     last = time.monotonic()
-                    yield self._updates(state=bar(done / max(1, sizes.modules), f"measuring module {done} of {sizes.modules}"))
+                    yield self._updates(state=bar(done / max(1, sizes.modules), f"measuring: {done} of {sizes.modules}"))
             self._shown[path] = replace(shown, sizes=sizes)
         except FAILURES as error:
-            yield self._updates(state=notes(problems=[f"How much the modules change is not measured: {_sentence(error)}"]))
+            yield self._updates(state=notes(problems=[f"How much the layers change is not measured: {_sentence(error)}"]))
 
     def _described(self, name: str, shown: Shown) -> list[Update]:
         found = shown.inspection
@@ -211,9 +211,9 @@ class InspectPage:
         if sizes is None:
             return self._updates()
         strongest = sizes.strongest(DRAWN)
-        missing = len(sizes.unmeasured)
-        hint = "to see them, give the base model to Compare below"
-        told = [f"{missing} of {sizes.modules} changes depend on the base weights: {hint}."] if missing else []
+        missing, every = count_layers(sizes.unmeasured), count_layers((*sizes.energies, *sizes.unmeasured))
+        hint = "whose change depends on the base model; to see them, give it to Compare below"
+        told = [f"Not measured: {missing} of {counted(every, 'layer')}, {hint}."] if missing else []
         figure = block_norms({shown.inspection.name: block_totals(sizes.energies.items(), sizes.family)}, sizes.family)
         return self._updates(
             state=notes(problems=told) if told else "", blocks=figure_update(figure if strongest else None),

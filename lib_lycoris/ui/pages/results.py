@@ -16,6 +16,7 @@ from ...errors import LycorisError, ToolError
 from ...plain_json import parse_json
 from ...tools.jobs.queue import Job
 from ...tools.units import megabytes
+from ...wording import counted
 from ..context import PageContext
 from ..events import QUICK, Update, tab_of
 from ..parts.durations import took
@@ -209,7 +210,7 @@ class ResultsPage:
 
     def _deleted(self) -> str:
         count, size = self.history.deleted()
-        files = f"{count} deleted file{'s' if count > 1 else ''}, {megabytes(size)}, can be brought back by hand from"
+        files = f"{counted(count, 'deleted file')}, {megabytes(size)}, can be brought back by hand from"
         return f"<p>{files} {escape(str(self.history.folder / DELETED))}.</p>" if count else ""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ...hosts.protocol import NetworkCard
 from ...prompt import escape_name
 from ...prompt.number import format_number
+from ...wording import counted
 from ..style import REFRESH
 from .generation.images import thumbnail
 
@@ -99,7 +100,7 @@ def cards_html(
     if not count:
         return f'<p class="lyco_state">No network file is like that. Choose other filters, or press {REFRESH} for files that are new.</p>'
     twins = twins_of(cards)
-    where = f"{count:,} networks, page {leaf + 1} of {last + 1}" if last else f"{count:,} network{'s' if count > 1 else ''}"
+    where = counted(count, "network") + (f", page {leaf + 1} of {last + 1}" if last else "")
     body = "".join(_card(card, card.name in picked, wanted.is_for_another(card), card.content in twins, send) for card in cards)
     return f'<p class="lyco_state">{where}</p><ul class="lyco_cards">{body}</ul>'
 

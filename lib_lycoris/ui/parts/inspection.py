@@ -12,6 +12,7 @@ from ...tools.examine.inspect_text import COMPONENTS, tally
 from ...tools.examine.module_sizes import Sizes
 from ...tools.files.networks.left_out import by_reason
 from ...tools.units import megabytes
+from ...wording import counted
 from ..style import notes
 
 ROWS = 200  # of a table; beyond, people search
@@ -68,7 +69,7 @@ def details(found: Inspection) -> str:
     lists = (
         ("Tensors that are not used, and why", list(by_reason(found.unmatched))),
         ("Tensors with NaN or infinity", list(found.not_finite)),
-        ("Dead modules: they change nothing", list(found.dead)),
+        ("Dead layers: they change nothing", list(found.dead)),
     )
     made = "".join(_list(title, lines) for title, lines in lists if lines)
     metadata = {key: _cut(value) for key, value in sorted(found.metadata.items())}
@@ -85,7 +86,7 @@ def module_table(found: Inspection, sizes: Sizes | None, search: str = "", large
         rows.sort(key=lambda row: -1.0 if row.norm is None else row.norm, reverse=True)
     shown = "".join(row.html for row in rows[:ROWS])
     more = f" The first {ROWS} are shown; search to see the others." if len(rows) > ROWS else ""
-    count = f"{len(rows)} of {len(found.modules)} modules." if wanted else f"{len(found.modules)} modules."
+    count = (f"{len(rows):,} of " if wanted else "") + f"{counted(len(found.modules), 'layer')}."
     head = "".join(f'<th scope="col">{name}</th>' for name in ("layer", "part", "block", "algorithm", "rank", "alpha", "‖ΔW‖"))
     table = f'<table class="lyco_guide lyco_modules"><thead><tr>{head}</tr></thead><tbody>{shown}</tbody></table>'
     return f'<p class="lyco_hint" aria-live="polite">{count}{more}</p><div class="lyco_scroll lyco_tall" tabindex="0">{table}</div>'
@@ -112,14 +113,15 @@ def _row(module: Module, family: str | None, sizes: Sizes | None) -> _Row:
 def comparison(report: Mapping[str, Any]) -> str:
     """Return a report of the tool compare as tables: the networks, and each pair in plain words."""
     networks = [
-        (item["name"], f"{item['norm']:.4g}", str(len(item["modules"])), str(len(item["dead"])), str(len(item["spikes"])))
+        (item["name"], f"{item['norm']:.4g}", str(models.count_layers(module["parameter"] for module in item["modules"])),
+         str(models.count_layers(item["dead"])), str(models.count_layers(item["spikes"])))
         for item in report["networks"]
-    ]
+    ]  # fmt: skip
     pairs = [
         (" and ".join(pair["networks"]), str(pair["shared"]), f"{pair['cosine']:+.3f}", f"{pair['overlap']:.1%}", verdict(pair))
         for pair in report["pairs"]
     ]
-    tables = _table(("network", "size ‖ΔW‖", "changes", "dead", "spikes"), networks)
+    tables = _table(("network", "size ‖ΔW‖", "layers", "dead", "spikes"), networks)
     if pairs:
         tables += _table(("pair", "shared layers", "cosine", "overlap", "in words"), pairs)
     return tables
@@ -136,7 +138,7 @@ def verdict(pair: Mapping[str, Any]) -> str:
         said = "they push against each other, and weaken each other"
     else:
         said = "they are nearly independent, and can be used together"
-    where = ", ".join(strong) if len(strong) <= FEW else f"{len(strong)} of {len(pair['blocks'])} blocks"
+    where = ", ".join(strong) if len(strong) <= FEW else f"{len(strong)} of {counted(len(pair['blocks']), 'block')}"
     return said + (f"; most alike or opposed in {where}" if strong else "")
 
 

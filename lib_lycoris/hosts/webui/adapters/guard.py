@@ -11,6 +11,7 @@ from torch import nn
 from ....patching import Patcher
 from ....patching.layers.layer import PatchedLayer
 from ....patching.live.layer_access import Inner, LayerAccess
+from ....wording import counted
 
 
 class Guard:
@@ -42,7 +43,7 @@ class Guard:
 
     def take_failures(self) -> list[str]:
         """Return what went wrong in layers since the last call, one sentence each."""
-        found = [text if count == 1 else f"{text} ({count} layers)" for text, count in self.failures.items()]
+        found = [text if count == 1 else f"{text} ({counted(count, 'layer')})" for text, count in self.failures.items()]
         self.failures = {}
         self.failed.clear()
         return found

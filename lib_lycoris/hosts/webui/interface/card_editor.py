@@ -12,6 +12,7 @@ from modules import shared, sysinfo, ui_extra_networks_user_metadata  # type: ig
 
 from ....atomic import write_text
 from ....plain_json import parse_json
+from ....wording import counted
 from . import card_files as files
 
 gr = shared.gr  # the gradio that the host itself draws with
@@ -136,7 +137,7 @@ def toggled(text: str, tag: str) -> str:
 
 
 def _algorithms(counts: dict[str, int]) -> str:
-    return ", ".join(f"{title} ({count} layers)" for title, count in counts.items())
+    return ", ".join(f"{title} ({counted(count, 'layer')})" for title, count in counts.items())
 
 
 def _first(metadata: dict[str, Any], keys: tuple[str, ...]) -> str:

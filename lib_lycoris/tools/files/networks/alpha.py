@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ....algorithms import parse
 from ....errors import ToolError
+from ....wording import counted
 from ...declaration import Option
 
 STYLES = ("kohya", "lycoris")  # that write alpha beside the factors
-ALPHA = Option("alpha", "alpha of every module that has ranks (default: its rank); the change stays the same", float)
+ALPHA = Option("alpha", "alpha of every layer that has ranks (default: its rank); the change stays the same", float)
 
 
 def check_alpha(alpha: float | None, style: str) -> float | None:
@@ -50,4 +51,4 @@ def alpha_notes(keys: Iterable[str], alpha: float | None) -> list[str]:
     lacking = sum(not has for has in modules.values())
     if lacking == len(modules):
         raise ToolError("no module of the new file has ranks, so none has an alpha; leave `alpha` out")
-    return [f"{lacking} modules have no ranks, and so no alpha"] if lacking else []
+    return [f"no ranks, and so no alpha: {counted(lacking, 'layer')}"] if lacking else []

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from ....networks import Network
+from ....wording import counted
 
 SHOWN = 12  # reasons; the report has every key
 
@@ -16,7 +17,7 @@ def left_out(unmatched: Sequence[tuple[str, str]]) -> list[str]:
         return []
     lines = list(by_reason(unmatched))
     more = [f"  ... and {len(lines) - SHOWN} more reasons (the report lists all)"] if len(lines) > SHOWN else []
-    return [f"{len(unmatched)} keys could not be used and are left out:", *(f"  {line}" for line in lines[:SHOWN]), *more]
+    return [f"{counted(len(unmatched), 'key')} not used and left out:", *(f"  {line}" for line in lines[:SHOWN]), *more]
 
 
 def left_out_of(networks: Iterable[Network]) -> list[str]:

@@ -11,6 +11,7 @@ from ....atomic import write_text
 from ....errors import LycorisError, ToolError
 from ....prompt import find_tags
 from ....tools.jobs.places import check_name, new_file
+from ....wording import counted
 from ...context import PageContext
 from ...events import QUICK, Update
 from ...style import notes, scripted
@@ -122,7 +123,7 @@ class StackPart:
         return (
             gr.update(value=value),
             kept,
-            gr.update(value=notes([f"{len(tags)} of {len(stack.layers)} networks are in the prompt."], said)),
+            gr.update(value=notes([f"In the prompt: {len(tags)} of {counted(len(stack.layers), 'network')}."], said)),
         )
 
     def delete(self, name: str | None) -> tuple[Update, Update]:

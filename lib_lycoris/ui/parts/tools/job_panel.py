@@ -12,6 +12,7 @@ import gradio as gr
 from ....errors import LycorisError
 from ....tools.jobs.progress import ProgressState
 from ....tools.jobs.queue import Job
+from ....wording import counted
 from ...context import PageContext
 from ...events import Update, states
 from ...style import bar, idle, notes, report
@@ -128,7 +129,7 @@ class JobPanel:
             return idle("stopping ...")
         ahead = self.context.jobs.before(job)
         if job.status == "waiting" and ahead:
-            return bar(0, f"waiting for {ahead} other job{'s' if ahead > 1 else ''}")
+            return bar(0, f"waiting for {counted(ahead, 'other job')}")
         if job.progress is None:
             return bar(0, "starting")
         return bar(share(job.progress), words(job.progress))

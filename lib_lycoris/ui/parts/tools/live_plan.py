@@ -13,11 +13,13 @@ from typing import Any
 import gradio as gr
 
 from ....errors import LycorisError, ModelMismatchError
+from ....models import count_layers
 from ....networks.reading.folder import file_of
 from ....networks.reading.header import read_metadata
 from ....tools.declaration import Plan, Tool, as_list
 from ....tools.files.store import FileStore
 from ....tools.units import megabytes
+from ....wording import counted
 from ...context import PageContext
 from ...events import QUICK, Update, by_hand, on_any
 from ...style import idle, notes
@@ -157,8 +159,10 @@ def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
     matched = facts.get("matched")
     if "changed_tensors" in facts:
         found.append(("layers changed", f"{facts['changed_tensors']} of {facts['tensors']}"))
+    elif kind := next((name for name in ("files", "words") if name in facts), ""):
+        found.append((kind, str(facts[kind])))
     elif matched is not None:
-        found.append(("layers", str(matched if isinstance(matched, int) else len(matched))))
+        found.append(("layers", str(matched if isinstance(matched, int) else count_layers(matched))))
     elif "tensors" in facts:
         found.append(("tensors compared", str(facts["tensors"])))
     if facts.get("unmatched"):
@@ -179,4 +183,4 @@ def _keys(unmatched: Sequence[Sequence[Any]], tool: Tool) -> str:
     reasons = [(str(key), with_fields(str(reason), tool)) for key, reason in unmatched[:SHOWN]]
     rows = "".join(f"<li><code>{escape(key)}</code> {escape(reason)}</li>" for key, reason in reasons)
     more = f"<li>... and {len(unmatched) - SHOWN} more</li>" if len(unmatched) > SHOWN else ""
-    return f'<details class="lyco_details"><summary>{len(unmatched)} keys are not used</summary><ul>{rows}{more}</ul></details>'
+    return f'<details class="lyco_details"><summary>{counted(len(unmatched), "key")} not used</summary><ul>{rows}{more}</ul></details>'

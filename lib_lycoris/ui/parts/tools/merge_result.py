@@ -13,6 +13,7 @@ from ....errors import LycorisError, ToolError
 from ....prompt import escape_name
 from ....tools.jobs.queue import Job
 from ....tools.merge.norms import shares_of
+from ....wording import counted
 from ...context import PageContext
 from ...events import Update
 from ...style import notes, scripted, tag_box
@@ -125,4 +126,4 @@ def _figure(job: Job) -> tuple[Any, str]:
     family = found[0].family
     series = {f"{number + 1}. {share.name}": block_totals(share.energies, family) for number, share in enumerate(found[:SHOWN])}
     left = sum(share.left_out for share in found)
-    return block_norms(series, family), f"{left} parameters are not in the image: their change depends on the base model" if left else ""
+    return block_norms(series, family), f"not in the image: {counted(left, 'layer')} whose change depends on the base model" if left else ""

@@ -35,7 +35,7 @@ class ToolForm:
         self.output = next((option for option in self.tool.options if option.kind == "output"), None)
         self.pickers: dict[str, Picker] = {}
         self.own: list[Any] = []  # the components of own_fields
-        self.plan = LivePlan(context, tool, f"Choose a {self.picked[0].title.lower()} to see what will happen.")
+        self.plan = LivePlan(context, tool, f"Choose {_some(self.picked[0])} to see what will happen.")
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
@@ -175,6 +175,12 @@ def value_options(tool: Tool) -> tuple[str, ...]:
 def label_of(option: Option) -> str:
     """Return what a picker is called."""
     return option.title if option.required else f"{option.title} (optional)"
+
+
+def _some(option: Option) -> str:
+    """Return what is to be chosen, in a sentence."""
+    title = option.title.lower()
+    return title if option.nargs in ("+", "*") else f"a {title}"
 
 
 def info_of(option: Option, tool: Tool) -> str:
