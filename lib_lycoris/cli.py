@@ -203,11 +203,9 @@ def _app(arguments: argparse.Namespace) -> int:
 
 def _generate(arguments: argparse.Namespace) -> int:
     if arguments.out.suffix.lower() != ".png":
-        print(f"error: {arguments.out} must end in .png, the format that keeps the prompt in the image", file=sys.stderr)
-        return FAILED
+        raise LycorisError(f"{arguments.out} must end in .png, the format that keeps the prompt in the image")
     if not _writable(arguments.out.absolute().parent):
-        print(f"error: {arguments.out} cannot be written: its folder does not take files; choose another with --out", file=sys.stderr)
-        return FAILED
+        raise LycorisError(f"{arguments.out} cannot be written: its folder does not take files; choose another with --out")
     host = _open(arguments)
     from .hosts.infotext import save_png
     from .hosts.protocol import GenerationRequest, TagsRefused
@@ -225,6 +223,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         for sentence in error.sentences:
             print(f"error: {sentence}", file=sys.stderr)
         print("No image was made; --lenient makes it without these networks.", file=sys.stderr)
+        if arguments.json:
+            print(json.dumps({"failure": "\n".join(error.sentences), "kind": type(error).__name__}, indent=2, ensure_ascii=False))
         return REFUSED
     save_png(picture, arguments.out)
     seconds = time.monotonic() - started

@@ -84,7 +84,7 @@ def _build(positional: Sequence[str], named: dict[str, str], text: str) -> Tag:
         raise PromptError("the name of the network is missing; write it right after the first colon")
     _check_keys(named)
     values = {**_by_position(positional[1:]), **named}
-    notes = [*_decimals(values), *_switched_off(named, values)]
+    notes = [*_decimals(values, named), *_switched_off(named, values)]
     if len(positional) > 1 and values.get("te") == positional[1]:
         _check_name(positional[0], positional[1])
     strength = {key: Schedule.parse(values[key], what) for key, what in _STRENGTHS.items() if key in values}
@@ -162,15 +162,15 @@ def _elements(text: str) -> str | tuple[ElementRule, ...]:
     return tuple(parse_rule(rule) for rule in text.split(",")) if ":" in text else text
 
 
-def _decimals(values: dict[str, str]) -> list[str]:
-    """Read `0,7` as 0.7 where no list of two can be meant, in place; return a sentence for each."""
+def _decimals(values: dict[str, str], named: Mapping[str, str]) -> list[str]:
+    """Read `0,7` as 0.7 where no list of two can be meant, in place; return a sentence for each. named: those that stand with their key."""
     notes = []
     for key in _NUMBERS:
         typed = values.get(key, "")
         pieces = [decimal_comma(piece) or piece for piece in (typed.split("-") if key == "step" else [typed])]
         if typed and "-".join(pieces) != typed:
             values[key] = "-".join(pieces)
-            notes.append(f"{key}={typed} was read as {values[key]}; write numbers with a point")
+            notes.append(f"{f'{key}={typed}' if key in named else typed} was read as {values[key]}; write numbers with a point")
     return notes
 
 

@@ -53,10 +53,11 @@ def completed(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options as a tool takes them: folders and patterns as files, one strength for all networks, the fastest device."""
     found = dict(given)
     for option in tool.options:
-        if option.kind == "networks" and not option.walks and found.get(option.name):
+        if option.kind == "networks" and found.get(option.name):
             for item in as_list(found[option.name]):
                 check_path(option.name, Path(item))
-            found[option.name] = [path for item in as_list(found[option.name]) for path in networks_at(Path(item))]
+            paths = [Path(item) for item in as_list(found[option.name])]
+            found[option.name] = [file for path in paths for file in ([path] if option.walks and path.is_dir() else networks_at(path))]
     count = len(as_list(found.get("models")))
     for option in tool.options:
         values = as_list(found.get(option.name))

@@ -224,7 +224,7 @@ def _code(report: Mapping[str, Any]) -> int:
 def _do(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
     if arguments.dry_run:
         planned = tool.plan(**options)
-        return planned.as_json(), _flagged(planned.text, [tool])
+        return planned.as_json(), "\n".join(filter(None, [_flagged(planned.text, [tool]), planned.costs]))
     with _bar(arguments.quiet or not sys.stderr.isatty()) as callback:
         result = tool.run(progress=Progress(callback), **options)
     return result.report, _flagged(result.text, [tool])

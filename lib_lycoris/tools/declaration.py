@@ -18,6 +18,7 @@ from .files.output_name import check_network_name
 from .jobs.devices import check_device
 from .jobs.faults import machine_faults
 from .jobs.progress import Progress
+from .units import megabytes
 from .validation import validated
 
 FilePath = Union[str, Path]
@@ -96,6 +97,14 @@ class Plan:
     seconds: float | None = None
     memory_bytes: int | None = None
     disk_bytes: int | None = None
+
+    @property
+    def costs(self) -> str:
+        """What a run takes, as one line; empty where that is not known."""
+        seconds = "" if self.seconds is None else f"about {self.seconds:.0f} s" if self.seconds >= 1 else "under 1 s"
+        memory = "" if self.memory_bytes is None else f"memory {megabytes(self.memory_bytes)}"
+        disk = "" if self.disk_bytes is None else f"disk {megabytes(self.disk_bytes)}"
+        return ", ".join(filter(None, [seconds, memory, disk]))
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it as plain JSON values."""

@@ -16,7 +16,9 @@ def read_jobs(path: Path, given: Mapping[str, Any], tools: Sequence[Tool]) -> li
     """Return the jobs of a recipe file, with what was given beside it as defaults. Raises ToolError naming the file."""
     try:
         found = parse_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ToolError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise ToolError(f"{path.name} cannot be read as JSON: {error}") from error
     jobs = found.get("jobs", [found]) if isinstance(found, dict) else found
     if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):

@@ -112,7 +112,7 @@ def _unknown(tool: Tool, name: str, hint: str) -> str:
     known = list(tool.defaults())
     near = difflib.get_close_matches(str(name), known, 1) or [other for other in known if other.startswith(str(name))][:1]
     meant = f'; did you mean "{near[0]}"?' if near else f"; its options are {', '.join(known)}"
-    return f'"{_shown(name, bare=True)}" is no option of: {tool.summary}{meant}{hint}'
+    return f'"{_shown(name, bare=True)}" is no option of {tool.verb or tool.name}{meant}{hint}'
 
 
 def _shown(value: Any, bare: bool = False) -> str:

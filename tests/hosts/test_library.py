@@ -69,6 +69,13 @@ def test_a_name_needs_no_header(tmp_path: Path, opened: list[str]) -> None:
     assert library.names() == ["a", "b"] and opened == []
 
 
+def test_a_folder_that_is_named_twice_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in/a.safetensors")
+    monkeypatch.chdir(tmp_path)
+    library = Library([Path("in"), tmp_path / "in"])
+    assert library.find("a").place == "a" and len(library.files) == 1
+
+
 def test_names_that_come_twice_have_their_folder(tmp_path: Path) -> None:
     for place in ("one/a", "two/A", "b"):
         write(tmp_path / f"{place}.safetensors")

@@ -182,6 +182,9 @@ def test_the_command_ends_with_1_and_goes_on_when_it_is_lenient(
     words += ["--out", str(tmp_path / "x.png")]
     assert cli.main(words) == 1
     assert 'error: there is no network called "nope"' in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert cli.main([*words, "--json"]) == 1
+    failed = json.loads(capsys.readouterr().out)
+    assert failed["kind"] == "TagsRefused" and failed["failure"].startswith('there is no network called "nope"')
     assert cli.main([*words, "--lenient"]) == 0
     assert 'note: there is no network called "nope"' in capsys.readouterr().err and (tmp_path / "x.png").is_file()
 

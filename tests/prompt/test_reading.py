@@ -67,8 +67,8 @@ def test_mistakes_in_numbers(text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("text", "same", "note"),
     [
-        ("<lyco:M:0,7>", "<lyco:M:0.7>", "te=0,7 was read as 0.7"),
-        ("<lyco:M:1:-0,5>", "<lyco:M:1:-0.5>", "unet=-0,5 was read as -0.5"),
+        ("<lyco:M:0,7>", "<lyco:M:0.7>", "0,7 was read as 0.7"),
+        ("<lyco:M:1:-0,5>", "<lyco:M:1:-0.5>", "-0,5 was read as -0.5"),
         ("<lyco:M:te=,5:unet=1>", "<lyco:M:0.5:1>", "te=,5 was read as .5"),
     ],
 )

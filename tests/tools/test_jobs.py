@@ -109,7 +109,7 @@ def test_what_goes_wrong_is_a_sentence_and_the_next_job_runs(jobs: Jobs, capsys:
     "given, words",
     [
         ({}, "Count needs count"),
-        ({"count": 1, "cuont": 2}, '"cuont" is no option of: count to a number; did you mean "count"?'),
+        ({"count": 1, "cuont": 2}, '"cuont" is no option of count; did you mean "count"?'),
         ({"count": "1"}, "count is '1', but a whole number is expected"),
         ({"count": True}, "count is True, but a whole number is expected"),
         ({"count": 1.5}, "count is 1.5, but a whole number is expected"),

@@ -135,6 +135,8 @@ def test_a_folder_is_done_past_what_is_broken(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"title": "x"}, "save_to for a copy, or in_place"),
+        ({"in_place": True}, "nothing says what to change"),
+        ({"save_to": "y.safetensors"}, "nothing says what to change"),
         ({"title": "x", "save_to": "y.pt"}, "must end in .safetensors"),
         ({"undo": True, "title": "x"}, "a run of their own"),
         ({"set": ["novalue"], "in_place": True}, "KEY=VALUE"),
@@ -146,6 +148,31 @@ def test_what_is_not_meant_is_refused(network: Path, options: dict[str, Any], sa
     with pytest.raises(ToolError, match=says):
         run([network], **options)
     assert network.read_bytes() == before
+
+
+def test_a_copy_that_would_say_the_same_is_not_written(network: Path, tmp_path: Path) -> None:
+    done = run([network], remove=["nothere"], save_to=tmp_path / "copy.safetensors")
+    assert done.report["failed"] == 1 and "copy.safetensors was not written" in done.text
+    assert [path.name for path in tmp_path.iterdir()] == [network.name]
+
+
+def test_a_checkpoint_is_not_repaired_as_a_network(tmp_path: Path) -> None:
+    shape = (320, 320, 1, 1)
+    save_file({f"model.diffusion_model.input_blocks.{n}.1.proj_in.weight": torch.ones(shape) for n in (1, 2)}, tmp_path / "m.safetensors")
+    before = (tmp_path / "m.safetensors").read_bytes()
+    done = run([tmp_path], repair=True, in_place=True)
+    assert done.report["failed"] == 1 and "not a network; only networks are repaired" in done.text
+    assert (tmp_path / "m.safetensors").read_bytes() == before
+
+
+def test_patterns_are_expanded_and_a_missing_file_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        write(tmp_path / f"{name}.safetensors")
+    assert cli.main(["metadata", str(tmp_path / "*.safetensors"), "--title", "x", "--in_place"]) == 0
+    assert {metadata(tmp_path / f"{name}.safetensors")["modelspec.title"] for name in "ab"} == {"x"}
+    capsys.readouterr()
+    assert cli.main(["metadata", str(tmp_path / "c.safetensors"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["files"][0]["error"] == f"there is no {tmp_path / 'c.safetensors'}"
 
 
 def test_undo_is_refused_for_other_tensors_and_without_its_file(network: Path) -> None:

@@ -84,7 +84,7 @@ class Library:
 
     def __init__(self, folders: Sequence[Path], data: Path | None = None) -> None:
         """Look at the folders; what is learnt of the files is kept in the folder ``data``, if one is given."""
-        self.folders = tuple(folders)
+        self.folders = tuple(dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders))  # one that is named twice is one
         self._index = Index(data / NAME if data is not None else None)
         self._describe = Describer()
         self._background: tuple[bool, ...] = ()  # how scans are started, once the first was

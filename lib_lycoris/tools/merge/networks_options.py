@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ... import models
 from ...errors import ModelMismatchError, ToolError
@@ -87,6 +88,16 @@ class NetworksMergeOptions:
     dtype: torch.dtype
     device: str
     alpha: float | None
+
+    def base_weight(self, patch: Patch) -> Tensor | None:
+        """Return the weight that a change reads; None where it reads none, or no base model is given. Raises ToolError."""
+        if self.weights is None or not patch.algorithm.reads_weight:
+            return None
+        if not self.weights.has(patch.name):
+            raise ToolError(
+                f"{self.weights.checkpoint.path.name} has no {patch.name}, which {patch.algorithm.name} needs; give the whole model"
+            )
+        return self.weights.read(patch.name, patch.shape)
 
 
 def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeOptions:

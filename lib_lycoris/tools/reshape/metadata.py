@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import LycorisError, ToolError
 from ...models import FAMILIES, detect_family
 from ...networks.hashes import model_hash
-from ...networks.loading import module_shapes, open_keys
+from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.reading.header import read_header
 from ...networks.settings.source import NOTHING
 from ..declaration import FilePath, Files, Option, Plan, Result, Texts, Tool, as_list, options_of
@@ -148,6 +148,8 @@ def _files(models: Files) -> Iterator[Path]:
 
 def _check_targets(edit: Edit, files: Sequence[Path], options: Mapping[str, Any]) -> None:
     if not edit.writes:
+        if edit.save_to is not None or options.get("in_place"):
+            raise ToolError("nothing says what to change; give title, triggers, set, remove, strip, repair or another of the fields")
         return
     if edit.save_to is not None and (len(files) != 1 or options.get("in_place")):
         raise ToolError("save_to takes the copy of one file; leave it out and give in_place for several, or for the file itself")
@@ -162,6 +164,8 @@ def _one(path: Path, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         return {"file": str(path), **work(path)}
     except Cancelled:
         raise
+    except FileNotFoundError:
+        return {"file": str(path), "error": f"there is no {path}"}
     except (LycorisError, OSError) as error:
         return {"file": str(path), "error": str(error)}
 
@@ -185,6 +189,8 @@ def _do(path: Path, edit: Edit, progress: Progress) -> dict[str, Any]:
         return {"restored": True, "output": str(path)}
     report = _before(path, edit)
     if not report["changes"]:
+        if edit.save_to is not None:
+            raise ToolError(f"it says so already: nothing is changed, and {edit.save_to.name} was not written")
         return report
     beside = open_keys(path)[1].config_text if edit.save_to is not None and report["metadata"].get(CONFIG) in NOTHING else None
     whole = {**report["metadata"], **({CONFIG: beside} if beside else {})}  # a copy elsewhere would lose PEFT's config
@@ -215,7 +221,9 @@ def _repairs(path: Path, metadata: Metadata) -> dict[str, str]:
     found = {"sshs_model_hash": digest, "sshs_legacy_hash": legacy_hash(path, metadata), SPEC: metadata.get(SPEC, "1.0.0")}
     if "modelspec.hash_sha256" in metadata:
         found["modelspec.hash_sha256"] = f"0x{digest}"
-    file, _, keys = open_keys(path)
+    file, source, keys = open_keys(path)
+    if reason := no_network(file, source, keys):
+        raise ToolError(f"{reason}; only networks are repaired")
     family = detect_family(module_shapes(file, keys), metadata)
     architecture = FAMILIES[family].written.get("modelspec.architecture") if family is not None and family in FAMILIES else None
     if architecture:
@@ -248,7 +256,9 @@ def _text(report: Mapping[str, Any], edit: Edit) -> str:
     if not edit.writes:
         return "\n".join([f"{name}:", *_shown(report["metadata"])])
     lines = [f"  {key}: {_quoted(old)} -> {_quoted(new)}" for key, (old, new) in report["changes"].items()]
-    return "\n".join([f"{name}: {len(lines)} entries changed" if lines else f"{name}: nothing to change", *lines])
+    where = f" in {edit.save_to.name}" if edit.save_to is not None else ""
+    changed = f"{len(lines)} {'entry' if len(lines) == 1 else 'entries'} changed{where}"
+    return "\n".join([f"{name}: {changed if lines else 'nothing to change'}", *lines])
 
 
 def _quoted(value: str | None) -> str:
@@ -262,7 +272,7 @@ def _shown(metadata: Metadata) -> Iterator[str]:
         yield f"  {name.replace('_', ' ')}: {_short(value) or '-'}"
     yield f"  thumbnail: {megabytes(len(metadata[THUMBNAIL]) * 3 / 4)}" if THUMBNAIL in metadata else "  thumbnail: -"
     others = [key for key in metadata if key not in (*FIELDS.values(), THUMBNAIL)]
-    yield f"  {len(others)} other entries: {', '.join(others[:12])}{', ...' if len(others) > 12 else ''} (the report has them)"
+    yield f"  {len(others)} other entries: {', '.join(others[:12])}{', ...' if len(others) > 12 else ''} (--json prints them)"
 
 
 TOOL = Tool(

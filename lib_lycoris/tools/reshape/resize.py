@@ -221,11 +221,12 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Shrunk], before: 
     dora, expanded = any(patch.algorithm.magnitudes() for patch in job.work), sum(row.before != "lora" for row in changed)
     why = f"{counted(expanded, 'layer')} of other algorithms became LoRA" if expanded else "its header or its dtype takes more room"
     lines = [
-        f"{save_to.name}: {counted(len(changed) - len(same), 'layer')} resized, {len(report['kept'])} kept as they were; "
+        f"{save_to.name}: {counted(len(changed) - len(same), 'layer')} resized, {len(report['kept']) + len(same)} kept as they were; "
         f"{megabytes(before)} -> {megabytes(after)}",
         f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *left_out(job.network.skipped),
         *([f"unchanged, for the rank is no higher than asked: {counted(len(same), 'layer')}"] if same else []),
+        *([f"alpha is {job.alpha:g} in every module now, and the change is the same"] if job.alpha is not None else []),
         *([f"the file is larger than before; {why}"] if after > before else []),
         *(["DoRA's magnitudes are kept; errors are those of what they scale"] if dora else []),
     ]

@@ -161,7 +161,8 @@ def _selected(network: Network, work: Sequence[Patch], blocks: Sequence[str], el
     for words in (expand_blocks(" ".join(blocks))[1], [word for word in elements if word != "NOT"]):
         if words and not any(word in text for word in words for text in texts.values()):
             known = sorted({block for name in texts if (block := block_of(name, network.family))})
-            raise ToolError(f"no layer of {network.path.name} is in {', '.join(words)}; its blocks are {', '.join(known) or 'not known'}")
+            its = f"its blocks are {', '.join(known) or 'not known'}; its layers have names such as {next(iter(texts))}"
+            raise ToolError(f"no layer of {network.path.name} is in {', '.join(words)}; {its}")
     rule = ElementRule(" ".join(blocks), " ".join(elements), 0.0)
     return {name for name, text in texts.items() if rule.matches(text)}
 
