@@ -46,7 +46,8 @@ __all__ = [
     "Activation", "Cancelled", "HostError", "LycorisError", "Mode", "ModelMismatchError", "Network", "NetworkFormatError", "Patcher",
     "Plan", "Progress", "ProgressState", "PromptError", "Report", "Result", "ToolError", "UnknownFamilyError", "__version__",
     "algorithms", "apply", "bake", "compare", "convert", "edit_metadata", "errors", "extract", "find",
-    "inspect", "interrogate", "load", "measure", "merge",
+    "inspect", "interrogate",
+    "load", "measure", "merge",
     "merge_networks", "models", "networks", "patching", "prompt", "prune", "resize", "slim", "split", "tools", "undo",
     "verify",
 ]  # fmt: skip
