@@ -22,7 +22,7 @@ from lib_lycoris.tools.extract.difference import Reader
 from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
 from lib_lycoris.tools.files.networks.network_file import changes_nothing, patches
 from lib_lycoris.tools.reshape import bake, convert
-from tests.samples import CONFIGS, LAYERS, builders
+from tests.samples import CONFIGS, LAYERS, WITHOUT_ORACLE, builders
 from tests.tiny_model import TinyModel, write_network
 
 NAMES = sorted({name for kind in LAYERS for name in builders(kind)})
@@ -67,13 +67,14 @@ ASKED = {
     "OLoRA": "olora", "C3A": "c3a", "DEFT": "deft", "DeLoRA": "delora", "GraLoRA": "gralora", "HiRA": "hira", "HRA": "hra", "MiSS": "miss",
     "MiSSBat": "miss", "RoAd": "road", "SHiRA": "shira", "SuperTuning": "supertuning", "VeRA": "vera", "PeftGLoRA": "glora peft",
 }  # fmt: skip
-# no release that can be installed writes them; their truth is recorded in tests/corpus, or (ABBA) is a formula alone
-RECORDED = {"StoredRotation", "InputOFT", "OutputOFT", "Replacement", "ABBA"}
 
 
 def test_every_algorithm_names_its_oracle() -> None:
-    missing = {kind.__name__ for kind in ALGORITHMS} - ASKED.keys() - RECORDED
-    assert not missing, f"add {sorted(missing)} to ASKED, and its trainer's forward to tests/algorithms/test_oracles.py"
+    missing = {kind.__name__ for kind in ALGORITHMS} - ASKED.keys() - WITHOUT_ORACLE
+    assert not missing, (
+        f"add {sorted(missing)} to ASKED, and its trainer's forward to tests/algorithms/test_oracles.py; "
+        "where none can be installed, to WITHOUT_ORACLE of tests/samples.py"
+    )
 
 
 if importlib.util.find_spec("peft") and importlib.util.find_spec("lycoris"):
