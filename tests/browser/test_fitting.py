@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +33,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = tmp_path_factory.mktemp("data")
     (data / "checkpoints").mkdir()
     save_file(random_weights(1), data / "checkpoints" / OTHER)
-    with running_app(sys.executable, data) as found:
+    with running_app(data) as found:
         yield found
 
 

@@ -93,7 +93,7 @@ def test_a_whole_job(client: TestClient, store: FolderShelf) -> None:
     assert began.status_code == 202 and began.json()["tool"] == "networks_merge"
     job_id = began.json()["id"]
     state = wait(client, job_id)
-    assert state["status"] == "done" and state["error"] is None and state["progress"]["unit"] == "modules"
+    assert state["status"] == "done" and state["error"] is None and state["progress"]["unit"] == "layers"
     result = client.get(f"{ADDRESS}/{job_id}/result")
     assert result.status_code == 200 and result.json()["outputs"] == [str(store.nets / "both.safetensors")]
     assert result.json()["report"]["modules"][0]["rank"] == 4 and "2 networks in one" in result.json()["text"]
