@@ -164,6 +164,7 @@ def test_live_open_clip_behind_canonical_separate_projections() -> None:
     assert live.places[f"{key}.weight"] == (Piece(slice(0, 8), attn, "in_proj_weight", slice(8, 16)),)
 
 
+@pytest.mark.slow
 def test_bare_components() -> None:
     for family in FAMILIES:
         model = reference(family)

@@ -122,6 +122,7 @@ def test_files_in_the_place_of_others(option: str, words: Words, tmp_path: Path,
     assert "words.bin" in said(capsys) and not list(tmp_path.glob("x*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on the size of a file")
 @pytest.mark.parametrize(
     "limit, reason",

@@ -19,6 +19,8 @@ from lib_lycoris.training.settings import read_settings
 from tests.training import flow_pipelines, pictures
 from tests.training.conftest import Words
 
+pytestmark = pytest.mark.slow
+
 REQUIRES = ("lycoris",)
 
 # what kohya_ss, the page over sd-scripts, writes: every field of its own, filled in or not; only paths, sizes and steps are ours
