@@ -71,7 +71,16 @@ def generate(page: Any) -> str:
 
 
 @shot
+def generate_problem(page: Any) -> str:
+    write(page, "#lyco_prompt", f"{PROMPT} <lyco:demo-lorka:0.7> <lyco:demo-loha:1:colour=2>")
+    page.click("#lyco_generate")
+    wait_until_says(page, "#lyco_notes", "demo-lorka")
+    return "viewport"
+
+
+@shot
 def generate_dark(page: Any) -> str:
+    write(page, "#lyco_prompt", f"{PROMPT} <lyco:demo-lokr:1>")
     page.emulate_media(color_scheme="dark")
     page.evaluate("document.body.classList.add('dark')")
     page.fill("#lyco_steps input[type=number]", "100")
@@ -117,7 +126,7 @@ def before_after(page: Any) -> str:
 
 
 @shot
-def merge(page: Any) -> str:
+def merge_plan(page: Any) -> str:
     go_to(page, "Merge")
     page.wait_for_function(f"document.querySelector('#lyco_merge_checkpoint input').value === '{CHECKPOINT.name}'")
     for number, (name, strength) in enumerate((("demo-lokr", "0.5"), ("demo-loha", "0.8"))):
@@ -126,6 +135,13 @@ def merge(page: Any) -> str:
         page.fill(f"#lyco_merge_row{number}_strength", strength)
     page.check("#lyco_merge_undo input")
     write(page, "#lyco_merge_name", "stars and hearts")
+    wait_until_says(page, "#lyco_merge_plan", "layers changed")
+    page.wait_for_timeout(1500)
+    return ""
+
+
+@shot
+def merge(page: Any) -> str:
     done(page, "merge")
     page.click("#lyco_merge_as_tags")
     page.wait_for_selector("#lyco_merge_plot img")
