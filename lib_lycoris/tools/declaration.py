@@ -13,6 +13,7 @@ from ..atomic import removed_leftovers
 from ..errors import ModelMismatchError
 from ..models import FAMILIES
 from ..networks.reading.dtypes import OF_NETWORKS, PRECISIONS
+from ..wording import duration
 from .files.output import refuse_inputs, refuse_strangers, require_space
 from .files.output_name import check_network_name
 from .jobs.devices import check_device
@@ -101,7 +102,7 @@ class Plan:
     @property
     def costs(self) -> str:
         """What a run takes, as one line; empty where that is not known."""
-        seconds = "" if self.seconds is None else f"about {self.seconds:.0f} s" if self.seconds >= 1 else "under 1 s"
+        seconds = "" if self.seconds is None else f"about {duration(max(self.seconds, 1))}"
         memory = "" if self.memory_bytes is None else f"memory {megabytes(self.memory_bytes)}"
         disk = "" if self.disk_bytes is None else f"disk {megabytes(self.disk_bytes)}"
         return ", ".join(filter(None, [seconds, memory, disk]))

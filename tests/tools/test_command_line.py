@@ -167,15 +167,16 @@ def test_concat_is_exact_or_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_plan_tells_what_the_run_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (network(tmp_path / f"{seed}.safetensors", seed) for seed in (1, 2))
     assert main(["merge", "--models", str(one), str(two), "--save_to", str(tmp_path / "out.safetensors"), "--dry-run"]) == 0
-    assert re.search(r"^under 1 s, memory \d+\.\d MB, disk (under )?0\.1 MB$", capsys.readouterr().out, re.M)
+    assert re.search(r"^about 1 s, memory \d+\.\d MB, disk (under )?0\.1 MB$", capsys.readouterr().out, re.M)
 
 
 def test_networks_of_zeros_are_not_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, out = network(tmp_path / "one.safetensors", 1), tmp_path / "out.safetensors"
     save_file({key: tensor * 0 for key, tensor in load_file(one).items()}, tmp_path / "zero.safetensors")
     zero = str(tmp_path / "zero.safetensors")
-    assert main(["merge", "--models", zero, zero, "--save_to", str(out)]) == 2
-    assert "change nothing" in capsys.readouterr().err and not out.exists()
+    for words in ((), ("--dry-run",)):
+        assert main(["merge", "--models", zero, zero, "--save_to", str(out), *words]) == 2
+        assert "change nothing" in capsys.readouterr().err and not out.exists()
     assert main(["merge", "--models", zero, str(one), "--save_to", str(out)]) == 0
     torch.testing.assert_close(delta(out), delta(one), rtol=1e-4, atol=1e-5)
 

@@ -28,13 +28,13 @@ from lib_lycoris.tools.units import megabytes
 from lib_lycoris.ui.context import PageContext, fits
 from lib_lycoris.ui.pages import HostTab
 from lib_lycoris.ui.pages.merge import BASE, CHECKPOINT, INTO_CHECKPOINT, INTO_NETWORK, MergePage, mode_changed
-from lib_lycoris.ui.parts.durations import duration
 from lib_lycoris.ui.parts.network_table import EMPTY, MOST, NetworkRow, NetworkTable, rows_of_prompt
 from lib_lycoris.ui.parts.tools import live_plan
 from lib_lycoris.ui.parts.tools.fields import DEFAULT, OptionFields
 from lib_lycoris.ui.parts.tools.job_panel import BUSY, JobPanel, words
 from lib_lycoris.ui.settings import Settings
 from lib_lycoris.ui.style import tag_box
+from lib_lycoris.wording import duration
 
 DEMO = demo.CHECKPOINT.name
 STEM = demo.CHECKPOINT.stem

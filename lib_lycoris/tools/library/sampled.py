@@ -83,7 +83,7 @@ class SampledReader:
     """Reads files, and works out each table of tensors once: a library's files have few different ones."""
 
     def __init__(self) -> None:
-        self._keys: dict[tuple[object, ...], Keys] = {}
+        self._keys: dict[int, Keys] = {}  # by the hash of a table, which would take as much memory again
         self._layouts: dict[tuple[object, ...], Layout] = {}
 
     def read(self, path: Path, layers: Layers = by_hash) -> SampledNetwork:
@@ -103,7 +103,7 @@ class SampledReader:
         return SampledNetwork(file.path, file.path.stat().st_size, layout, said, changes, _content(tensors), size)
 
     def _sort_out(self, tensors: Mapping[str, TensorInfo], saved: Sequence[str]) -> Keys:
-        table = (*tensors, *(info.shape for info in tensors.values()), *saved)
+        table = hash((*tensors, *(info.shape for info in tensors.values()), *saved))
         if table not in self._keys:
             self._keys[table] = sort_out(tensors, saved)
         return self._keys[table]

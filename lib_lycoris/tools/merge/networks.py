@@ -19,11 +19,12 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ...errors import ToolError
+from ...models import count_layers
 from ...wording import counted
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
 from ..files.foretold import foretold, kind_of, numbers_of, piece_of
 from ..files.networks.alpha import alpha_notes, with_alpha
-from ..files.networks.compose import Modules, changes_anything, concatenated, dense_modules, join, lora_modules, names_of, without_numbers
+from ..files.networks.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of, without_numbers
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.left_out import left_out_of
 from ..files.networks.naming import to_dtype
@@ -84,7 +85,6 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     keys, longest = _room(request)
     start = carried(old, recipe, ())
     found: list[Merged] = []
-    alive = False
     try:
         ranks = _shared(request, header_room(keys, longest, start), progress) if request.size else None
         with GrowingFile(save_to, keys, longest, start) as file:
@@ -92,12 +92,9 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
             for made in ordered(lambda key: _merge(request, key, ranks), request.work, count(request.device)):
                 for name, tensors in made.modules:
                     file.add(name, tensors)
-                alive = alive or changes_anything(made.modules)
                 found.append(replace(made, modules=without_numbers(made.modules)))
                 progress.advance(1, made.parameter)
             add_embeddings(request, file)
-            if not (alive or embedding_numbers(request)):
-                raise ToolError("the networks change nothing at these strengths; nothing was written")
             plain = all(set(t) <= {"lora_up.weight", "lora_down.weight", "alpha"} for made in found for _, t in made.modules)
             file.finish(carried(old, recipe, [made.rank for made in found], plain, alpha=request.alpha))
             size, notes = file.size, alpha_notes(file.keys, request.alpha)
@@ -276,11 +273,12 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
         "captured": 1 - left / total if total else 1.0, "error": relative(left, total), "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
     report["notes"], report["metadata_left_out"] = notes, disagreed(sources_of(request))
+    layers = counted(count_layers(made.parameter for made in found), "layer")
     apart = ", ".join(report["metadata_left_out"])
     exact = request.linear is None and request.method == "sum"
     whole = "exactly the sum of what can be used of them" if report["skipped"] else "exactly their sum"
     lines = [
-        f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {counted(len(found), 'layer')}, {megabytes(size)}",
+        f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {layers}, {megabytes(size)}",
         whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *left_out_of(request.networks),
         *([f"not said by all networks alike and left out: {apart}"] if apart else []),

@@ -120,6 +120,8 @@ def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeO
     work = _work(loaded, base)
     if not work:
         raise ToolError("nothing is left: every strength is 0 where the networks have a change; give other strengths or block weights")
+    if all(item.patch.algorithm.is_zero for items in work.values() for item in items) and not any(n.embeddings for n, _, _ in loaded):
+        raise ToolError("the networks are zero and change nothing; nothing was written")
     linear, conv = _rules(given)
     networks = [network for network, _, _ in loaded]
     style = given["style"] or _style(networks)

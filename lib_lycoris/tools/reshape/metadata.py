@@ -15,6 +15,7 @@ from ...networks.hashes import model_hash
 from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.reading.header import read_header
 from ...networks.settings.source import NOTHING
+from ...wording import counted
 from ..declaration import FilePath, Files, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..files.metadata import KEY as RECIPE
 from ..files.networks.header_edit import SUFFIX, keep_header, legacy_hash, restore, rewrite, undo_path, with_metadata
@@ -160,12 +161,12 @@ def _check_targets(edit: Edit, files: Sequence[Path], options: Mapping[str, Any]
 
 
 def _one(path: Path, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    if not path.exists():
+        return {"file": str(path), "error": f"there is no {path}"}
     try:
         return {"file": str(path), **work(path)}
     except Cancelled:
         raise
-    except FileNotFoundError:
-        return {"file": str(path), "error": f"there is no {path}"}
     except (LycorisError, OSError) as error:
         return {"file": str(path), "error": str(error)}
 
@@ -257,8 +258,8 @@ def _text(report: Mapping[str, Any], edit: Edit) -> str:
         return "\n".join([f"{name}:", *_shown(report["metadata"])])
     lines = [f"  {key}: {_quoted(old)} -> {_quoted(new)}" for key, (old, new) in report["changes"].items()]
     where = f" in {edit.save_to.name}" if edit.save_to is not None else ""
-    changed = f"{len(lines)} {'entry' if len(lines) == 1 else 'entries'} changed{where}"
-    return "\n".join([f"{name}: {changed if lines else 'nothing to change'}", *lines])
+    changed = f"{counted(len(lines), 'entry', 'entries')} changed{where}" if lines else "nothing to change"
+    return "\n".join([f"{name}: {changed}", *lines])
 
 
 def _quoted(value: str | None) -> str:
@@ -272,7 +273,8 @@ def _shown(metadata: Metadata) -> Iterator[str]:
         yield f"  {name.replace('_', ' ')}: {_short(value) or '-'}"
     yield f"  thumbnail: {megabytes(len(metadata[THUMBNAIL]) * 3 / 4)}" if THUMBNAIL in metadata else "  thumbnail: -"
     others = [key for key in metadata if key not in (*FIELDS.values(), THUMBNAIL)]
-    yield f"  {len(others)} other entries: {', '.join(others[:12])}{', ...' if len(others) > 12 else ''} (--json prints them)"
+    shown = ", ".join(others[:12]) + (", ..." if len(others) > 12 else "")
+    yield f"  {counted(len(others), 'other entry', 'other entries')}: {shown} (--json prints them)"
 
 
 TOOL = Tool(

@@ -226,7 +226,7 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Shrunk], before: 
         f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *left_out(job.network.skipped),
         *([f"unchanged, for the rank is no higher than asked: {counted(len(same), 'layer')}"] if same else []),
-        *([f"alpha is {job.alpha:g} in every module now, and the change is the same"] if job.alpha is not None else []),
+        *([f"alpha is {job.alpha:g} now, and the change is the same"] if job.alpha is not None else []),
         *([f"the file is larger than before; {why}"] if after > before else []),
         *(["DoRA's magnitudes are kept; errors are those of what they scale"] if dora else []),
     ]

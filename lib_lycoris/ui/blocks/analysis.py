@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from ...errors import HostError, PromptError
 from ...hosts.protocol import GenerationProgress, GenerationRequest, Generator
 from ...prompt.elements import expand_blocks
-from ..parts.durations import remaining
+from ...wording import remaining
 from .values import BlockValues, tag_of
 
 FULL, OFF = "all blocks", "every block off"

@@ -16,10 +16,9 @@ from ...errors import LycorisError, ToolError
 from ...plain_json import parse_json
 from ...tools.jobs.queue import Job
 from ...tools.units import megabytes
-from ...wording import counted
+from ...wording import counted, took
 from ..context import PageContext
 from ..events import QUICK, Update, tab_of
-from ..parts.durations import took
 from ..parts.generation.images import ImageFolder, text_of, thumbnail
 from ..parts.tools.history import DELETED, Entry, History
 from ..parts.tools.job_panel import words

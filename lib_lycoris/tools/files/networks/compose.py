@@ -21,11 +21,6 @@ def without_numbers(modules: Modules) -> Modules:
     return [(name, {suffix: tensor.to("meta") for suffix, tensor in tensors.items()}) for name, tensors in modules]
 
 
-def changes_anything(modules: Modules) -> bool:
-    """Tell whether one of the modules changes a weight: factors of which one is zero do not."""
-    return any(all(bool(tensor.any()) for suffix, tensor in tensors.items() if suffix != "alpha") for _, tensors in modules)
-
-
 def names_of(base: BaseModel, style: str, module: str) -> list[Named]:
     """Return the modules of a file that stand for a canonical one; its own name, which our reader knows, where the style has none."""
     return named(base, style, module) or [Named(module, (WHOLE,))]

@@ -9,8 +9,8 @@ from typing import Any
 
 from ....errors import LycorisError, ToolError
 from ....hosts.protocol import GenerationProgress
+from ....wording import remaining
 from ...style import bar, idle, small_picture
-from ..durations import remaining
 
 LABEL = "sampling"
 

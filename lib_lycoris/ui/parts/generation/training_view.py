@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....tools.training.runs import RunFacts, tail
+from ....wording import remaining
 from ...style import bar, idle, notes, report, small_picture
-from ..durations import remaining
 from ..plots import BLUE, DASHES, GOLD, GREEN, HEIGHT, INK, RED, WIDTH
 
 if TYPE_CHECKING:

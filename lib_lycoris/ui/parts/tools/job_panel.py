@@ -12,11 +12,10 @@ import gradio as gr
 from ....errors import LycorisError
 from ....tools.jobs.progress import ProgressState
 from ....tools.jobs.queue import Job
-from ....wording import counted
+from ....wording import counted, remaining, took
 from ...context import PageContext
 from ...events import Update, states
 from ...style import bar, idle, notes, report
-from ..durations import remaining, took
 from .fields import with_fields
 
 POLL = 0.2  # seconds between two looks at the job

@@ -19,11 +19,10 @@ from ....networks.reading.header import read_metadata
 from ....tools.declaration import Plan, Tool, as_list
 from ....tools.files.store import FileStore
 from ....tools.units import megabytes
-from ....wording import counted
+from ....wording import counted, duration
 from ...context import PageContext
 from ...events import QUICK, Update, by_hand, on_any
 from ...style import idle, notes
-from ..durations import duration
 from ..file_choice import Picker
 from .fields import with_fields
 from .job_panel import Make
