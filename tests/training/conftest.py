@@ -37,3 +37,19 @@ def words(images: Path, out: Path) -> Words:
         ]  # fmt: skip
 
     return made
+
+
+@pytest.fixture(scope="module")
+def on_flux(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Words:
+    """What returns the command line of a training of the tiny Flux.1, whose steps take no time."""
+    from tests.training import flow_pipelines
+
+    folder = flow_pipelines.flux(tmp_path_factory.mktemp("models") / "flux")
+
+    def made(name: str, *more: str) -> list[str]:
+        return words(
+            name, "--pretrained_model_name_or_path", str(folder), "--t5xxl_max_token_length", "32", "--resolution", "64",
+            "--network_dim", "4", "--network_alpha", "4", *more,
+        )  # fmt: skip
+
+    return made

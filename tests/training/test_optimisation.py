@@ -21,7 +21,7 @@ from lib_lycoris.training.settings import read_settings
 from lib_lycoris.training.setup import Run, prepare
 from lib_lycoris.training.steps.average import Average
 from lib_lycoris.training.steps.step import Stepper
-from tests.training import flow_pipelines, pictures
+from tests.training import pictures
 from tests.training.conftest import Words
 
 REQUIRES = ("lycoris",)
@@ -47,18 +47,10 @@ def own_state() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def asked(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Words:
+def asked(on_flux: Words) -> Words:
     """What returns the command line of a training of the tiny Flux.1."""
-    folder = flow_pipelines.flux(tmp_path_factory.mktemp("models") / "flux")
-
-    def made(name: str, *more: str) -> list[str]:
-        return words(
-            name, "--pretrained_model_name_or_path", str(folder), "--t5xxl_max_token_length", "32", "--resolution", "64",
-            "--network_dim", "4", "--network_alpha", "4", "--train_batch_size", "2", "--save_precision", "float",
-            "--max_train_steps", str(STEPS), *more,
-        )  # fmt: skip
-
-    return made
+    always = ("--train_batch_size", "2", "--save_precision", "float", "--max_train_steps", str(STEPS))
+    return lambda name, *more: on_flux(name, *always, *more)
 
 
 def losses(out: Path, name: str) -> list[float]:

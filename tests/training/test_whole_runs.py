@@ -16,7 +16,7 @@ from lib_lycoris.tools.training import runs
 from lib_lycoris.training.__main__ import main
 from lib_lycoris.training.demo.scenes import render
 from lib_lycoris.training.settings import read_settings
-from tests.training import flow_pipelines, pictures
+from tests.training import pictures
 from tests.training.conftest import Words
 
 pytestmark = pytest.mark.slow
@@ -261,16 +261,8 @@ def test_a_configuration_that_asks_for_something_else_is_refused(images: Path, o
 
 
 @pytest.fixture(scope="module")
-def asked(words: Words, tmp_path_factory: pytest.TempPathFactory) -> Words:
-    folder = flow_pipelines.flux(tmp_path_factory.mktemp("models") / "flux")
-
-    def made(name: str, *more: str) -> list[str]:
-        return words(
-            name, "--pretrained_model_name_or_path", str(folder), "--t5xxl_max_token_length", "32", "--resolution", "64",
-            "--network_dim", "4", "--network_alpha", "4", "--learning_rate", "1e-3", *more,
-        )  # fmt: skip
-
-    return made
+def asked(on_flux: Words) -> Words:
+    return lambda name, *more: on_flux(name, "--learning_rate", "1e-3", *more)
 
 
 def losses(folder: Path) -> list[float]:
