@@ -97,7 +97,6 @@ def launch(
     blocks, page = build(host, save, context)
     chosen, asked = free_port(port), _asked_to_end()
     folders = (context.store.kept_folder(), context.store.network_folder(), context.store.checkpoint_folder())  # results to download
-    print(f"LyCORIS is at http://{LOOPBACK}:{chosen} - stop it with Ctrl-C", file=sys.stderr, flush=True)
     try:
         app, *_ = queued(blocks).launch(
             server_name=LOOPBACK, server_port=chosen, share=False, inbrowser=browser, quiet=True, show_api=False,
@@ -106,6 +105,7 @@ def launch(
         )  # fmt: skip
         outermost(app, guard)
         routes(app)
+        print(f"LyCORIS is at http://{LOOPBACK}:{chosen} - stop it with Ctrl-C", file=sys.stderr, flush=True)  # it answers now
         _stay(asked)
     finally:
         page.maker.stop()

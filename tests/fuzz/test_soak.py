@@ -51,11 +51,9 @@ def _ready(log: Path, process: subprocess.Popen[bytes]) -> str:
     for _ in range(600):
         assert process.poll() is None, log.read_text()
         found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-        try:
-            if found and urllib.request.urlopen(f"{found[0]}/docs", timeout=5).status == 200:  # ours, the last that is added
-                return found[0]
-        except OSError:
-            pass
+        if found:
+            assert urllib.request.urlopen(f"{found[0]}/docs", timeout=5).status == 200  # ours, the last that is added
+            return found[0]
         time.sleep(0.2)
     raise AssertionError(log.read_text())
 

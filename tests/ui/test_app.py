@@ -252,13 +252,14 @@ def running_app(data: Path, start: str = START) -> Iterator[str]:
 
 
 def wait_for(log: Path, process: subprocess.Popen[bytes]) -> str:
-    for _ in range(600):
+    for _ in range(2400):
         assert process.poll() is None, log.read_text()
         found = re.search(r"http://(127\.0\.0\.1):(\d+)", log.read_text())
-        with socket.socket() as probe:
-            if found and probe.connect_ex((found[1], int(found[2]))) == 0:
-                return found[0]
-        time.sleep(0.2)
+        if found:
+            with socket.socket() as probe:
+                assert probe.connect_ex((found[1], int(found[2]))) == 0, "its address is printed before it answers"
+            return found[0]
+        time.sleep(0.05)
     raise AssertionError(log.read_text())
 
 
