@@ -46,8 +46,9 @@ print(time.perf_counter() - start, len(library.files))
 library.wait()
 """
 IMPORT = """
-import time
+import gc, time
 {before}
+gc.collect()  # as above
 start = time.perf_counter()
 import lib_lycoris
 {after}
