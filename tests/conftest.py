@@ -47,7 +47,10 @@ QUICK_LEAVES_OUT = (  # corpora, oracles, browser and app; and by measurement: w
     "patching/test_threads.py",
     "patching/test_unet.py",
     "tools/test_families.py",
+    "tools/test_kept_settings.py",  # every tool with every algorithm's settings
     "tools/test_peft_config.py",  # asks PEFT
+    "tools/test_plans.py",  # every tool is run to see whether its plan was true
+    "training/test_refusals.py",  # starts a training to see it refused
     "training/test_optimisation.py",  # whole trainings, as the next four
     "training/test_safeguards.py",
     "training/test_training.py",
