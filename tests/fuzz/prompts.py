@@ -74,9 +74,13 @@ def odd_presets(text: str, rng: random.Random) -> str:
 
 
 def prompt(rng: random.Random, folder: Path) -> None:
-    """Read a prompt as the app and the webui do, and use every tag of it."""
+    """Read a prompt that somebody damaged."""
     text, steps = odd_prompt(rng), rng.choice((1, 2, 20, 150))
-    presets = Presets(odd_presets(WEIGHTS, rng), odd_presets(ELEMENTS, rng))
+    use_prompt(text, Presets(odd_presets(WEIGHTS, rng), odd_presets(ELEMENTS, rng)), rng, steps)
+
+
+def use_prompt(text: str, presets: Presets, rng: random.Random, steps: int) -> None:
+    """Read a prompt as the app and the webui do, and use every tag of it. Raises PromptError where every tag is refused."""
     planned = plan_prompt(text, ("lyco",), steps, rng.choice((0, 0, steps)))
     plan_negative(text, steps)
     rest, tags = find_tags(text, ("lyco", "lora"))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from .parsers import PARSERS
+
 ROOT = Path(__file__).resolve().parents[2]
 # surface -> (cases in the suite, cases with --long, share of them that works at least)
 SURFACES = {
@@ -51,6 +53,16 @@ def test_what_is_hostile_works_or_is_one_sentence(surface: str, capsys: pytest.C
     assert not unclean
     assert sum(counts.values()) == count and counts["worked"] > count * works
     assert counts["sentence"] > count / 5 or surface == "notes"  # a small file that is broken counts as none
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_parsers_are_clean_on_what_guided_inputs_begin_as(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tests/fuzz/guided.py` goes on from here, a million times; each start is cut at every byte too."""
+    monkeypatch.chdir(tmp_path)
+    parser, starts, words = PARSERS[name]
+    for data in (*starts, *(word.encode() for word in words)):
+        for end in range(len(data) + 1):
+            parser(data[:end])
 
 
 @pytest.mark.long
