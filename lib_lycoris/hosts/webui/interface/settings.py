@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, get_args
 
 from modules import shared  # type: ignore[import-not-found,unused-ignore]
+from pydantic import Field, create_model
 
 from ....patching import MERGED_BYTES, Mode
 from ...library.cache import KEPT_MIB
@@ -16,7 +18,20 @@ SECTION = ("lycoris", "LyCORIS", "sd")
 
 def register() -> None:
     """Add the settings; they have their values from config.json as soon as this has run."""
-    shared.options_templates.update(shared.options_section(SECTION, {**_applying(), **_cards(), **_infotext()}))
+    added = shared.options_section(SECTION, {**_applying(), **_cards(), **_infotext()})
+    shared.options_templates.update(added)
+    _tell_api(added)
+
+
+def _tell_api(added: dict[str, Any]) -> None:
+    """Add settings to those that the webui's API tells, where it knows these already.
+
+    It lists them once, when the first extension imports the API; in the Forges, and wherever ControlNet is, that comes before us.
+    """
+    models: Any = sys.modules.get("modules.api.models")
+    if models is not None:
+        fields: dict[str, Any] = {key: (Any, Field(default=option.default, description=option.label)) for key, option in added.items()}
+        models.OptionsModel = create_model("Options", __base__=models.OptionsModel, **fields)
 
 
 def _applying() -> dict[str, Any]:
