@@ -25,9 +25,8 @@ class Kind:
     settings: tuple[tuple[str, object], ...] = ()
     hires: tuple[tuple[str, object], ...] = (("hr_upscaler", "Latent"),)  # what a request with a hires pass says besides
     checkpoint_kinds: tuple[str, ...] = ("sd1", "sd1:2")  # what the maker can make
-    fp8: tuple[
-        tuple[str, object], ...
-    ] = ()  # the setting that stores the UNet's weights in fp8, its own networks as functions on the layers
+    fp8: tuple[tuple[str, object], ...] = ()  # the setting that stores the UNet's weights in fp8
+    fp8_flags: tuple[str, ...] = ()  # the flags that do, where no setting does
 
     def command(self, python: Path, folder: Path, data: Path, models: Path, port: int) -> list[str]:
         """Return the command line; every folder that the webui writes to lies under `data`."""
@@ -52,7 +51,7 @@ KINDS: Sequence[Kind] = (  # the most special first
         settings=(("VERSION_UID", "PY313"),), hires=(SAME, ("hr_upscaler", "None")), fp8=FP8,
     ),
     Kind("forge", "backend/patcher", FLOAT32, *FORGE, loaded="", hires=(SAME, ("hr_upscaler", "Latent")), fp8=FP8),
-    Kind("reforge", "ldm_patched", FLOAT32, *FORGE, loaded="] loaded in "),
+    Kind("reforge", "ldm_patched", FLOAT32, *FORGE, loaded="] loaded in ", fp8_flags=("--unet-in-fp8-e4m3fn",)),
     Kind("a1111", "modules/sd_hijack.py", A1111_FLAGS, "tiny_models", "checkpoint.py", checkpoint_kinds=A1111_CHECKPOINTS),
 )  # fmt: skip
 

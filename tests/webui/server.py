@@ -163,7 +163,7 @@ class WebUI:
         kept = {name: value for name, value in os.environ.items() if name not in ("COMMANDLINE_ARGS", "PYTHONPATH")}
         return {**kept, **own}
 
-    def start(self, timeout: float = 300.0) -> WebUI:
+    def start(self, timeout: float = 600.0) -> WebUI:
         """Start and wait until /sdapi/v1/options answers and the model is there; raise WebUIError after `timeout` s."""
         self.port = free_port()
         began = time.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ def models(webui_dir: Path, webui_python: str, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def start(webui_dir: Path, webui_python: str, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
     @contextmanager
-    def started(name: str, *extensions: Path, **options: Any) -> Iterator[Running]:
-        data = tmp_path_factory.mktemp(name)
-        webui = WebUI(webui_dir, Path(webui_python), models=models, data=data, extensions=[PROBE, *extensions], options=options)
+    def started(name: str, *extensions: Path, flags: Sequence[str] = (), **options: Any) -> Iterator[Running]:
+        data, extensions = tmp_path_factory.mktemp(name), (PROBE, *extensions)
+        webui = WebUI(webui_dir, Path(webui_python), models=models, data=data, extensions=extensions, flags=flags, options=options)
         base = base_of(models / "checkpoints" / "sd1-1.safetensors", "sd1")
         for seed, (file, algorithm) in enumerate(NETWORKS.items(), 5):
             layers = linear_layers(base) if algorithm in ("lora", "loha") else SD1_LAYERS
@@ -86,14 +86,14 @@ def test_a_model_that_is_loaded_in_part_gives_the_same_images(start: Start, whol
     assert max(apart.values()) <= 1, apart
 
 
-@pytest.mark.only_in("neo", "forge")
+@pytest.mark.only_in("neo", "forge", "reforge")
 def test_weights_in_fp8_lose_no_more_than_with_the_hosts_own_networks(
     start: Start, whole: tuple[dict[str, Picture], Picture], webui_dir: Path
 ) -> None:
     """Against the image of the network merged in full precision: ours on fp8 weights, and the host's own on them."""
-    found, exact = whole
+    (found, exact), kind = whole, recognise(webui_dir)
     assert largest(found["<lyco:full:0.8>"], exact) <= 1
-    with start("fp8", **dict(recognise(webui_dir).fp8)) as running:
+    with start("fp8", flags=kind.fp8_flags, **dict(kind.fp8)) as running:
         (running.webui.lora_dir / "full.safetensors").write_bytes((running.webui.lyco_dir / "full.safetensors").read_bytes())
         running.webui.call("/sdapi/v1/refresh-loras", {})
         plain, ours = running.generate(), running.generate("<lyco:full:0.8>")
