@@ -44,7 +44,7 @@ def parse_number(text: str, what: str) -> float:
     """Read a number of a usable size; `what` names it in the PromptError raised otherwise."""
     if not is_number(text):
         raise PromptError(f"{quoted(text)} is not {what}; give a number such as 0.7")
-    value = float(text)
+    value = float(text.strip())  # float() leaves separators such as \x1c, which strip() takes off
     if abs(value) > LARGEST:
         raise PromptError(f"{quoted(text)} is too large for {what}; give a number such as 0.7, from -{LARGEST} to {LARGEST}")
     return value + 0.0  # -0.0 becomes 0.0, so that equal values have equal digests
@@ -52,7 +52,7 @@ def parse_number(text: str, what: str) -> float:
 
 def parse_whole(text: str, what: str) -> int:
     """Read a whole number from 0 up; `what` names it in the PromptError raised otherwise."""
-    value = float(text) if is_integer(text) else -1.0
+    value = float(text.strip()) if is_integer(text) else -1.0
     if value < 0:
         raise PromptError(f"{quoted(text)} is not {what}; give a whole number such as 8")
     if value > LARGEST:
@@ -62,11 +62,12 @@ def parse_whole(text: str, what: str) -> int:
 
 def parse_moment(text: str, what: str) -> Moment:
     """Read a step, counted from 1, or a fraction of the steps (above 0, below 1); raise PromptError naming `what`."""
+    text = text.strip()
     if is_number(text) and 0 < float(text) < 1:
         return float(text)
     if is_number(text) and not is_integer(text) and float(text).is_integer():
-        text = text.strip().partition(".")[0] or "0"
-    if not is_integer(text) or text.strip().startswith("-"):
+        text = text.partition(".")[0] or "0"
+    if not is_integer(text) or text.startswith("-"):
         raise PromptError(f"{quoted(text)} is not {what}; give a whole number such as 8, or a fraction of the steps such as 0.4")
     return parse_whole(text, what)
 

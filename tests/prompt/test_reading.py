@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 
 import pytest
@@ -62,6 +63,13 @@ def test_a_step_written_as_a_fraction_is_that_step(step: int, steps: int) -> Non
 )
 def test_mistakes_in_numbers(text: str, says: str) -> None:
     assert says in reason(text)
+
+
+@pytest.mark.parametrize("number", ["{}0.5{}", "0{}@{}0{},1@ 1{}", "0.5:1:{}4{}"])
+@pytest.mark.parametrize("space", sorted(filter(str.isspace, map(chr, range(sys.maxunicode)))))
+def test_every_space_may_stand_beside_a_number(number: str, space: str) -> None:
+    """Python's float() leaves some of those that its strip() takes off."""
+    assert parse_tag(["M", *number.replace("{}", space).split(":")]) == parse_tag(["M", *number.replace("{}", "").split(":")])
 
 
 @pytest.mark.parametrize(
