@@ -44,6 +44,12 @@ class Algorithm(ABC):
 
     @classmethod
     @cache
+    def field_names(cls) -> frozenset[str]:
+        """Return the names of all fields."""
+        return frozenset(f.name for f in fields(cls))
+
+    @classmethod
+    @cache
     def suffixes(cls) -> dict[str, str]:
         """Return field name -> key suffix of every stored tensor."""
         return {f.name: f.metadata["suffix"] for f in fields(cls) if "suffix" in f.metadata}
@@ -73,15 +79,11 @@ class Algorithm(ABC):
     @classmethod
     def from_state_dict(cls, tensors: Mapping[str, Tensor], **settings: Any) -> Self:
         """Build from ``suffix -> tensor``; settings are what a file says outside its tensors (see networks.settings)."""
-        known = {f.name for f in fields(cls)}
-        values: dict[str, Any] = {key: value for key, value in settings.items() if key in known}
-        for item in fields(cls):
-            suffix = item.metadata.get("suffix")
-            if suffix is None or suffix not in tensors:
-                continue
-            values[item.name] = (
-                one_number(tensors[suffix], suffix) if item.metadata["scalar"] else with_axes(tensors[suffix], item.metadata)
-            )
+        values: dict[str, Any] = {key: value for key, value in settings.items() if key in cls.field_names()}
+        for name, suffix in cls.suffixes().items():
+            if suffix in tensors:
+                declared = cls.__dataclass_fields__[name].metadata
+                values[name] = one_number(tensors[suffix], suffix) if declared["scalar"] else with_axes(tensors[suffix], declared)
         return cls(**values)
 
     def to_state_dict(self) -> dict[str, Tensor]:
@@ -276,7 +278,7 @@ def exact(tensor: Tensor) -> Tensor:
 
 def flat(tensor: Tensor) -> Tensor:
     """Return a tensor as a matrix (first axis, all others)."""
-    return tensor.reshape(tensor.shape[0], -1)
+    return tensor if tensor.dim() == 2 else tensor.reshape(tensor.shape[0], -1)
 
 
 def columns(shape: Sequence[int]) -> int:

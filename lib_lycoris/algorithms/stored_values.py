@@ -30,15 +30,16 @@ def one_number(value: Tensor, suffix: str) -> float:
     """Return the one number of a tensor. Raises NetworkFormatError for one with more."""
     if value.numel() != 1:
         raise NetworkFormatError(f"{suffix} has the shape {tuple(value.shape)}, but one number is expected")
-    return float(value.reshape(()).float() if value.is_floating_point() else value.reshape(()))
+    return float(value.float() if value.is_floating_point() else value)
 
 
 def with_axes(tensor: Tensor, declared: Mapping[str, Any]) -> Tensor:
     """Return a tensor with the axes and the kind of values that its declaration says. Raises NetworkFormatError naming its suffix."""
-    suffix, kind = declared["suffix"], str(tensor.dtype).removeprefix("torch.")
-    if not declared["whole"] and not tensor.is_floating_point():
-        raise NetworkFormatError(f"{suffix} holds whole numbers ({kind}) without the scale that would tell what they stand for")
-    if declared["whole"] and tensor.is_floating_point():
+    suffix, whole = declared["suffix"], not tensor.is_floating_point()
+    if whole != declared["whole"]:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if whole:
+            raise NetworkFormatError(f"{suffix} holds whole numbers ({kind}) without the scale that would tell what they stand for")
         raise NetworkFormatError(f"{suffix} holds {kind}, where whole numbers are expected")
     fewest, most = declared["axes"]
     if fewest <= tensor.dim() <= most and tensor.numel():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from ..algorithms import SHARED
 from ..errors import readable
 from . import numbered
 from .limits import alpha_counts, same_numbers
-from .reading.header import TensorInfo
+from .reading.table import TensorInfo
 from .settings.source import component_of
 from .spellings import WHOLE, split
 
@@ -51,6 +51,10 @@ class Keys:
     def unused_alphas(self) -> frozenset[str]:
         """Return the keys of alphas that scale nothing."""
         return frozenset(suffixes["alpha"] for suffixes in self.modules.values() if "alpha" in suffixes and not alpha_counts(suffixes))
+
+    def copy(self) -> Keys:
+        """Return keys whose doubts and twins can be changed without these."""
+        return replace(self, unknown=list(self.unknown), doubtful=dict(self.doubtful), twins=list(self.twins))
 
     def compare(self, tensors: Mapping[str, Tensor]) -> None:
         """Count what is said twice as unknown; where the numbers differ, nobody can tell which are meant, and the module is left out."""

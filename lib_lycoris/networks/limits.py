@@ -40,20 +40,24 @@ def alpha_counts(suffixes: Collection[str]) -> bool:
 def check_tensors(tensors: Mapping[str, Tensor]) -> None:
     """Raise NetworkFormatError naming a tensor, suffix -> tensor of a module, that is empty or has no axis where it needs one."""
     for suffix, tensor in tensors.items():
-        if tensor.numel() == 0:
+        values, axes = tensor.numel(), tensor.dim()
+        if values == 0:
             raise NetworkFormatError(f"{suffix} is empty: its shape {tuple(tensor.shape)} holds no values")
-        if tensor.dim() == 0 and suffix not in NUMBERS:
+        if axes == 0 and suffix not in NUMBERS:
             raise NetworkFormatError(f"{suffix} is a single number without a shape, where a tensor is expected")
-        if tensor.dim() not in AXES.get(suffix, (tensor.dim(),)):
+        if suffix in AXES and axes not in AXES[suffix]:
             raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, where {AXES[suffix][0]} axes are expected")
         if suffix in SQUARE and tensor.shape[-1] != tensor.shape[-2]:
             raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, but its blocks have to be square")
-        largest = LARGEST_NUMBER if suffix in NUMBERS else LARGEST_FACTOR
-        if suffix == "alpha" and not alpha_counts(tensors.keys()):
-            largest = inf
-        if tensor.numel() == 1 and not abs(single(tensor, suffix)) <= largest:
+        if values == 1 and not abs(number := single(tensor, suffix)) <= _largest(suffix, tensors):
             what = "strength of a network" if suffix in NUMBERS else "weight"
-            raise NetworkFormatError(f"{suffix} is {single(tensor, suffix):.3g}, which is no {what}")
+            raise NetworkFormatError(f"{suffix} is {number:.3g}, which is no {what}")
+
+
+def _largest(suffix: str, beside: Collection[str]) -> float:
+    if suffix == "alpha" and not alpha_counts(beside):
+        return inf
+    return LARGEST_NUMBER if suffix in NUMBERS else LARGEST_FACTOR
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -67,7 +71,7 @@ def single(tensor: Tensor, suffix: str) -> float:
     """Return a tensor's one number. Raises NetworkFormatError for one with more."""
     if tensor.numel() != 1:
         raise NetworkFormatError(f"{suffix} has the shape {tuple(tensor.shape)}, but one number is expected")
-    return float(tensor.reshape(()).double())
+    return float(tensor.double())
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:

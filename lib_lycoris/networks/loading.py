@@ -16,11 +16,11 @@ from ..algorithms import is_algorithm
 from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
 from .keys import NO_SUFFIX, Keys, sort_out
 from .limits import LARGEST_FACTOR, arithmetic, sound
-from .matching import Match, match, own_model
+from .matching import Match, find_layers, match, own_model
 from .network import Network
 from .reading.foreign import tensors_name
-from .reading.header import TensorInfo
 from .reading.reader import TensorFile, open_file
+from .reading.table import TensorInfo
 from .settings.refused import refusal
 from .settings.source import SettingsSource, read_source
 
@@ -64,7 +64,7 @@ def _load(
         _refuse_if_foreign(file, keys, told, base)
     base = base or own_model(shapes, told, family)
     tensors, digest = _read_finite(file, keys.unused_alphas(), prepared)
-    found = match(file, keys, source, tensors, base)
+    found = match(find_layers(file.tensors, keys, base), source, tensors)
     embeddings = {name: {part: tensors[key] for part, key in parts.items()} for name, parts in keys.embeddings.items()}
     if not embeddings:
         _refuse_if_nothing_fits(file, keys, found, base)
@@ -75,9 +75,9 @@ def _load(
     )  # fmt: skip
 
 
-def open_network(path: str | Path, sort: SortOut = sort_out) -> tuple[TensorFile, SettingsSource, Keys]:
+def open_network(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
     """Open a network file: its header, what it says outside its tensors, and its keys. Raises NetworkFormatError for one that is none."""
-    file, source, keys = open_keys(path, sort)
+    file, source, keys = open_keys(path)
     if reason := no_network(file, source, keys):
         raise NetworkFormatError(f"{file.path.name} {reason}")
     return file, source, keys

@@ -17,8 +17,7 @@ from ..models.stored import layer_size
 from .keys import Keys, joined
 from .limits import check_settings, check_tensors, same_numbers, single
 from .network import Skipped
-from .reading.header import MOST_AXES
-from .reading.reader import TensorFile
+from .reading.table import MOST_AXES, TensorInfo
 from .settings.source import SettingsSource
 
 SLICES = ("q", "k", "v", "mlp")
@@ -36,11 +35,29 @@ class Match:
     mismatches: list[tuple[str, str]] = field(default_factory=list)
 
 
-def match(file: TensorFile, keys: Keys, source: SettingsSource, tensors: Mapping[str, Tensor], base: models.BaseModel) -> Match:
-    """Find the layer that each module of a file is for; refuses nothing, the rest is in ``skipped`` and ``mismatches``."""
+@dataclass(frozen=True)
+class Placement:
+    """Which layers the modules of a file are for, as their names and shapes tell it; files with the same ones share it."""
+
+    base: models.BaseModel
+    keys: Keys
+    targets: Mapping[str, tuple[str, ...]]  # module -> layers, or parts of them
+    grouped: Mapping[str, Mapping[str, str]]  # module, those of one layer made one -> suffix -> key
+
+
+def find_layers(shapes: Mapping[str, TensorInfo], keys: Keys, base: models.BaseModel) -> Placement:
+    """Find the layers that each module of a file is for; what two of them say differently is noted in a copy of the keys."""
+    keys = keys.copy()
     targets = {module: _targets(base, module) for module in keys.modules}
-    targets.update(_of_one_encoder(file, keys, targets, base))
+    targets.update(_of_one_encoder(shapes, keys, targets, base))
     grouped = joined(keys, (("+".join(targets[module]) or f"?{module}", module) for module in keys.modules))
+    return Placement(base, keys, targets, grouped)
+
+
+def match(placement: Placement, source: SettingsSource, tensors: Mapping[str, Tensor]) -> Match:
+    """Make the change of each module of a file; refuses nothing, the rest is in ``skipped`` and ``mismatches``."""
+    base, targets, grouped = placement.base, placement.targets, placement.grouped
+    keys = placement.keys.copy()
     keys.compare(tensors)
     found = Match(skipped=[Skipped(*item) for item in keys.unknown])
     made: dict[str, dict[str, Algorithm]] = {}
@@ -113,7 +130,7 @@ def _targets(base: models.BaseModel, module: str) -> tuple[str, ...]:
 
 
 def _of_one_encoder(
-    file: TensorFile, keys: Keys, targets: Mapping[str, tuple[str, ...]], base: models.BaseModel
+    shapes: Mapping[str, TensorInfo], keys: Keys, targets: Mapping[str, tuple[str, ...]], base: models.BaseModel
 ) -> dict[str, tuple[str, ...]]:
     """Return the layers of modules that more than one text encoder has, where the sizes say that the file is for another than the first.
 
@@ -122,7 +139,7 @@ def _of_one_encoder(
     several = {module: found for module, one in targets.items() if len(one) == 1 and len(found := base.find_all(module)) > 1}
     hits: Counter[str] = Counter()
     for module, found in several.items():
-        size = layer_size({suffix: file.tensors[key].shape for suffix, key in keys.modules[module].items()})
+        size = layer_size({suffix: shapes[key].shape for suffix, key in keys.modules[module].items()})
         for target in found:
             shape = slice_shape(base, target)
             fits = len(shape) > 1 and all(mine is None or mine == its for mine, its in zip(size, shape))

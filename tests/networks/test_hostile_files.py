@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib_lycoris import load
 from lib_lycoris.errors import LycorisError, NetworkFormatError
-from lib_lycoris.networks.reading import dtypes
+from lib_lycoris.networks.reading import dtypes, header
 from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.networks.writer import save
 from lib_lycoris.tools.examine.inspect import inspect
@@ -162,6 +162,26 @@ def test_a_header_is_held_to_the_formats_own_rules(case: str, tmp_path: Path) ->
     for reading in (load, inspect):
         with pytest.raises(NetworkFormatError, match=rf"^odd\.safetensors.*{says}"):
             reading(path)
+
+
+def test_a_table_that_is_known_is_held_to_each_files_own_size_and_metadata(tmp_path: Path) -> None:
+    """Tables are kept by their text, and read once for the files of one trainer."""
+    written = {name: {"__metadata__": {"title": name * 9}, "a": entry()} for name in ("x", "yy")}
+    files = [raw(tmp_path / f"{name}.safetensors", table, bytes(4)) for name, table in written.items()]
+    headers = [header.read_header(file) for file in files]
+    assert [found.metadata["title"] for found in headers] == ["x" * 9, "yy" * 9]
+    assert headers[0].tensors is headers[1].tensors and [len(found.raw) + 8 for found in headers] == [found.data_start for found in headers]
+    files[1].write_bytes(files[1].read_bytes()[:-1])
+    with pytest.raises(NetworkFormatError, match=r"^yy\.safetensors is cut off: 1 of its 4 bytes are missing"):
+        header.read_header(files[1])
+    assert header.read_header(files[0]).order == ("__metadata__", "a")
+    twice = raw(
+        tmp_path / "twice.safetensors",
+        b'{"__metadata__":{"title":"x"},"a":' + json.dumps(entry()).encode() + b',"__metadata__":[1]}',
+        bytes(4),
+    )
+    with pytest.raises(NetworkFormatError, match=r"^twice\.safetensors: its metadata is a list"):
+        header.read_header(twice)
 
 
 CONTENTS: dict[str, tuple[bytes, str]] = {

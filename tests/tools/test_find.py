@@ -90,6 +90,32 @@ def test_equal_and_similar_files_are_told_once_each(library: Path) -> None:
     assert report["bytes_read"] < report["bytes_of_all"] * 1.2
 
 
+def test_layers_of_one_name_in_two_families_are_compared_where_they_have_one_size(tmp_path: Path) -> None:
+    attention = "transformer_blocks_0_attn{0}_to_{1}"
+    for name, start, context in (("sd", "lora_unet_down_blocks_1_attentions_0", 768), ("xl", "lora_unet_input_blocks_4_1", 2048)):
+        g, tensors = torch.Generator().manual_seed(3), {}
+        for part, columns in ((attention.format(1, "q"), 640), (attention.format(2, "k"), context)):
+            tensors[f"{start}_{part}.lora_up.weight"] = torch.randn(640, 2, generator=g)
+            tensors[f"{start}_{part}.lora_down.weight"] = torch.randn(2, columns, generator=g)
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    report = find.run(tmp_path).report
+    assert len(report["bases"]) == 2 and not report["unreadable"]
+    (pair,) = report["alike"]
+    assert pair["layers"] == 1 and pair["cosine"] == pytest.approx(1, abs=1e-6)
+
+
+def test_files_with_one_table_keep_their_own_metadata_and_reasons(tmp_path: Path) -> None:
+    source = network(tmp_path / "0.safetensors", 0)
+    tensors = load_file(source)
+    save_file(tensors, tmp_path / "1.safetensors", {"ss_sd_model_name": "other.safetensors", "note": "x" * 77})
+    save_file(tensors, tmp_path / "2.safetensors", {"lora_adapter_metadata": '{"peft_type": "RANDLORA"}'})
+    report = find.run(tmp_path).report
+    assert [names(group["files"]) for group in report["equal"]] == [{"0.safetensors", "1.safetensors"}]
+    assert {name: names(files) for name, files in report["bases"][0]["named"].items()} == {"other.safetensors": {"1.safetensors"}}
+    ((path, reason),) = report["unreadable"]
+    assert Path(path).name == "2.safetensors" and "RandLoRA" in reason
+
+
 def test_which_need_which_base_model(library: Path) -> None:
     (row,) = find.run(library).report["bases"]
     assert row["base"].startswith("Stable Diffusion 1") or row["base"].startswith("SD")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from lib_lycoris import cli, models
 from lib_lycoris.demo import CHECKPOINT
-from lib_lycoris.networks.reading.header import TensorInfo
+from lib_lycoris.networks.reading.table import TensorInfo
 from lib_lycoris.tools.examine.inspect import base_model_in, inspect
 from lib_lycoris.tools.examine.inspect_text import as_text
 

@@ -9,53 +9,22 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from ...errors import NetworkFormatError, readable
-from .dtypes import BYTES
+from ...errors import NetworkFormatError
 from .foreign import content_name
+from .table import DECODER, TensorInfo, decoded, read_table
 
 LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
-MOST_AXES = 8  # no weight has more than 5
 LEADING = 1 << 16  # bytes of a file that are read first for its metadata, which ends within them in most files
 SNIFFED = 1 << 10  # bytes by which a file that is none of ours is told
-_LONG_NUMBER = 19  # digits; a larger offset is in no file
-_START = re.compile(r'\s*\{\s*"__metadata__"\s*:\s*')
-
-
-def _whole(text: str) -> int:
-    if len(text) > _LONG_NUMBER:
-        raise ValueError(f"a number of {len(text)} digits")
-    return int(text)
-
-
-_DECODER = json.JSONDecoder(parse_int=_whole)
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where one tensor of a file is, and what; the dtype in safetensors' spelling."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int = 0  # bytes from the start of the data
-    stride: tuple[int, ...] | None = None  # in values, where they do not lie one behind the other: pickles only
-
-    @property
-    def size(self) -> int:
-        """Bytes of the tensor."""
-        return prod(self.shape) * BYTES[self.dtype]
-
-    @property
-    def end(self) -> int:
-        """Where its bytes end, counted from the start of the data."""
-        if self.stride is None:
-            return self.begin + self.size
-        return self.begin + (1 + sum((length - 1) * step for length, step in zip(self.shape, self.stride))) * BYTES[self.dtype]
+_SPACES = b" \t\r\n"  # that JSON knows
+_BEHIND_METADATA = b'{"__metadata__":null'  # stands before the rest of a header whose metadata is read already
+_START = re.compile(r'[ \t\r\n]*\{[ \t\r\n]*"__metadata__"[ \t\r\n]*:[ \t\r\n]*')
 
 
 @dataclass(frozen=True)
@@ -76,18 +45,25 @@ class Header:
 def read_header(path: Path) -> Header:
     """Return a safetensors file's header. Raises NetworkFormatError naming the file, and what it is where it is none."""
     raw, room = raw_header(path)
-    header = parse(raw, path.name)
-    _check_layout(header.tensors, room, path.name)
-    return header
+    return parse(raw, path.name, room)
 
 
-def parse(raw: bytes, name: str) -> Header:
-    """Return the header in these bytes, whatever lies behind them. Raises NetworkFormatError naming the file."""
-    table = _table(raw, name)
-    _check_names(table, name)
-    order = tuple(table)
-    metadata = _texts(table.pop("__metadata__", None), name)
-    return Header(raw, {key: _info(name, key, entry) for key, entry in table.items()}, metadata, order)
+def parse(raw: bytes, name: str, room: int | None = None) -> Header:
+    """Return the header in these bytes; room: bytes behind it, None where they do not matter. Raises NetworkFormatError naming the file."""
+    metadata, end = leading_metadata(raw) or (None, 0)
+    text = _BEHIND_METADATA + raw[end:].rstrip(_SPACES) if end else raw  # writers fill up with spaces, as many as the metadata makes it
+    with _named(name):
+        table = read_table(text, room)
+    return Header(raw, table.tensors, _texts(metadata if table.metadata is None else table.metadata, name), table.order)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the file's name before what is said of its table."""
+    try:
+        yield
+    except NetworkFormatError as error:
+        raise NetworkFormatError(f"{name}{error}") from error.__cause__
 
 
 def data_start(path: Path) -> int:
@@ -106,7 +82,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         if found is None and len(raw) < length:
             raw += _exactly(file, length - len(raw))
             found = leading_metadata(raw)
-    return _texts(found[0] if found else _table(raw, path.name).get("__metadata__"), path.name)
+    with _named(path.name):
+        metadata = found[0] if found else decoded(raw).get("__metadata__")
+    return _texts(metadata, path.name)
 
 
 def leading_metadata(raw: bytes) -> tuple[dict[str, Any], int] | None:
@@ -116,7 +94,7 @@ def leading_metadata(raw: bytes) -> tuple[dict[str, Any], int] | None:
         start = _START.match(text)
         if start is None:
             return None
-        found, end = _DECODER.raw_decode(text, start.end())
+        found, end = DECODER.raw_decode(text, start.end())
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict):
@@ -156,7 +134,7 @@ def header_length(start: bytes) -> int:
 def looks_like_header(start: bytes) -> bool:
     """Tell whether a table begins behind the first eight bytes of a file: ``{``, which some writers put spaces before."""
     length = header_length(start)
-    return length >= 2 and start[8 : 8 + length].lstrip(b" \t\r\n").startswith(b"{")
+    return length >= 2 and start[8 : 8 + length].lstrip(_SPACES).startswith(b"{")
 
 
 def _exactly(file: Any, length: int) -> bytes:
@@ -165,26 +143,6 @@ def _exactly(file: Any, length: int) -> bytes:
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
-
-
-def _table(raw: bytes, name: str) -> dict[str, Any]:
-    try:
-        table = _DECODER.decode(raw.decode("utf-8"))
-    except RecursionError as error:
-        raise NetworkFormatError(f"{name} is no safetensors file: its header is nested without end") from error
-    except ValueError as error:
-        said = readable(str(error), 80)
-        raise NetworkFormatError(f"{name} is no safetensors file: its header is not JSON ({said}); download it again") from error
-    if not isinstance(table, dict):
-        raise NetworkFormatError(f"{name} is no safetensors file: its header is not a table of tensors; download it again")
-    return table
-
-
-def _check_names(table: dict[str, Any], name: str) -> None:
-    """Raise for a key that is no text: half of a surrogate pair, which JSON can hold and no file can be written with."""
-    for key in table:
-        if not key.isascii() and any(0xD800 <= ord(character) < 0xE000 for character in key):
-            raise NetworkFormatError(f"{name} is damaged: the name of a tensor, {readable(key)}, is no valid text; download it again")
 
 
 def _texts(metadata: Any, name: str) -> dict[str, str]:
@@ -198,46 +156,3 @@ def _texts(metadata: Any, name: str) -> dict[str, str]:
 def _text(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _info(name: str, key: str, entry: Any) -> TensorInfo:
-    try:
-        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        sound = isinstance(dtype, str) and isinstance(shape, list) and all(type(number) is int for number in (*shape, begin, end))
-    except (TypeError, KeyError, ValueError):
-        sound = False
-    if not sound:
-        raise NetworkFormatError(f"{name}: the header's entry for {readable(key)} cannot be understood; download it again")
-    if dtype not in BYTES:
-        raise NetworkFormatError(
-            f"{name}: {readable(key)} is of the type {readable(dtype, 20)}, which is not read here; the file is whole, "
-            f"save it in one of {', '.join(BYTES)}"
-        )
-    if len(shape) > MOST_AXES or min(shape, default=0) < 0 or not 0 <= begin <= end:
-        raise NetworkFormatError(f"{name}: the shape or the place of {readable(key)} cannot be right; download it again")
-    info = TensorInfo(dtype, tuple(shape), begin)
-    if info.size != end - begin:
-        shown = readable(str(info.shape), 60)
-        raise NetworkFormatError(
-            f"{name}: {readable(key)} {shown} of type {dtype} does not fill its {end - begin} bytes; download it again"
-        )
-    return info
-
-
-def _check_layout(tensors: Mapping[str, TensorInfo], room: int, name: str) -> None:
-    """Raise where the data is not the tensors one behind the other, without gaps and overlaps, to the file's end."""
-    ordered = sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].size))
-    end = max((info.end for info in tensors.values()), default=0)
-    if end > room:
-        last = ordered[-1][0]
-        raise NetworkFormatError(
-            f"{name} is cut off: {end - room:,} of its {end:,} bytes are missing ({readable(last)} is incomplete); download it again"
-        )
-    reached = 0
-    for key, info in ordered:
-        if info.begin != reached:
-            what = "overlaps the tensor before it" if info.begin < reached else f"lies behind a hole of {info.begin - reached:,} bytes"
-            raise NetworkFormatError(f"{name} is damaged: {readable(key)} {what}; download it again")
-        reached = info.begin + info.size
-    if reached != room:
-        raise NetworkFormatError(f"{name} is damaged: {room - reached:,} bytes behind its last tensor belong to none; download it again")

@@ -19,7 +19,8 @@ from ...errors import NetworkFormatError, naming, readable
 from .dtypes import memory_dtype, torch_dtype, unsigned
 from .folder import EXTENSIONS, SAFETENSORS, file_of
 from .foreign import content_name
-from .header import LARGEST_HEADER, SNIFFED, TensorInfo, header_length, looks_like_header, read_header
+from .header import LARGEST_HEADER, SNIFFED, header_length, looks_like_header, read_header
+from .table import TensorInfo
 from .torch_file import open_torch
 
 

@@ -17,7 +17,8 @@ from typing import IO, Any, BinaryIO
 from ...errors import NetworkFormatError, readable
 from .dtypes import BYTES
 from .foreign import PICKLE, content_name, tensors_name
-from .header import SNIFFED, TensorInfo
+from .header import SNIFFED
+from .table import TensorInfo
 from .unpickle import NotPlainError, Storage, StoredTensor, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # what the older form begins with

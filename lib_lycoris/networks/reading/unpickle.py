@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from ...errors import readable
 from .dtypes import BYTES, CODES
-from .header import MOST_AXES, TensorInfo
+from .table import MOST_AXES, TensorInfo
 
 MOST_STEPS = 20_000_000  # instructions; a checkpoint of 5,000 tensors has 200,000
 MOST_MARKS = 1000

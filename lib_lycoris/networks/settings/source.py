@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from .peft import peft_settings
 
 SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_encoder_2", "text_encoder_2": "text_encoder_2",
             "unet": "unet", "transformer": "transformer"}  # fmt: skip
+CONFIGS = {"adapter_config.json": "", **{f"adapter_config.{part}.json": component for part, component in SIDECARS.items()}}
 
 SPLIT = {"qkv": 3, "linear1": 4}  # part of the names of Flux' layers that kohya trains in parts -> their number
 LONGEST_DIM = 9  # digits of a rank
@@ -118,15 +120,17 @@ def configs_within(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[st
 def configs_beside(path: Path) -> dict[str, dict[str, Any]]:
     """Return the configs in files beside a network, which say of every network in the folder what PEFT wrote of one."""
     found: dict[str, dict[str, Any]] = {}
-    for name, component in {"": "", **SIDECARS}.items():
-        beside = path.with_name(f"adapter_config.{name}.json" if name else "adapter_config.json")
-        if beside.is_file():
-            try:
-                if beside.stat().st_size > LARGEST_CONFIG:
-                    raise NetworkFormatError(f"{beside.name} beside {path.name} is larger than any config; delete it or save it again")
-                found[component] = _table(beside.read_text("utf-8"), beside.name)
-            except (OSError, UnicodeDecodeError) as error:
-                raise NetworkFormatError(f"{beside.name} beside {path.name} cannot be read: {error}") from error
+    folder = str(path.parent)
+    for name, component in CONFIGS.items():
+        if not os.path.isfile(os.path.join(folder, name)):
+            continue
+        beside = path.with_name(name)
+        try:
+            if beside.stat().st_size > LARGEST_CONFIG:
+                raise NetworkFormatError(f"{name} beside {path.name} is larger than any config; delete it or save it again")
+            found[component] = _table(beside.read_text("utf-8"), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise NetworkFormatError(f"{name} beside {path.name} cannot be read: {error}") from error
     return found
 
 

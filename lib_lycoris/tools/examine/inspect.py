@@ -19,9 +19,9 @@ from ...networks.hashes import model_hash, sha256, short
 from ...networks.keys import Keys
 from ...networks.limits import is_broken
 from ...networks.loading import module_shapes, no_network, open_keys
-from ...networks.matching import Match, match, own_model
-from ...networks.reading.header import TensorInfo
+from ...networks.matching import Match, find_layers, match, own_model
 from ...networks.reading.reader import TensorFile
+from ...networks.reading.table import TensorInfo
 from ...networks.settings.source import SettingsSource
 from ...networks.tag_counts import top_tags
 from ...wording import counted
@@ -96,7 +96,7 @@ def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None
     shapes = module_shapes(file, keys)
     told = models.recognise(shapes, file.metadata)
     compared = base or own_model(shapes, told, family)
-    found = match(file, keys, source, tensors, compared)
+    found = match(find_layers(file.tensors, keys, compared), source, tensors)
     unused = keys.unused_alphas()
     not_finite = tuple(key for key, tensor in tensors.items() if is_broken(tensor, key not in unused))
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...errors import ToolError, readable
 from ...networks.reading.dtypes import BYTES
-from ...networks.reading.header import TensorInfo
+from ...networks.reading.table import TensorInfo
 from ...plain_json import parse_json
 from .checkpoints.checkpoint import CheckpointFile, fill
 from .checkpoints.stream import Layout, as_bytes

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 
-from torch import Tensor
-
 from ...algorithms import Algorithm
-from ...errors import LycorisError, ToolError
+from ...errors import LycorisError, NetworkFormatError, ToolError
 from ...models import FAMILIES, BaseModel, recognise, split_parameter, with_part
 from ...networks.keys import Keys, sort_out
-from ...networks.loading import module_shapes, open_network
-from ...networks.matching import match, own_model, slice_shape
+from ...networks.loading import module_shapes, no_network, open_keys, open_network
+from ...networks.matching import Placement, find_layers, match, own_model, slice_shape
 from ...networks.reading.folder import EXTENSIONS
-from ...networks.reading.header import TensorInfo
-from ...networks.reading.reader import TensorFile
+from ...networks.reading.reader import Block, TensorFile
+from ...networks.reading.table import TensorInfo
+from ...networks.settings.source import SettingsSource
 from ..files.checkpoints.stream import as_bytes
 
 LOOKED_AT = 8  # layers of a file
+BEGINNING = 64  # bytes of a tensor by which files are told apart before they are read whole
 NAMED = ("ss_sd_model_name", "ss_sd_model_hash", "modelspec.architecture", "ss_base_model_version")  # what says the base model
 
 
@@ -52,7 +53,7 @@ class SampledNetwork:
     layout: Layout
     said: Mapping[str, str]  # of NAMED
     changes: Mapping[str, Change]  # parameter -> change, of the layers that were looked at
-    content: str  # hash of their tensors with their keys
+    content: str  # hash of the beginnings of their tensors, with their keys: equal files have the same
     read: int  # bytes
 
     @property
@@ -79,28 +80,44 @@ def name_hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
 
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The layers of a layout that are looked at."""
+
+    placement: Placement
+    keys: tuple[str, ...]  # of their tensors, sorted
+    mark: bytes  # keys, dtypes and shapes
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a parameter that a layer's change is of."""
+        if name not in self._shapes:
+            self._shapes[name] = _shape(self.placement.base, name)
+        return self._shapes[name]
+
+
 class SampledReader:
     """Reads files, and works out each table of tensors once: a library's files have few different ones."""
 
     def __init__(self) -> None:
         self._keys: dict[int, Keys] = {}  # by the hash of a table, which would take as much memory again
+        self._reasons: dict[tuple[object, ...], str | None] = {}
         self._layouts: dict[tuple[object, ...], Layout] = {}
+        self._samples: dict[tuple[Layout, Layers], Sample] = {}
 
     def read(self, path: Path, layers: Layers = by_hash) -> SampledNetwork:
         """Return a file with its layers that are looked at. Raises NetworkFormatError for one that is no network."""
-        file, source, keys = open_network(path, self._sort_out)
+        file, source, keys = open_keys(path, self._sort_out)
+        self._refuse_others(file, source, keys)
         said = {key: file.metadata[key] for key in NAMED if file.metadata.get(key)}
         layout = self._layout(file, keys, said)
-        wanted = {module for layer in layers(list(layout.modules)) for module in layout.modules.get(layer, ())}
-        modules = {module: suffixes for module, suffixes in keys.modules.items() if module in wanted}
-        twins = [twin for twin in keys.twins if twin[0] in wanted]
-        some = replace(keys, modules=modules, unknown=[], doubtful=dict(keys.doubtful), twins=twins)
-        names = {key for suffixes in modules.values() for key in suffixes.values()} | {key for _, key, _ in some.twins}
-        tensors = file.read(names)
-        found = match(file, some, source, tensors, layout.base)
-        changes = {name: Change(algorithm, _shape(layout.base, name)) for name, algorithm in found.patches.items()}
-        size = len(file.header) + sum(tensor.nbytes for tensor in tensors.values())
-        return SampledNetwork(file.path, file.path.stat().st_size, layout, said, changes, _content(tensors), size)
+        sample = self._sample(file, keys, layout, layers)
+        blocks = file.blocks(sample.keys)
+        found = match(sample.placement, source, {key: tensor for block in blocks for key, tensor in block.tensors().items()})
+        changes = {name: Change(algorithm, sample.shape(name)) for name, algorithm in found.patches.items()}
+        size = len(file.header) + sum(block.values.nbytes for block in blocks)
+        content = _content(sample.mark, sample.keys, blocks, BEGINNING)
+        return SampledNetwork(file.path, file.path.stat().st_size, layout, said, changes, content, size)
 
     def _sort_out(self, tensors: Mapping[str, TensorInfo], saved: Sequence[str]) -> Keys:
         table = hash((*tensors, *(info.shape for info in tensors.values()), *saved))
@@ -108,13 +125,31 @@ class SampledReader:
             self._keys[table] = sort_out(tensors, saved)
         return self._keys[table]
 
+    def _refuse_others(self, file: TensorFile, source: SettingsSource, keys: Keys) -> None:
+        mark = (id(keys), repr(source.configs), repr(source.arguments), file.kind)  # the keys are kept, so that no others get their id
+        if mark not in self._reasons:
+            self._reasons[mark] = no_network(file, source, keys)
+        if reason := self._reasons[mark]:
+            raise NetworkFormatError(f"{file.path.name} {reason}")
+
     def _layout(self, file: TensorFile, keys: Keys, said: Mapping[str, str]) -> Layout:
-        mark = (id(keys), *said.items())  # the keys are kept, so that no others get their id
+        mark = (id(keys), *said.items())
         if mark not in self._layouts:
             shapes = module_shapes(file, keys)
             base = own_model(shapes, recognise(shapes, file.metadata))
             self._layouts[mark] = Layout(base, _modules(base, keys.modules))
         return self._layouts[mark]
+
+    def _sample(self, file: TensorFile, keys: Keys, layout: Layout, layers: Layers) -> Sample:
+        if (layout, layers) not in self._samples:
+            wanted = {module for layer in layers(list(layout.modules)) for module in layout.modules.get(layer, ())}
+            modules = {module: suffixes for module, suffixes in keys.modules.items() if module in wanted}
+            twins = [twin for twin in keys.twins if twin[0] in wanted]
+            some = replace(keys, modules=modules, unknown=[], twins=twins)
+            names = {key for suffixes in modules.values() for key in suffixes.values()} | {key for _, key, _ in twins}
+            placement = find_layers(file.tensors, some, layout.base)
+            self._samples[layout, layers] = Sample(placement, tuple(sorted(names)), _mark(file, sorted(names)))
+        return self._samples[layout, layers]
 
 
 def files_of(library: Iterable[Path]) -> list[Path]:
@@ -145,15 +180,25 @@ def sampled_networks(
 def content_hash(path: Path) -> str:
     """Return a hash of all tensors with their keys, whatever their order and the metadata are."""
     file, _, _ = open_network(path)
-    return _content({key: tensor for block in file.blocks(file.tensors) for key, tensor in block.tensors().items()})
+    keys = sorted(file.tensors)
+    return _content(_mark(file, keys), keys, file.blocks(keys))
 
 
-def _content(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for key in sorted(tensors):
-        tensor = tensors[key]
-        digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(as_bytes(tensor))
+def _mark(file: TensorFile, keys: Sequence[str]) -> bytes:
+    return repr([(key, file.tensors[key].dtype, file.tensors[key].shape) for key in keys]).encode()
+
+
+def _content(mark: bytes, keys: Sequence[str], blocks: Iterable[Block], most: int | None = None) -> str:
+    """Return a hash of tensors with their keys; most: bytes of each that count, None for all."""
+    parts: dict[str, memoryview] = {}
+    for block in blocks:
+        raw, start, size = as_bytes(block.values), 0, block.values.element_size()
+        for key, shape in zip(block.keys, block.shapes):
+            end = start + prod(shape) * size
+            parts[key], start = raw[start : end if most is None else min(end, start + most)], end
+    digest = hashlib.blake2b(mark, digest_size=16)
+    for key in keys:
+        digest.update(parts[key])
     return digest.hexdigest()
 
 

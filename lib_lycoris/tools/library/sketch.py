@@ -5,9 +5,10 @@ They do not depend on the algorithm, on the names of keys, on the dtype or on ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,16 +17,40 @@ from ...algorithms.base import flat
 from .sampled import Change, SampledNetwork, name_hash
 
 NUMBERS = 16  # of a layer's sketch
+TOGETHER = 16  # changes of one weight that are multiplied with the vectors at once
 SCREEN = 0.3  # by how much a cosine of sketches may be too small
 
 
-def sketch(name: str, change: Change) -> Tensor:
-    """Return the sketch of a change of a weight (float32); of one that reads base weights, that on fixed random ones."""
-    left, right = _vectors(name, change.shape[0], prod(change.shape[1:]))
-    pair = factors(name, change)
-    if isinstance(pair, tuple):
-        return ((left @ pair[0]) * (right @ pair[1].T)).sum(1)
-    return ((left @ pair) * right).sum(1)
+class Weight(NamedTuple):
+    """What can be compared: families have layers of one name in different sizes."""
+
+    name: str
+    rows: int
+    columns: int
+
+
+def weights(file: SampledNetwork) -> set[Weight]:
+    """Return the matrices and kernels that a file changes."""
+    found = {name: change.shape for name, change in file.changes.items() if len(change.shape) > 1}
+    return {Weight(name, shape[0], prod(shape[1:])) for name, shape in found.items()}
+
+
+def sketches(weight: Weight, changes: Sequence[Change]) -> Tensor:
+    """Return the sketches (changes, NUMBERS) of changes of one weight (float32); of those that read it, on a fixed random one."""
+    left, right = _vectors(weight)
+    found = torch.zeros(len(changes), NUMBERS)
+    pairs = {}
+    for index, change in enumerate(changes):
+        delta = factors(weight.name, change)
+        if isinstance(delta, tuple):
+            pairs[index] = delta
+        else:
+            found[index] = ((left @ delta) * right).sum(1)
+    if pairs:
+        product = (left @ torch.cat([up for up, _ in pairs.values()], 1)) * (torch.cat([down for _, down in pairs.values()]) @ right.T).T
+        owners = torch.tensor([index for index, (_, down) in pairs.items() for _ in range(len(down))])
+        found.index_add_(0, owners, product.T)
+    return found
 
 
 def factors(name: str, change: Change) -> tuple[Tensor, Tensor] | Tensor:
@@ -49,19 +74,17 @@ def inner(one: tuple[Tensor, Tensor] | Tensor, other: tuple[Tensor, Tensor] | Te
     return float((one.double() * other.double()).sum())
 
 
-def weights_only(changes: Mapping[str, Change]) -> dict[str, Change]:
-    """Return the changes of matrices and kernels."""
-    return {name: change for name, change in changes.items() if len(change.shape) > 1}
-
-
 def near_pairs(files: Sequence[SampledNetwork], near: float) -> list[tuple[int, int]]:
     """Return pairs of files whose changes may have a cosine of at least ``near``, or at most -near, by their sketches."""
-    names = sorted({name for file in files for name in weights_only(file.changes)})
-    place = {name: index for index, name in enumerate(names)}
-    table = torch.zeros(len(files), len(names), NUMBERS)
-    for row, file in zip(table, files):
-        for name, change in weights_only(file.changes).items():
-            row[place[name]] = sketch(name, change)
+    owners: dict[Weight, list[int]] = {}
+    for row, file in enumerate(files):
+        for weight in weights(file):
+            owners.setdefault(weight, []).append(row)
+    table = torch.zeros(len(files), len(owners), NUMBERS)
+    for column, (weight, rows) in enumerate(sorted(owners.items())):
+        for start in range(0, len(rows), TOGETHER):
+            some = rows[start : start + TOGETHER]
+            table[some, column] = sketches(weight, [files[row].changes[weight.name] for row in some])
     sizes = table.square().sum(2)
     shared = sizes @ (sizes > 0).float().T  # of each file's energy, that in layers which the other has too
     dots = table.flatten(1) @ table.flatten(1).T
@@ -76,19 +99,19 @@ def compared(one: SampledNetwork, other: SampledNetwork) -> tuple[float, float, 
     These are the layers that were looked at of both files; where there is none the cosine is 0.
     """
     dots = first = second = 0.0
-    names = weights_only(one.changes).keys() & weights_only(other.changes).keys()
-    for name in sorted(names):
+    shared = weights(one) & weights(other)
+    for name, _, _ in sorted(shared):
         a, b = factors(name, one.changes[name]), factors(name, other.changes[name])
         dots, first, second = dots + inner(a, b), first + inner(a, a), second + inner(b, b)
     if not first or not second:
-        return 0.0, 0.0, len(names)
-    return dots / (first * second) ** 0.5, dots / first, len(names)
+        return 0.0, 0.0, len(shared)
+    return dots / (first * second) ** 0.5, dots / first, len(shared)
 
 
 @lru_cache(maxsize=512)
-def _vectors(name: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    made = torch.Generator().manual_seed(int.from_bytes(name_hash(name)[:6], "big"))
-    return torch.randn(NUMBERS, rows, generator=made), torch.randn(NUMBERS, columns, generator=made)
+def _vectors(weight: Weight) -> tuple[Tensor, Tensor]:
+    made = torch.Generator().manual_seed(int.from_bytes(name_hash(weight.name)[:6], "big"))
+    return torch.randn(NUMBERS, weight.rows, generator=made), torch.randn(NUMBERS, weight.columns, generator=made)
 
 
 def _weight(name: str, shape: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkFormatError, ToolError, readable
-from ...networks.reading.header import TensorInfo, parse
+from ...networks.reading.header import parse
+from ...networks.reading.table import TensorInfo
 from ...wording import counted
 from ..declaration import SAVE_TO, FilePath, Option, Plan, Result, Tool
 from ..files.checkpoints.ahead import Ahead, workers

@@ -25,8 +25,9 @@ from ....models.parameters import BARE, SCALED
 from ....networks.keys import sort_out
 from ....networks.reading import dtypes
 from ....networks.reading.foreign import content_name, is_torch_zip
-from ....networks.reading.header import SNIFFED, TensorInfo, looks_like_header
+from ....networks.reading.header import SNIFFED, looks_like_header
 from ....networks.reading.reader import open_file
+from ....networks.reading.table import TensorInfo
 from .gguf import is_gguf, read_gguf
 from .packing import PackedInfo, packing_of
 from .scaled import is_scale, packed

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ....errors import NetworkFormatError, readable
-from ....networks.reading.header import LARGEST_HEADER, MOST_AXES, TensorInfo
+from ....networks.reading.header import LARGEST_HEADER
+from ....networks.reading.table import MOST_AXES, TensorInfo
 from .ggml_blocks import KINDS
 from .packing import Blocks, PackedInfo
 

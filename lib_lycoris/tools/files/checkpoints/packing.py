@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....errors import ToolError
 from ....networks.reading import dtypes
-from ....networks.reading.header import TensorInfo
+from ....networks.reading.table import TensorInfo
 from .ggml_blocks import unpack
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ....errors import NetworkFormatError, readable
-from ....networks.reading.header import TensorInfo
+from ....networks.reading.table import TensorInfo
 from ....plain_json import parse_json
 from .packing import PackedInfo, Scaled, parts_of
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ....networks.reading.dtypes import BYTES
-from ....networks.reading.header import TensorInfo
+from ....networks.reading.table import TensorInfo
 from ...jobs.progress import Progress
 from ..output import Output
 from .ahead import Ahead
