@@ -16,6 +16,7 @@ from ..declaration import FilePath, Files, Option, Plan, Result, Tool, as_list
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
 from ..jobs.progress import Progress
+from ..units import sized
 from .made_of import Explained, explained, layers_to_look_at, numbers_looked_at
 from .sampled import Layers, SampledNetwork, SampledReader, by_hash, content_hash, files_of, sampled_networks
 from .sketch import compared, near_pairs
@@ -217,7 +218,7 @@ def _made_text(name: str, report: Mapping[str, Any]) -> str:
 
 
 def _text(report: Mapping[str, Any]) -> str:
-    lines = [f"{counted(report['files'], 'file')}; {report['bytes_read'] / 1e6:.0f} of {report['bytes_of_all'] / 1e6:.0f} MB were read"]
+    lines = [f"{counted(report['files'], 'file')}; {sized(report['bytes_read'])} of {sized(report['bytes_of_all'])} were read"]
     if "is" in report:
         lines += [f"{report['model']} is none of them"] if not report["is"] else []
         lines += [f"  {one['file']}: {_said(one)}" for one in report["is"]]

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import ToolError
 from ...networks.reading.dtypes import precision_dtype
 from ..files.networks.growing import room_beside
-from ..units import MB
+from ..units import MB, too_little
 from .low_rank import relative
 from .ranks import NEEDS_ALL, Rule
 
@@ -250,7 +250,7 @@ def _shared(chosen: _Chosen, asked: CurveRequest) -> Tensor:
     width = _width(asked)
     room = (int(asked.size * MB) - chosen.header) // width - chosen.reserved
     if room <= 0:
-        raise ToolError(f"{asked.size:.2f} MB is too little: biases, norms and the header alone take {_least(chosen, asked):.2f} MB")
+        raise too_little(asked.size * MB, _least(chosen, asked) * MB)
     owners, costs = chosen.order(asked.dim, asked.largest_conv or 0)
     spent = costs.cumsum(0)
     within = int(torch.searchsorted(spent, torch.tensor(float(room), dtype=torch.float64), right=True))

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ...algorithms.base import flat
-from ...errors import ToolError
 from ...models import count_layers
 from ...wording import counted
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
@@ -37,7 +36,7 @@ from ..linalg.combine import combined
 from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
-from ..units import MB, megabytes
+from ..units import sized, too_little
 from .embeddings import add_embeddings, embedding_numbers
 from .networks_options import OPTIONS, Item, NetworksMergeOptions, recipe_of, sources_of, understand
 from .source_metadata import disagreed, joined
@@ -261,7 +260,7 @@ def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> d
                 room -= shape[0] * width * (1 if leaf == "bias" or len(shape) == 1 else prod(shape[1:]))
             progress.advance(1, module)
     if room <= 0:
-        raise ToolError(f"{request.size / MB:.2f} MB is too little: what has no ranks takes {(request.size - room) / MB:.2f} MB")
+        raise too_little(request.size, request.size - room)
     return dict(zip(names, share_out(shares, room), strict=True))
 
 
@@ -278,7 +277,7 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     exact = request.linear is None and request.method == "sum"
     whole = "exactly the sum of what can be used of them" if report["skipped"] else "exactly their sum"
     lines = [
-        f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {layers}, {megabytes(size)}",
+        f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {layers}, {sized(size)}",
         whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
         *left_out_of(request.networks),
         *([f"not said by all networks alike and left out: {apart}"] if apart else []),

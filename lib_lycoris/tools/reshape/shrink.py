@@ -28,7 +28,7 @@ from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.low_rank import Svd, qr_svd
 from ..linalg.ranks import Share
-from ..units import MB
+from ..units import too_little
 
 
 @dataclass(frozen=True)
@@ -188,4 +188,4 @@ def fixed_bytes(job: Shrinking, whole: Iterable[Patch]) -> int:
 def refuse_little(job: Shrinking, size: int, room: int) -> None:
     """Raise ToolError where a file size leaves no room for a rank."""
     if room <= 0:
-        raise ToolError(f"{size / MB:.2f} MB is too little: what has no ranks takes {(size - room) / MB:.2f} MB")
+        raise too_little(size, size - room)

@@ -11,6 +11,7 @@ from typing import Any
 from ...hosts.protocol import NetworkCard
 from ...prompt import escape_name
 from ...prompt.number import format_number
+from ...tools.units import sized
 from ...wording import counted
 from ..style import REFRESH
 from .generation.images import thumbnail
@@ -111,8 +112,7 @@ def _card(card: NetworkCard, picked: bool, foreign: bool, twin: bool, send: str)
     letters = escape(card.algorithms[0] if card.algorithms else card.name[:2])
     picture = f'<img src="{address}" alt="">' if address else f'<span class="lyco_card_blank" aria-hidden="true">{letters}</span>'
     marks = [*(["cannot be read"] if card.broken else []), *([f"for {card.base}"] if foreign else []), *(["duplicate"] if twin else [])]
-    size = f"{card.size / 1e6:.1f} MB" if card.size >= 1e5 else "under 0.1 MB"
-    facts = ", ".join([*card.algorithms[:2], *([card.base] if card.base != UNKNOWN else []), size])
+    facts = ", ".join([*card.algorithms[:2], *([card.base] if card.base != UNKNOWN else []), sized(card.size)])
     flags = "".join(f'<span class="lyco_mark" title="{escape(card.broken)}">{escape(mark)}</span>' for mark in marks)
     return (
         f'<li class="lyco_card" data-name="{name}"><button type="button" class="lyco_card_pick" data-lyco-pick'

@@ -11,7 +11,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from ...models import block_of, layout_of_all
-from ...tools.units import MB
+from ...tools.units import KB, MB, sized
 
 if TYPE_CHECKING:  # matplotlib comes with the first figure: no start has to wait for it
     from matplotlib.axes import Axes
@@ -102,17 +102,19 @@ def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | 
     """Draw the relative error of files against their sizes; points, chosen: (bytes, relative error from 0 to 1); label: of the chosen."""
     from matplotlib import ticker
 
-    figure, axes = _figure("Size against error", "size of the file (MB)", "relative error (%)")
-    sizes, errors = [size / MB for size, _ in points], [100 * error for _, error in points]
+    unit, bytes_of_it = ("MB", MB) if max((size for size, _ in points), default=MB) >= MB else ("kB", KB)
+    figure, axes = _figure("Size against error", f"size of the file ({unit})", "relative error (%)")
+    sizes, errors = [size / bytes_of_it for size, _ in points], [100 * error for _, error in points]
     axes.plot(sizes, errors, color=BLUE, linewidth=1.8, marker="o", markersize=3)
     if chosen is not None:
-        at, error = chosen[0] / MB, 100 * chosen[1]
+        at, error = chosen[0] / bytes_of_it, 100 * chosen[1]
         axes.plot([at], [error], marker="D", markersize=8, color=RED, markeredgecolor=INK, linestyle="none")
         axes.axvline(at, color=RED, linewidth=0.8, linestyle=":")
         axes.axhline(error, color=RED, linewidth=0.8, linestyle=":")
         right = at > _middle([*sizes, at])
         axes.annotate(
-            label or f"{at:.1f} MB, error {error:.3g} %", (at, error), xytext=(-9, -9) if right else (9, 9), textcoords="offset points",
+            label or f"{sized(chosen[0])}, error {error:.3g} %", (at, error), xytext=(-9, -9) if right else (9, 9),
+            textcoords="offset points",
             ha="right" if right else "left", va="top" if right else "bottom", color=RED, fontsize=9, fontweight="bold",
         )  # fmt: skip
     if sizes and max(sizes) > 12 * min(sizes):
@@ -121,8 +123,8 @@ def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | 
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(_number)
     axes.set_ylim(0, max([5.0, *errors, *([100 * chosen[1]] if chosen else [])]) * 1.18)
-    said = [f"{size:.1f} MB with {error:.3g} %" for size, error in zip(sizes, errors)]
-    marked = [f"chosen: {chosen[0] / MB:.1f} MB with {100 * chosen[1]:.3g} %"] if chosen else []
+    said = [f"{sized(size)} with {100 * error:.3g} %" for size, error in points]
+    marked = [f"chosen: {sized(chosen[0])} with {100 * chosen[1]:.3g} %"] if chosen else []
     figure.set_label(_in_words("Relative error of the file by its size", [*said, *marked]))
     return figure
 
