@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from math import isclose
 
 from torch import Tensor
@@ -74,7 +75,7 @@ def match(placement: Placement, source: SettingsSource, tensors: Mapping[str, Te
             found.skipped.extend(Skipped(key, str(error)) for key in suffixes.values())
         except NetworkFormatError as error:
             found.skipped.extend(Skipped(key, str(error)) for key in suffixes.values())
-    rivals = _rivals(made)
+    rivals = _rivals(base, made)
     for module, patches in made.items():
         if module in rivals:
             found.skipped.extend(Skipped(key, rivals[module]) for key in grouped[module].values())
@@ -84,19 +85,25 @@ def match(placement: Placement, source: SettingsSource, tensors: Mapping[str, Te
     return found
 
 
-def _rivals(made: Mapping[str, Mapping[str, Algorithm]]) -> dict[str, str]:
-    """Return module -> why it is left out: several of the file change one parameter, as a fused layer and its parts do."""
-    owners: dict[str, list[str]] = {}
+def _rivals(base: models.BaseModel, made: Mapping[str, Mapping[str, Algorithm]]) -> dict[str, str]:
+    """Return module -> why it is left out: several of the file change the same rows, as a fused layer and its parts do."""
+    owners: dict[str, list[tuple[str, str]]] = {}
     for module, patches in made.items():
         for name in patches:
-            owners.setdefault(name, []).append(module)
-    told = "changes the same parameter"
+            owners.setdefault(models.split_part(name)[0], []).append((module, name))
     found: dict[str, str] = {}
-    for name, modules in owners.items():
-        for module in modules if len(modules) > 1 else ():
-            other = next(one for one in modules if one != module)
-            found.setdefault(module, f"{readable(other)} {told}, {name}; which of them is meant cannot be told")
+    for several in owners.values():
+        for (module, name), (other, same) in permutations(several, 2):
+            if module != other and _overlap(base, name, same):
+                told = f"{readable(other)} changes the same parameter, {same}"
+                found.setdefault(module, f"{told}; which of them is meant cannot be told")
     return found
+
+
+def _overlap(base: models.BaseModel, one: str, other: str) -> bool:
+    """Tell whether two names of a parameter, or of parts of it, mean any row both."""
+    first, second = (models.rows(part, base.layers[module].shape) for module, _, part in map(models.split_parameter, (one, other)))
+    return any(mine.start < its.stop and its.start < mine.stop for mine in first for its in second)
 
 
 def own_model(

@@ -148,3 +148,20 @@ def test_a_fused_layer_beside_its_parts_is_none_of_them(tmp_path: Path) -> None:
     assert {name.split(".attn1.")[1] for name in network.patches} == {"to_out.0.weight"}
     assert {key for key, _ in network.skipped} == {*pair(QUERY), *whole}
     assert all("changes the same parameter" in reason for _, reason in network.skipped)
+
+
+@pytest.mark.parametrize(("parts", "applied_parts"), [(("to_q", "to_k"), {"[q]", "[k]"}), (("qkv", "to_v"), set()), (("qkv",), {""})])
+def test_rows_that_the_base_model_has_as_one_layer(tmp_path: Path, parts: tuple[str, ...], applied_parts: set[str]) -> None:
+    g = torch.Generator().manual_seed(2)
+    tensors = {}
+    for part in ("to_out.0", *parts):
+        rows, name = (9216, "double_blocks.0.img_attn.qkv") if part == "qkv" else (3072, f"transformer_blocks.0.attn.{part}")
+        prefix = "diffusion_model" if part == "qkv" else "transformer"
+        tensors[f"{prefix}.{name}.lora_A.weight"] = torch.randn(4, 3072, generator=g)
+        tensors[f"{prefix}.{name}.lora_B.weight"] = torch.randn(rows, 4, generator=g)
+    save_file(tensors, str(tmp_path / "odd.safetensors"))
+    network = load(tmp_path / "odd.safetensors", models.reference("flux"))
+    qkv = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    assert {name.removeprefix(qkv) for name in network.patches if name.startswith(qkv)} == applied_parts
+    assert {key for key, _ in network.skipped} == (set() if applied_parts else {key for key in tensors if "to_out" not in key})
+    assert all("changes the same parameter" in reason for _, reason in network.skipped)

@@ -48,7 +48,7 @@ def base_entry(checkpoint: Checkpoint, hashed: bool) -> dict[str, Any]:
     """Return how a recipe names its checkpoint; a single file's hash is filled in when the data has been read."""
     if not checkpoint.path.is_dir():
         return describe(checkpoint.path, INPUT_HASH if hashed else "")
-    files = [{"file": f"{s.prefix.rstrip('.')}/{s.path.name}", **describe(s.path)} for s in checkpoint.sources]
+    files = [{"file": s.path.relative_to(checkpoint.path).as_posix(), **describe(s.path)} for s in checkpoint.sources]
     return {"name": checkpoint.path.name, "files": files}
 
 

@@ -93,7 +93,7 @@ def _target(checkpoint: Checkpoint, save_to: Path, inputs: list[Path]) -> Path:
     refuse_inputs(save_to, inputs)
     if checkpoint.path.is_dir():
         if save_to.exists() and (not save_to.is_dir() or any(save_to.iterdir())):
-            raise ToolError(f"{save_to.name} is there already; a diffusers folder is written to a new or empty one")
+            raise ToolError(f"{save_to.name} is there already; a folder is written to a new or empty one")
         if pickled := next((source for source in checkpoint.sources if not source.raw_header), None):
             raise ToolError(
                 f"{pickled.prefix}{pickled.path.name} of {checkpoint.path.name} is no .safetensors file, and a merged folder has no other; "
@@ -279,7 +279,8 @@ def as_options(item: NetworkOptions) -> dict[str, Any]:
 TOOL = Tool(
     "merge", "Merge into a checkpoint", "merge networks into a checkpoint", run, plan,
     (
-        Option("sd_model", "the checkpoint: .safetensors, .ckpt or a diffusers folder", Path, required=True, kind="checkpoint"),
+        Option("sd_model", "the checkpoint: .safetensors, .ckpt or a folder (diffusers', or of one model in numbered files)", Path,
+               required=True, kind="checkpoint"),
         MODELS, *PER_NETWORK,
         Option("dyn", "first n ranks of each network, 0 for all (DyLoRA)", int, nargs="+", per_network=True),
         replace(SAVE_TO, makes="checkpoint"), SAVE_PRECISION, FAMILY, DEVICE,

@@ -1,4 +1,4 @@
-"""Checkpoint <-> canonical names: a single file in LDM, diffusers or bare layout, or a diffusers folder, read tensor by tensor.
+"""Checkpoint <-> canonical names: a single file in LDM, diffusers or bare layout, or a folder, read tensor by tensor.
 
 Quantised ones (GGUF, scaled fp8) are read as the numbers that they stand for, and never written: see :mod:`.packing`.
 Names are matched as a live model's are, by ``models.from_live``: a checkpoint's keys are the parameters of the model it is loaded into.
@@ -6,9 +6,8 @@ Names are matched as a live model's are, by ``models.from_live``: a checkpoint's
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,6 @@ from torch import Tensor
 from .... import models
 from ....errors import ModelMismatchError, NetworkFormatError, ToolError, naming
 from ....models import BaseModel, LayerInfo, LiveNames
-from ....models.families import PIPELINE_PARTS
 from ....models.parameters import BARE, SCALED
 from ....networks.keys import sort_out
 from ....networks.reading import dtypes
@@ -31,8 +29,7 @@ from ....networks.reading.table import TensorInfo
 from .gguf import is_gguf, read_gguf
 from .packing import PackedInfo, packing_of
 from .scaled import is_scale, packed
-
-VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.(safetensors|bin)$")
+from .shards import folder_files, refuse_part
 
 
 class TensorLocation(NamedTuple):
@@ -145,9 +142,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     with naming(path):
         if path.is_dir():
-            checkpoint = Checkpoint(path, tuple(_folder(path)))
+            checkpoint = Checkpoint(path, tuple(open_source(file, prefix) for prefix, file in folder_files(path)))
         else:
+            refuse_part(path)
             checkpoint = Checkpoint(path, (open_source(path),))
+        _refuse_twice(checkpoint)
         _refuse_strided(checkpoint)
         return checkpoint
 
@@ -177,24 +176,6 @@ def _refuse_foreign(path: Path) -> None:
         raise NetworkFormatError(f"{path.name} {said}")
 
 
-def _folder(path: Path) -> Iterable[CheckpointFile]:
-    found = [(component, file) for component in PIPELINE_PARTS for file in weight_files(path / component)]
-    if not found:
-        raise ToolError(f"{path.name} is no diffusers folder: none of {', '.join(PIPELINE_PARTS)} in it has a .safetensors or .bin file")
-    for component, file in found:
-        yield open_source(file, f"{component}.")
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the weights of a component; those of a variant (fp16) and files of torch.save only where there are no plain ones."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    plain = [file for file in files if not VARIANT.search(file.name)]
-    if plain:
-        return plain
-    kinds = sorted({match[1] for file in files if (match := VARIANT.search(file.name))})
-    return [file for file in files if kinds and (match := VARIANT.search(file.name)) and match[1] == kinds[0]]
-
-
 def refuse_packed(checkpoint: Checkpoint) -> None:
     """Raise ToolError for a quantised model, which is to be changed and written: a change of the stored numbers alone would ruin it."""
     scale = next((key for key in checkpoint.entries if is_scale(key)), None)
@@ -204,6 +185,17 @@ def refuse_packed(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path.name} keeps its weights scaled or in blocks ({how}), which is read here and not written; "
             "use its fp16, bf16 or plain fp8 version"
         )
+
+
+def _refuse_twice(checkpoint: Checkpoint) -> None:
+    """Raise ToolError when two files of a folder hold one tensor, as a model beside its own numbered files does."""
+    holders: dict[str, CheckpointFile] = {}
+    for source in checkpoint.sources:
+        for key in source.entries:
+            other = holders.setdefault(source.prefix + key, source)
+            if other is not source:
+                name = f"{checkpoint.path.name}: {other.path.name} and {source.path.name}"
+                raise ToolError(f"{name} both hold {source.prefix}{key}; leave only one model's files in the folder")
 
 
 def _refuse_strided(checkpoint: Checkpoint) -> None:

@@ -50,6 +50,7 @@ class OutputFolder:
 def copy_other_files(checkpoint: Checkpoint, target: Path, progress: Progress) -> list[str]:
     """Copy what is not rewritten - configs, tokenizers, the VAE; return the weights left out: other forms of those that are merged."""
     rewritten = {source.path for source in checkpoint.sources}
+    folders = {file.parent for file in rewritten}
     left_out = []
     for file in sorted(path for path in checkpoint.path.rglob("*") if path.is_file()):
         relative = file.relative_to(checkpoint.path)
@@ -65,7 +66,7 @@ def copy_other_files(checkpoint: Checkpoint, target: Path, progress: Progress) -
         place.parent.mkdir(parents=True, exist_ok=True)
         with Output(place) as output, file.open("rb", buffering=0) as source:
             output.copy(source, 0, file.stat().st_size, progress)
-        if relative.parts[0] in PIPELINE_PARTS and file.name.endswith(".index.json"):
+        if file.parent in folders and file.name.endswith(".index.json"):
             correct_index(place)
     return left_out
 
@@ -80,8 +81,10 @@ def correct_index(index: Path) -> None:
     beside = {file.name: file for file in index.parent.iterdir() if file.is_file()}
     names = list(named.values()) if isinstance(named, dict) else []
     if isinstance(told, dict) and "total_size" in told and all(isinstance(name, str) and name in beside for name in names):
-        told["total_size"] = sum(_data_size(beside[name]) for name in set(names))
-        index.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        size = sum(_data_size(beside[name]) for name in set(names))
+        if told["total_size"] != size:  # else the file stays as it is, to the byte
+            told["total_size"] = size
+            index.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
 
 
 def _data_size(file: Path) -> int:
