@@ -1,7 +1,8 @@
-"""The worked examples of CONTRIBUTING.md, applied to a copy of this checkout: they work, and touch the files that they list."""
+"""The worked examples of CONTRIBUTING.md, applied to a copy of this checkout: they work, touch the files listed and pass the linters."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -140,5 +141,9 @@ def test_a_worked_example_works_and_touches_the_files_that_it_lists(found: Examp
     after = contents(tmp_path)
     assert {name for name in after if after[name] != before.get(name)} == found.files
     run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", *found.command)
+    if importlib.util.find_spec("ruff"):  # in the new set only
+        written = sorted(name for name in found.files if name.endswith(".py"))
+        run(tmp_path, "-m", "ruff", "check", "--no-cache", *written)
+        run(tmp_path, "-m", "ruff", "format", "--no-cache", "--check", *written)
     if found.title in CHECKS:
         run(tmp_path, "-c", "\n".join(line[8:] for line in CHECKS[found.title].splitlines()))

@@ -41,7 +41,7 @@ def test_the_layout_of_a_family_is_what_its_layers_use(family: str) -> None:
     model = reference(family)
     used = {block_of(parameter(name, "weight"), family) for name in model.layers}
     outside = {name.split(".")[1] for name in model.layers if block_of(name, family) is None}
-    assert used - {None} == set(layout(family))
+    assert used - {None} == set(layout(family)), "Blocks(last=...) names what is OUT, Blocks(sections) what has a number"
     assert outside == ({"time_embed", "out"} | ({"label_emb"} if "xl" in family else set()) if family in LDM else set())
 
 
