@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lib_lycoris
@@ -107,6 +107,22 @@ def test_a_network_means_the_same_in_every_style(family: str, tmp_path: Path) ->
             convert(model=whole, style=other, save_to=again)
             same(network, read(again, family))
             again.unlink()
+
+
+def test_parts_that_were_joined_come_apart_as_they_were(tmp_path: Path) -> None:
+    g, tensors = torch.Generator().manual_seed(4), {}
+    for rank, part in enumerate(("attn.to_q", "attn.to_k", "proj_mlp"), 2):
+        name, rows = f"transformer.single_transformer_blocks.0.{part}", 12288 if part == "proj_mlp" else 3072
+        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, 3072, generator=g)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(rows, rank, generator=g)
+    save_file(tensors, tmp_path / "parts.safetensors")
+    TOOLS["convert"].run(model=tmp_path / "parts.safetensors", style="kohya", save_to=tmp_path / "joined.safetensors")
+    back = {"model": tmp_path / "joined.safetensors", "style": "diffusers", "save_to": tmp_path / "again.safetensors"}
+    plan = TOOLS["convert"].plan(**back)
+    TOOLS["convert"].run(**back)
+    found = load_file(tmp_path / "again.safetensors")
+    assert found.keys() == tensors.keys() and all(torch.equal(found[key], tensors[key]) for key in tensors)
+    assert plan.disk_bytes == (tmp_path / "again.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("style", ["original", "kohya"])

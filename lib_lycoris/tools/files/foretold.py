@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from math import prod
 from typing import TypeVar
 
 from ..jobs.cost import Piece
-from .networks.compose import Modules
+from .networks.compose import Modules, ranks_of
+from .networks.naming import Named
 from .networks.network_file import Patch
 
 Work = TypeVar("Work")
 Found = TypeVar("Found")
 
 
-def kind_of(patch: Patch) -> Hashable:
-    """Return what decides how large anything is that is made of a change."""
-    stored = tuple(sorted((suffix, tuple(tensor.shape)) for suffix, tensor in patch.algorithm.to_state_dict().items()))
-    return patch.leaf, patch.part, patch.shape, patch.algorithm.label, stored
+def kind_of(patch: Patch, names: Sequence[Named] = ()) -> Hashable:
+    """Return what decides how large anything is that is made of a change; names: the modules that a layer becomes."""
+    tensors = patch.algorithm.to_state_dict()
+    stored = tuple(sorted((suffix, tuple(tensor.shape)) for suffix, tensor in tensors.items()))
+    up = tensors.get("lora_up.weight") if len(names) > 1 and not patch.part else None
+    ranks = () if up is None else tuple(int(its.sum()) for its in ranks_of(names, up))
+    return patch.leaf, patch.part, patch.shape, patch.algorithm.label, stored, ranks
 
 
 def numbers_of(modules: Modules) -> int:

@@ -126,8 +126,8 @@ def _foretold(request: NetworksMergeOptions) -> list[tuple[int, Piece]]:
     alike = request.linear is None or (request.linear.kind == "fixed" and request.conv is not None and request.conv.kind == "fixed")
 
     def kind(key: tuple[str, str]) -> Hashable:
-        names = len(names_of(request.base, request.style, key[0]))
-        return (names, *(kind_of(item.patch) for item in request.work[key])) if alike else key
+        names = names_of(request.base, request.style, key[0])
+        return (len(names), *(kind_of(item.patch, names) for item in request.work[key])) if alike else key
 
     def look(key: tuple[str, str]) -> tuple[int, Piece]:
         numbers = 0 if request.size else numbers_of(_merge(request, key, None).modules)

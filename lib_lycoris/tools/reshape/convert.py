@@ -112,8 +112,8 @@ def plan(**options: Any) -> Plan:
     alike = request.rule is None or request.rule.kind == "fixed"
 
     def kind(key: tuple[str, str]) -> Hashable:
-        names = len(names_of(request.base, request.style, key[0]))
-        return (names, *map(kind_of, request.work[key])) if alike else key
+        names = names_of(request.base, request.style, key[0])
+        return (len(names), *(kind_of(patch, names) for patch in request.work[key])) if alike else key
 
     try:
         made = foretold(request.work, kind, lambda key: _foretold(request, key))

@@ -47,7 +47,18 @@ def lora_modules(base: BaseModel, style: str, module: str, part: str, up: Tensor
         assert name is not None
         return [(name, lora(style, up.contiguous(), down.contiguous(), kernel))]
     items = names_of(base, style, module)
-    return [(item.name, lora(style, select(up, item.rows).contiguous(), down.contiguous(), kernel)) for item in items]
+    if len(items) == 1 or not bool(up.any()):
+        return [(item.name, lora(style, select(up, item.rows).contiguous(), down.contiguous(), kernel)) for item in items]
+    made: Modules = []
+    for item, its in zip(items, ranks_of(items, up)):
+        if bool(its.any()):
+            made.append((item.name, lora(style, select(up, item.rows)[:, its].contiguous(), down[its].contiguous(), kernel)))
+    return made
+
+
+def ranks_of(items: Sequence[Named], up: Tensor) -> list[Tensor]:
+    """Return which ranks of a fused layer act on the rows of each name; the other parts' do not where the parts were apart before."""
+    return [select(up, item.rows).flatten(1).any(0) for item in items]
 
 
 def dense_modules(base: BaseModel, style: str, module: str, leaf: str, parts: Mapping[str, Tensor]) -> Modules:
