@@ -100,7 +100,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
         if request.weights is not None:
             request.weights.close()
     beside, said = config_beside(save_to, request.style, [module for made in found for module in made.modules])
-    return _result(request, [save_to, *beside], found, size, [*notes, *said], time.monotonic() - started)
+    return _result(request, [save_to, *beside], found, size, [*request.own_names(), *notes, *said], time.monotonic() - started)
 
 
 def plan(**options: Any) -> Plan:
@@ -125,7 +125,7 @@ def plan(**options: Any) -> Plan:
     unmatched = [list(item) for item in request.network.skipped]
     report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
     text = f"converts {counted(len({module for module, _ in request.work}), 'layer')} to the {request.style} key style; {sized(size)}"
-    text = "\n".join([text, *left_out(request.network.skipped)])
+    text = "\n".join([text, *left_out(request.network.skipped), *request.own_names()])
     took = cost([piece for _, piece in made], path.stat().st_size, size)
     return Plan(report, text, took.seconds, took.bytes + int(KEPT * size), size)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import ToolError
-from ...models import BaseModel
+from ...models import UNKNOWN, BaseModel
 from ...networks import Network, load
 from ...networks.reading.dtypes import precision_dtype
 from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, Option
@@ -51,6 +51,17 @@ class ConvertOptions:
     dtype: torch.dtype
     alpha: float | None
     work: dict[tuple[str, str], list[Patch]]
+    renamed: bool  # whether a style was asked for
+
+    def own_names(self) -> list[str]:
+        """Say that layers of an unknown base model keep their names where a style was asked for: its names for them are not known."""
+        if not self.renamed or self.base.family != UNKNOWN.id:
+            return []
+        name = next(iter(self.work))[0]
+        return [
+            f"the layers keep their names, such as {name}: no base model known here has them, so only the endings are those of the "
+            f"{self.style} style; a model of unusual size is known by its checkpoint (`base_model`)"
+        ]
 
 
 def understand(options: Mapping[str, Any]) -> ConvertOptions:
@@ -69,4 +80,5 @@ def understand(options: Mapping[str, Any]) -> ConvertOptions:
     style = known_style(given["style"] or style_of(network.modules.values()))
     dtype = precision_dtype(given["save_precision"], stored_dtype(network))
     alpha = check_alpha(given["alpha"], style)
-    return ConvertOptions(network, base, Reader(checkpoint) if checkpoint else None, style, to_lora, rule, dtype, alpha, work)
+    weights, renamed = Reader(checkpoint) if checkpoint else None, given["style"] is not None
+    return ConvertOptions(network, base, weights, style, to_lora, rule, dtype, alpha, work, renamed)
