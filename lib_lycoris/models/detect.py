@@ -81,7 +81,8 @@ def recognise(modules: Mapping[str, Shapes], metadata: Mapping[str, str] | None 
     if alike:
         labels = _listed(alike)
         return Recognition(None, (), f"its layers have the names of {labels}, but other sizes", {}, alike)
-    known = f"{most} of its {total} layers would fit {FAMILIES[max(fits, key=lambda fit: fit.hits).family].label}" if most else ""
+    likest = dict.fromkeys(fit.family for fit in fits if most and fit.hits == most)
+    known = f"{most} of its {total} layers would fit {_listed(likest)}{', each' if len(likest) > 1 else ''}" if likest else ""
     return Recognition(None, (), f"its layers are those of no base model known here{'; ' + known if known else ''}")
 
 

@@ -218,3 +218,12 @@ def test_import_reads_no_table_and_no_torch() -> None:
 def test_an_unknown_family_or_variant_is_a_sentence_with_the_nearest(family: str, variant: str | None, words: str) -> None:
     with pytest.raises(LycorisError, match=re.escape(words)):
         reference(family, variant)
+
+
+def test_a_mixture_of_two_families_is_neither_and_names_both() -> None:
+    parts = {"lora_A.weight": (4, 3072), "lora_B.weight": (3072, 4)}, {"lora_A.weight": (4, 5120), "lora_B.weight": (5120, 4)}
+    modules = {f"transformer.transformer_blocks.20.attn.add_{part}_proj": parts[0] for part in "qkv"}
+    modules |= {f"diffusion_model.blocks.0.self_attn.{part}": parts[1] for part in "qkv"}
+    found = recognise(modules)
+    assert found.family is None and not found.candidates
+    assert found.reason.endswith("; 3 of its 6 layers would fit Qwen-Image and Wan 2.1 / 2.2 14B, each")

@@ -99,6 +99,7 @@ def test_a_missing_file_is_named(tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("model-00002-of-00003.gguf", "is one of the 3 files of a model; join them"),
         ("model-00001-of-00003.safetensors", "is one of the 3 files of a model; give the folder"),
         ("model.safetensors.index.json", "only lists the files of a model; give the folder"),
     ],
@@ -106,6 +107,7 @@ def test_a_missing_file_is_named(tmp_path: Path, place: str) -> None:
 def test_a_part_of_a_model_is_refused(tmp_path: Path, name: str, said: str) -> None:
     model = wan()
     base = split(model, tmp_path / "base")
+    (base / "model-00002-of-00003.gguf").write_bytes(b"GGUF")
     network(model, tmp_path / "style.safetensors")
     with pytest.raises(ToolError, match=f"{re.escape(name)} {said}"):
         lib_lycoris.merge(models=[tmp_path / "style.safetensors"], save_to=tmp_path / "merged.safetensors", sd_model=base / name)

@@ -10,7 +10,7 @@ from ....errors import ToolError
 from ....models.families import PIPELINE_PARTS
 
 VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d{5}-of-\d{5})?\.(safetensors|bin)$")
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.(?:safetensors|bin)$)")
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.(?:safetensors|bin|gguf)$)")
 
 
 def folder_files(path: Path) -> list[tuple[str, Path]]:
@@ -60,6 +60,7 @@ def refuse_part(path: Path) -> None:
     """Raise ToolError for a file that is not a whole model: one of several, or the list of them."""
     match = SHARD.search(path.name)
     if match and int(match[2]) > 1:
-        raise ToolError(f"{path.name} is one of the {int(match[2])} files of a model; give the folder that holds them all")
+        how = "join them into one first" if path.suffix == ".gguf" else "give the folder that holds them all"
+        raise ToolError(f"{path.name} is one of the {int(match[2])} files of a model; {how}")
     if path.name.endswith("index.json"):
         raise ToolError(f"{path.name} only lists the files of a model; give the folder that it lies in")
