@@ -125,7 +125,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print what was done as JSON on stdout")
     parser.add_argument(
         "--lenient", action="store_true",
-        help="leave out networks that have no file or do not fit, as the webui does (default: end before anything is computed)",
+        help="leave out tags and networks that cannot be used, as the webui does (default: end before anything is computed)",
     )  # fmt: skip
     _add_model(parser)
     parser.set_defaults(run=_generate)

@@ -6,7 +6,7 @@ from .own_presets import OwnPresets
 from .parse import parse_args, parse_tag
 from .plan import Part, PromptPlan, plan_negative, plan_prompt
 from .presets import Presets
-from .scan import find_tags, unread_tags
+from .scan import NearMiss, find_tags, near_misses
 from .schedule import Schedule
 from .strength import Strength, StrengthMap, resolve, text_spans
 from .tag import Tag, TagError
@@ -16,6 +16,7 @@ __all__ = [
     "BlockWeights",
     "Cell",
     "ElementRule",
+    "NearMiss",
     "OwnPresets",
     "Part",
     "Presets",
@@ -27,6 +28,7 @@ __all__ = [
     "TagError",
     "escape_name",
     "find_tags",
+    "near_misses",
     "parse_args",
     "parse_tag",
     "parse_weights",
@@ -36,5 +38,4 @@ __all__ = [
     "resolve",
     "text_spans",
     "unescape_name",
-    "unread_tags",
 ]

@@ -13,7 +13,7 @@ from .tag import Tag, TagError
 
 TOLD = 5  # pieces of one prompt that get a sentence
 _HEAD = re.compile(r"<(\w+):")
-_ALMOST = re.compile(r"<\s*(\w+)\s*:[^<>]*>?")
+_ALMOST = re.compile(r"<\s*(\w+)\s*(:?)[^<>]*>?")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,14 @@ class Place:
             return parse_tag(self.inside.split(":"), self.kind)
         except TagError as error:
             return error
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """A piece of a prompt that looks like a tag and was read as plain words."""
+
+    sentence: str
+    ours: bool  # the kind is ours, in whatever letters: nothing else can have been meant
 
 
 def places(prompt: str) -> Iterator[Place]:
@@ -53,23 +61,36 @@ def find_tags(prompt: str, names: Sequence[str] = ("lyco",)) -> tuple[str, list[
     return "".join([*rest, prompt[ends[-1] :]]), [place.read() for place in found]
 
 
-def unread_tags(text: str, names: Sequence[str] = ("lyco",), known: Collection[str] = ()) -> list[str]:
-    """Return a sentence for what was left in a prompt as plain words and was probably meant as a tag of these names.
+def near_misses(text: str, names: Sequence[str] = ("lyco",), known: Collection[str] = ()) -> list[NearMiss]:
+    """Return what was left in a prompt as plain words and was probably meant as a tag of these names.
 
     `known` are the kinds of tags that somebody else reads.
     """
-    found = [match for match in _ALMOST.finditer(text) if match[1] not in known and not match[1].isdigit()]
-    sentences = [f"{quoted(match.group())} was read as plain words: {_mistake(match.group(), match[1], names)}" for match in found[:TOLD]]
+    found = []
+    for match in _ALMOST.finditer(text):
+        ours = match[1].lower() in names
+        if ours or (match[2] and match[1] not in known and not match[1].isdigit()):
+            found.append((match, ours))
+    misses = [NearMiss(_said(match, names), ours) for match, ours in found[:TOLD]]
     if len(found) > TOLD:
-        sentences.append(f"and {len(found) - TOLD} more pieces of the prompt look like tags and are none")
-    return sentences
+        more = f"and {len(found) - TOLD} more pieces of the prompt look like tags and are none"
+        misses.append(NearMiss(more, any(ours for _, ours in found[TOLD:])))
+    return misses
 
 
-def _mistake(text: str, kind: str, names: Sequence[str]) -> str:
-    rule = f"a tag is <{names[0]}:NAME:STRENGTH>"
+def _said(match: re.Match[str], names: Sequence[str]) -> str:
+    return f"{quoted(match.group())} was read as plain words: a tag is <{names[0]}:NAME:STRENGTH>{_mistake(match, names)}"
+
+
+def _mistake(match: re.Match[str], names: Sequence[str]) -> str:
+    text, kind, colon = match.group(), match[1], match[2]
     if kind not in names:
-        near = kind.lower() if kind.lower() in names else next(iter(difflib.get_close_matches(kind.lower()[:20], names, 1)), None)
-        return f"{rule}; write <{near}: in small letters" if near else f"{rule}, and nothing here reads <{kind[:20]}:"
+        if kind.lower() in names:
+            return f"; write <{kind.lower()}: in small letters"
+        near = next(iter(difflib.get_close_matches(kind.lower()[:20], names, 1)), None)
+        return f"; did you mean <{near}:?" if near else f", and nothing here reads <{kind[:20]}:"
+    if not colon and text.strip("<> ") != kind:
+        return f", and the colon behind {kind} is missing"
     if not text.endswith(">"):
-        return f"{rule}, and the closing > is missing"
-    return f"{rule}, and the name is missing" if text.endswith(":>") else f"{rule}, without blanks before the first colon"
+        return ", and the closing > is missing"
+    return ", and the name is missing" if text.strip("<>: ") == kind else ", without blanks before the first colon"

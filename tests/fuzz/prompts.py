@@ -14,6 +14,7 @@ from lib_lycoris.prompt import (
     Tag,
     TagError,
     find_tags,
+    near_misses,
     parse_args,
     parse_tag,
     parse_weights_or_preset,
@@ -21,7 +22,6 @@ from lib_lycoris.prompt import (
     plan_prompt,
     resolve,
     text_spans,
-    unread_tags,
 )  # fmt: skip
 
 from .judge import Unclean, check_sentence
@@ -84,8 +84,8 @@ def use_prompt(text: str, presets: Presets, rng: random.Random, steps: int) -> N
     planned = plan_prompt(text, ("lyco",), steps, rng.choice((0, 0, steps)))
     plan_negative(text, steps)
     rest, tags = find_tags(text, ("lyco", "lora"))
-    for sentence in unread_tags(rest, ("lyco",), ("lora",)):
-        check_sentence(sentence)
+    for miss in near_misses(rest, ("lyco",), ("lora",)):
+        check_sentence(miss.sentence)
     said = [_used(tag, presets, rng, steps) for tag in (*planned.tags, *tags)[:50]]
     for step in range(steps):
         planned.on(step)

@@ -154,9 +154,6 @@ def test_what_cannot_be_read_is_a_sentence(host: EmbeddedHost) -> None:
         ("a <lyco:demo-lora:lbw=NONE>", "its strength is 0 on all that it has"),
         ("a <lyco:demo-lora:0:1:start=5>", "its strength is 0 on all that it has"),
         ("a [<lyco:demo-lora>:9]", "turn it on at no step of 4"),
-        ("a <Lyco:demo-lora:1>", "write <lyco: in small letters"),
-        ("a <lyco:demo-lora", "the closing > is missing"),
-        ("a <lyco:>", "the name is missing"),
     ],
 )
 def test_what_changes_nothing_says_so(host: EmbeddedHost, prompt: str, says: str) -> None:
@@ -173,6 +170,26 @@ def test_a_strict_request_is_refused_before_anything_is_computed(host: EmbeddedH
     with pytest.raises(TagsRefused) as caught:
         generate(host, "a <lyco:nope> <lyco:demo-lora:x> <lyco:demo-lora>", strict=True)
     assert ['no network called "nope"' in caught.value.sentences[0], '"x" is not the strength' in caught.value.sentences[1]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<lyco:demo-lora:1", "the closing > is missing"), ("<lyco>", "the name is missing"), ("<lyco:>", "the name is missing"),
+        ("<lyco::1>", "the name of the network is missing"), ("<LYCO:demo-lora:1>", "write <lyco: in small letters"),
+        ("<lora:demo-lora", "the closing > is missing"),
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_a_tag_of_ours_is_refused_by_a_strict_request(text: str, says: str, host: EmbeddedHost) -> None:
+    with pytest.raises(TagsRefused) as caught:
+        generate(host, f"a {text}", strict=True)
+    assert [says in sentence for sentence in caught.value.sentences] == [True]
+    assert [says in sentence for sentence in generate(host, f"a {text}", steps=1).problems] == [True]
+
+
+def test_a_kind_that_is_not_ours_is_told_and_stays_in_the_prompt(host: EmbeddedHost) -> None:
+    made = generate(host, "a <lycro:demo-lora:1>", steps=1, strict=True)
+    assert ["did you mean <lyco:?" in sentence for sentence in made.problems] == [True] and "<lycro:demo-lora:1>" in made.infotext
 
 
 def test_the_command_ends_with_1_and_goes_on_when_it_is_lenient(

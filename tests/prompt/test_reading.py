@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_lycoris.prompt import Presets, Tag, TagError, escape_name, find_tags, parse_tag, resolve, unescape_name, unread_tags
+from lib_lycoris.prompt import Presets, Tag, TagError, escape_name, find_tags, near_misses, parse_tag, resolve, unescape_name
 
 ATTN = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
 TEXT = "transformer.text_model.encoder.layers.0.mlp.fc1.weight"
@@ -114,7 +114,7 @@ def test_off_is_what_never_acts_on_the_parameters_given() -> None:
 def test_long_prompts_take_no_time_and_short_sentences(prompt: str) -> None:
     began = time.process_time()
     rest, found = find_tags(prompt)
-    sentences = [str(error) for error in found if isinstance(error, TagError)] + unread_tags(rest)
+    sentences = [str(error) for error in found if isinstance(error, TagError)] + [miss.sentence for miss in near_misses(rest)]
     assert time.process_time() - began < 1
     assert len(sentences) <= 6 and all(len(sentence) < 600 for sentence in sentences)
 
@@ -150,14 +150,20 @@ def test_ordinary_names_stay_as_they_are() -> None:
         ("a <lyco:> b", '"<lyco:>" was read as plain words: a tag is <lyco:NAME:STRENGTH>, and the name is missing'),
         ("a <Lyco:x:1>", '"<Lyco:x:1>" was read as plain words: a tag is <lyco:NAME:STRENGTH>; write <lyco: in small letters'),
         ("a < lyco:x:1>", "without blanks before the first colon"),
-        ("a <lyoc:x:1>", "write <lyco: in small letters"),
+        ("a <lyco>", ", and the name is missing"),
+        ("a <lyco : >", ", and the name is missing"),
+        ("a <lyco", ", and the closing > is missing"),
+        ("a <LYCO x:1>", "write <lyco: in small letters"),
+        ("a <lyco x:1>", ", and the colon behind lyco is missing"),
+        ("a <lyoc:x:1>", "did you mean <lyco:?"),
+        ("a <lycro:x:1", "did you mean <lyco:?"),
         ("a <zebra:x:1>", "nothing here reads <zebra:"),
     ],
 )
 def test_what_looks_like_a_tag_gets_a_sentence(prompt: str, says: str) -> None:
-    (sentence,) = unread_tags(find_tags(prompt)[0])
-    assert says in sentence
+    (miss,) = near_misses(find_tags(prompt)[0])
+    assert says in miss.sentence and miss.ours == ("lyco" in prompt.lower())
 
 
 def test_kinds_that_others_read_and_plain_signs_get_none() -> None:
-    assert unread_tags("<hypernet:x:1> <3:00> a < b", known=("hypernet",)) == []
+    assert near_misses("<hypernet:x:1> <3:00> a < b <b> <lycos> <3", known=("hypernet",)) == []

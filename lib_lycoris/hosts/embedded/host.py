@@ -20,7 +20,7 @@ from ...models import BaseModel
 from ...networks import Network
 from ...networks.hashes import model_hash, short
 from ...patching import Activation, Patcher, Report
-from ...prompt import Presets, PromptPlan, find_tags, plan_negative, plan_prompt, unread_tags
+from ...prompt import Presets, PromptPlan, find_tags, near_misses, plan_negative, plan_prompt
 from ...tools.jobs.devices import check_device
 from ...wording import counted
 from ..fitting import apply_fitting, base_weight
@@ -196,8 +196,11 @@ class EmbeddedHost:
     def _plan(self, request: GenerationRequest, prompt: PromptPlan, seed: int) -> Plan:
         """Return what a prompt's tags come to; whatever is wrong with one leaves that one out, with a sentence."""
         plan = self.session.plan(prompt.tags, lambda: (self.patcher, None), seed)
-        plan.problems[:0] = unread_tags(find_tags(request.prompt, TAGS)[0], TAGS)
-        if find_tags(request.negative, TAGS)[1]:
+        missed = near_misses(find_tags(request.prompt, TAGS)[0], TAGS)
+        plan.problems[:0] = [miss.sentence for miss in missed]
+        plan.refused[:0] = [miss.sentence for miss in missed if miss.ours]
+        words, tags = find_tags(request.negative, TAGS)
+        if tags or any(miss.ours for miss in near_misses(words, TAGS)):
             plan.problems.append("a tag in the negative prompt does nothing; write it in the prompt, its strength may be negative")
         return plan
 

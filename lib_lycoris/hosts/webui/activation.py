@@ -14,7 +14,7 @@ from . import comments
 from .conds import Conds
 from .hooks import Steps, start_hooks
 from .host import PassRequest, WebuiHost, host
-from .prompts import about_batch, about_regions, near_misses, pass_steps, tags_of, with_brackets, written
+from .prompts import about_batch, about_near_misses, about_regions, pass_steps, tags_of, with_brackets, written
 from .text_steps import TextSteps
 
 
@@ -70,7 +70,7 @@ class LycoNetwork:
         batch = about_batch(prompts)
         if batch is not None:
             comments.note_tags(p, tags_of(prompts[0]))
-        return [*near_misses(prompts), *([] if batch is None else [batch])]
+        return [*about_near_misses(prompts), *([] if batch is None else [batch])]
 
     def deactivate(self, p: Any) -> None:
         """End a run: nothing acts afterwards, also where the webui would not say so again."""

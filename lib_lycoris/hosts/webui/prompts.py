@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...prompt import Tag, find_tags, plan_prompt, unread_tags
+from ...prompt import Tag, find_tags, near_misses, plan_prompt
 from ...prompt.scan import places
 
 NAMES = ("lyco",)
@@ -21,13 +21,13 @@ def written(p: Any, hires: bool) -> list[str]:
     return [str(text) for text in texts[first * size : (first + 1) * size]]
 
 
-def near_misses(prompts: Sequence[str]) -> list[str]:
+def about_near_misses(prompts: Sequence[str]) -> list[str]:
     """Return a sentence for each piece of the prompts that was probably meant as a tag of ours; other kinds are other programs'."""
     found = []
     for prompt in dict.fromkeys(prompts):
         rest, _ = find_tags(prompt, NAMES)
         others = [place.kind for place in places(rest) if not difflib.get_close_matches(place.kind.lower()[:20], NAMES, 1)]
-        found += unread_tags(rest, NAMES, others)
+        found += [miss.sentence for miss in near_misses(rest, NAMES, others)]
     return list(dict.fromkeys(found))
 
 
