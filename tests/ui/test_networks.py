@@ -80,8 +80,9 @@ FIELDS = ("", "any", "any", "any", "", "by name", "everything")
 def test_the_page_shows_notes_and_saves_them_for_the_webui_too(page: NetworksPage, tmp_path: Path) -> None:
     (tmp_path / "networks" / "mine.safetensors").write_bytes((page.context.store.networks()[0].path).read_bytes())
     Image.new("RGB", (600, 400), "red").save(tmp_path / "networks" / "mine.png")
-    cards, leaf, bases, *_ = page.look_again("[]", 0, *FIELDS)
-    assert leaf == 0 and "SD1" in bases["choices"] and 'src="data:image/jpeg;base64,' in cards["value"] and "duplicate" in cards["value"]
+    cards, leaf, before, after, bases, *_ = page.look_again("[]", 0, *FIELDS)
+    assert (leaf, before["visible"], after["visible"]) == (0, False, False)  # one page: nothing to turn
+    assert "SD1" in bases["choices"] and 'src="data:image/jpeg;base64,' in cards["value"] and "duplicate" in cards["value"]
     picked = json.dumps(["demo-lora", "mine"])
     assert "Saved in mine.json" in page.keep(picked, True, 0.7, "hat, red", "good")["value"]
     said = json.loads((tmp_path / "networks" / "mine.json").read_text())
@@ -111,8 +112,9 @@ def test_leaves_are_turned_and_5000_cards_are_quick(page: NetworksPage, monkeypa
     many = [replace(ONE, name=f"n{number:04}") for number in range(5000)]
     monkeypatch.setattr(LibraryCards, "cards", lambda _: many)
     began = time.process_time()
-    cards, leaf = page.turned(1)("[]", 0, *FIELDS)
+    cards, leaf, *buttons = page.turned(1)("[]", 0, *FIELDS)
     assert time.process_time() - began < 0.5
     assert leaf == 1 and f"n{SHOWN:04}" in cards["value"] and "n0000" not in cards["value"] and "page 2 of 209" in cards["value"]
+    assert [button["visible"] for button in buttons] == [True, True]
     assert page.turned(1)("[]", 208, *FIELDS)[1] == 208 and page.turned(-1)("[]", 0, *FIELDS)[1] == 0
     assert len(cards["value"]) < 40_000

@@ -30,8 +30,10 @@ class NetworksPage:
         """Add the components to the open gr.Blocks."""
         self._filters()
         with gr.Row(elem_classes=["lyco_buttons"]):
-            self.before = gr.Button("‹ Previous", size="sm", elem_id="lyco_networks_before", min_width=90, scale=0)
-            self.after = gr.Button("Next ›", size="sm", elem_id="lyco_networks_after", min_width=90, scale=0)
+            self.before, self.after = (
+                gr.Button(label, size="sm", visible=False, elem_id=f"lyco_networks_{name}", min_width=90, scale=0)
+                for name, label in (("before", "‹ Previous"), ("after", "Next ›"))
+            )
             self.refresh = gr.Button(
                 REFRESH, size="sm", elem_id="lyco_networks_refresh", scale=0, min_width=40, elem_classes=["lyco_refresh"]
             )
@@ -74,7 +76,7 @@ class NetworksPage:
         self.details = [self.form, self.favourite, self.preferred, self.triggers, self.text, self.told]
 
     def _wire(self) -> None:
-        view, inputs = [self.cards, self.leaf], [self.picked, self.leaf, *self.fields]
+        inputs, view = [self.picked, self.leaf, *self.fields], self.view
         on_any([field.change for field in self.fields], self.first_leaf, inputs, view, queue=False)
         self.before.click(self.turned(-1), inputs, view, **QUICK)
         self.after.click(self.turned(1), inputs, view, **QUICK)
@@ -84,9 +86,14 @@ class NetworksPage:
         saved.then(self.turned(0), inputs, view, **QUICK)
         self.context.later(self._wire_pages)
 
+    @property
+    def view(self) -> list[Any]:
+        """The components that show a leaf."""
+        return [self.cards, self.leaf, self.before, self.after]
+
     def _wire_pages(self, _: Any) -> None:
         inputs = [self.picked, self.leaf, *self.fields]
-        tab_of(self.form).select(self.opened, inputs, [self.cards, self.leaf, *self.fields[1:4]], show_progress="hidden")
+        tab_of(self.form).select(self.opened, inputs, [*self.view, *self.fields[1:4]], show_progress="hidden")
         for name, button in self.opens.items():
             receiver = self.context.receivers.get(name)
             if receiver is not None:
@@ -141,7 +148,8 @@ class NetworksPage:
         last = max(0, (len(all_found) - 1) // SHOWN)
         leaf = min(max(leaf, 0), last)
         part = chosen(all_found, leaf)
-        return [gr.update(value=cards_html(part, len(all_found), leaf, last, _names(picked), wanted, self.context.send)), leaf]
+        html = cards_html(part, len(all_found), leaf, last, _names(picked), wanted, self.context.send)
+        return [gr.update(value=html), leaf, gr.update(visible=last > 0), gr.update(visible=last > 0)]
 
     def _loaded(self) -> str:
         try:
