@@ -270,7 +270,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from .tools.examine.inspect import inspect
     from .tools.examine.inspect_text import as_text
 
-    found = inspect(arguments.file, _demo_base(arguments), arguments.family)
+    found = inspect(arguments.file, _demo_base(arguments), arguments.family, "the demo model")
     print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False) if arguments.json else as_text(found))
     return 0 if found.usable else 1
 

@@ -13,10 +13,10 @@ else:
         from lib_lycoris.hosts.webui import files, register
         from lib_lycoris.hosts.webui.generate import WebuiGenerator
         from lib_lycoris.hosts.webui.interface import tab as interface
-        from lib_lycoris.tools.examine.inspect import inspect
         from lib_lycoris.tools.jobs.queue import shared
         from lib_lycoris.tools.jobs.service import JobService
         from lib_lycoris.ui.context import PageContext
+        from lib_lycoris.ui.loaded import LoadedModel
         from lib_lycoris.ui.pages import HostTab
         from lib_lycoris.ui.settings import Settings
     applies = host.webui.applies
@@ -27,14 +27,14 @@ else:
     else:
         register.refuse()
 
-    store, cards = files.WebuiFileStore(), LibraryCards(files.library)
+    store, cards, generator = files.WebuiFileStore(), LibraryCards(files.library), WebuiGenerator() if applies else None
 
     def tab():
         """Return the tab, anew at each reload of the UI."""
         context = PageContext(store, shared(), settings=Settings(store.data_folder() / "pages.json"), networks=cards)
         context.checkpoint_title, context.unload = files.checkpoint_title, files.unload
         if applies:
-            context.generator, context.send, context.use_checkpoint = WebuiGenerator(), "txt2img", files.use_checkpoint
+            context.generator, context.send, context.use_checkpoint = generator, "txt2img", files.use_checkpoint
         return HostTab(context)
 
-    interface.register_tools(lambda path, family: inspect(path, family=family).as_dict(), tab, JobService(shared(), store))
+    interface.register_tools(LoadedModel(lambda: generator, store).described, tab, JobService(shared(), store))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from sys import float_info
 
@@ -73,6 +74,26 @@ def _load(
         name=file.path.stem, path=file.path, patches=patches, skipped=tuple(found.skipped), metadata=file.metadata,
         embeddings=embeddings, family=base.family, digest=digest, modules=found.modules, base=base, layers=len(keys.modules),
     )  # fmt: skip
+
+
+def fits(path: str | Path, base: models.BaseModel) -> bool:
+    """Tell whether a network's layers are those of a base model; next to nothing of the file is read. Raises NetworkFormatError."""
+    file, source, keys = open_network(path)
+    return fits_by_shapes(file, source, keys, models.recognise(module_shapes(file, keys), file.metadata), base)
+
+
+def fits_by_shapes(file: TensorFile, source: SettingsSource, keys: Keys, told: models.Recognition, base: models.BaseModel) -> bool:
+    """Tell whether an opened network is for a base model: by names, shapes and single numbers, which can be switches."""
+    try:
+        if keys.modules:  # else it holds words alone
+            _refuse_if_foreign(file, keys, told, base)
+            single = {key for key, info in file.tensors.items() if prod(info.shape) == 1}
+            blank = {key: torch.ones(()).expand(info.shape) for key, info in file.tensors.items() if key not in single}
+            found = match(find_layers(file.tensors, keys, base), source, {**file.read(single), **blank})
+            _refuse_if_nothing_fits(file, keys, found, base)
+    except ModelMismatchError:
+        return False
+    return True
 
 
 def open_network(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:

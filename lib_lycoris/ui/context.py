@@ -12,11 +12,11 @@ import gradio as gr
 
 from ..errors import LycorisError, ToolError
 from ..hosts.protocol import Generator, NetworkCards
-from ..models.families import FAMILIES
 from ..tools.files.store import FileStore
 from ..tools.jobs.places import SUFFIX, new_file
 from ..tools.jobs.queue import Jobs
 from .events import by_hand, on_any
+from .loaded import LoadedModel
 from .parts.file_choice import wire_pickers
 from .parts.generation.making import Maker
 from .settings import Settings
@@ -54,10 +54,14 @@ class PageContext:
     maker: Maker = field(default_factory=Maker)  # makes images, one piece of work at a time for all pages
     unload: Callable[[], str] | None = None  # gives the memory of the loaded model back until it is used again; returns a sentence
     used: Path | None = None  # the checkpoint that was chosen here last
+    loaded: LoadedModel = field(init=False)
     _used: list[Path] = field(default_factory=list)  # checkpoints that images were made with before
     _wires: list[Wire] = field(default_factory=list)
     _loads: list[Load] = field(default_factory=list)
     _after: list[tuple[Callable[..., Any], list[Any], Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.loaded = LoadedModel(lambda: self.generator, self.store)
 
     def new_network(self, name: str) -> Path:
         """Return the path of a new network of this name. Raises ToolError for a bad name or one that is taken."""
@@ -92,14 +96,9 @@ class PageContext:
         return said
 
     def fits_loaded(self, names: Sequence[str]) -> bool:
-        """Tell whether networks may be for the loaded model: False where a file says that it is for another family."""
-        if self.networks is None or self.generator is None:
-            return True
-        try:
-            short = FAMILIES[self.generator.base.family].short
-            return all(self.networks.card(name).base in (short, "Unknown", "") for name in names)
-        except (LycorisError, KeyError):
-            return True
+        """Tell whether networks may be for the loaded model: False where a file's layers are not those of that model."""
+        paths = {file.name: file.path for file in self.store.networks()}
+        return all(self.loaded.fits(paths[name]) for name in names if name in paths)
 
     def preferred(self, name: str) -> float:
         """Return the strength that the user prefers for a network, 1 if nothing is known."""

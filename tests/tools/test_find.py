@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib_lycoris.cli import main
-from lib_lycoris.errors import ToolError
+from lib_lycoris.demo import CHECKPOINT, NETWORKS
+from lib_lycoris.errors import ModelMismatchError, ToolError
 from lib_lycoris.tools.library import find
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.reshape import bake, convert
 from tests import samples
+from tests.tools.test_extract import random_weights
 
 BLOCK = "down_blocks_0_attentions_{0}_transformer_blocks_0_{1}"
 UNET = [f"lora_unet_{BLOCK.format(number, part)}" for number in (0, 1) for part in ("attn1_to_q", "attn1_to_v", "attn1_to_out_0")]
@@ -121,6 +123,33 @@ def test_which_need_which_base_model(library: Path) -> None:
     assert row["base"].startswith("Stable Diffusion 1") or row["base"].startswith("SD")
     assert len(row["files"]) == 6 and names(row["exact"]) == {"oft.safetensors"}
     assert {name: len(files) for name, files in row["named"].items()} == {"base0.safetensors": 2, "base1.safetensors": 2}
+
+
+def test_the_base_model_tells_of_networks_whose_files_do_not() -> None:
+    bases = {row["base"]: names(row["files"]) for row in find.run(NETWORKS).report["bases"]}
+    assert "demo-lora.safetensors" in bases["an unknown base model"]
+    bases = {row["base"]: names(row["files"]) for row in find.run(NETWORKS, base_model=CHECKPOINT).report["bases"]}
+    assert "demo-lora.safetensors" in bases[f"fits {CHECKPOINT.name}"] and "an unknown base model" not in bases
+
+
+def test_a_checkpoint_of_unusual_size_tells_what_it_is_made_of(tmp_path: Path) -> None:
+    used = {"demo-lora": 0.5, "demo-oft": 0.8}
+    merged = tmp_path / "merged.safetensors"
+    merge.run(CHECKPOINT, [NETWORKS / f"{name}.safetensors" for name in used], merged, ratios=list(used.values()))
+    made_of = find.run(NETWORKS, checkpoint=merged, base_model=CHECKPOINT).report["made_of"]
+    assert {Path(row["file"]).stem: row["strengths"]["unet"] for row in made_of} == pytest.approx(used, abs=0.01)
+
+
+def test_checkpoints_of_other_sizes_are_refused_before_the_start(library: Path, tmp_path: Path) -> None:
+    save_file(random_weights(1), tmp_path / "other.safetensors")
+    for run in (find.run, find.plan):
+        with pytest.raises(
+            ModelMismatchError, match=r"in demo-scenes\.safetensors, but \(.*\) in other\.safetensors; both must be of one size"
+        ):
+            run(library=library, checkpoint=CHECKPOINT, base_model=tmp_path / "other.safetensors")
+    merge.run(CHECKPOINT, [NETWORKS / "demo-lora.safetensors"], tmp_path / "merged.safetensors")
+    with pytest.raises(ToolError, match=r"none of the 6 networks changes a layer of demo-scenes\.safetensors"):
+        find.run(library, checkpoint=tmp_path / "merged.safetensors", base_model=CHECKPOINT)
 
 
 def base_model(path: Path, dtype: torch.dtype) -> Path:

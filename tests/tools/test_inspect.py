@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from lib_lycoris import cli, models
-from lib_lycoris.demo import CHECKPOINT
+from lib_lycoris.demo import CHECKPOINT, NETWORKS
 from lib_lycoris.networks.reading.table import TensorInfo
 from lib_lycoris.tools.examine.inspect import base_model_in, inspect
 from lib_lycoris.tools.examine.inspect_text import as_text
+from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
 
 QUERY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q"  # (320, 320) in SD1
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"  # (320, 768)
@@ -107,6 +108,15 @@ def test_a_file_for_another_model_is_described(mixed: Path) -> None:
     assert found.compared_with == "Stable Diffusion XL"
     assert any("made for Stable Diffusion 1.x" in problem for problem in found.problems)
     assert any(module.name == KEY and module.parameter is None for module in found.modules)
+
+
+def test_the_model_at_hand_tells_what_a_file_does_not() -> None:
+    path, base = NETWORKS / "demo-lora.safetensors", open_checkpoint(CHECKPOINT).base
+    alone, found = inspect(path), inspect(path, base, base_name="the demo model")
+    assert (alone.family, alone.fits, alone.layers_of) == (None, "", None) and "unknown (its metadata" in as_text(alone)
+    assert (found.family, found.fits, found.layers_of) == (None, "the demo model", "sd1")
+    assert "fits the demo model (by the names and shapes of its layers; by the file alone unknown: " in as_text(found)
+    assert inspect(path, base).fits == "Stable Diffusion 1.x" and inspect(path, models.reference("sdxl")).fits == ""
 
 
 def test_a_file_without_a_network_is_described(tmp_path: Path) -> None:

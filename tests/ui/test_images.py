@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from lib_lycoris.demo import CHECKPOINT
 from lib_lycoris.errors import LycorisError, ToolError
@@ -110,10 +112,15 @@ def test_a_checkpoint_is_chosen_and_the_one_before_comes_back(page: GeneratePage
     assert "no other checkpoint" in page.use_the_one_before()[0]["value"]
 
 
-def test_a_network_for_another_model_is_not_held_to_the_loaded_one(page: GeneratePage, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert page.context.fits_loaded(["demo-lora"])
-    monkeypatch.setattr(LibraryCards, "card", lambda *_: SimpleNamespace(base="SDXL"))
-    assert not page.context.fits_loaded(["demo-lora"])
+def test_a_network_for_another_model_is_not_held_to_the_loaded_one(page: GeneratePage, tmp_path: Path) -> None:
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    full_size = {f"{layer}.lora_up.weight": torch.ones(320, 2), f"{layer}.lora_down.weight": torch.ones(2, 320)}
+    save_file(full_size, tmp_path / "networks" / "full-size.safetensors", {"ss_base_model_version": "sd_v1"})
+    (tmp_path / "networks" / "broken.safetensors").write_bytes(b"broken")
+    page.context.store.refresh()
+    assert page.context.fits_loaded(["demo-lora", "demo-ia3", "gone"])
+    assert page.context.fits_loaded(["broken"])  # what is wrong with it is said by what reads it
+    assert not page.context.fits_loaded(["demo-lora", "full-size"])
 
 
 def test_a_strangers_generation_text_takes_no_time() -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 import torch
 
+from lib_lycoris.demo import CHECKPOINT, NETWORKS
 from lib_lycoris.errors import ToolError
+from lib_lycoris.hosts.embedded.files import open_store
+from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.networks.writer import save
 from lib_lycoris.prompt import Presets
@@ -160,6 +164,25 @@ def test_the_table_is_searched_and_sorted(page: InspectPage) -> None:
     rows = page.filtered("hero", "", LARGEST)["value"].split("<tr>")
     assert "output_blocks.11" in rows[2] and "input_blocks.1" in rows[3]
     assert "value" not in page.filtered("other", "x", None)  # not looked at yet
+
+
+def test_the_loaded_model_tells_what_a_file_does_not(tmp_path: Path) -> None:
+    host = EmbeddedHost.open(device="cpu", data=tmp_path)
+    context = PageContext(open_store(host, None, None, tmp_path), Jobs(), host)
+    page = InspectPage(context)
+    with gr.Blocks() as blocks:
+        page.build()
+        context.finish(blocks)
+    found = shown(page, "demo-lora")
+    said = f"fits the loaded model ({CHECKPOINT.name})"
+    assert f"<dd>{said}</dd>" in found["head"]["value"] and "<td>IN04</td>" in found["table"]["value"]
+    assert "by the file alone unknown: its metadata names Stable Diffusion 1.x" in found["facts"]["value"]
+    dropped = page.dropped.dropped([SimpleNamespace(name=str(NETWORKS / "demo-full.safetensors"))])
+    assert said in dropped[0]["value"]
+    assert context.loaded.described(NETWORKS / "demo-lora.safetensors", None)["fits"] == f"the loaded model ({CHECKPOINT.name})"
+    save(tmp_path / "networks" / "full-size.safetensors", lora(0), {"ss_base_model_version": "sd_v1"})
+    page.picker.refreshed()
+    assert "<dd>Stable Diffusion 1.x</dd>" in shown(page, "full-size")["head"]["value"]
 
 
 def test_a_table_of_a_thousand_modules_stays_small(page: InspectPage) -> None:

@@ -58,6 +58,14 @@ def test_a_leaf_shows_marks_and_escapes_what_files_say() -> None:
     assert "No network file" in cards_html([], 0, 0, 0, [], Wanted(), "")
 
 
+def test_a_card_whose_file_tells_no_base_model_says_whether_it_fits_the_loaded_one() -> None:
+    told = replace(EVIL, name="odd", broken="")
+    for fits, said, kept in ((True, "fits the loaded model", ["odd"]), (False, "not for the loaded model", [])):
+        wanted = Wanted(loaded="SD1", fits=lambda _, fits=fits: fits, only="what fits the loaded model")
+        assert said in cards_html([told], 1, 0, 0, [], wanted, "") and [card.name for card in found([told], wanted)] == kept
+    assert "loaded model" not in cards_html([told], 1, 0, 0, [], Wanted(), "")
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> NetworksPage:
     host = EmbeddedHost.open(device="cpu", data=tmp_path)

@@ -18,7 +18,7 @@ from ...errors import ModelMismatchError, NetworkFormatError, naming, readable
 from ...networks.hashes import model_hash, sha256, short
 from ...networks.keys import Keys
 from ...networks.limits import is_broken
-from ...networks.loading import module_shapes, no_network, open_keys
+from ...networks.loading import fits_by_shapes, module_shapes, no_network, open_keys
 from ...networks.matching import Match, find_layers, match, own_model
 from ...networks.reading.reader import TensorFile
 from ...networks.reading.table import TensorInfo
@@ -55,6 +55,8 @@ class Inspection:
     family_reason: str
     candidates: tuple[str, ...]  # all families that it fits, the likeliest first
     compared_with: str
+    compared_family: str
+    fits: str  # what the base model that was given is called, where the file alone tells no family and its layers are those of that model
     algorithms: dict[str, int]
     ranks: dict[str, int]
     alphas: dict[str, int]
@@ -72,6 +74,11 @@ class Inspection:
     problems: tuple[str, ...]
 
     @property
+    def layers_of(self) -> str | None:
+        """The family whose layers the file changes: the one that it is for, else that of the model that it fits."""
+        return self.family or (self.compared_family if self.fits else None)
+
+    @property
     def usable(self) -> bool:
         """Tell whether the file can be applied to the model that it is for: nothing in it is broken, and something in it is known."""
         return not self.not_finite and bool(self.modules or self.embeddings)
@@ -81,16 +88,17 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: str | Path, base: models.BaseModel | None = None, family: str | None = None) -> Inspection:
+def inspect(path: str | Path, base: models.BaseModel | None = None, family: str | None = None, base_name: str = "") -> Inspection:
     """Describe a network file against a base model (default: the full-size one that it is for, or that of the family asked for).
 
+    base_name: what the base model is called, where the file turns out to fit it (default: its family's name).
     Raises NetworkFormatError only for a file that holds no readable tensors, UnknownFamilyError.
     """
     with naming(path):
-        return _inspect(path, base, family)
+        return _inspect(path, base, family, base_name)
 
 
-def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None) -> Inspection:
+def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None, base_name: str) -> Inspection:
     file, source, keys = open_keys(path)
     tensors = file.read(file.tensors)
     shapes = module_shapes(file, keys)
@@ -102,10 +110,13 @@ def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None
     modules = (*_fitting(compared, found), *_others(keys, tensors, found))
     unmatched = tuple((item.key, item.reason) for item in found.skipped)
     reason = told.reason if keys.modules else "it holds no network"
+    open_question = base is not None and told.family is None and no_network(file, source, keys) is None
+    fits = base is not None and open_question and fits_by_shapes(file, source, keys, told, base)
     return Inspection(
         name=Path(path).name if Path(path).is_dir() else file.path.stem, path=str(file.path),
         bytes=file.path.stat().st_size, hashes=_hashes(file),
         family=told.family, family_reason=reason, candidates=told.candidates, compared_with=compared.label,
+        compared_family=compared.family, fits=(base_name or compared.label) if fits else "",
         algorithms=_counts(m.algorithm for m in modules), ranks=_counts(m.rank for m in modules), alphas=_counts(m.alpha for m in modules),
         dtypes=_counts(info.dtype for info in file.tensors.values()), keys=len(file.tensors),
         matched_keys=len(file.tensors) - len({key for key, _ in unmatched}), unmatched=unmatched, modules=modules,

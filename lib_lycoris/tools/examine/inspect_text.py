@@ -45,8 +45,7 @@ def _problems(found: Inspection) -> list[tuple[str, str]]:
 
 
 def _network(found: Inspection) -> list[tuple[str, str]]:
-    label = models.FAMILIES[found.family].label if found.family else "unknown"
-    rows = [("base model", f"{label} ({found.family_reason})"), ("compared with", found.compared_with)]
+    rows = [("base model", f"{base_model_of(found)} ({reason_of(found)})"), ("compared with", found.compared_with)]
     rows.append(("keys", f"{found.matched_keys} of {found.keys} used"))
     rows += [(name, text) for name, values in _columns(found) if (text := tally(values))]
     for component, title in COMPONENTS.items():
@@ -57,6 +56,18 @@ def _network(found: Inspection) -> list[tuple[str, str]]:
     for word, parts in found.embeddings.items():
         rows.append(("embedding", f'"{word}" ' + ", ".join(f"{part} {'x'.join(map(str, shape))}" for part, shape in parts.items())))
     return rows
+
+
+def base_model_of(found: Inspection) -> str:
+    """Return the base model in a few words: as the file tells it, else the model at hand that the file fits."""
+    if found.family:
+        return models.FAMILIES[found.family].label
+    return f"fits {found.fits}" if found.fits else "unknown"
+
+
+def reason_of(found: Inspection) -> str:
+    """Return what the base model was told by."""
+    return f"by the names and shapes of its layers; by the file alone unknown: {found.family_reason}" if found.fits else found.family_reason
 
 
 def _columns(found: Inspection) -> tuple[tuple[str, Mapping[str, int]], ...]:

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import ModelMismatchError, ToolError
+from ...errors import ToolError
+from ...models import BaseModel
 from ...networks.hashes import sha256
 from ...wording import counted
 from ..declaration import FilePath, Files, Option, Plan, Result, Tool, as_list
 from ..extract.difference import Reader
-from ..files.checkpoints.checkpoint import open_checkpoint
+from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..jobs.progress import Progress
 from ..units import sized
-from .made_of import Explained, explained, layers_to_look_at, numbers_looked_at
+from .made_of import Explained, check_pair, explained, layers_to_look_at, numbers_looked_at
 from .sampled import Layers, SampledNetwork, SampledReader, by_hash, content_hash, files_of, sampled_networks
 from .sketch import compared, near_pairs
 
@@ -36,7 +37,8 @@ def run(
 ) -> Result:  # fmt: skip
     """Look through a library: which files are equal or nearly so and which base model each needs; with a file, which network it is.
 
-    With a checkpoint and its base model: which networks, at which strengths, its difference is the sum of.
+    With a checkpoint and its base model: which networks, at which strengths, its difference is the sum of. With a base model alone: also
+    which networks it fits whose files do not tell what they are for.
 
     Raises:
         ToolError: there is no network file, or an option is wrong.
@@ -47,7 +49,8 @@ def run(
         return _made_of(Path(checkpoint), base_model, files_of(_paths(library)), progress)
     if not 0.5 <= near <= 1:
         raise ToolError(f"near is a cosine from 0.5 to 1, but got {near:g}")
-    sampler, paths = SampledReader(), files_of(_paths(library))
+    paths = files_of(_paths(library))
+    sampler = SampledReader(None if base_model is None else _at_hand(open_checkpoint(base_model)))
     asked = None if model is None else sampler.read(Path(model))
     files, broken, read = _read(sampler, paths, by_hash, progress)
     if asked is not None:
@@ -158,25 +161,28 @@ def _bases(files: Sequence[SampledNetwork]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda row: -len(row["files"]))
 
 
+def _at_hand(checkpoint: Checkpoint) -> tuple[BaseModel, str]:
+    return checkpoint.base, checkpoint.path.name
+
+
 def _checkpoints(path: Path, base_model: FilePath | None) -> tuple[Reader, Reader]:
     if base_model is None:
         raise ToolError("what a checkpoint is made of is read from its difference; give the model that it was made from as `base_model`")
     tuned, base = open_checkpoint(path), open_checkpoint(base_model)
-    if tuned.base.family != base.base.family:
-        raise ModelMismatchError(
-            f"{path.name} is {tuned.base.label}, but {base.path.name} is {base.base.label}; both must be of one family"
-        )
+    check_pair(tuned, base)
     return Reader(tuned), Reader(base)
 
 
 def _made_of(path: Path, base_model: FilePath | None, paths: Sequence[Path], progress: Progress) -> Result:
     tuned, base = _checkpoints(path, base_model)
-    sampler = SampledReader()
+    sampler = SampledReader(_at_hand(base.checkpoint))
     try:
         heads, broken, _ = _read(sampler, paths, lambda _: (), progress)
-        fitting = [head for head in heads if head.family == base.checkpoint.base.family]
-        places = layers_to_look_at(base.checkpoint, [head.layout.modules for head in fitting])
+        fitting = [head for head in heads if head.layout.base is base.checkpoint.base]
+        places = layers_to_look_at(tuned.checkpoint, base.checkpoint, [head.layout.modules for head in fitting])
         wanted = [layer for listed in places.values() for layer in listed]
+        if not wanted:
+            raise ToolError(f"none of the {counted(len(heads), 'network')} changes a layer of {base.checkpoint.path.name}")
         files, more, read = _read(sampler, [head.path for head in fitting], lambda _: wanted, progress)
         progress.start(len(places), "fitting", "parts")
         found: dict[str, Explained] = {}
@@ -192,7 +198,7 @@ def _made_of(path: Path, base_model: FilePath | None, paths: Sequence[Path], pro
         "checkpoint": str(path), "base_model": str(base_model), "made_of": _strengths(files, found),
         "explained": {key: 1 - one.left / one.energy if one.energy else 1.0 for key, one in found.items()},
         "layers": wanted, "files": len(paths), "unreadable": [*broken, *more], "bytes_read": read,
-        "other_families": [str(head.path) for head in heads if head.family != base.checkpoint.base.family],
+        "other_families": [str(head.path) for head in heads if head.layout.base is not base.checkpoint.base],
     }  # fmt: skip
     return Result(report, _made_text(path.name, report))
 
@@ -251,7 +257,8 @@ TOOL = Tool(
                walks=True),
         Option("model", "tell which of the library's networks this file is", Path, kind="network"),
         Option("checkpoint", "tell which of the library's networks this checkpoint is made of", Path, kind="checkpoint"),
-        Option("base_model", "the checkpoint that it was made from", Path, kind="checkpoint"),
+        Option("base_model", "the checkpoint that it was made from; without one, the networks that fit this model are told where their "
+               "files do not say what they are for", Path, kind="checkpoint"),
         Option("near", "cosine of two changes from which they are alike", float, NEAR),
     ),
 )  # fmt: skip

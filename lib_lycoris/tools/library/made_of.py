@@ -51,8 +51,26 @@ class Explained:
     layers: tuple[str, ...]
 
 
-def layers_to_look_at(base: Checkpoint, layouts: Sequence[Mapping[str, object]]) -> dict[str, list[str]]:
-    """Return component -> layers of a checkpoint that most networks change, of those the ones with the smallest hashes."""
+def check_pair(tuned: Checkpoint, base: Checkpoint) -> None:
+    """Raise ModelMismatchError where two checkpoints cannot have been made from each other: of two families, or mostly of other sizes."""
+    if tuned.base.family != base.base.family:
+        raise ModelMismatchError(
+            f"{tuned.path.name} is {tuned.base.label}, but {base.path.name} is {base.base.label}; both must be of one family"
+        )
+    common = tuned.base.layers.keys() & base.base.layers.keys()
+    others = sorted(layer for layer in common if not _is_alike(tuned, base, layer))
+    if others and 2 * len(others) >= len(common):
+        sizes = (f"{tuple(one.base.layers[others[0]].shape)} in {one.path.name}" for one in (tuned, base))
+        raise ModelMismatchError(f"{others[0]} is {', but '.join(sizes)}; both must be of one size")
+
+
+def _is_alike(tuned: Checkpoint, base: Checkpoint, layer: str) -> bool:
+    its = tuned.base.layers.get(layer)
+    return its is not None and tuple(its.shape) == tuple(base.base.layers[layer].shape)
+
+
+def layers_to_look_at(tuned: Checkpoint, base: Checkpoint, layouts: Sequence[Mapping[str, object]]) -> dict[str, list[str]]:
+    """Return component -> layers of two checkpoints that most networks change, of those the ones with the smallest hashes."""
     counts = Counter(layer for layout in layouts for layer in layout)
     found: dict[str, list[str]] = {}
     for layer, _ in sorted(counts.items(), key=lambda item: (-item[1], name_hash(item[0]))):
@@ -62,6 +80,7 @@ def layers_to_look_at(base: Checkpoint, layouts: Sequence[Mapping[str, object]])
             or component is None
             or len(info.shape) < 2
             or prod(info.shape) > LARGEST
+            or not _is_alike(tuned, base, layer)
             or not base.places(parameter(layer, "weight"))
         ):
             continue
@@ -81,7 +100,7 @@ def numbers_looked_at(base: Checkpoint) -> int:
 
 
 def explained(tuned: Reader, base: Reader, files: Sequence[SampledNetwork], layers: Sequence[str]) -> Explained:
-    """Return the networks in a checkpoint by the layers of one component. Raises ModelMismatchError for one of another shape."""
+    """Return the networks in a checkpoint by the layers of one component, which have one shape in both."""
     names = [parameter(layer, "weight") for layer in layers]
     weights = {name: _read(base, name) for name in names}
     rest = {name: _read(tuned, name) - weights[name] for name in names}

@@ -15,7 +15,7 @@ from ...algorithms import Algorithm
 from ...errors import LycorisError, NetworkFormatError, ToolError
 from ...models import FAMILIES, BaseModel, recognise, split_parameter, with_part
 from ...networks.keys import Keys, sort_out
-from ...networks.loading import module_shapes, no_network, open_keys, open_network
+from ...networks.loading import fits_by_shapes, module_shapes, no_network, open_keys, open_network
 from ...networks.matching import Placement, find_layers, match, own_model, slice_shape
 from ...networks.reading.folder import EXTENSIONS
 from ...networks.reading.reader import Block, TensorFile
@@ -33,6 +33,7 @@ class Layout:
     """What a table of tensors tells; files with the same names and shapes share one."""
 
     base: BaseModel
+    label: str  # of the base model, for people
     modules: Mapping[str, tuple[str, ...]]  # layer -> modules of the file
 
 
@@ -57,14 +58,9 @@ class SampledNetwork:
     read: int  # bytes
 
     @property
-    def family(self) -> str:
-        """The id of the base model's family."""
-        return self.layout.base.family
-
-    @property
     def label(self) -> str:
         """The base model, for people."""
-        return FAMILIES[self.family].label
+        return self.layout.label
 
 
 Layers = Callable[[Sequence[str]], Iterable[str]]  # the layers of a file that are looked at, of all that it has
@@ -97,9 +93,13 @@ class Sample:
 
 
 class SampledReader:
-    """Reads files, and works out each table of tensors once: a library's files have few different ones."""
+    """Reads files, and works out each table of tensors once: a library's files have few different ones.
 
-    def __init__(self) -> None:
+    at_hand: a base model that the files may be for, with its name: it tells of those whose own header does not, or that have its sizes.
+    """
+
+    def __init__(self, at_hand: tuple[BaseModel, str] | None = None) -> None:
+        self._at_hand = at_hand
         self._keys: dict[int, Keys] = {}  # by the hash of a table, which would take as much memory again
         self._reasons: dict[tuple[object, ...], str | None] = {}
         self._layouts: dict[tuple[object, ...], Layout] = {}
@@ -110,7 +110,7 @@ class SampledReader:
         file, source, keys = open_keys(path, self._sort_out)
         self._refuse_others(file, source, keys)
         said = {key: file.metadata[key] for key in NAMED if file.metadata.get(key)}
-        layout = self._layout(file, keys, said)
+        layout = self._layout(file, source, keys, said)
         sample = self._sample(file, keys, layout, layers)
         blocks = file.blocks(sample.keys)
         found = match(sample.placement, source, {key: tensor for block in blocks for key, tensor in block.tensors().items()})
@@ -132,12 +132,16 @@ class SampledReader:
         if reason := self._reasons[mark]:
             raise NetworkFormatError(f"{file.path.name} {reason}")
 
-    def _layout(self, file: TensorFile, keys: Keys, said: Mapping[str, str]) -> Layout:
+    def _layout(self, file: TensorFile, source: SettingsSource, keys: Keys, said: Mapping[str, str]) -> Layout:
         mark = (id(keys), *said.items())
         if mark not in self._layouts:
             shapes = module_shapes(file, keys)
-            base = own_model(shapes, recognise(shapes, file.metadata))
-            self._layouts[mark] = Layout(base, _modules(base, keys.modules))
+            told = recognise(shapes, file.metadata)
+            base, name = own_model(shapes, told), ""
+            if self._at_hand is not None and fits_by_shapes(file, source, keys, told, self._at_hand[0]):
+                base, name = self._at_hand
+            label = f"fits {name}" if name and told.family is None else FAMILIES[base.family].label
+            self._layouts[mark] = Layout(base, label, _modules(base, keys.modules))
         return self._layouts[mark]
 
     def _sample(self, file: TensorFile, keys: Keys, layout: Layout, layers: Layers) -> Sample:

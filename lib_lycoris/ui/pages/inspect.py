@@ -13,7 +13,7 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...models import FAMILIES, BaseModel, count_layers
 from ...prompt import escape_name
-from ...tools.examine.inspect import Inspection, inspect
+from ...tools.examine.inspect import Inspection
 from ...tools.examine.module_sizes import Sizes, measure_modules, singular_values
 from ...tools.jobs.queue import Job
 from ...wording import counted
@@ -59,7 +59,7 @@ class InspectPage:
 
     def __init__(self, context: PageContext) -> None:
         self.context = context
-        self.panel, self.metadata = JobPanel(context, "compare"), MetadataForm(context)
+        self.panel, self.metadata, self.dropped = JobPanel(context, "compare"), MetadataForm(context), DroppedFiles(context)
         self.plan = LivePlan(context, "compare", "Choose two networks or more to see what will happen.")
         self._shown: dict[Path, Shown] = {}
         self._latest: str | None = None
@@ -72,7 +72,7 @@ class InspectPage:
             self._build_found()
         with gr.Accordion("Edit what the file says about itself", open=False, elem_id="lyco_inspect_metadata"):
             self.metadata.build()
-        DroppedFiles(self.context).build()
+        self.dropped.build()
         with gr.Accordion("Compare several networks", open=False, elem_id="lyco_inspect_compare"):
             self._build_comparison()
         self._wire()
@@ -164,24 +164,16 @@ class InspectPage:
             yield from self.show(name)
 
     def _inspected(self, path: Path, family: str | None) -> Shown:
-        info = path.stat()
-        identity, live = self._live()
-        stamp = (info.st_mtime_ns, info.st_size, identity)
+        info, live = path.stat(), self.context.loaded.now()
+        stamp = (info.st_mtime_ns, info.st_size, "" if live is None else live[0])
         before = self._shown.get(path)
         same = before is not None and (before.stamp, before.family) == (stamp, family)
-        found = before if before is not None and same else _read(path, stamp, live, family)
+        found = before if before is not None and same else Shown(stamp, *self.context.loaded.inspect(path, family), family=family)
         self._shown.pop(path, None)
         self._shown[path] = found  # the latest last
         for old in list(self._shown)[:-KEPT]:
             self._shown.pop(old, None)
         return found
-
-    def _live(self) -> tuple[str, BaseModel | None]:
-        """Return the loaded model's identity and names; nothing where no model is loaded."""
-        try:
-            return ("", None) if self.context.generator is None else (self.context.generator.identity, self.context.generator.base)
-        except LycorisError:
-            return "", None
 
     def _measured(self, path: Path, shown: Shown) -> Iterator[list[Update]]:
         last = time.monotonic()
@@ -201,7 +193,7 @@ class InspectPage:
             state=idle("measuring ..."), found=True, head=overview(found),
             family=FAMILIES[shown.family].label if shown.family else AS_TOLD,
             tag=tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send),
-            advice=advice_html(algorithm, found.family or ""), words=words(found, bool(self.context.send)), facts=facts(found),
+            advice=advice_html(algorithm, found.layers_of or ""), words=words(found, bool(self.context.send)), facts=facts(found),
             blocks=gr.update(visible=False), layers=gr.update(choices=[], value=[], visible=False), values=gr.update(visible=False),
             search="", table=module_table(found, None), details=details(found),
         )  # fmt: skip
@@ -279,17 +271,6 @@ class InspectPage:
             else:
                 made.append(gr.update() if value is None else value if isinstance(value, dict) else gr.update(value=value))
         return made
-
-
-def _read(path: Path, stamp: tuple[int, int, str], live: BaseModel | None, family: str | None) -> Shown:
-    """Inspect a file against the usual model of its family, or against the loaded one if more of it fits that; or for a family."""
-    if family is not None:
-        return Shown(stamp, inspect(path, family=family), family=family)
-    usual = inspect(path)
-    if live is None or usual.matched_keys == usual.keys:
-        return Shown(stamp, usual)
-    loaded = inspect(path, live)
-    return Shown(stamp, loaded, live) if loaded.matched_keys > usual.matched_keys else Shown(stamp, usual)
 
 
 def _sentence(error: Exception) -> str:

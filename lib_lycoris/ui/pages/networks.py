@@ -9,7 +9,6 @@ import gradio as gr
 
 from ...errors import LycorisError
 from ...hosts.protocol import NetworkCard
-from ...models.families import FAMILIES
 from ...plain_json import parse_json
 from ..context import PageContext, Receiver
 from ..events import QUICK, Update, on_any, tab_of
@@ -143,19 +142,14 @@ class NetworksPage:
         return () if self.context.networks is None else self.context.networks.cards()
 
     def _shown(self, cards: Sequence[NetworkCard], picked: str, leaf: int, fields: Sequence[Any]) -> list[Any]:
-        wanted = Wanted(**dict(zip(FILTERS, fields)), loaded=self._loaded())
+        loaded = self.context.loaded
+        wanted = Wanted(**dict(zip(FILTERS, fields)), loaded=loaded.short, fits=lambda card: loaded.fits(card.path))
         all_found = found(cards, wanted)
         last = max(0, (len(all_found) - 1) // SHOWN)
         leaf = min(max(leaf, 0), last)
         part = chosen(all_found, leaf)
         html = cards_html(part, len(all_found), leaf, last, _names(picked), wanted, self.context.send)
         return [gr.update(value=html), leaf, gr.update(visible=last > 0), gr.update(visible=last > 0)]
-
-    def _loaded(self) -> str:
-        try:
-            return FAMILIES[self.context.generator.base.family].short if self.context.generator is not None else ""
-        except (LycorisError, KeyError):
-            return ""
 
     def described(self, picked: str) -> list[Update]:
         """Show the notes of the card that was chosen last, and how many are chosen."""

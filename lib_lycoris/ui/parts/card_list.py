@@ -41,10 +41,11 @@ class Wanted:
     sort: str = "by name"
     only: str = "everything"
     loaded: str = ""  # the loaded model's family, as cards call it
+    fits: Callable[[NetworkCard], bool] = lambda _: True  # the loaded model, of networks whose files tell no base model
 
     def is_for_another(self, card: NetworkCard) -> bool:
-        """Tell whether a card says that it is for another model than the loaded one."""
-        return bool(self.loaded) and card.base not in (self.loaded, UNKNOWN, "")
+        """Tell whether a network is for another model than the loaded one."""
+        return bool(self.loaded) and (not self.fits(card) if card.base in (UNKNOWN, "") else card.base != self.loaded)
 
 
 def found(cards: Sequence[NetworkCard], wanted: Wanted) -> list[NetworkCard]:
@@ -102,17 +103,26 @@ def cards_html(
         return f'<p class="lyco_state">No network file is like that. Choose other filters, or press {REFRESH} for files that are new.</p>'
     twins = twins_of(cards)
     where = counted(count, "network") + (f", page {leaf + 1} of {last + 1}" if last else "")
-    body = "".join(_card(card, card.name in picked, wanted.is_for_another(card), card.content in twins, send) for card in cards)
+    body = "".join(_card(card, card.name in picked, wanted, card.content in twins, send) for card in cards)
     return f'<p class="lyco_state">{where}</p><ul class="lyco_cards">{body}</ul>'
 
 
-def _card(card: NetworkCard, picked: bool, foreign: bool, twin: bool, send: str) -> str:
+def _base(card: NetworkCard, wanted: Wanted) -> tuple[str, str]:
+    """Return what is said of a card's base model among its facts, and as a mark where it is another one than the loaded."""
+    told = "" if card.base == UNKNOWN else card.base
+    if wanted.is_for_another(card):
+        return told, f"for {told}" if told else "not for the loaded model"
+    return told or ("fits the loaded model" if wanted.loaded and not card.broken else ""), ""
+
+
+def _card(card: NetworkCard, picked: bool, wanted: Wanted, twin: bool, send: str) -> str:
     name, tag = escape(card.name), escape(f"<lyco:{escape_name(card.name)}:{format_number(card.preferred or 1)}>")
     address = thumbnail(card.preview, SIDE) if card.preview is not None else ""
     letters = escape(card.algorithms[0] if card.algorithms else card.name[:2])
     picture = f'<img src="{address}" alt="">' if address else f'<span class="lyco_card_blank" aria-hidden="true">{letters}</span>'
-    marks = [*(["cannot be read"] if card.broken else []), *([f"for {card.base}"] if foreign else []), *(["duplicate"] if twin else [])]
-    facts = ", ".join([*card.algorithms[:2], *([card.base] if card.base != UNKNOWN else []), sized(card.size)])
+    base, foreign = _base(card, wanted)
+    marks = filter(None, ["cannot be read" if card.broken else "", foreign, "duplicate" if twin else ""])
+    facts = ", ".join(filter(None, [*card.algorithms[:2], base, sized(card.size)]))
     flags = "".join(f'<span class="lyco_mark" title="{escape(card.broken)}">{escape(mark)}</span>' for mark in marks)
     return (
         f'<li class="lyco_card" data-name="{name}"><button type="button" class="lyco_card_pick" data-lyco-pick'

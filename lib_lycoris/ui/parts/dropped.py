@@ -14,7 +14,6 @@ import gradio as gr
 from ...atomic import replacing
 from ...errors import LycorisError, ToolError
 from ...networks.reading.folder import EXTENSIONS
-from ...tools.examine.inspect import inspect
 from ...tools.jobs.places import Taken, new_file
 from ..context import PageContext
 from ..events import Update
@@ -70,7 +69,7 @@ class DroppedFiles:
             try:
                 if path.suffix.lower() not in EXTENSIONS:
                     raise ToolError(f"{path.name} is no network file; those end in {', '.join(EXTENSIONS)}")
-                found = inspect(path)
+                found, _ = self.context.loaded.inspect(path)
                 parts.append(f"<h2 class='lyco_heading3'>{escape(path.name)}</h2>{overview(found)}{words(found)}")
                 good.append(str(path))
             except (LycorisError, OSError, RuntimeError, ValueError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ... import models
 from ...tools.examine.inspect import Inspection, Module
-from ...tools.examine.inspect_text import COMPONENTS, tally
+from ...tools.examine.inspect_text import COMPONENTS, base_model_of, reason_of, tally
 from ...tools.examine.module_sizes import Sizes
 from ...tools.files.networks.left_out import by_reason
 from ...tools.units import sized
@@ -28,9 +28,8 @@ HASH_NAMES = {
 
 def overview(found: Inspection) -> str:
     """Return what is wrong with the file, and its main facts as large figures."""
-    family = models.FAMILIES[found.family].label if found.family else "unknown"
     figures = {
-        "size": sized(found.bytes), "base model": family, "algorithm": ", ".join(found.algorithms) or "none",
+        "size": sized(found.bytes), "base model": base_model_of(found), "algorithm": ", ".join(found.algorithms) or "none",
         "rank": _range(found.ranks) or "none", "alpha": _range(found.alphas) or "none",
         "tensors used": f"{found.matched_keys} of {found.keys}",
     }  # fmt: skip
@@ -54,7 +53,7 @@ def words(found: Inspection, addable: bool = False) -> str:
 def facts(found: Inspection) -> str:
     """Return the training's settings, the details of the network and its hashes as tables."""
     network = {
-        "base model": found.family_reason, "compared with": found.compared_with, "algorithms": tally(found.algorithms),
+        "base model": reason_of(found), "compared with": found.compared_with, "algorithms": tally(found.algorithms),
         "ranks": tally(found.ranks), "alphas": tally(found.alphas), "tensor types": tally(found.dtypes), **_components(found.modules),
     }  # fmt: skip
     for word, shapes in found.embeddings.items():
@@ -80,7 +79,7 @@ def details(found: Inspection) -> str:
 def module_table(found: Inspection, sizes: Sizes | None, search: str = "", largest_first: bool = False) -> str:
     """Return the modules whose row has all words of the search, as many as a page shows well."""
     wanted = search.lower().split()
-    every = (_row(module, found.family, sizes) for module in found.modules)
+    every = (_row(module, found.layers_of, sizes) for module in found.modules)
     rows = [row for row in every if all(word in row.text for word in wanted)]
     if largest_first:
         rows.sort(key=lambda row: -1.0 if row.norm is None else row.norm, reverse=True)
