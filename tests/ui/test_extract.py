@@ -553,7 +553,7 @@ def test_every_form_shows_the_plan_of_its_tool(change: ChangePage, tmp_path: Pat
         options |= {"base_model": files["sd_model"]} if "base_model" in required else {}
         options |= {"save_to": folder / "new.safetensors"} if "save_to" in required else {}
         options |= {"new_rank": 1} if form.page in ("resize", "slim") else {}
-        shown = as_html(form.tool.plan(**options), form.tool)
+        shown = as_html(form.tool.plan(**options), form.tool, form.context.store)
         assert "<dt>time</dt>" in shown and "lyco_plan_text" in shown, form.page
 
 

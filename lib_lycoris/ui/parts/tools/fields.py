@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,6 +12,7 @@ import gradio as gr
 from ....errors import ToolError
 from ....tools import TOOLS
 from ....tools.declaration import Option, Tool
+from ....tools.files.store import FileStore
 from ....tools.jobs.places import shown
 from ....tools.option_names import as_field, spelled
 from ...context import PageContext
@@ -20,6 +23,15 @@ DEFAULT = "as it is"  # the choice that gives no value where there is no default
 def with_fields(text: str, tool: Tool) -> str:
     """Return a tool's sentence with its options as the fields of its page."""
     return spelled(text, (*tool.options, *(option for other in TOOLS.values() for option in other.options)), as_field)
+
+
+def as_shown(text: str, tool: Tool, store: FileStore) -> str:
+    """Return a tool's text as its page shows it: options as fields, and files in the folders that the pages offer by their names there."""
+    places = {file.path.parent for file in (*store.networks(), *store.checkpoints())} | {store.network_folder(), store.checkpoint_folder()}
+    for folder in sorted(places, key=lambda place: len(place.parts)):  # an outer one first: what is left is the name below it
+        if folder != Path(folder.anchor):
+            text = text.replace(f"{folder}{os.sep}", "")
+    return with_fields(text, tool)
 
 
 class OptionFields:

@@ -16,7 +16,7 @@ from ....wording import counted, remaining, took
 from ...context import PageContext
 from ...events import Update, states
 from ...style import bar, idle, notes, report
-from .fields import with_fields
+from .fields import as_shown
 
 POLL = 0.2  # seconds between two looks at the job
 READY = "Ready."
@@ -98,7 +98,7 @@ class JobPanel:
         try:
             job = self.context.jobs.start(tool, options, self.owner)
         except LycorisError as error:
-            yield self._updates(idle(READY), notes(errors=[with_fields(str(error), self.context.jobs.tool(tool))]))
+            yield self._updates(idle(READY), notes(errors=[self._said(str(error), tool)]))
             return
         yield self._updates(bar(0, "starting"), "", busy=True, results=self._show(None))
         yield from self._follow(job)
@@ -134,17 +134,19 @@ class JobPanel:
         return bar(share(job.progress), words(job.progress))
 
     def _finished(self, job: Job, before: str = "") -> tuple[Update, ...]:
-        tool = self.context.jobs.tool(job.tool)
         if job.status == "cancelled":
             return self._updates(idle("Cancelled. Nothing was written."), before or None)
         if job.status == "failed":
-            return self._updates(idle(READY), before + notes(errors=[with_fields(job.error, tool)]))
+            return self._updates(idle(READY), before + notes(errors=[self._said(job.error, job.tool)]))
         if self._last[0] != job.id:  # to draw it may take seconds, which the next opening of the page need not wait for
             self._last = (job.id, self._show(job))
         when = time.strftime("%H:%M", time.localtime(job.ended_at))
-        said = before + notes(problems=[with_fields(note, tool) for note in job.notes])
-        said += report(with_fields(job.result.text, tool)) if job.result else ""
+        said = before + notes(problems=[self._said(note, job.tool) for note in job.notes])
+        said += report(self._said(job.result.text, job.tool)) if job.result else ""
         return self._updates(idle(f"Done in {took(job.seconds)}, at {when}."), said, results=self._last[1])
+
+    def _said(self, text: str, tool: str) -> str:
+        return as_shown(text, self.context.jobs.tool(tool), self.context.store)
 
     def _updates(self, state: str, said: str | None = None, busy: bool = False, results: Sequence[Any] | None = None) -> tuple[Update, ...]:
         told = gr.update() if said is None else gr.update(value=said)

@@ -24,7 +24,7 @@ from ...context import PageContext
 from ...events import QUICK, Update, by_hand, on_any
 from ...style import idle, notes
 from ..file_choice import Picker
-from .fields import with_fields
+from .fields import as_shown, with_fields
 from .job_panel import Make
 
 PAUSE = 0.5  # seconds without a change before the files are looked at
@@ -112,13 +112,13 @@ class LivePlan:
 
     def _planned(self, tool: Tool, options: Mapping[str, Any]) -> str:
         try:
-            return as_html(tool.plan(**options), tool)
+            return as_html(tool.plan(**options), tool, self.context.store)
         except ModelMismatchError as error:
             self._fitting = fitting_checkpoint(self.context.store, tool, options)
             hint = f" It fits {self._fitting}." if self._fitting else ""
-            return notes(problems=[with_fields(str(error), tool) + hint])
+            return notes(problems=[as_shown(str(error), tool, self.context.store) + hint])
         except LycorisError as error:
-            return notes(problems=[with_fields(str(error), tool)])
+            return notes(problems=[as_shown(str(error), tool, self.context.store)])
 
 
 def fitting_checkpoint(store: FileStore, tool: Tool, options: Mapping[str, Any]) -> str | None:
@@ -145,10 +145,10 @@ def _trained_on(network: Path) -> str:
     return said.replace("\\", "/").rpartition("/")[2]
 
 
-def as_html(plan: Plan, tool: Tool) -> str:
+def as_html(plan: Plan, tool: Tool, store: FileStore) -> str:
     """Return a plan as people read it; what fits no layer is behind a line to open."""
     unmatched = plan.report.get("unmatched") or []
-    lines = with_fields(plan.text, tool).splitlines()
+    lines = as_shown(plan.text, tool, store).splitlines()
     text = "\n".join(line for line in lines if not (unmatched and line.startswith("  ")))
     return f'<div role="status">{_figures(plan.report, plan)}<p class="lyco_plan_text">{escape(text)}</p>{_keys(unmatched, tool)}</div>'
 
@@ -166,7 +166,7 @@ def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
         found.append(("tensors compared", str(facts["tensors"])))
     if facts.get("unmatched"):
         found.append(("keys not used", str(len(facts["unmatched"]))))
-    if plan.disk_bytes is not None:
+    if plan.disk_bytes:  # 0: nothing is written
         found.append(("file", sized(plan.disk_bytes)))
     if plan.seconds is not None:
         found.append(("time", f"about {duration(max(plan.seconds, 1))}"))
