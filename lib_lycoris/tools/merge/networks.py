@@ -8,7 +8,7 @@ The order of the networks never matters: they are summed in that of their hashes
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -23,23 +23,23 @@ from ...wording import counted
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
 from ..files.foretold import foretold, kind_of, numbers_of, piece_of
 from ..files.networks.alpha import alpha_notes, with_alpha
-from ..files.networks.compose import Modules, concatenated, dense_modules, join, lora_modules, names_of, without_numbers
+from ..files.networks.compose import Modules, dense_modules, join, lora_modules, names_of, without_numbers
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.left_out import left_out_of
 from ..files.networks.naming import to_dtype
-from ..files.networks.network_file import Patch, carried, changes_nothing, delta_on
+from ..files.networks.network_file import carried
 from ..files.output import refuse_inputs
 from ..jobs.cost import KEPT, Piece, cost, together, weeded
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
-from ..linalg.combine import combined
-from ..linalg.expand import plain_delta, shortened
+from ..linalg.expand import shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
 from ..units import sized, too_little
 from .embeddings import add_embeddings, embedding_numbers
-from .networks_options import OPTIONS, Item, NetworksMergeOptions, recipe_of, sources_of, understand
+from .networks_options import OPTIONS, Key, NetworksMergeOptions, recipe_of, sources_of, understand
 from .source_metadata import disagreed, joined
+from .sums import cancelled_lines, cancels, refuse_if_all_cancel, summed
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Merged:
     energy: float
     left: float
     modules: Modules
+    cancelled: bool = False  # only rounding is left of the networks' changes
 
 
 def run(
@@ -93,6 +94,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
                     file.add(name, tensors)
                 found.append(replace(made, modules=without_numbers(made.modules)))
                 progress.advance(1, made.parameter)
+            refuse_if_all_cancel(request, [made.parameter for made in found if made.cancelled], any(made.modules for made in found))
             add_embeddings(request, file)
             plain = all(set(t) <= {"lora_up.weight", "lora_down.weight", "alpha"} for made in found for _, t in made.modules)
             file.finish(carried(old, recipe, [made.rank for made in found], plain, alpha=request.alpha))
@@ -107,7 +109,9 @@ def plan(**options: Any) -> Plan:
     """Say what would be merged, and how large the file would be."""
     request = understand(options, Progress())
     try:
-        made = _foretold(request)
+        cancelled = {key: f"{key[0]}.{key[1]}" for key in request.work if cancels(request, key)}
+        refuse_if_all_cancel(request, cancelled.values(), len(cancelled) < len(request.work))
+        made = _foretold(request, cancelled)
         size = request.size or _size(request, options, sum(numbers for numbers, _ in made))
     finally:
         if request.weights is not None:
@@ -115,21 +119,21 @@ def plan(**options: Any) -> Plan:
     names = [f"{module}.{leaf}" for module, leaf in request.work]
     skipped = [list(item) for network in request.networks for item in network.skipped]
     text = f"{counted(len(request.networks), 'network')} in one, {counted(len({module for module, _ in request.work}), 'layer')}"
-    text = "\n".join([text, *left_out_of(request.networks)])
+    text = "\n".join([text, *cancelled_lines(cancelled.values()), *left_out_of(request.networks)])
     read = sum(item.file.stat().st_size for item in request.asked)
     took = cost([piece for _, piece in made], read, size, rounds=2 if request.size else 1)
     return Plan({"matched": names, "unmatched": skipped}, text, took.seconds, took.bytes + int(KEPT * size), size)
 
 
-def _foretold(request: NetworksMergeOptions) -> list[tuple[int, Piece]]:
+def _foretold(request: NetworksMergeOptions, cancelled: Collection[Key]) -> list[tuple[int, Piece]]:
     """Return the numbers that each parameter becomes and the work on it: one of each kind is merged, all where a rule chooses the ranks."""
     alike = request.linear is None or (request.linear.kind == "fixed" and request.conv is not None and request.conv.kind == "fixed")
 
-    def kind(key: tuple[str, str]) -> Hashable:
+    def kind(key: Key) -> Hashable:
         names = names_of(request.base, request.style, key[0])
-        return (len(names), *(kind_of(item.patch, names) for item in request.work[key])) if alike else key
+        return (key in cancelled, len(names), *(kind_of(item.patch, names) for item in request.work[key])) if alike else key
 
-    def look(key: tuple[str, str]) -> tuple[int, Piece]:
+    def look(key: Key) -> tuple[int, Piece]:
         numbers = 0 if request.size else numbers_of(_merge(request, key, None).modules)
         if request.method != "sum":
             return numbers, weeded([prod(item.patch.shape) for item in request.work[key]])
@@ -151,40 +155,19 @@ def _room(request: NetworksMergeOptions) -> tuple[int, int]:
     return keys, max(len(module) for module, _ in request.work) + 60
 
 
-def _keys(request: NetworksMergeOptions, key: tuple[str, str]) -> int:
+def _keys(request: NetworksMergeOptions, key: Key) -> int:
     """Return how many tensors a parameter can become: a LoRA's three, for each module that stands for it."""
     parts = {item.patch.part for item in request.work[key]}
     return 3 * max(len(parts), len(names_of(request.base, request.style, key[0])))
 
 
-def _delta(request: NetworksMergeOptions, patch: Patch) -> Tensor:
-    assert request.weights is not None
-    return delta_on(patch, request.base, request.weights.read)
-
-
-def _sum(request: NetworksMergeOptions, key: tuple[str, str]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """Return the factors of each part and the whole differences of each part, of which there are none where factors do."""
-    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    dense: dict[str, list[tuple[Item, Tensor]]] = {}
-    for item in request.work[key]:
-        if changes_nothing(item.patch, request.weights.checkpoint if request.weights else None):
-            continue
-        patch, weight = item.patch, request.base_weight(item.patch)
-        low = patch.leaf == "weight" and len(patch.shape) > 1 and request.method == "sum"
-        pair = patch.algorithm.low_rank(patch.shape, weight) if low else None
-        if pair is not None:
-            pairs.setdefault(patch.part, []).append((pair[0] * item.strength, pair[1]))
-        else:
-            delta = plain_delta(patch.algorithm, patch.shape) if weight is None else _delta(request, patch)
-            dense.setdefault(patch.part, []).append((item, delta))
-    whole = {part: combined(request.method, request.density, request.seed, part, items) for part, items in dense.items()}
-    return {part: concatenated(found) for part, found in pairs.items()}, whole
-
-
-def _merge(request: NetworksMergeOptions, key: tuple[str, str], ranks: Mapping[Any, int] | None) -> Merged:
+def _merge(request: NetworksMergeOptions, key: Key, ranks: Mapping[Any, int] | None) -> Merged:
     module, leaf = key
     name = request.work[key][0].patch.name.partition("[")[0]
-    pairs, dense = _sum(request, key)
+    found = summed(request, key)
+    if found.is_rounding(request):
+        return Merged(name, None, 0.0, 0.0, [], True)
+    pairs, dense = found.pairs, found.dense
     shape = tuple(request.base.layers[module].shape)
     matrix = leaf == "weight" and len(shape) > 1
     if dense and not (matrix and request.linear):
@@ -195,8 +178,7 @@ def _merge(request: NetworksMergeOptions, key: tuple[str, str], ranks: Mapping[A
         return Merged(name, None, 0.0, 0.0, _cast(request, made))
     if dense:
         for part, delta in dense.items():
-            found = _approximated(request, delta, pairs.pop(part, None))
-            pairs[part] = found
+            pairs[part] = _approximated(request, delta, pairs.pop(part, None))
     total = left = 0.0
     rank, modules = 0, []
     for part, pair in join(request.base, request.style, module, pairs).items() if pairs else ():
@@ -248,7 +230,8 @@ def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> d
             module, leaf = key
             shape = request.base.layers[module].shape
             if leaf == "weight" and len(shape) > 1:
-                pairs, dense = _sum(request, key)
+                found = summed(request, key)
+                pairs, dense = ({}, {}) if found.is_rounding(request) else (found.pairs, found.dense)
                 for part, delta in dense.items():
                     pairs[part] = _approximated(request, delta, pairs.pop(part, None))
                 for part, pair in join(request.base, request.style, module, pairs).items() if pairs else ():
@@ -266,8 +249,10 @@ def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> d
 
 def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], size: int, notes: list[str], seconds: float) -> Result:
     total, left = sum(made.energy for made in found), sum(made.left for made in found)
+    cancelled, found = [made.parameter for made in found if made.cancelled], [made for made in found if not made.cancelled]
     report: dict[str, Any] = {
         "modules": [{"parameter": m.parameter, "rank": m.rank, "error": relative(m.left, m.energy)} for m in found],
+        "cancelled": cancelled,
         "skipped": [[network.name, *item] for network in request.networks for item in network.skipped],
         "captured": 1 - left / total if total else 1.0, "error": relative(left, total), "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
@@ -279,6 +264,7 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     lines = [
         f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {layers}, {sized(size)}",
         whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
+        *cancelled_lines(cancelled),
         *left_out_of(request.networks),
         *([f"not said by all networks alike and left out: {apart}"] if apart else []),
         *notes,

@@ -60,6 +60,9 @@ OPTIONS = (
 )  # fmt: skip
 
 
+Key = tuple[str, str]  # module, leaf
+
+
 @dataclass(frozen=True)
 class Item:
     """One change of one network, with its strength."""
@@ -77,7 +80,7 @@ class NetworksMergeOptions:
     networks: list[Network]
     base: BaseModel
     weights: Reader | None
-    work: dict[tuple[str, str], list[Item]]  # (module, leaf) -> changes, in the fixed order
+    work: dict[Key, list[Item]]  # changes, in the fixed order
     linear: Rule | None  # None: exact
     conv: Rule | None
     size: int | None
@@ -88,6 +91,11 @@ class NetworksMergeOptions:
     dtype: torch.dtype
     device: str
     alpha: float | None
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Tell whether the networks' own factors are written, side by side."""
+        return self.linear is None and not self.size
 
     def base_weight(self, patch: Patch) -> Tensor | None:
         """Return the weight that a change reads; None where it reads none, or no base model is given. Raises ToolError."""
@@ -153,8 +161,8 @@ def _refuse_cuts(given: Mapping[str, Any]) -> None:
         raise ToolError(f"`concat` keeps all ranks and is exact, {', '.join(cuts)} would not be; give only one of them")
 
 
-def _work(loaded: Sequence[tuple[Network, StrengthMap, NetworkOptions]], base: BaseModel) -> dict[tuple[str, str], list[Item]]:
-    found: dict[tuple[str, str], list[Item]] = {}
+def _work(loaded: Sequence[tuple[Network, StrengthMap, NetworkOptions]], base: BaseModel) -> dict[Key, list[Item]]:
+    found: dict[Key, list[Item]] = {}
     for network, strengths, _ in loaded:
         for patch in patches(network, base):
             strength = strengths(patch.name)
