@@ -67,6 +67,8 @@ def test_a_network_is_found_under_another_name_and_in_another_form(library: Path
         found = find.run(library, model=tmp_path / f"{name}.safetensors").report["is"]
         assert [(Path(one["file"]).name, one["kind"]) for one in found] == ([("2.safetensors", kind)] if kind else []), name
         assert not kind or found[0]["strength"] == pytest.approx(strength, rel=1e-2)
+    said = find.run(library, model=tmp_path / "weaker.safetensors").text
+    assert "weaker.safetensors has the same direction at 0.5 of the strength of 2.safetensors" in said
     found = find.run([library], model=library / "oft.safetensors").report["is"]
     assert not found, "the file itself is not said to be in the library"
     for kind in ("oft.safetensors", "sub/hada.safetensors"):
@@ -81,10 +83,13 @@ def test_equal_and_similar_files_are_told_once_each(library: Path) -> None:
     convert.run(library / "1.safetensors", library / "sub" / "one.safetensors", save_precision="bf16")
     bake.run(library / "3.safetensors", library / "minus.safetensors", ratio=-0.7)
     (library / "broken.safetensors").write_bytes(b"no network")
-    report = find.run(library).report
+    result = find.run(library)
+    report = result.report
     assert [(names(group["files"]), group["kind"]) for group in report["equal"]] == [
         ({"0.safetensors", "again.safetensors", "twin.safetensors"}, "same tensors")
     ]
+    assert "minus.safetensors has the opposite direction at 0.7 of the strength of 3.safetensors" in result.text
+    assert {Path(pair["stronger"]).name for pair in report["alike"] if pair["stronger"]} == {"3.safetensors"}
     found = {frozenset(names(pair["files"])): (pair["kind"], pair["cosine"]) for pair in report["alike"]}
     assert found.keys() == {frozenset({"1.safetensors", "one.safetensors"}), frozenset({"3.safetensors", "minus.safetensors"})}
     assert found[frozenset({"3.safetensors", "minus.safetensors"})] == ("alike", pytest.approx(-1.0, abs=1e-4))

@@ -144,7 +144,8 @@ def _relation(one: SampledNetwork, other: SampledNetwork, same: bool, cosine: fl
         kind = "same change"
     else:
         kind = "alike"
-    return {"kind": kind, "cosine": round(cosine, 6), "strength": round(size, 4), "layers": layers}
+    stronger = None if same or abs(abs(size) - 1) <= 1e-3 else str((other if abs(size) > 1 else one).path)
+    return {"kind": kind, "cosine": round(cosine, 6), "strength": round(size, 4), "stronger": stronger, "layers": layers}
 
 
 def _bases(files: Sequence[SampledNetwork]) -> list[dict[str, Any]]:
@@ -227,11 +228,11 @@ def _text(report: Mapping[str, Any]) -> str:
     lines = [f"{counted(report['files'], 'file')}; {sized(report['bytes_read'])} of {sized(report['bytes_of_all'])} were read"]
     if "is" in report:
         lines += [f"{report['model']} is none of them"] if not report["is"] else []
-        lines += [f"  {one['file']}: {_said(one)}" for one in report["is"]]
+        lines += [f"  {one['file']}: {_said(one, report['model'], one['file'])}" for one in report["is"]]
         return "\n".join([*lines, *_broken(report)])
     for group in report["equal"]:
         lines.append(f"{group['kind']}: {', '.join(group['files'])}")
-    lines += [f"{' and '.join(pair['files'])}: {_said(pair)}" for pair in report["alike"][:SHOWN]]
+    lines += [f"{' and '.join(pair['files'])}: {_said(pair, *pair['files'])}" for pair in report["alike"][:SHOWN]]
     lines += [] if report["equal"] or report["alike"] else ["no two of them are alike"]
     for row in report["bases"]:
         exact = f", {len(row['exact'])} of them change with the very weights that they were trained on" if row["exact"] else ""
@@ -240,10 +241,20 @@ def _text(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *_broken(report)])
 
 
-def _said(one: Mapping[str, Any]) -> str:
-    times = f", {one['strength']:g} times as strong" if abs(one["strength"] - 1) > 1e-3 else ""
+def _said(one: Mapping[str, Any], first: str, second: str) -> str:
     looked = f" in {counted(one['layers'], 'layer')}" if one["kind"] not in ("same file", "same tensors") else ""
-    return f"{one['kind']} (cosine {one['cosine']:.4f}{looked}{times})"
+    return f"{one['kind']} (cosine {one['cosine']:.4f}{looked}{_compared_strengths(one, first, second)})"
+
+
+def _compared_strengths(one: Mapping[str, Any], first: str, second: str) -> str:
+    """Say which of two networks is the stronger, and whether they act against each other."""
+    direction = "opposite" if one["cosine"] < 0 else "same"
+    if one["stronger"] is None:
+        return ", in opposite directions" if direction == "opposite" else ""
+    share, weaker = abs(one["strength"]), second
+    if one["stronger"] == second:
+        share, weaker = 1 / share, first
+    return f"; {Path(weaker).name} has the {direction} direction at {share:.3g} of the strength of {Path(one['stronger']).name}"
 
 
 def _broken(report: Mapping[str, Any]) -> list[str]:
