@@ -26,6 +26,7 @@ from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages.inspect import LARGEST, InspectPage
 from lib_lycoris.ui.parts.file_choice import Picker, base_picker, checkpoint_picker, network_picker
 from lib_lycoris.ui.parts.inspection import ROWS, module_table, verdict
+from lib_lycoris.ui.parts.tools.live_plan import as_html
 from lib_lycoris.ui.settings import Settings
 
 K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -115,6 +116,8 @@ def test_the_metadata_is_edited_on_the_page_that_shows_it(page: InspectPage) -> 
     assert title.label == "Title"
     tool, options = page.metadata.make(*({**values, title: "Ink"}[part] for part in page.metadata.inputs))
     assert (tool, options["title"], options["save_to"].name) == ("metadata", "Ink", "described.safetensors")
+    plan = page.context.jobs.tool(tool).plan(**options)
+    assert "<dt>files</dt><dd>1</dd>" in as_html(plan, page.context.jobs.tool(tool), page.context.store)
     result = page.context.jobs.tool(tool).run(**options)
     assert inspect(result.outputs[0]).metadata["modelspec.title"] == "Ink"
 
@@ -250,6 +253,7 @@ def test_a_page_of_pickers_is_sent_without_names(tmp_path: Path) -> None:
     update, stamp = pickers[0].opened(None)
     assert update["choices"] == NAMES
     assert "choices" not in pickers[0].opened(stamp)[0]  # the browser has them
+    assert pickers[1].listed(None, [NAMES[7], "gone"])[0]["value"] == [NAMES[7]] and "value" not in pickers[0].listed(None, NAMES[7])[0]
     store.names = [*NAMES, "new"]
     assert pickers[0].opened(stamp)[0]["choices"][-1] == "new" and pickers[0].shown("new")["value"] == "new"
     assert pickers[0].component.do_not_save_to_config is True

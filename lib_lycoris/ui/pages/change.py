@@ -22,6 +22,7 @@ RESIZE_RULES = {
     "how many times smaller the last value may be": "sv_ratio",
 }
 PLACED = ("merge", "networks_merge", "extract", "measure", "compare", "metadata")  # tools with a page of their own
+SLIM = ("blocks", "elements", "size", "error", "new_rank")  # options, one of which says what is to go
 NONE = "no block weights"
 HIGHEST = 256  # rank of a slider
 
@@ -39,10 +40,11 @@ class ChangePage:
             "Split a DyLoRA": ToolForm(context, "split", ("unit",), ("alpha", "save_precision"), "rank"),
             "Verify a merge": VerifyForm(context, "verify", (), ("device",)),
             "Undo a merge": UndoForm(context, "undo", suffix="restored"),
+            "Slim": ToolForm(context, "slim", SLIM, ("alpha", "save_precision", "family"), "slim"),
         }
         placed = {*PLACED, *(form.page for form in self.forms.values())}
         others = [tool for name, tool in context.jobs.tools.items() if name not in placed and can_have_a_form(tool)]
-        self.forms |= {tool.pretty: ToolForm(context, tool.name, rest=value_options(tool)) for tool in others}
+        self.forms |= {tool.pretty: ToolForm(context, tool.name, rest=value_options(tool), suffix=tool.name) for tool in others}
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""

@@ -53,7 +53,7 @@ class Picker:
 
     def opened(self, known: int | None, value: Any = None) -> tuple[Update, int]:
         """Return the choices, if the browser has not got these already, and their stamp; at first with the value that was kept."""
-        update, stamp = self.listed(known)
+        update, stamp = self.listed(known, value)
         first = self.first() if known is None and not value else None
         return ({**update, "value": first} if first else update), stamp
 
@@ -63,11 +63,18 @@ class Picker:
         wanted = kept if isinstance(kept, list) else [kept]
         return kept if kept and set(wanted) <= {*self.none, *self.names()} else None
 
-    def listed(self, known: int | None) -> tuple[Update, int]:
-        """Return the choices, if the browser has not got these already, and their stamp; who looks at the list chooses himself."""
+    def listed(self, known: int | None, value: Any = None) -> tuple[Update, int]:
+        """Return the choices, if the browser has not got these already, and their stamp; who looks at the list chooses himself.
+
+        Several chosen names go with their choices: Gradio 4 keeps their places in the list, and would show those that stand there now.
+        """
         names = self.names()
         stamp = hash(tuple(names))
-        return (gr.update() if stamp == known else gr.update(choices=[*self.none, *names])), stamp
+        if stamp == known:
+            return gr.update(), stamp
+        there = set(names)
+        chosen = {"value": [name for name in value if name in there]} if isinstance(value, list) else {}
+        return gr.update(choices=[*self.none, *names], **chosen), stamp
 
     def refreshed(self) -> tuple[Update, int]:
         """Look at the folders again and return the choices."""
@@ -130,21 +137,24 @@ class PickersOfTab:
         known = gr.State([None] * len(components))  # which lists the browser has: one is sent again only after a change
         for event in _sights(components[0]):
             event(self.opened, [known, *components], [*components, known], **QUICK)
-        on_any([component.focus for component in components], self.listed, [known], [*components, known], queue=False)
-        on_any([picker.button.click for picker in self.pickers], self.refreshed, [known], [*components, known], self.listed, queue=False)
+        inputs = [known, *(component for component in components if component.multiselect)]  # of the others no value is asked for
+        on_any([component.focus for component in components], self.listed, inputs, [*components, known], queue=False)
+        on_any([picker.button.click for picker in self.pickers], self.refreshed, inputs, [*components, known], self.listed, queue=False)
 
     def opened(self, known: Sequence[int | None], *values: Any) -> list[Any]:
         """Return the updates of all pickers as :meth:`Picker.opened` does, and the stamps."""
         return _row(picker.opened(stamp, value) for picker, stamp, value in zip(self.pickers, known, values))
 
-    def listed(self, known: Sequence[int | None]) -> list[Any]:
-        """Return the updates of all pickers as :meth:`Picker.listed` does, and the stamps."""
-        return _row(picker.listed(stamp) for picker, stamp in zip(self.pickers, known))
+    def listed(self, known: Sequence[int | None], *values: Any) -> list[Any]:
+        """Return the updates of all pickers as :meth:`Picker.listed` does, and the stamps; values: of those with several names."""
+        several = iter(values)
+        chosen = [next(several) if picker.component.multiselect else None for picker in self.pickers]
+        return _row(picker.listed(stamp, value) for picker, stamp, value in zip(self.pickers, known, chosen))
 
-    def refreshed(self, _known: Any) -> list[Any]:
+    def refreshed(self, known: Sequence[int | None], *values: Any) -> list[Any]:
         """Look at the folders again and return the choices of all pickers, and the stamps."""
         self.pickers[0].look()
-        return _row(picker.listed(None) for picker in self.pickers)
+        return self.listed([None] * len(known), *values)
 
 
 def wire_pickers(blocks: Any) -> None:

@@ -159,7 +159,7 @@ def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
     if "changed_tensors" in facts:
         found.append(("layers changed", f"{facts['changed_tensors']} of {facts['tensors']}"))
     elif kind := next((name for name in ("files", "words") if name in facts), ""):
-        found.append((kind, str(facts[kind])))
+        found.append((kind, str(len(facts[kind]) if isinstance(facts[kind], list) else facts[kind])))
     elif matched is not None:
         found.append(("layers", str(matched if isinstance(matched, int) else count_layers(matched))))
     elif "tensors" in facts:
