@@ -87,7 +87,8 @@ def test_every_algorithm_can_be_asked(name: str, capsys: pytest.CaptureFixture[s
     words = ["interrogate", "--model", str(NETWORKS / f"demo-{name}.safetensors"), "--base_model", str(CHECKPOINT), "--count", "5"]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("  ") for line in lines) == 5 and lines[0].startswith(f"demo-{name}, of ")
+    assert sum(line.startswith("  ") for line in lines) == 5
+    assert lines[0].startswith((f"demo-{name}: no word stands out", f"how far demo-{name} moves words, of "))
 
 
 def test_what_reacts_to_no_word_or_has_none_is_refused(tmp_path: Path) -> None:

@@ -368,6 +368,24 @@ def test_of_many_changes_the_last_is_drawn(page: ExtractPage, monkeypatch: pytes
     assert drawn == [(5,)]
 
 
+def test_a_drawing_that_ends_after_a_newer_one_is_not_shown(page: ExtractPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, newer_is_done, shown = threading.Event(), threading.Event(), {}
+
+    def draw(number: int) -> list[Any]:
+        if number == 0:
+            begun.set()
+            newer_is_done.wait(10)
+        return [number]
+
+    monkeypatch.setattr(page.curve, "draw", draw)
+    slow = threading.Thread(target=lambda: shown.update(slow=page.curve._follow(0)))
+    slow.start()
+    assert begun.wait(10) and page.curve._follow(1) == [1]
+    newer_is_done.set()
+    slow.join()
+    assert all("value" not in update for update in shown["slow"])
+
+
 @pytest.mark.parametrize(
     "given, words",
     [

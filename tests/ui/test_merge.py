@@ -377,6 +377,9 @@ def test_progress_is_told_in_words() -> None:
     assert words(ProgressState(2_000_000, 8_000_000, "merging", "B", 2.0)) == "25 % - 2 of 8 MB - 1 MB/s - 6 s left"
     assert words(ProgressState(3, 12, "style", "modules", 1.5)) == "25 % - 3 of 12 modules - 2.0 modules/s - 4 s left"
     assert words(ProgressState(0, 0, "reading", "steps", 1.0)) == "reading"
+    assert words(ProgressState(1, 1, "reading a.safetensors", "networks", 2.0)) == "100 % - reading a.safetensors - finishing ..."
+    many = words(ProgressState(64_000, 1_098_084, "layer", "weights", 32.0))
+    assert many == "6 % - 64,000 of 1,098,084 weights - 2,000 weights/s - 9 min left"
     assert [duration(s) for s in (4.4, 89, 600, 7200)] == ["4 s", "89 s", "10 min", "2.0 h"]
 
 

@@ -123,7 +123,7 @@ def test_the_curve_has_the_points_and_marks_the_chosen_one() -> None:
     assert list(axes.lines[0].get_xdata()) == [1, 4, 32] and list(axes.lines[0].get_ydata()) == pytest.approx([50, 25, 1])
     mark = next(line for line in axes.lines if line.get_marker() == "D")
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (4, 25)
-    assert axes.texts[0].get_text() == "4.0 MB, error 25 %"
+    assert axes.get_title("right") == "4.0 MB, error 25 %"
     assert "MB" in axes.get_xlabel() and "%" in axes.get_ylabel() and axes.get_xscale() == "log"
     assert plots.size_curve(points[:2]).axes[0].get_xscale() == "linear"
 

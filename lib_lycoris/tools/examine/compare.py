@@ -163,7 +163,8 @@ def _text(report: Mapping[str, Any]) -> str:
         for block, facts in network["blocks"].items():
             relative = "" if facts["relative"] is None else f", {facts['relative']:.2%} of the base"
             lines.append(f"  {block:5} {facts['share']:6.1%} of its energy{relative}, effective rank {facts['effective_rank']:.1f}")
-        lines += [f"  spike: one direction does nearly all in {name}" for name in network["spikes"][:5]]
+        if spikes := network["spikes"]:
+            lines.append(f"  {counted(count_layers(spikes), 'spike')}: layers where one direction does nearly all, such as {spikes[0]}")
         lines += [f"  {counted(count_layers(network['dead']), 'dead layer')}"] if network["dead"] else []
     for pair in report["pairs"]:
         lines.append(

@@ -170,12 +170,12 @@ def _report(words: Sequence[str], text: Tensor, cross: Tensor | None, asked: int
 
 
 def _text(name: str, report: Mapping[str, Any]) -> str:
-    lines = [f"{name}, of {report['looked_at']} words (the median has {report['median']:.4f}):"]
+    unclear = "no word stands out, the network changes all of them alike or was trained without words of its own"
+    lines = [] if report["clear"] else [f"{name}: {unclear}"]
+    lines.append(f"how far {name} moves words, of {report['looked_at']} (median {report['median']:.4f}):")
     for row in report["words"]:
         cross = "" if row["cross"] is None else f", cross-attention {row['cross']:.4f}"
         lines.append(f"  {row['word']:20} {row['score']:.4f} (text encoders {row['text']:.4f}{cross})")
-    if not report["clear"]:
-        lines.append("no word stands out: the network changes all of them alike, or was trained without words of its own")
     return "\n".join(lines)
 
 

@@ -148,7 +148,7 @@ def _values(delta: Tensor, size: float, whole: bool) -> Tensor:
 
 def _table(report: Mapping[str, Any], points: Iterable[Point]) -> str:
     lines = [f"{counted(report['layers'], 'layer')} different, {report['identical']} the same; measured in {report['seconds']:.1f} s"]
-    lines += [f"  rank {int(p.setting):>3}: {sized(p.bytes):>9}, relative error {p.error:.4f}" for p in points]
+    lines += [f"  rank {int(p.setting):>3}: {sized(p.bytes):>9}, relative error {p.error:.2%}" for p in points]
     return "\n".join(lines)
 
 

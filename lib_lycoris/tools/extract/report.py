@@ -107,11 +107,12 @@ def summary(name: str, report: Mapping[str, Any], rows: Sequence[Row]) -> str:
     kinds = ", ".join(f"{counted(count, NAMES.get(kind, kind) + ' layer')}" for kind, count in report["algorithms"].items())
     lines = [
         f"{name}: {kinds}; {sized(report['bytes'])} in {report['seconds']:.1f} s",
-        f"kept {report['captured']:.2%} of the difference's energy (relative error {report['error']:.4f})",
-        f"{counted(count_layers(report['identical']), 'layer')} the same in both models, {len(report['left_out'])} left out",
+        f"kept {report['captured']:.2%} of the difference's energy (relative error {report['error']:.2%})",
+        f"{counted(count_layers(report['identical']), 'layer')} the same in both models; {len(report['left_out'])} left out",
     ]
     worst = sorted((row for row in rows if row.left > 0), key=lambda row: -row.left)[:WORST]
-    lines += [f"  {row.parameter}: {row.algorithm or 'left out'}, error {relative(row.left, row.energy):.3f}" for row in worst]
+    lines += ["most is lost in"] if worst else []
+    lines += [f"  {row.parameter}: {row.algorithm or 'left out'}, error {relative(row.left, row.energy):.1%}" for row in worst]
     reasons = Counter(reason for _, reason in report["left_out"])
     return "\n".join([*lines, *(f"  {count} left out: {reason}" for reason, count in reasons.most_common())])
 

@@ -225,9 +225,9 @@ def _made_text(name: str, report: Mapping[str, Any]) -> str:
 
 
 def _text(report: Mapping[str, Any]) -> str:
-    lines = [f"{counted(report['files'], 'file')}; {sized(report['bytes_read'])} of {sized(report['bytes_of_all'])} were read"]
+    lines = [f"{counted(report['files'], 'file')}, {sized(report['bytes_read'])} of {sized(report['bytes_of_all'])} read"]
     if "is" in report:
-        lines += [f"{report['model']} is none of them"] if not report["is"] else []
+        lines += [f"{report['model']}: no other network is the same or alike"] if not report["is"] else []
         lines += [f"  {one['file']}: {_said(one, report['model'], one['file'])}" for one in report["is"]]
         return "\n".join([*lines, *_broken(report)])
     for group in report["equal"]:
@@ -268,8 +268,8 @@ TOOL = Tool(
                walks=True),
         Option("model", "tell which of the library's networks this file is", Path, kind="network"),
         Option("checkpoint", "tell which of the library's networks this checkpoint is made of", Path, kind="checkpoint"),
-        Option("base_model", "the checkpoint that it was made from; without one, the networks that fit this model are told where their "
-               "files do not say what they are for", Path, kind="checkpoint"),
+        Option("base_model", "what the checkpoint was made from; also tells which networks fit it whose files do not say their base model",
+               Path, kind="checkpoint"),
         Option("near", "cosine of two changes from which they are alike", float, NEAR),
     ),
 )  # fmt: skip

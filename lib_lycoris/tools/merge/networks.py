@@ -263,7 +263,7 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     whole = "exactly the sum of what can be used of them" if report["skipped"] else "exactly their sum"
     lines = [
         f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {layers}, {sized(size)}",
-        whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
+        whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.2%})",
         *cancelled_lines(cancelled),
         *left_out_of(request.networks),
         *([f"not said by all networks alike and left out: {apart}"] if apart else []),

@@ -64,9 +64,8 @@ def run(
         "unmatched": [list(one) for one in network.skipped], "left_out_keys": sorted({key for key, _ in network.skipped}), "notes": notes,
         "seconds": round(time.monotonic() - began, 3),
     }  # fmt: skip
-    scaled = len(by_module) - len(off)
     full = f" ({differences} as full differences)" if differences else ""
-    text = f"{path}: {counted(scaled, 'layer')} written{full}, {len(off)} left out (weight 0)"
+    text = f"{path}: {counted(len(by_module) - len(off), 'layer')} written{full}{_left_out(by_module)}"
     return Result(report, "\n".join([text, *left_out(network.skipped), *notes]), (path,))
 
 
@@ -174,7 +173,8 @@ def plan(
         "strengths": by_module,
         "notes": notes,
     }
-    text = f"would write {save_to}: {counted(len(by_module), 'layer')}, {_spread(list(by_module.values()))}"
+    kept = [strength for strength in by_module.values() if strength]
+    text = f"would write {save_to}: {counted(len(kept), 'layer')}, {_spread(kept)}{_left_out(by_module)}"
     took = cost((), 2 * before, size)  # the file is read twice, as it is and understood
     return Plan(report, "\n".join([text, *left_out(network.skipped), *notes]), took.seconds, took.bytes + 2 * size, size)
 
@@ -197,7 +197,15 @@ def _foretold(opened: NetworkFile, network: Network, by_module: Mapping[str, flo
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"strengths from {min(values):g} to {max(values):g}" if values else "no module matched"
+    if not values:
+        return "none at a strength but 0"
+    least, most = min(values), max(values)
+    return f"at strength {most:g}" if least == most else f"at strengths from {least:g} to {most:g}"
+
+
+def _left_out(by_module: Mapping[str, float]) -> str:
+    off = sum(strength == 0 for strength in by_module.values())
+    return f"; {off} left out (weight 0)" if off else ""
 
 
 _TEXTS = tuple(

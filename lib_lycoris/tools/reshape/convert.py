@@ -279,7 +279,7 @@ def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted]
         "notes": notes, "bytes": size, "seconds": round(seconds, 2),
     }  # fmt: skip
     whole = "these are exact but for rounding" if skipped else "nothing is lost but rounding"
-    exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.4f})" if lossy else whole
+    exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.2%})" if lossy else whole
     layers = counted(count_layers(made.parameter for made in found), "layer")
     lines = [f"{outputs[0].name}: {layers} in the {request.style} key style, {sized(size)}; {exact}"]
     return Result(report, "\n".join([*lines, *left_out(skipped), *notes]), tuple(outputs))

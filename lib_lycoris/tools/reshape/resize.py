@@ -220,10 +220,11 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Shrunk], before: 
     }  # fmt: skip
     dora, expanded = any(patch.algorithm.magnitudes() for patch in job.work), sum(row.before != "lora" for row in changed)
     why = f"{counted(expanded, 'layer')} of other algorithms became LoRA" if expanded else "its header or its dtype takes more room"
+    as_before = len(report["kept"]) + len(same)
     lines = [
-        f"{save_to.name}: {counted(len(changed) - len(same), 'layer')} resized, {len(report['kept']) + len(same)} kept as they were; "
+        f"{save_to.name}: {counted(len(changed) - len(same), 'layer')} resized{f', {as_before} kept as they were' if as_before else ''}; "
         f"{sized(before)} -> {sized(after)}",
-        f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.4f})",
+        f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.2%})",
         *left_out(job.network.skipped),
         *([f"unchanged, for the rank is no higher than asked: {counted(len(same), 'layer')}"] if same else []),
         *([f"alpha is {job.alpha:g} now, and the change is the same"] if job.alpha is not None else []),

@@ -124,7 +124,7 @@ def plan(**options: Any) -> Plan:
     report = _report(request, found, chosen, writing.header)
     size = writing.header + found.fixed + sum(choice.bytes for choice in chosen.values())
     before = request.job.network.path.stat().st_size
-    text = f"would leave out {counted(len(report['dropped']), 'layer')}; "
+    text = f"would leave out {counted(len(report['dropped']), 'layer')}; " if report["dropped"] else ""
     text += f"{sized(before)} -> {sized(size)}, relative error {report['error']:.4f}"
     text = "\n".join([text, *left_out(report["unmatched"]), *report["notes"]])
     took = cost([piece_of(patch, whole=True) for patch in request.job.work], before, size, rounds=2)
@@ -267,10 +267,9 @@ def _report(request: SlimOptions, found: Measured, chosen: Mapping[str, Choice],
 
 def _text(name: str, report: Mapping[str, Any]) -> str:
     kept, dropped = report["modules"], report["dropped"]
+    layers = f"{counted(len(dropped), 'layer')} left out, {len(kept)} kept" if dropped else f"{counted(len(kept), 'layer')} kept"
     lines = [
-        f"{name}: {sized(report['bytes_before'])} -> {sized(report['bytes'])}; "
-        f"{counted(len(dropped), 'layer')} left out, {len(kept)} kept, "
-        f"relative error {report['error']:.4f}",
+        f"{name}: {sized(report['bytes_before'])} -> {sized(report['bytes'])}; {layers}, relative error {report['error']:.4f}",
         "what other sizes would leave:",
     ]
     curve = report["curve"]

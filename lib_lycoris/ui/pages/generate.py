@@ -65,7 +65,7 @@ class GeneratePage:
     def _checkpoint(self) -> None:
         with gr.Row(elem_classes=["lyco_buttons"]):
             self.checkpoint = checkpoint_picker(self.context.store, "Checkpoint", "lyco_checkpoint")
-            back = gr.Button("Previous", size="sm", elem_id="lyco_checkpoint_back", min_width=60, scale=0)
+            back = gr.Button("Back", size="sm", elem_id="lyco_checkpoint_back", min_width=60, scale=0)
         told = gr.HTML("", elem_id="lyco_checkpoint_told")
         self.checkpoint.component.input(self.use, self.checkpoint.component, [told, self.checkpoint.component], show_progress="minimal")
         back.click(self.use_the_one_before, None, [told, self.checkpoint.component], show_progress="minimal")

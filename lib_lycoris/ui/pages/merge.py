@@ -89,7 +89,9 @@ class MergePage:
 
     def _build_target(self) -> None:
         with gr.Row():
-            self.name = gr.Textbox(label="Name of the result", placeholder=NO_NAME, max_lines=1, elem_id="lyco_merge_name", scale=3)
+            self.name = gr.Textbox(
+                label="Name of the result", placeholder=NO_NAME, max_lines=1, elem_id="lyco_merge_name", scale=3, min_width=260
+            )
             self.precision = gr.Dropdown(
                 list(PRECISIONS), value=DEFAULT, label="Precision", elem_id="lyco_merge_precision", scale=2, min_width=120
             )

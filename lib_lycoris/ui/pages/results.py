@@ -49,7 +49,8 @@ class ResultsPage:
         """Add the components to the open gr.Blocks."""
         with gr.Row(elem_classes=["lyco_buttons"]):
             refresh = gr.Button(REFRESH, size="sm", elem_id="lyco_results_look", scale=0, min_width=40, elem_classes=["lyco_refresh"])
-            gr.HTML('<button type="button" class="lyco_button" data-lyco-notify>Tell me when a long job ends</button>')
+            notify = '<button type="button" class="lyco_button" data-lyco-notify>Tell me when a long job ends</button>'
+            gr.HTML(notify, elem_id="lyco_results_notify")
             empty = gr.Button(
                 "Empty the folder of deleted files", size="sm", elem_id="lyco_results_empty", scale=0, min_width=220,
                 elem_classes=["lyco_ask"],

@@ -197,9 +197,9 @@ class TrainPage:
         """Ask the run that is shown to stop."""
         folder = self.shown or self.latest()
         if folder is None or not runs.running(folder):
-            return gr.update(value=notes(problems=["nothing is being trained"]))
+            return gr.update(value=notes(problems=["Nothing is being trained."]))
         runs.stop(folder)
-        return gr.update(value=notes(applied=["it stops after this step and keeps its state"]))
+        return gr.update(value=notes(applied=["It stops after this step and keeps its state."]))
 
     def smaller(self, dim: float | None) -> Iterator[Update]:
         """Make a smaller file of the network that is shown."""

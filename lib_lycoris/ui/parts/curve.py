@@ -57,7 +57,8 @@ class CurveView:
             self._newest += 1
             mine = self._newest
         time.sleep(PAUSE)
-        return self.draw(*values) if mine == self._newest else [gr.update() for _ in self.outputs]
+        drawn = self.draw(*values) if mine == self._newest else []
+        return drawn if mine == self._newest else [gr.update() for _ in self.outputs]  # a slow one may end after a newer one
 
     def _settled(self, *values: Any) -> list[Update]:
         return [gr.update() for _ in self.outputs] if values == self.last else self.draw(*values)

@@ -73,7 +73,7 @@ class Picker:
         if stamp == known:
             return gr.update(), stamp
         there = set(names)
-        chosen = {"value": [name for name in value if name in there]} if isinstance(value, list) else {}
+        chosen = {"value": [name for name in value if name in there]} if isinstance(value, list) and value else {}
         return gr.update(choices=[*self.none, *names], **chosen), stamp
 
     def refreshed(self) -> tuple[Update, int]:

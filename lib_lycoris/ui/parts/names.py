@@ -9,7 +9,7 @@ from ...tools.jobs.places import SUFFIX
 from ..context import PageContext
 
 TRIED = 1000
-NO_NAME = "made of the file's name if left empty"
+NO_NAME = "empty: made of the file's name"
 
 
 def free_name(context: PageContext, given: str | None, suggested: str, checkpoint: bool = False) -> Path:

@@ -111,12 +111,9 @@ def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | 
         axes.plot([at], [error], marker="D", markersize=8, color=RED, markeredgecolor=INK, linestyle="none")
         axes.axvline(at, color=RED, linewidth=0.8, linestyle=":")
         axes.axhline(error, color=RED, linewidth=0.8, linestyle=":")
-        right = at > _middle([*sizes, at])
-        axes.annotate(
-            label or f"{sized(chosen[0])}, error {error:.3g} %", (at, error), xytext=(-9, -9) if right else (9, 9),
-            textcoords="offset points",
-            ha="right" if right else "left", va="top" if right else "bottom", color=RED, fontsize=9, fontweight="bold",
-        )  # fmt: skip
+        # beside the mark the words would cover axes and curve
+        words = label or f"{sized(chosen[0])}, error {error:.3g} %"
+        axes.set_title(words, color=RED, fontsize=9, loc="right", fontweight="bold", y=1.0)
     if sizes and max(sizes) > 12 * min(sizes):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -124,8 +121,8 @@ def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | 
     axes.xaxis.set_major_formatter(_number)
     axes.set_ylim(0, max([5.0, *errors, *([100 * chosen[1]] if chosen else [])]) * 1.18)
     said = [f"{sized(size)} with {100 * error:.3g} %" for size, error in points]
-    marked = [f"chosen: {sized(chosen[0])} with {100 * chosen[1]:.3g} %"] if chosen else []
-    figure.set_label(_in_words("Relative error of the file by its size", [*said, *marked]))
+    said += [f"chosen: {sized(chosen[0])} with {100 * chosen[1]:.3g} %"] if chosen else []
+    figure.set_label(_in_words("Relative error of the file by its size", said))
     return figure
 
 
@@ -184,7 +181,3 @@ def _nothing(axes: Axes, text: str) -> None:
 
 def _number(value: float, _: object = None) -> str:
     return f"{value:.3g}" if value else "0"
-
-
-def _middle(values: Sequence[float]) -> float:
-    return sqrt(min(values) * max(values)) if min(values) > 0 else max(values) / 2

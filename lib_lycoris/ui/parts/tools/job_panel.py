@@ -160,6 +160,13 @@ def share(state: ProgressState) -> float:
     return state.step / state.total if state.total else 0.0
 
 
+def _rate(state: ProgressState) -> str:
+    """Return how fast it is, with as many digits as say something."""
+    if state.rate < 1:
+        return f"{1 / state.rate:.1f} s each"
+    return f"{state.rate:,.0f} {state.unit}/s" if state.rate >= 100 else f"{state.rate:.1f} {state.unit}/s"
+
+
 def words(state: ProgressState) -> str:
     """Return a state as the user reads it: the share that is done, how much of what, rate and time left."""
     parts = [f"{100 * share(state):.0f} %"] if state.total else []
@@ -168,9 +175,9 @@ def words(state: ProgressState) -> str:
     if state.unit == "B":
         parts.append(f"{state.step / 1e6:,.0f} of {state.total / 1e6:,.0f} MB")
         parts.append(f"{state.rate / 1e6:,.0f} MB/s")
-    elif state.total:
-        parts.append(f"{state.step} of {state.total} {state.unit}")
-        parts.append(f"{state.rate:.1f} {state.unit}/s" if state.rate >= 1 or not state.rate else f"{1 / state.rate:.1f} s each")
+    elif state.total > 1:
+        parts.append(f"{state.step:,} of {state.total:,} {state.unit}")
+        parts += [_rate(state)] if state.rate else []
     if state.left is not None:
         parts.append(remaining(state.left))
     return " - ".join(parts)

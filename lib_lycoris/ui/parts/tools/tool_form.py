@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ PICKED = ("network", "networks", "checkpoint")
 
 class ToolForm:
     """Builds the form of one tool; a page with fields of its own overrides the methods that begin with ``own``."""
+
+    own_infos: Mapping[str, str] = {}  # option -> what stands below its picker, where that is not the declaration's sentence
 
     def __init__(self, context: PageContext, tool: str, front: Sequence[str] = (), rest: Sequence[str] = (), suffix: str = "new") -> None:
         self.context, self.page, self.suffix = context, tool, suffix  # suffix: behind a file's name, for that of the result
@@ -71,7 +73,7 @@ class ToolForm:
     def _pick(self) -> None:
         for option in self.picked:
             elem_id, label = f"lyco_{self.page}_{option.name}", label_of(option)
-            info = info_of(option, self.tool)
+            info = self.own_infos.get(option.name) or info_of(option, self.tool)
             if option.name in BASES and not option.required:
                 self.pickers[option.name] = base_picker(self.context.store, label, elem_id, info)
             elif option.kind == "checkpoint":
@@ -154,6 +156,8 @@ class UndoForm(ToolForm):
 
 class VerifyForm(ToolForm):
     """The form of `verify`, whose inputs are found by their hashes in all folders that the pages know."""
+
+    own_infos = dict.fromkeys(("sd_model", "models"), "Empty: found by its hash in the folders of networks and checkpoints")
 
     def own_options(self, paths: dict[str, Any], values: Sequence[Any]) -> dict[str, Any]:
         """Return the folders of the networks and checkpoints that the pages offer."""
