@@ -49,9 +49,10 @@ def _require_all(folder: Path, files: Sequence[Path]) -> None:
     """Raise ToolError when one of a model's numbered files is missing: the rest alone would be changed in part."""
     names = {file.name for file in files}
     for file in files:
-        match = SHARD.search(file.name)
-        for number in range(1, int(match[2]) + 1) if match else ():
-            wanted = f"{file.name[: match.start()]}-{number:05}-of-{match[2]}{file.suffix}" if match else ""
+        if (match := SHARD.search(file.name)) is None:
+            continue
+        for number in range(1, int(match[2]) + 1):
+            wanted = f"{file.name[: match.start()]}-{number:05}-of-{match[2]}{file.suffix}"
             if wanted not in names:
                 raise ToolError(f"{folder.name}/{wanted} is missing, one of the {int(match[2])} files of this model; download it again")
 
