@@ -70,13 +70,14 @@ class WebuiGenerator:
 
 def _run(request: GenerationRequest) -> tuple[Any, Any]:
     """Run the webui's txt2img without scripts: other extensions have nothing to do with an image of ours."""
-    from modules import processing, shared
+    from modules import processing, scripts, shared
 
     p = processing.StableDiffusionProcessingTxt2Img(
         sd_model=shared.sd_model, prompt=request.prompt, negative_prompt=request.negative, seed=request.seed, steps=request.steps,
         width=request.width, height=request.height, cfg_scale=request.cfg, sampler_name=request.sampler,
         do_not_save_samples=True, do_not_save_grid=True,
     )  # fmt: skip
+    p.scripts = scripts.ScriptRunner()  # of no scripts: reForge asks it for one of its own, whether it is there or not
     with closing(p):
         try:
             return p, processing.process_images(p)
