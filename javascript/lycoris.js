@@ -313,9 +313,9 @@
     }
 
     function openTab(area) {
-        const label = area.closest("#lyco_page") ? "Generate" : "txt2img";
+        const label = area.closest("#lyco_page") ? "generate" : "txt2img"; // Forge writes Txt2img
         const tabs = document.querySelectorAll("#lyco_tabs > .tab-nav > button, #lyco_tabs > .tab-wrapper button[role=tab], #tabs > .tab-nav > button");
-        const tab = Array.from(tabs).find((button) => button.textContent.trim() === label);
+        const tab = Array.from(tabs).find((button) => button.textContent.trim().toLowerCase() === label);
         if (tab) {
             tab.click();
         }

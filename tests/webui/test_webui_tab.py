@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.new_set]
 
 JOBS = "/lycoris/v1/jobs"
 CHECKPOINT, NAME = "sd1-1.safetensors", "style"
+CHECKPOINT_FIELD = ":is(#setting_sd_model_checkpoint, .model_selection) input"  # Forge's has a class only
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_a_merge_in_the_tab_becomes_the_checkpoint_and_paints_as_the_tag_did(web
     assert (webui.models / "checkpoints" / "merged-here.safetensors").is_file()
     page.click("#lyco_merge_use")
     wait_until_says(page, "#lyco_merge_used", "merged-here.safetensors is selected")
-    page.wait_for_function("document.querySelector('#setting_sd_model_checkpoint input').value.startsWith('merged-here')")
+    page.wait_for_function(f"document.querySelector({CHECKPOINT_FIELD!r}).value.startsWith('merged-here')")
     merged = running.generate()
     assert running.info["sd_model_name"] == "merged-here"
     assert largest(merged, tagged) <= 1 < largest(merged, plain)
