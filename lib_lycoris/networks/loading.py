@@ -51,7 +51,7 @@ def _asked_for(base: models.BaseModel | None, family: str | None) -> models.Base
     """Return the base model that is at hand. Raises ModelMismatchError where it is of another family than the user says."""
     if base is not None and family is not None and base.family != family:
         wanted = models.reference(family).label
-        raise ModelMismatchError(f"the model is {base.label}, but the family asked for {wanted}; leave it out, or give such a model")
+        raise ModelMismatchError(f"the model is {base.label}, but `family` asks for {wanted}; leave it out, or give such a model")
     return base
 
 

@@ -193,6 +193,10 @@ def _padded(base: models.BaseModel, target: str, leaf: str, algorithm: Algorithm
 def _nowhere(source: SettingsSource, base: models.BaseModel, module: str, tensors: Mapping[str, Tensor]) -> str:
     """Say why there is no layer for a module: of the file's own layers, which have its names, since nobody understands it."""
     if base.family != models.UNKNOWN.id:
+        variants = models.FAMILIES[base.family].variants
+        elsewhere = any(models.reference(base.family, variant).targets(module) for variant in variants)
+        if elsewhere:
+            return f"the model has no layer of this name, which other models of {base.label} have"
         return f"{base.label} has no layer of this name"
     try:
         parse_module(source, module, tensors)

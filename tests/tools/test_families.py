@@ -161,7 +161,7 @@ def test_a_file_that_fits_several_families_names_them_and_the_user_decides(tmp_p
     assert load(path, family="chroma").family == "chroma" and load(path, family="longcat-image").base.label == "LongCat-Image"
     with pytest.raises(UnknownFamilyError, match="chroma"):
         load(path, family="chrom")
-    with pytest.raises(ModelMismatchError, match=r"the model is Flux\.1, but the family asked for Chroma"):
+    with pytest.raises(ModelMismatchError, match=r"the model is Flux\.1, but `family` asks for Chroma"):
         load(path, reference("flux"), family="chroma")
 
 

@@ -273,12 +273,14 @@ def test_a_unet_alone_takes_what_is_for_it_and_reports_the_rest(files: Path, pre
     start = "model.diffusion_model."
     save_file({key.replace(start, prefix): value for key, value in small().items() if key.startswith(start)}, files / "base.safetensors")
     whole = load_file(files / "out.safetensors")
-    report = go(files, "one").report
+    result = go(files, "one")
+    report = result.report
     bare = load_file(files / "out.safetensors")
     assert all(torch.equal(bare[key.replace(start, prefix)], whole[key]) for key in whole if key.startswith(start))
     assert (report["changed_tensors"], report["matched"]) == (3, 3)
     assert {key for key, _ in report["unmatched"]} == {key for key in lora(2) if key.startswith(MODULES[FC1])}
     assert all("has no layer of this name" in reason for _, reason in report["unmatched"])
+    assert report["networks"][0]["coverage"] == "3 of 4 layers" and " - 3 of 4 layers, 3 keys not used\n" in result.text
 
 
 def test_scaled_fp8_checkpoints_are_refused(files: Path) -> None:

@@ -48,6 +48,7 @@ class Mixed:
     strengths: StrengthMap
     matched: tuple[str, ...]
     unmatched: tuple[Skipped, ...]
+    coverage: str | None  # how many of its layers are used; None: all
 
 
 @dataclass(eq=False)
@@ -140,7 +141,7 @@ def _mix(found: Changes, network: Network, item: NetworkOptions, strengths: Stre
     if network.patches and not usable:
         where = f"{found.checkpoint.path.name} ({found.checkpoint.base.label})"
         raise ModelMismatchError(f"{network.path.name} fits no tensor of {where}: {': '.join(unmatched[0])}")
-    return Mixed(item, network.digest, network.metadata, strengths, tuple(usable), (*network.skipped, *unmatched))
+    return Mixed(item, network.digest, network.metadata, strengths, tuple(usable), (*network.skipped, *unmatched), network.covered(usable))
 
 
 def _missing(checkpoint: Checkpoint, name: str) -> str | None:

@@ -8,11 +8,11 @@ from typing import Any
 from ...models import count_layers
 from ...wording import counted
 from ..declaration import Plan, Result
+from ..files.networks.left_out import SHOWN, by_reason
 from ..units import sized
 from .deltas import Changes, Mixed
 from .strengths import NetworkOptions
 
-SHOWN = 12  # unmatched keys of a network in the text; the report has all
 BYTES_A_SECOND, ELEMENTS_A_SECOND = 4e8, 2.5e8  # of a common disk, and of two processor cores
 PACKED_A_SECOND = 1e8  # bytes that an undo file keeps
 
@@ -77,7 +77,7 @@ def _notes(changes: Changes) -> list[str]:
 def _network(mixed: Mixed) -> dict[str, Any]:
     strengths = {"te": mixed.asked.te, "te2": mixed.asked.te2, "unet": mixed.asked.unet}
     facts: dict[str, Any] = {"name": mixed.asked.path.name, "strengths": strengths, "matched": len(mixed.matched)}
-    facts.update(blocks=dict(mixed.strengths.ratios or ()), notes=list(mixed.strengths.notes))
+    facts.update(coverage=mixed.coverage, blocks=dict(mixed.strengths.ratios or ()), notes=list(mixed.strengths.notes))
     return {**facts, "unmatched": [list(item) for item in mixed.unmatched]}
 
 
@@ -88,13 +88,14 @@ def _lines(changes: Changes) -> list[str]:
     for mixed in changes.networks:
         asked = mixed.asked
         lines.append(
-            f"{asked.path.stem} at {_strengths(asked)} - {counted(count_layers(mixed.matched), 'layer')}, "
+            f"{asked.path.stem} at {_strengths(asked)} - {mixed.coverage or counted(count_layers(mixed.matched), 'layer')}, "
             + (f"{counted(len(mixed.unmatched), 'key')} not used" if mixed.unmatched else "all keys used")
         )
         lines += [f"  {note}" for note in mixed.strengths.notes]
-        lines += [f"  not used: {key}: {reason}" for key, reason in mixed.unmatched[:SHOWN]]
-        if len(mixed.unmatched) > SHOWN:
-            lines.append(f"  ... and {len(mixed.unmatched) - SHOWN} more (the report lists all)")
+        left = list(by_reason(mixed.unmatched))
+        lines += [f"  not used: {line}" for line in left[:SHOWN]]
+        if len(left) > SHOWN:
+            lines.append(f"  ... and {len(left) - SHOWN} more reasons (the report lists all)")
     return lines
 
 
