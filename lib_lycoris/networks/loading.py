@@ -96,6 +96,21 @@ def fits_by_shapes(file: TensorFile, source: SettingsSource, keys: Keys, told: m
     return True
 
 
+def family_of_all(paths: Sequence[str | Path]) -> str | None:
+    """Return the family of base models that several files fit where each alone would be read for another; None where there is none.
+
+    The commonest of those, whatever the order of the files. Raises NetworkFormatError.
+    """
+    told = []
+    for path in paths if len(paths) > 1 else ():
+        with naming(path):
+            file, _, keys = open_network(path)
+            told.append(models.recognise(module_shapes(file, keys), file.metadata))
+    if len({one.family for one in told}) < 2:
+        return None
+    return next((family for family in models.FAMILIES if all(family in one.candidates for one in told)), None)
+
+
 def open_network(path: str | Path) -> tuple[TensorFile, SettingsSource, Keys]:
     """Open a network file: its header, what it says outside its tensors, and its keys. Raises NetworkFormatError for one that is none."""
     file, source, keys = open_keys(path)

@@ -189,3 +189,30 @@ def test_a_network_of_another_family_goes_on_the_layers_that_fit_where_that_is_a
         load(path, reference("chroma"))
     for network in (load(path, reference("chroma"), other_family=True), load(path, family="chroma")):
         assert network.coverage == "1 of 3 layers" and list(network.modules.values()) == ["lora_unet_double_blocks_0_img_attn_proj"]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_networks_that_share_a_family_are_read_for_it_in_any_order(order: tuple[int, int], tmp_path: Path) -> None:
+    one, other = attention_only(tmp_path / "one.safetensors"), attention_only(tmp_path / "other.safetensors")
+    changed = {key: tensor * 2 for key, tensor in load_file(one).items()}
+    save_file(changed, other, metadata={"ss_base_model_version": "chroma"})
+    assert (load(one).family, load(other).family) == ("flux", "chroma")
+    files = [(one, other)[place] for place in order]
+    result = TOOLS["networks_merge"].run(models=files, save_to=tmp_path / "sum.safetensors")
+    assert "exactly their sum" in result.text
+    merged = load(tmp_path / "sum.safetensors", family="chroma")
+    assert not merged.skipped
+    for name, patch in load(one, family="chroma").patches.items():
+        weight = torch.zeros(3072, 3072)
+        torch.testing.assert_close(merged.patches[name].delta(weight), 5 * patch.delta(weight))
+    assert TOOLS["compare"].run(models=files).report["family"] == "chroma"
+
+
+def test_text_encoders_of_one_model_are_merged(tmp_path: Path) -> None:
+    for name, width in (("te1", 768), ("te2", 1280)):
+        layer = f"lora_{name}_text_model_encoder_layers_0_self_attn_q_proj"
+        save_file({f"{layer}.lora_up.weight": torch.rand(width, 2), f"{layer}.lora_down.weight": torch.rand(2, width)}, tmp_path / name)
+    files = [(tmp_path / name).rename(tmp_path / f"{name}.safetensors") for name in ("te1", "te2")]
+    assert [load(file).family for file in files] == ["sd1", "sdxl"]
+    TOOLS["networks_merge"].run(models=files, save_to=tmp_path / "both.safetensors")
+    assert load(tmp_path / "both.safetensors").family == "sdxl" and len(load(tmp_path / "both.safetensors").patches) == 2

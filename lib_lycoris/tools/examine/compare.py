@@ -12,6 +12,7 @@ from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ...models import block_of, count_layers
 from ...networks import Network, load
+from ...networks.loading import family_of_all
 from ...wording import counted
 from ..declaration import FAMILY, MODELS, FilePath, Files, Option, Plan, Result, Tool, as_list, options_of
 from ..extract.difference import Reader
@@ -88,7 +89,8 @@ def _understand(options: Mapping[str, Any]) -> tuple[list[Network], Reader | Non
     if not paths:
         raise ToolError("no network is given; name at least one file as `models`")
     checkpoint = open_checkpoint(options["base_model"]) if options.get("base_model") else None
-    networks = [load(path, checkpoint.base if checkpoint else None, family=options.get("family")) for path in paths]
+    family = options.get("family") or (None if checkpoint else family_of_all(paths))
+    networks = [load(path, checkpoint.base if checkpoint else None, family=family) for path in paths]
     families = {network.family for network in networks}
     if len(families) > 1:
         raise ModelMismatchError(f"the networks are for different models ({', '.join(sorted(families))}); compare those of one family")

@@ -14,6 +14,7 @@ from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ...models import BaseModel
 from ...networks import Network, load
+from ...networks.loading import family_of_all
 from ...networks.reading.dtypes import precision_dtype
 from ...prompt import StrengthMap
 from ..declaration import FAMILY, FASTEST, IGNORED_KOHYA, MODELS, NETWORK_PRECISION, PER_NETWORK, SAVE_TO, Option
@@ -114,10 +115,11 @@ def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeO
     wanted = asked(**{name: given[name] for name in STRENGTHS})
     checkpoint = open_checkpoint(given["base_model"]) if given["base_model"] else None
     base = checkpoint.base if checkpoint else None
+    family = given["family"] or (family_of_all([item.path for item in wanted]) if base is None else None)
     progress.start(len(wanted), "reading networks", "networks")
     loaded: list[tuple[Network, StrengthMap, NetworkOptions]] = []
     for item in wanted:
-        network = load(item.path, base if base and base.family != models.UNKNOWN.id else None, family=given["family"])
+        network = load(item.path, base if base and base.family != models.UNKNOWN.id else None, family=family)
         base = models.together([base, network.base]) if base else network.base
         if network.family != base.family:
             raise ModelMismatchError(f"{item.path.name} is for {network.base.label}, but {wanted[0].path.name} for {base.label}")

@@ -56,7 +56,7 @@ def _refuse(opened: NetworkFile, dead: list[str], save_precision: str | None) ->
     """Raise ToolError where the new file would be the old one, or hold nothing."""
     name, count = opened.file.path.name, len(opened.keys.modules)
     if not dead and save_precision is None:
-        raise ToolError(f"nothing to prune: all of {counted(count, 'layer')} of {name} change something; nothing was written")
+        raise ToolError(f"nothing to prune: no layer of {name} is zero ({counted(count, 'layer')} looked at); nothing was written")
     if len(dead) == count and not opened.keys.embeddings:
         raise ToolError(f"every layer of {name} changes nothing; nothing was written, delete the file instead")
 
