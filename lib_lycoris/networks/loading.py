@@ -73,6 +73,7 @@ def _load(
     return Network(
         name=file.path.stem, path=file.path, patches=patches, skipped=tuple(found.skipped), metadata=file.metadata,
         embeddings=embeddings, family=base.family, digest=digest, modules=found.modules, base=base, layers=len(keys.modules),
+        candidates=told.candidates,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ class Network:
     modules: Mapping[str, str]  # canonical parameter name -> the file's name of the module
     base: BaseModel  # what the file was matched with
     layers: int = 0  # modules of the file, those that change nothing too
+    candidates: tuple[str, ...] = ()  # the families of base models that the file fits, the likeliest first
 
     @property
     def coverage(self) -> str | None:

@@ -216,3 +216,31 @@ def test_text_encoders_of_one_model_are_merged(tmp_path: Path) -> None:
     assert [load(file).family for file in files] == ["sd1", "sdxl"]
     TOOLS["networks_merge"].run(models=files, save_to=tmp_path / "both.safetensors")
     assert load(tmp_path / "both.safetensors").family == "sdxl" and len(load(tmp_path / "both.safetensors").patches) == 2
+
+
+def test_names_that_others_have_too_do_not_make_a_network_theirs(tmp_path: Path) -> None:
+    heights = {"img_attn_qkv": 9216, "img_mlp.fc1": 12288}  # the second is HunyuanVideo's own name
+    layers = {f"diffusion_model.double_blocks.{block}.{part}": height for block in range(3) for part, height in heights.items()}
+    tensors = {f"{layer}.lora_A.weight": torch.rand(2, 3072) for layer in layers}
+    tensors |= {f"{layer}.lora_B.weight": torch.rand(height, 2) for layer, height in layers.items()}
+    save_file(tensors, tmp_path / "hunyuan.safetensors")
+    assert lib_lycoris.inspect(tmp_path / "hunyuan.safetensors").candidates == ("hunyuan-video",)
+    TOOLS["convert"].run(model=tmp_path / "hunyuan.safetensors", style="diffusers", save_to=tmp_path / "renamed.safetensors")
+    found = lib_lycoris.inspect(tmp_path / "renamed.safetensors")
+    assert found.family == "hunyuan-video" and "its layers would fit" in found.family_reason  # the names alone would be Flux.1's
+    TOOLS["convert"].run(model=tmp_path / "renamed.safetensors", style="original", save_to=tmp_path / "again.safetensors")
+    again = load_file(tmp_path / "again.safetensors")
+    assert again.keys() == tensors.keys()
+    for layer in layers:
+        change = tensors[f"{layer}.lora_B.weight"] @ tensors[f"{layer}.lora_A.weight"]
+        torch.testing.assert_close(again[f"{layer}.lora_B.weight"] @ again[f"{layer}.lora_A.weight"], change)
+
+
+def test_names_of_one_of_several_base_models_are_said_to_be_a_guess(tmp_path: Path) -> None:
+    path = attention_only(tmp_path / "attention.safetensors")
+    options = {"model": path, "style": "original", "save_to": tmp_path / "made.safetensors"}
+    said = "the layers are named as those of Flux.1; if the file is for "
+    assert said in TOOLS["convert"].plan(**options).text
+    text = TOOLS["convert"].run(**options).text
+    assert said in text and "HunyuanVideo" in text and "Chroma" not in text  # whose layers have the same names
+    assert said not in TOOLS["convert"].run(**options, family="flux").text

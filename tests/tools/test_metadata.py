@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lib_lycoris import cli
+from lib_lycoris import cli, inspect
 from lib_lycoris.errors import ToolError
 from lib_lycoris.models import FAMILIES, UNKNOWN
 from lib_lycoris.networks.hashes import model_hash
@@ -89,6 +89,13 @@ def test_repair_corrects_hashes_and_adds_what_is_missing(network: Path) -> None:
     assert now["modelspec.author"] == "me" and "modelspec.trigger_phrase" not in now
     again = run([network], repair=True, in_place=True)
     assert again.report["changed"] == 0 and again.outputs == () and "nothing to change" in again.text
+
+
+def test_repair_says_no_base_model_where_the_layers_fit_several(network: Path) -> None:
+    run([network], remove=["ss_base_model_version", "ss_v2"], in_place=True)
+    assert inspect(network).candidates == ("sd1", "sd2")
+    run([network], repair=True, in_place=True)
+    assert "modelspec.architecture" not in metadata(network) and metadata(network)["modelspec.title"] == "my style"
 
 
 def test_the_old_hash_is_kohyas_in_large_files_too(tmp_path: Path) -> None:

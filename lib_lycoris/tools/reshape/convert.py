@@ -80,7 +80,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     refuse_inputs(save_to, [request.network.path])
     recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
     reading = ReadingBack(request.network, save_to, request.style)
-    old = carried(request.network.metadata, recipe, (), settings=reading.room)
+    old = carried(request.network.metadata, recipe, (), settings={**reading.room, **request.base_model})
     found: list[Converted] = []
     keys, longest = _room(request)
     try:
@@ -94,13 +94,13 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
                 progress.advance(1, made.parameter)
             for name, parts in bundled(request.network):
                 file.add(name, {part: tensor.to(request.dtype) for part, tensor in parts.items()})
-            file.finish(_metadata(request, recipe, found, reading.metadata))
+            file.finish(_metadata(request, recipe, found, {**reading.metadata, **request.base_model}))
             size, notes = file.size, alpha_notes(file.keys, request.alpha)
     finally:
         if request.weights is not None:
             request.weights.close()
     beside, said = config_beside(save_to, request.style, [module for made in found for module in made.modules])
-    return _result(request, [save_to, *beside], found, size, [*request.own_names(), *notes, *said], time.monotonic() - started)
+    return _result(request, [save_to, *beside], found, size, [*request.names_kept_or_guessed(), *notes, *said], time.monotonic() - started)
 
 
 def plan(**options: Any) -> Plan:
@@ -108,7 +108,8 @@ def plan(**options: Any) -> Plan:
     request = understand(options)
     path, save_to = Path(options["model"]), Path(options["save_to"])
     recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
-    old = carried(request.network.metadata, recipe, (), settings=ReadingBack(request.network, save_to, request.style).room)
+    room = ReadingBack(request.network, save_to, request.style).room
+    old = carried(request.network.metadata, recipe, (), settings={**room, **request.base_model})
     alike = request.rule is None or request.rule.kind == "fixed"
 
     def kind(key: tuple[str, str]) -> Hashable:
@@ -125,7 +126,7 @@ def plan(**options: Any) -> Plan:
     unmatched = [list(item) for item in request.network.skipped]
     report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
     text = f"converts {counted(len({module for module, _ in request.work}), 'layer')} to the {request.style} key style; {sized(size)}"
-    text = "\n".join([text, *left_out(request.network.skipped), *request.own_names()])
+    text = "\n".join([text, *left_out(request.network.skipped), *request.names_kept_or_guessed()])
     took = cost([piece for _, piece in made], path.stat().st_size, size)
     return Plan(report, text, took.seconds, took.bytes + int(KEPT * size), size)
 

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from ...errors import ToolError
-from ...models import UNKNOWN, BaseModel
+from ...models import FAMILIES, UNKNOWN, BaseModel, reference, split_part
+from ...models.detect import named_families
 from ...networks import Network, load
 from ...networks.reading.dtypes import precision_dtype
 from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, Option
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
 from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.naming import STYLES, known_style
+from ..files.networks.naming import STYLES, known_style, named
 from ..files.networks.network_file import Patch, changes_nothing, patches, stored_dtype, style_of, with_own
 from ..linalg.ranks import RULES, Rule
 
@@ -52,16 +53,39 @@ class ConvertOptions:
     alpha: float | None
     work: dict[tuple[str, str], list[Patch]]
     renamed: bool  # whether a style was asked for
+    chosen: bool  # whether the user says what the base model is
 
-    def own_names(self) -> list[str]:
-        """Say that layers of an unknown base model keep their names where a style was asked for: its names for them are not known."""
-        if not self.renamed or self.base.family != UNKNOWN.id:
+    @property
+    def base_model(self) -> dict[str, str]:
+        """What the new file says of its base model: other names may fit more of them, so what is known now would be lost."""
+        candidates = self.network.candidates
+        known = self.base.family in candidates and (self.chosen or len(candidates) == 1)
+        written = FAMILIES[self.base.family].written.get("modelspec.architecture")
+        if not (self.renamed and known and written) or named_families(self.network.metadata):
+            return {}
+        return {"modelspec.architecture": f"{written}/lora"}
+
+    def names_kept_or_guessed(self) -> list[str]:
+        """Say where layers keep their names, or get those of one of several base models, where a style was asked for."""
+        if not self.renamed:
             return []
-        name = next(iter(self.work))[0]
-        return [
-            f"the layers keep their names, such as {name}: no base model known here has them, so only the endings are those of the "
-            f"{self.style} style; a model of unusual size is known by its checkpoint (`base_model`)"
-        ]
+        if self.base.family == UNKNOWN.id:
+            name = next(iter(self.work))[0]
+            return [
+                f"the layers keep their names, such as {name}: no base model known here has them, so only the endings are those of the "
+                f"{self.style} style; a model of unusual size is known by its checkpoint (`base_model`)"
+            ]
+        others = (
+            [] if self.chosen else [family for family in self.network.candidates if self._names(family) != self._names(self.base.family)]
+        )
+        labels = " or ".join(FAMILIES[family].label for family in others)
+        return [f"the layers are named as those of {self.base.label}; if the file is for {labels}, say so (`family`)"] if others else []
+
+    def _names(self, family: str) -> list[str]:
+        """Return what the file's layers are called in the style where it is for a family."""
+        base = reference(family)
+        targets = [split_part(target)[0] for module in self.network.modules.values() for target in base.targets(module)]
+        return sorted({item.name for target in targets for item in named(base, self.style, target)})
 
 
 def understand(options: Mapping[str, Any]) -> ConvertOptions:
@@ -80,5 +104,5 @@ def understand(options: Mapping[str, Any]) -> ConvertOptions:
     style = known_style(given["style"] or style_of(network.modules.values()))
     dtype = precision_dtype(given["save_precision"], stored_dtype(network))
     alpha = check_alpha(given["alpha"], style)
-    weights, renamed = Reader(checkpoint) if checkpoint else None, given["style"] is not None
-    return ConvertOptions(network, base, weights, style, to_lora, rule, dtype, alpha, work, renamed)
+    weights, renamed, chosen = Reader(checkpoint) if checkpoint else None, given["style"] is not None, bool(checkpoint or given["family"])
+    return ConvertOptions(network, base, weights, style, to_lora, rule, dtype, alpha, work, renamed, chosen)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import LycorisError, ToolError
-from ...models import FAMILIES, detect_family
+from ...models import FAMILIES, detect_family, recognise
 from ...networks.hashes import model_hash
 from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.reading.header import read_header
@@ -225,7 +225,8 @@ def _repairs(path: Path, metadata: Metadata) -> dict[str, str]:
     file, source, keys = open_keys(path)
     if reason := no_network(file, source, keys):
         raise ToolError(f"{reason}; only networks are repaired")
-    family = detect_family(module_shapes(file, keys), metadata)
+    shapes = module_shapes(file, keys)
+    family = detect_family(shapes, metadata) if len(recognise(shapes, metadata).candidates) < 2 else None  # of several none is said
     architecture = FAMILIES[family].written.get("modelspec.architecture") if family is not None and family in FAMILIES else None
     if architecture:
         found["modelspec.architecture"] = metadata.get("modelspec.architecture") or f"{architecture}/lora"
