@@ -16,7 +16,9 @@ from .. import __version__
 from ..atomic import write_text
 from ..errors import ToolError
 from ..networks.hashes import sha256
+from ..networks.reading.folder import EXTENSIONS
 from ..plain_json import parse_json
+from ..wording import counted
 from .arguments import networks_at
 from .declaration import Tool
 
@@ -55,6 +57,21 @@ def jobs_of(tool: Tool, sources: Sequence[Path], folder: Path, given: Mapping[st
             raise ToolError(f"{source} would be written over; give another folder with --save_into")
         found[target.name] = BulkJob(source, target, {**given, INPUT: source, OUTPUT: target})
     return list(found.values())
+
+
+def left_below(sources: Sequence[Path]) -> list[str]:
+    """Say which folders have files in subfolders, which are not done: results are written side by side."""
+    found = []
+    for folder in sources:
+        if folder.is_dir() and networks_at(folder) != [folder]:
+            count = sum(file.parent != folder and file.suffix.lower() in EXTENSIONS for file in folder.rglob("*"))
+            found += [f"{folder}: {counted(count, 'file')} in its subfolders left out; give these folders too"] if count else []
+    return found
+
+
+def named(job: BulkJob, sentence: str) -> str:
+    """Return what is said of a file with its name before it, where the sentence does not begin with that."""
+    return sentence if sentence.startswith(job.source.name) else f"{job.source.name}: {sentence}"
 
 
 class Done:

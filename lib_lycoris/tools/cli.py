@@ -186,6 +186,8 @@ def _run_each(tools: Sequence[Tool], given: Mapping[str, Any], arguments: argpar
     tool = choose(tools, {bulk.INPUT: arguments.each[0], bulk.OUTPUT: arguments.save_into, **given})
     jobs, done = bulk.jobs_of(tool, arguments.each, arguments.save_into, given), bulk.Done(arguments.save_into)
     validated(tool, completed(tool, jobs[0].options), partial(_note, tools=tools), "; see --help")  # a wrong option is one error, not many
+    for sentence in bulk.left_below(arguments.each):
+        _note(sentence)
     reports: list[Mapping[str, Any]] = []
     try:
         with _terminable():
@@ -208,7 +210,7 @@ def _one_of_many(tool: Tool, job: bulk.BulkJob, done: bulk.Done, arguments: argp
         report, text = _do(tool, options, arguments)
     except LycorisError as error:
         said = _flagged(str(error), [tool])
-        report, text, facts["result"] = {"failure": said, "kind": type(error).__name__}, f"error: {job.source.name}: {said}", "failed"
+        report, text, facts["result"] = {"failure": said, "kind": type(error).__name__}, f"error: {bulk.named(job, said)}", "failed"
     if not arguments.dry_run:
         done.remember(tool, replace(job, options=options), report)
     print(text, file=sys.stderr if arguments.json or "failure" in report else sys.stdout)

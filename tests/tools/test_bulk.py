@@ -72,6 +72,17 @@ def test_a_second_run_skips_what_is_there_and_equal(folders: tuple[Path, Path], 
     assert report["done"] == 3 and load_file(new / "a.safetensors")[f"{NAME}.lora_down.weight"].shape[0] == 1
 
 
+def test_files_in_subfolders_are_told_and_a_name_is_said_once(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = folders
+    (old / "sub").mkdir()
+    network(old / "sub" / "d.safetensors", 5)
+    (old / "bad.safetensors").write_bytes(b"not a network\n")
+    main(["resize", "--new_rank", "2", "--each", str(old), "--save_into", str(new), "--quiet"])
+    said = capsys.readouterr().err
+    assert f"note: {old}: 1 file in its subfolders left out; give these folders too" in said
+    assert "error: bad.safetensors is a text, not a network; it says: not a network\n" in said
+
+
 def test_a_plan_of_many_files_writes_nothing(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     old, new = folders
     code, report = bulk(capsys, "resize", "--new_rank", "2", "--each", old, "--save_into", new, "--dry-run")

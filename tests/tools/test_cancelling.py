@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib_lycoris import load
+from lib_lycoris.demo import CHECKPOINT, NETWORKS
 from lib_lycoris.errors import ToolError
+from lib_lycoris.tools.merge import checkpoint
 from lib_lycoris.tools.merge import networks as merge
 from tests import samples
 
@@ -109,3 +111,39 @@ def test_differences_of_a_thousandth_are_kept(options: dict[str, object], tmp_pa
     assert result.report["cancelled"] == []
     for name, delta in deltas(tmp_path / "out.safetensors").items():
         torch.testing.assert_close(delta, 0.001 * deltas(one)[name], rtol=2e-3, atol=1e-5 * float(deltas(one)[name].abs().max()))
+
+
+@pytest.mark.parametrize("precision", [None, "fp32"])
+def test_networks_that_cancel_in_a_checkpoint_write_no_copy_of_it(precision: str | None, tmp_path: Path) -> None:
+    lora, loha = NETWORKS / "demo-lora.safetensors", NETWORKS / "demo-loha.safetensors"
+    with pytest.raises(ToolError, match=r"cancel each other: every weight of demo-scenes\.safetensors stays as it is"):
+        checkpoint.run(CHECKPOINT, [lora, lora], tmp_path / "x.safetensors", ratios=[1, -1], save_precision=precision)
+    assert list(tmp_path.iterdir()) == []
+    result = checkpoint.run(CHECKPOINT, [lora, lora, loha], tmp_path / "x.safetensors", te=[1, -1, 0], unet=[1, -1, 0.5])
+    changed, whole = load_file(tmp_path / "x.safetensors"), load_file(CHECKPOINT)
+    assert result.report["changed_tensors"] == sum(not torch.equal(changed[key], whole[key]) for key in whole) > 0
+
+
+@pytest.mark.parametrize("method", ["dare", "ties"])
+def test_the_error_of_a_weeded_merge_is_that_of_the_file(method: str, tmp_path: Path) -> None:
+    one, other = (saved(tmp_path / f"{seed}.safetensors", tensors(dtype=torch.float32, seed=seed)) for seed in (1, 2))
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    assert f"exactly what {method} makes of them, with 50% of the values of each" in merge.run([one, other], whole, method=method).text
+    report = merge.run([one, other], cut, method=method, dim=8).report
+    wanted, found = deltas(whole), deltas(cut)
+    lost = sum(float((found[name] - delta).square().sum()) for name, delta in wanted.items())
+    assert report["error"] == pytest.approx((lost / sum(float(d.square().sum()) for d in wanted.values())) ** 0.5, rel=1e-3)
+    assert report["error"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"density": 0.2}, "`density` is of TIES and DARE"), ({"value": 0.9}, "the value of a rule; choose one with `rule`"),
+        ({"rule": "energy"}, "needs the share that is kept"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused(options: dict[str, object], says: str, tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.safetensors", tensors())
+    with pytest.raises(ToolError, match=says):
+        merge.run([source], tmp_path / "out.safetensors", **options)  # type: ignore[arg-type]

@@ -43,10 +43,14 @@ def content_name(start: bytes, size: int, wanted: str = "a network") -> str | No
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return PICKLE
     if _JSON.match(text):
-        return f"is a JSON text, not the file - an error message of the site? It says: {readable(text.decode('utf-8', 'replace'), SHOWN)}"
+        return f"is a JSON text, not the file - an error message of the site? It says: {_said(text)}"
     if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text):
-        return f"is a text, not {wanted}; it says: {readable(text.decode('ascii'), SHOWN)}"
+        return f"is a text, not {wanted}; it says: {_said(text)}"
     return None
+
+
+def _said(text: bytes) -> str:
+    return readable(" ".join(text.decode("utf-8", "replace").split()), SHOWN)
 
 
 def is_torch_zip(start: bytes) -> bool:

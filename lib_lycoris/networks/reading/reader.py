@@ -105,7 +105,7 @@ def open_file(path: str | Path) -> TensorFile:
     with naming(path):
         path = file_of(path)
         if not path.exists():
-            raise NetworkFormatError(f"{path.name} is not there (looked in {path.parent})")
+            raise NetworkFormatError(f"{path.name} is not there (looked in {path.absolute().parent})")
         if not path.is_file():
             raise NetworkFormatError(f"{path.name} is no file; give a network file")
         ending = path.suffix.lower()

@@ -119,6 +119,8 @@ class Undo:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_file():
+            raise ToolError(f"{path.name} is not there (looked in {path.absolute().parent}); give the undo file that the merge wrote")
         try:
             self._zip = ZipFile(path)
         except (BadZipFile, OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import prod
+from math import copysign, prod
 from typing import NamedTuple
 
 import torch
@@ -94,9 +94,10 @@ def near_pairs(files: Sequence[SampledNetwork], near: float) -> list[tuple[int, 
 
 
 def compared(one: SampledNetwork, other: SampledNetwork) -> tuple[float, float, int]:
-    """Return the cosine of two files' changes, how strong the second is beside the first, and in how many layers that is.
+    """Return the cosine of two files' changes, the ratio of the second's norm to the first's, and in how many layers that is.
 
-    These are the layers that were looked at of both files; where there is none the cosine is 0.
+    The ratio is negative where they act against each other. The layers are those that were looked at of both files; where there is none
+    the cosine is 0.
     """
     dots = first = second = 0.0
     shared = weights(one) & weights(other)
@@ -105,7 +106,7 @@ def compared(one: SampledNetwork, other: SampledNetwork) -> tuple[float, float, 
         dots, first, second = dots + inner(a, b), first + inner(a, a), second + inner(b, b)
     if not first or not second:
         return 0.0, 0.0, len(shared)
-    return dots / (first * second) ** 0.5, dots / first, len(shared)
+    return dots / (first * second) ** 0.5, copysign((second / first) ** 0.5, dots), len(shared)
 
 
 @lru_cache(maxsize=512)

@@ -13,6 +13,7 @@ from ...errors import ToolError
 from .low_rank import Svd, gram_svd, randomized_svd
 
 RULES = ("fixed", "threshold", "ratio", "quantile", "energy", "sv_ratio", "sv_fro", "sv_cumulative")
+SHARES = ("quantile", "energy", "sv_fro", "sv_cumulative")  # rules whose value is a share that is kept
 NEEDS_ALL = ("quantile", "sv_cumulative")  # their sums run over the whole spectrum
 START = 16  # ranks computed at first where the rule decides how many are needed
 
@@ -32,6 +33,10 @@ class Rule:
     def __post_init__(self) -> None:
         if self.kind not in RULES:
             raise ToolError(f'"{self.kind}" is no rule for ranks; the rules are {", ".join(RULES)}')
+        if self.kind == "fixed" and self.value:
+            raise ToolError(f"`value={self.value:g}` is the value of a rule; choose one with `rule`, or leave it out")
+        if self.kind in SHARES and not self.value:
+            raise ToolError(f"the rule {self.kind} needs the share that is kept: give a `value` above 0, up to 1")
         limit = 1.0 if self.kind in ("ratio", "quantile", "energy", "sv_fro", "sv_cumulative") else float("inf")
         if self.kind != "fixed" and not 0 <= self.value <= limit:
             raise ToolError(f"the rule {self.kind} takes a value from 0 to {limit:g}, but got {self.value:g}")

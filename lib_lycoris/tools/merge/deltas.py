@@ -60,6 +60,7 @@ class Changes:
     networks: list[Mixed] = field(default_factory=list)
     by_key: dict[str, list[TensorChange]] = field(default_factory=dict)  # emptied while it is used
     keys: frozenset[str] = frozenset()  # of the tensors that change
+    unchanged: set[str] = field(default_factory=set)  # those in which the networks cancel each other, once they are merged
 
     def merged(self, key: str, code: str) -> Tensor:
         """Return the changed tensor in a dtype (safetensors' spelling), on the CPU. Raises ToolError when it does not fit into it."""
@@ -67,8 +68,18 @@ class Changes:
         values = base.reshape(-1) if base.dim() == 0 else base
         out = values if dtype == base.dtype else torch.empty(values.shape, dtype=dtype, device=values.device)
         terms = [self._term(change, key, values) for change in self.by_key.get(key, [])]
+        before = values.to(dtype, copy=True) if len(terms) > 1 and any(term.strength < 0 for term in terms) else None
         add_terms(out, values, terms, partial(_fitting, key, code))
+        if before is not None and _is_rounding(before, out):
+            self.unchanged.add(key)
+            out = before
         return out.reshape(base.shape).cpu()
+
+    def refuse_if_unchanged(self) -> None:
+        """Raise ToolError where the networks cancel each other in every tensor that was merged."""
+        if self.unchanged and self.unchanged == self.keys:
+            name = self.checkpoint.path.name
+            raise ToolError(f"the networks cancel each other: every weight of {name} stays as it is; nothing was written")
 
     def _read(self, key: str) -> Tensor:
         tensor = self.checkpoint.read(key).to(self.device)
@@ -84,6 +95,11 @@ class Changes:
 
         pieces = tuple((place.rows, place.its) for place in change.mine)
         return Term(change.algorithm, change.strength, change.order, weight, pieces)
+
+
+def _is_rounding(before: Tensor, after: Tensor) -> bool:
+    """Tell whether weights differ by no more than what adding up in float32 leaves."""
+    return float((after.float() - before.float()).norm()) <= 4 * torch.finfo(torch.float32).eps * float(before.float().norm())
 
 
 def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:

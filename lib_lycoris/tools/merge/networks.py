@@ -23,7 +23,7 @@ from ...wording import counted
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
 from ..files.foretold import foretold, kind_of, numbers_of, piece_of
 from ..files.networks.alpha import alpha_notes, with_alpha
-from ..files.networks.compose import Modules, dense_modules, join, lora_modules, names_of, without_numbers
+from ..files.networks.compose import Modules, Pair, dense_modules, join, lora_modules, names_of, without_numbers
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.left_out import left_out_of
 from ..files.networks.naming import to_dtype
@@ -176,10 +176,11 @@ def _merge(request: NetworksMergeOptions, key: Key, ranks: Mapping[Any, int] | N
             dense[part] = dense[part] + product.reshape(dense[part].shape) if part in dense else product
         made = dense_modules(request.base, request.style, module, leaf, dense)
         return Merged(name, None, 0.0, 0.0, _cast(request, made))
+    total = left = 0.0
     if dense:
         for part, delta in dense.items():
-            pairs[part] = _approximated(request, delta, pairs.pop(part, None))
-    total = left = 0.0
+            pairs[part], lost = _approximated(request, delta, pairs.pop(part, None))
+            total, left = total + lost, left + lost
     rank, modules = 0, []
     for part, pair in join(request.base, request.style, module, pairs).items() if pairs else ():
         up, down, size, lost = _cut(request, pair, prod(shape[2:]) > 1, None if ranks is None else ranks[(module, part)])
@@ -189,17 +190,18 @@ def _merge(request: NetworksMergeOptions, key: Key, ranks: Mapping[Any, int] | N
     return Merged(name, rank, total, left, _cast(request, modules))
 
 
-def _approximated(request: NetworksMergeOptions, delta: Tensor, pair: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """Return factors of a whole difference, twice as many as will be kept where the rank is known."""
+def _approximated(request: NetworksMergeOptions, delta: Tensor, pair: Pair | None) -> tuple[Pair, float]:
+    """Return factors of a whole difference, as many as the rule keeps, and the energy that is lost with the others."""
     matrix = flat(delta) if pair is None else flat(delta) + pair[0] @ pair[1]
     rule = request.linear if delta.dim() == 2 or prod(delta.shape[2:]) == 1 else request.conv
     assert rule is not None
-    svd = truncated_svd(matrix.to(request.device), rule, energy(matrix))
+    whole = energy(matrix)
+    svd = truncated_svd(matrix.to(request.device), rule, whole)
     up, down = svd.factors()
-    return up.cpu(), down.cpu()
+    return (up.cpu(), down.cpu()), max(0.0, whole - svd.captured())
 
 
-def _cut(request: NetworksMergeOptions, pair: tuple[Tensor, Tensor], kernel: bool, rank: int | None) -> tuple[Tensor, Tensor, float, float]:
+def _cut(request: NetworksMergeOptions, pair: Pair, kernel: bool, rank: int | None) -> tuple[Tensor, Tensor, float, float]:
     rule = request.conv if kernel else request.linear
     if rule is None and rank is None:
         up, down = shortened(*pair)
@@ -233,7 +235,7 @@ def _shared(request: NetworksMergeOptions, header: int, progress: Progress) -> d
                 found = summed(request, key)
                 pairs, dense = ({}, {}) if found.is_rounding(request) else (found.pairs, found.dense)
                 for part, delta in dense.items():
-                    pairs[part] = _approximated(request, delta, pairs.pop(part, None))
+                    pairs[part], _ = _approximated(request, delta, pairs.pop(part, None))
                 for part, pair in join(request.base, request.style, module, pairs).items() if pairs else ():
                     svd = qr_svd(*pair)
                     names.append((module, part))
@@ -259,17 +261,25 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     report["notes"], report["metadata_left_out"] = notes, disagreed(sources_of(request))
     layers = counted(count_layers(made.parameter for made in found), "layer")
     apart = ", ".join(report["metadata_left_out"])
-    exact = request.linear is None and request.method == "sum"
-    whole = "exactly the sum of what can be used of them" if report["skipped"] else "exactly their sum"
     lines = [
         f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {layers}, {sized(size)}",
-        whole if exact else f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.2%})",
+        _exactness(request, report),
         *cancelled_lines(cancelled),
         *left_out_of(request.networks),
         *([f"not said by all networks alike and left out: {apart}"] if apart else []),
         *notes,
     ]
     return Result(report, "\n".join(lines), (save_to,))
+
+
+def _exactness(request: NetworksMergeOptions, report: Mapping[str, Any]) -> str:
+    """Say how near the file is to what was asked for."""
+    of_what = "the sum of what can be used of them" if report["skipped"] else "their sum"
+    if request.method != "sum":
+        of_what = f"what {request.method} makes of them, with {request.density:.0%} of the values of each"
+    if request.linear is None:
+        return f"exactly {of_what}"
+    return f"kept {report['captured']:.2%} of the energy of {of_what} (relative error {report['error']:.2%})"
 
 
 TOOL = Tool(

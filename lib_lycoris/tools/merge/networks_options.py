@@ -31,6 +31,7 @@ from ..units import MB
 from .strengths import NetworkOptions, asked
 
 RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "alpha", "save_precision", "family")
+DENSITY = 0.5
 STRENGTHS = ("models", "ratios", "te", "te2", "unet", "lbw", "lbwe")
 
 OPTIONS = (
@@ -48,7 +49,7 @@ OPTIONS = (
         "method", "how changes are combined - sum; ties: larger values, where the networks agree on the sign; dare: random values, scaled",
         default="sum", choices=METHODS,
     ),
-    Option("density", "share of the values that TIES and DARE keep", float, default=0.5),
+    Option("density", "share of the values that TIES and DARE keep", float, default=DENSITY),
     Option("seed", "seed for dare and for random block weights", int, default=0),
     Option("style", "key names in the file (default: the networks')", choices=STYLES),
     ALPHA,
@@ -147,13 +148,15 @@ def understand(options: Mapping[str, Any], progress: Progress) -> NetworksMergeO
 def _rules(given: Mapping[str, Any]) -> tuple[Rule | None, Rule | None]:
     if given["method"] not in METHODS:
         raise ToolError(f'"{given["method"]}" is no way to merge; there are {", ".join(METHODS)}')
+    if given["method"] == "sum" and given["density"] != DENSITY:
+        raise ToolError("`density` is of TIES and DARE; choose one of them with `method`, or leave it out")
     dim, kind = given["dim"], given["rule"]
     if given["concat"]:
         _refuse_cuts(given)
+    linear = Rule(kind, given["value"], dim)
     if dim is None and kind == "fixed" and not given["size"]:
         return None, None
-    conv = dim if given["conv_dim"] is None else given["conv_dim"]
-    return Rule(kind, given["value"], dim), Rule(kind, given["value"], conv)
+    return linear, replace(linear, largest=dim if given["conv_dim"] is None else given["conv_dim"])
 
 
 def _refuse_cuts(given: Mapping[str, Any]) -> None:

@@ -197,13 +197,14 @@ def _ordered(bits: Tensor, size: int) -> Tensor:
 
 def _text(check: Check, written: bool | None, differing: list[str], ok: bool) -> str:
     name, count = check.merged.path.name, len(check.merged.entries)
+    be = "is" if len(differing) == 1 else "are"
     if not differing:
         return f"{name}: all {count} tensors are, bit by bit, what the recipe gives"
     if ok:
-        here = f"computed on this machine, {len(differing)} of {count} tensors are rounded otherwise (by 1 in the last place)"
+        here = f"computed on this machine, {len(differing)} of {count} tensors {be} rounded otherwise (by 1 in the last place)"
         return f"{name}: the file is as it was written; {here}"
     hint = "; the file is as it was written, so an input is another one" if written else ""
-    return f"{name}: {len(differing)} of {count} tensors are not what the recipe gives, the first is {differing[0]}{hint}"
+    return f"{name}: {len(differing)} of {count} tensors {be} not what the recipe gives, the first is {differing[0]}{hint}"
 
 
 def plan(**options: Any) -> Plan:

@@ -17,6 +17,7 @@ from ...networks.reading.dtypes import precision_dtype
 from ..declaration import NETWORK_PRECISION, SAVE_TO, Counts, FilePath, Option, Plan, Result, Tool, as_list
 from ..files.metadata import cast, describe, make_recipe, rank_facts
 from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, save_network, written_bytes
+from ..files.output_name import check_network_name
 from ..jobs.cost import cost
 from ..jobs.progress import Progress
 
@@ -32,6 +33,7 @@ def run(
         NetworkFormatError: the file cannot be read.
     """
     progress, dtype = progress or Progress(), precision_dtype(save_precision, None)
+    check_network_name(Path(save_to))
     opened = open_network(model)
     wanted = which_ranks(opened, unit, as_list(ranks))
     _refuse_outside_alpha(opened, alpha)
@@ -113,6 +115,7 @@ def plan(
     save_precision: str | None = None,
 ) -> Plan:
     """Tell which files would be written."""
+    check_network_name(Path(save_to))
     dtype, opened = precision_dtype(save_precision, None), open_network(model)
     wanted = which_ranks(opened, unit, ranks)
     _refuse_outside_alpha(opened, alpha)
