@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LycorisError as error:
         return _failed(str(error), type(error).__name__, getattr(arguments, "json", False))
     except KeyboardInterrupt:
-        print("\nStopped; nothing was written.", file=sys.stderr)
+        print("\nStopped; no file is left half written.", file=sys.stderr)
         return STOPPED
 
 

@@ -184,3 +184,17 @@ if importlib.util.find_spec("mypy"):  # in the new set
             all("wrong.py:2: " in line for line in found)
             and 'Unexpected keyword argument "ratio" for "run"; did you mean "ratios"' in found[0]
         )
+
+
+def test_ctrl_c_while_the_program_is_imported_is_no_traceback() -> None:
+    """The imports take seconds: a hook stops the first of them as Ctrl-C would."""
+    ask = (
+        "import sys, lib_lycoris.__main__ as program\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'lib_lycoris.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "sys.exit(program.main())"
+    )
+    ended = python("-c", ask)
+    assert (ended.returncode, ended.stderr.strip()) == (130, "Stopped before anything was done.")

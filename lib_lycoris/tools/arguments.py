@@ -49,6 +49,15 @@ def finite(note: Callable[[str], None]) -> Callable[[str], float]:
     return number
 
 
+def whole(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        hint = "; several numbers are separated by spaces, not commas" if "," in text else ""
+        raise argparse.ArgumentTypeError(f"{text} is no whole number{hint}") from None
+
+
 def completed(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options as a tool takes them: folders and patterns as files, one strength for all networks, the fastest device."""
     found = dict(given)

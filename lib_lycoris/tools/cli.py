@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import LycorisError, ToolError
 from . import bulk
-from .arguments import check_files, completed, finite
+from .arguments import check_files, completed, finite, whole
 from .declaration import Option, Tool
 from .jobs.freed_memory import share_freed_memory
 from .jobs.progress import Progress, ProgressState
@@ -101,7 +101,7 @@ def add_option(parser: Any, option: Option, siblings: Sequence[Option] = ()) -> 
     if option.type is bool:
         facts["action"] = argparse.BooleanOptionalAction if option.default else "store_true"
     else:
-        facts["type"] = finite(_note) if option.type is float else option.type
+        facts["type"] = {float: finite(_note), int: whole}.get(option.type, option.type)
         facts.update(choices=option.choices or None, nargs=option.nargs or ("?" if positional else None))
         facts["metavar"] = _metavar(option) if not option.choices or len(option.choices) > MOST_SHOWN else None
     if positional:

@@ -75,3 +75,9 @@ def test_help_texts_speak_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
         main(["extract", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "(default: --dim; with lora: convolutions are left out)" in text and "`" not in text
+
+
+def test_a_rank_that_is_no_whole_number_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["resize", "--model", "a.safetensors", "--save_to", "b.safetensors", "--new_rank", "8,5"])
+    assert "--new_rank" in (said := capsys.readouterr().err) and "8,5 is no whole number; several numbers are separated by spaces" in said

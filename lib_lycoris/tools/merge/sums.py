@@ -41,7 +41,7 @@ class Sum:
         left, noise = 0.0, ROUNDING**2 * self.apart
         for part in {*self.pairs, *self.dense}:
             pair, delta = self.pairs.get(part), self.dense.get(part)
-            image = sum(_image(one) for one in (pair, delta) if one is not None)
+            image = torch.stack([_image(one) for one in (pair, delta) if one is not None]).sum(0)
             left += _size(image)
             if pair is not None and delta is None and request.keeps_factors:
                 noise += _size(_image((pair[0].to(request.dtype), pair[1].to(request.dtype))) - image)
