@@ -63,6 +63,7 @@ def _load(
     told = models.recognise(shapes, file.metadata)
     if base is not None and keys.modules and not other_family:
         _refuse_if_foreign(file, keys, told, base)
+    chosen = base is not None or family is not None
     base = base or own_model(shapes, told, family)
     tensors, digest = _read_finite(file, keys.unused_alphas(), prepared)
     found = match(find_layers(file.tensors, keys, base), source, tensors)
@@ -73,7 +74,7 @@ def _load(
     return Network(
         name=file.path.stem, path=file.path, patches=patches, skipped=tuple(found.skipped), metadata=file.metadata,
         embeddings=embeddings, family=base.family, digest=digest, modules=found.modules, base=base, layers=len(keys.modules),
-        candidates=told.candidates,
+        candidates=told.candidates, chosen=chosen,
     )  # fmt: skip
 
 

@@ -36,6 +36,12 @@ class Network:
     base: BaseModel  # what the file was matched with
     layers: int = 0  # modules of the file, those that change nothing too
     candidates: tuple[str, ...] = ()  # the families of base models that the file fits, the likeliest first
+    chosen: bool = False  # whether the family is that of a model at hand, or what the user says
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the base model is known: the file fits no other, or it was chosen of those that it fits."""
+        return self.family in self.candidates and (self.chosen or len(self.candidates) == 1)
 
     @property
     def coverage(self) -> str | None:

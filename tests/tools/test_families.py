@@ -244,3 +244,17 @@ def test_names_of_one_of_several_base_models_are_said_to_be_a_guess(tmp_path: Pa
     text = TOOLS["convert"].run(**options).text
     assert said in text and "HunyuanVideo" in text and "Chroma" not in text  # whose layers have the same names
     assert said not in TOOLS["convert"].run(**options, family="flux").text
+
+
+@pytest.mark.parametrize("tool", ["bake", "slim"])
+def test_what_is_left_of_a_network_is_for_its_base_model(tool: str, tmp_path: Path) -> None:
+    attention = load_file(attention_only(tmp_path / "attention.safetensors"))
+    own = "transformer.distilled_guidance_layer.layers.0.linear_1"
+    tensors = {**attention, f"{own}.lora_A.weight": torch.rand(2, 5120), f"{own}.lora_B.weight": torch.rand(5120, 2)}
+    save_file(tensors, tmp_path / "chroma.safetensors")
+    assert lib_lycoris.inspect(tmp_path / "chroma.safetensors").candidates == ("chroma",)
+    options = {"bake": {"lbwe": ":distilled_guidance_layer:0"}, "slim": {"elements": ["distilled_guidance_layer"], "new_rank": 2}}[tool]
+    TOOLS[tool].run(model=tmp_path / "chroma.safetensors", save_to=tmp_path / "left.safetensors", **options)
+    left = load_file(tmp_path / "left.safetensors")
+    assert left.keys() == attention.keys() and all(torch.allclose(left[key], attention[key]) for key in left)
+    assert lib_lycoris.inspect(tmp_path / "left.safetensors").family == "chroma"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..declaration import FAMILY, NETWORK_PRECISION, PER_NETWORK, SAVE_TO, FileP
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import cast, describe, make_recipe
 from ..files.networks.left_out import left_out
+from ..files.networks.network_file import base_model_said
 from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, save_network, written_bytes
 from ..jobs.cost import cost
 from ..jobs.progress import Progress
@@ -74,7 +76,8 @@ def _open(
 ) -> tuple[NetworkOptions, NetworkFile, Network, Checkpoint | None]:
     item = asked(model, ratio, **strengths)[0]
     checkpoint = open_checkpoint(sd_model) if sd_model else None
-    return item, open_network(item.path), load(item.path, checkpoint.base if checkpoint else None, family=family), checkpoint
+    network = load(item.path, checkpoint.base if checkpoint else None, family=family)
+    return item, replace(open_network(item.path), said=base_model_said(network)), network, checkpoint
 
 
 def _strengths(network: Network, item: NetworkOptions, seed: int) -> tuple[dict[str, float], list[str]]:

@@ -11,7 +11,6 @@ import torch
 
 from ...errors import ToolError
 from ...models import FAMILIES, UNKNOWN, BaseModel, reference, split_part
-from ...models.detect import named_families
 from ...networks import Network, load
 from ...networks.reading.dtypes import precision_dtype
 from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, Option
@@ -53,17 +52,6 @@ class ConvertOptions:
     alpha: float | None
     work: dict[tuple[str, str], list[Patch]]
     renamed: bool  # whether a style was asked for
-    chosen: bool  # whether the user says what the base model is
-
-    @property
-    def base_model(self) -> dict[str, str]:
-        """What the new file says of its base model: other names may fit more of them, so what is known now would be lost."""
-        candidates = self.network.candidates
-        known = self.base.family in candidates and (self.chosen or len(candidates) == 1)
-        written = FAMILIES[self.base.family].written.get("modelspec.architecture")
-        if not (self.renamed and known and written) or named_families(self.network.metadata):
-            return {}
-        return {"modelspec.architecture": f"{written}/lora"}
 
     def names_kept_or_guessed(self) -> list[str]:
         """Say where layers keep their names, or get those of one of several base models, where a style was asked for."""
@@ -75,9 +63,8 @@ class ConvertOptions:
                 f"the layers keep their names, such as {name}: no base model known here has them, so only the endings are those of the "
                 f"{self.style} style; a model of unusual size is known by its checkpoint (`base_model`)"
             ]
-        others = (
-            [] if self.chosen else [family for family in self.network.candidates if self._names(family) != self._names(self.base.family)]
-        )
+        own, candidates = self._names(self.base.family), () if self.network.chosen else self.network.candidates
+        others = [family for family in candidates if self._names(family) != own]
         labels = " or ".join(FAMILIES[family].label for family in others)
         return [f"the layers are named as those of {self.base.label}; if the file is for {labels}, say so (`family`)"] if others else []
 
@@ -104,5 +91,5 @@ def understand(options: Mapping[str, Any]) -> ConvertOptions:
     style = known_style(given["style"] or style_of(network.modules.values()))
     dtype = precision_dtype(given["save_precision"], stored_dtype(network))
     alpha = check_alpha(given["alpha"], style)
-    weights, renamed, chosen = Reader(checkpoint) if checkpoint else None, given["style"] is not None, bool(checkpoint or given["family"])
-    return ConvertOptions(network, base, weights, style, to_lora, rule, dtype, alpha, work, renamed, chosen)
+    weights, renamed = Reader(checkpoint) if checkpoint else None, given["style"] is not None
+    return ConvertOptions(network, base, weights, style, to_lora, rule, dtype, alpha, work, renamed)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...algorithms import Algorithm
 from ...models import BaseModel, rows
 from ..files.networks.compose import is_direct, names_of
-from ..files.networks.naming import WHOLE, lora, merged_parts
+from ..files.networks.naming import DOTTED, WHOLE, lora, merged_parts
 from ..files.networks.network_file import Patch
 
 
@@ -65,6 +65,15 @@ def united(base: BaseModel, style: str, module: str, items: Sequence[Patch]) -> 
     up, down = merged_parts(pairs, shape)
     kernel = shape[2:]
     return names[0].name, {**lora(style, up, down, kernel), **stored_magnitude(style, magnitude, len(shape))}
+
+
+def with_endings(style: str, algorithm: Algorithm, shape: Sequence[int]) -> dict[str, Tensor]:
+    """Return a change's tensors under the endings that programs know in a style: a LoRA, DoRA or not, has others in dotted names."""
+    pair, magnitude = algorithm.direction.low_rank(shape), algorithm.output_magnitude(shape)
+    tucker = "lora_mid.weight" in algorithm.tensors()
+    if style not in DOTTED or not algorithm.direction.is_lora or tucker or pair is None or (algorithm.magnitudes() and magnitude is None):
+        return algorithm.to_state_dict()
+    return {**lora(style, *pair, tuple(shape[2:])), **({} if magnitude is None else stored_magnitude(style, magnitude, len(shape)))}
 
 
 def stored_magnitude(style: str, magnitude: Tensor, axes: int) -> dict[str, Tensor]:

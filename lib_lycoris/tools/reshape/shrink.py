@@ -21,7 +21,7 @@ from ..files.metadata import describe, make_recipe
 from ..files.networks.alpha import alpha_notes, with_alpha
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.naming import lora, to_dtype
-from ..files.networks.network_file import Patch, bundled, carried, patches, with_own
+from ..files.networks.network_file import Patch, base_model_said, bundled, carried, patches, with_own
 from ..files.networks.reading_back import ReadingBack
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
@@ -29,6 +29,7 @@ from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.low_rank import Svd, qr_svd
 from ..linalg.ranks import Share
 from ..units import too_little
+from .parts import with_endings
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ def shrunk(job: Shrinking, patch: Patch, choose: Choose) -> tuple[Shrunk, Patch 
         made = None if job.alpha is None else patch.algorithm.with_alpha(job.alpha)
         kept = patch if made is None else replace(patch, algorithm=made)
         row = Shrunk(module, patch.algorithm.rank, patch.algorithm.rank, 0.0, 0.0, patch.algorithm.name, patch.algorithm.name)
-        return row, kept, to_dtype(kept.algorithm.to_state_dict(), job.dtype, whose)
+        tensors = with_endings(job.style, kept.algorithm, kept.shape)
+        same = tensors.keys() == kept.algorithm.to_state_dict().keys()
+        return row, kept if same else None, to_dtype(tensors, job.dtype, whose)
     left = float(svd.s[rank:].double().square().sum())
     row = Shrunk(module, patch.algorithm.rank, rank, svd.total, left, "lora", patch.algorithm.name)
     if not rank:
@@ -120,7 +123,7 @@ class Writing:
         self._keys = sum(max(4, len(patch.algorithm.tensors()) + 1) for patch in job.work)
         self._keys += sum(map(len, job.network.embeddings.values()))
         self._longest = max(map(len, job.network.modules.values()), default=0) + 20
-        self._old = carried(job.network.metadata, recipe, (), settings=self._reading.room)
+        self._old = carried(job.network.metadata, recipe, (), settings={**self._reading.room, **base_model_said(job.network)})
 
     @property
     def header(self) -> int:
@@ -148,7 +151,7 @@ class Writing:
 
     def _metadata(self, found: Sequence[Shrunk], comment: str) -> dict[str, str]:
         plain = all(row.algorithm == "lora" for row in found)
-        ranks, settings = [row.new for row in found], self._reading.metadata
+        ranks, settings = [row.new for row in found], {**self._reading.metadata, **base_model_said(self.job.network)}
         return carried(self.job.network.metadata, self.recipe, ranks, plain, comment, settings, self.job.alpha)
 
 

@@ -116,6 +116,14 @@ def carried(
     }
 
 
+def base_model_said(network: Network) -> dict[str, str]:
+    """Return what a new file is to say of its base model where the old one says none: what is left of it, or other names, may fit more."""
+    written = models.FAMILIES[network.family].written.get("modelspec.architecture")
+    if not written or not network.is_sure or models.detect.named_families(network.metadata):
+        return {}
+    return {"modelspec.architecture": f"{written}/lora"}
+
+
 def bundled(network: Network) -> list[tuple[str, dict[str, Tensor]]]:
     """Return the embeddings that a file carries, as modules of a new one."""
     return [(f"bundle_emb.{name}", dict(parts)) for name, parts in network.embeddings.items()]

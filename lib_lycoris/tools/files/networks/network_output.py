@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class NetworkFile:
     keys: Keys
     source: SettingsSource
     tensors: Mapping[str, Tensor]
+    said: Mapping[str, str] = field(default_factory=dict)  # what is known of it and not in its metadata
 
     def algorithms(self, module: str) -> dict[str, Algorithm]:
         """Return leaf -> algorithm of a module; empty when it cannot be understood."""
@@ -52,7 +53,7 @@ class NetworkFile:
     @property
     def metadata(self) -> dict[str, str]:
         """The file's metadata, with PEFT's configs from beside the file in it: a new file elsewhere would lose them."""
-        metadata = dict(self.file.metadata)
+        metadata = {**self.file.metadata, **self.said}
         if metadata.get("lora_adapter_metadata") in NOTHING and (text := self.source.config_text):
             metadata["lora_adapter_metadata"] = text
         return metadata
