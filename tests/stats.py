@@ -82,6 +82,7 @@ SENTENCES = (  # wordings of the pages, reports and docstrings that were to go, 
     '"Refresh", size=',
     "for a real model",
     'GenerationCancelled."',
+    ' kB"',
     "size of the file in MiB",
 )
 

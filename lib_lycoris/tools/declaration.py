@@ -19,7 +19,7 @@ from .files.output_name import check_network_name
 from .jobs.devices import check_device
 from .jobs.faults import machine_faults
 from .jobs.progress import Progress
-from .units import sized
+from .units import megabytes
 from .validation import validated
 
 FilePath = Union[str, Path]
@@ -103,8 +103,8 @@ class Plan:
     def costs(self) -> str:
         """What a run takes, as one line; empty where that is not known."""
         seconds = "" if self.seconds is None else f"about {duration(max(self.seconds, 1))}"
-        memory = "" if self.memory_bytes is None else f"memory {sized(self.memory_bytes)}"
-        disk = "" if self.disk_bytes is None else f"disk {sized(self.disk_bytes)}"
+        memory = "" if self.memory_bytes is None else f"memory {megabytes(self.memory_bytes)}"
+        disk = "" if self.disk_bytes is None else f"disk {megabytes(self.disk_bytes)}"
         return ", ".join(filter(None, [seconds, memory, disk]))
 
     def as_json(self) -> dict[str, Any]:

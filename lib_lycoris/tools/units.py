@@ -1,22 +1,19 @@
-"""Sizes as the user reads and gives them."""
+"""Sizes as the user reads and gives them: MB with one decimal everywhere, so that two of them can be compared."""
 
 from math import ceil, floor, log10
 
 from ..errors import ToolError
 
-KB = 1000  # bytes
-MB = 1000 * KB
+MB = 1_000_000  # bytes
 GB = 1000 * MB
 DIGITS = 3  # of a size that an option can be given
 
 
-def sized(count: float) -> str:
-    """Return bytes in words: "812 bytes", "437 kB", from one MB on with a decimal as in "5.7 MB" and "6.9 GB"."""
-    if abs(count) < KB - 0.5:
-        return f"{count:.0f} bytes"
-    if abs(count) < MB - KB / 2:
-        return f"{count / KB:.0f} kB"
-    return f"{count / MB:.1f} MB" if abs(count) < GB - MB / 20 else f"{count / GB:.1f} GB"
+def megabytes(count: float) -> str:
+    """Return bytes in words: "5.7 MB", "6.9 GB" from 1000 MB on."""
+    if abs(count) >= 999.95 * MB:
+        return f"{count / GB:.1f} GB"
+    return f"{count / MB:.1f} MB" if not 0 < count < MB / 20 else "under 0.1 MB"
 
 
 def too_little(asked: float, needed: float) -> ToolError:

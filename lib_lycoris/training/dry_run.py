@@ -8,7 +8,7 @@ import time
 import torch
 
 from ..errors import ToolError
-from ..tools.units import sized
+from ..tools.units import megabytes
 from .data.order import Batch, by_bucket
 from .files import dtype_of
 from .setup import Run
@@ -62,7 +62,7 @@ def _text(run: Run, batch: Batch, seconds: float) -> str:
             f"trained: {layers}; {weights:,} numbers with {run.request.algorithm}",
             "memory: {} at the largest batch, {} of {}x{}".format(_memory(run), len(batch.items), *batch.items[0].fit.bucket),
             f"time: {seconds:.2f} s a step, {run.steps} steps, {total / 60:.0f} min, without caching and images",
-            f"file: {sized(size)}",
+            f"file: {megabytes(size)}",
             "what would take less memory:",
             _savings(run),
             "nothing was written",

@@ -15,7 +15,7 @@ import torch
 from ..atomic import removed_leftovers
 from ..errors import LycorisError, ToolError
 from ..tools.training.runs import STATE
-from ..tools.units import sized
+from ..tools.units import megabytes
 from .check import check_file
 from .files import ENDING, between, dtype_of, thin_out, write_network
 from .reporting.board import draw_step, open_board
@@ -218,7 +218,7 @@ class Loop:
                 facts = check_file(path, run.model, run.network, dtype_of(self.settings))
         gone = thin_out(self.settings, run.output, self.step, run.epoch_after(self.step))
         size = path.stat().st_size
-        words = f"{path.name}: {sized(size)}" + (", read again and found equal to what was trained" if facts else "")
+        words = f"{path.name}: {megabytes(size)}" + (", read again and found equal to what was trained" if facts else "")
         self.events.tell("saved", words, step=self.step, file=path.name, bytes=size, removed=gone, **facts)
 
     def _wished(self) -> bool:

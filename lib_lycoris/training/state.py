@@ -17,7 +17,7 @@ import torch
 from ..atomic import replacing
 from ..errors import ToolError
 from ..tools.training.runs import STATE
-from ..tools.units import sized
+from ..tools.units import megabytes
 
 
 @dataclass
@@ -45,7 +45,7 @@ def write_state(folder: Path, state: RunState) -> None:
         with replacing(folder / STATE) as beside:
             torch.save(state.__dict__, beside)
     except RuntimeError as error:  # torch's own writer says nothing of the reason
-        free = f"{sized(shutil.disk_usage(folder).free)} are free on its disk"
+        free = f"{megabytes(shutil.disk_usage(folder).free)} are free on its disk"
         raise ToolError(f"the state of {folder.name} cannot be written, the one before is kept; {free}") from error
 
 

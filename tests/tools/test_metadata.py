@@ -120,7 +120,7 @@ def test_a_thumbnail_is_put_in_and_taken_out(network: Path, tmp_path: Path) -> N
     assert metadata(network)["modelspec.thumbnail"] == "data:image/png;base64," + base64.b64encode(b"\x89PNG rest").decode()
     run([network], strip=["thumbnail"], in_place=True)
     assert "modelspec.thumbnail" not in metadata(network)
-    for content, says in ((b"GIF89a", "no PNG"), (b"\x89PNG" + b"0" * LARGEST_IMAGE, "300 kB")):
+    for content, says in ((b"GIF89a", "no PNG"), (b"\x89PNG" + b"0" * LARGEST_IMAGE, "0.3 MB")):
         image.write_bytes(content)
         with pytest.raises(ToolError, match=says):
             run([network], thumbnail=image, in_place=True)

@@ -24,7 +24,7 @@ from lib_lycoris.hosts.protocol import GenerationRequest
 from lib_lycoris.tools.jobs.progress import ProgressState
 from lib_lycoris.tools.jobs.queue import Job, Jobs
 from lib_lycoris.tools.merge.norms import shares
-from lib_lycoris.tools.units import sized
+from lib_lycoris.tools.units import megabytes
 from lib_lycoris.ui.context import PageContext, fits
 from lib_lycoris.ui.pages import HostTab
 from lib_lycoris.ui.pages.merge import BASE, CHECKPOINT, INTO_CHECKPOINT, INTO_NETWORK, MergePage, mode_changed
@@ -279,7 +279,7 @@ def test_the_plan_tells_what_will_happen(page: MergePage, monkeypatch: pytest.Mo
     monkeypatch.setattr(live_plan, "PAUSE", 0.0)
     given = values(page, [NetworkRow("demo-lora"), NetworkRow("demo-lokr", 0.3)])
     shown = page.plan.update(page.planned, page.ready, given)["value"]
-    for name, value in (("layers changed", "216 of 1004"), ("file", sized(demo.CHECKPOINT.stat().st_size))):
+    for name, value in (("layers changed", "216 of 1004"), ("file", megabytes(demo.CHECKPOINT.stat().st_size))):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in shown
     assert "<dt>time</dt>" in shown and "<dt>memory</dt>" in shown
     assert "Choose a checkpoint and a network" in page.plan.update(page.planned, page.ready, values(page, []))["value"]

@@ -126,9 +126,6 @@ def test_the_curve_has_the_points_and_marks_the_chosen_one() -> None:
     assert axes.get_title("right") == "4.0 MB, error 25 %"
     assert "MB" in axes.get_xlabel() and "%" in axes.get_ylabel() and axes.get_xscale() == "log"
     assert plots.size_curve(points[:2]).axes[0].get_xscale() == "linear"
-    small = plots.size_curve([(12_600, 0.5), (43_000, 0.25)], chosen=(43_000, 0.25)).axes[0]
-    assert list(small.lines[0].get_xdata()) == pytest.approx([12.6, 43]) and "(kB)" in small.get_xlabel()
-    assert small.get_title("right") == "43 kB, error 25 %"
 
 
 def test_a_name_with_signs_of_formulas_is_a_name() -> None:

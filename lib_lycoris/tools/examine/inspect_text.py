@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ... import models
 from ...wording import counted
 from ..files.networks.left_out import by_reason
-from ..units import sized
+from ..units import megabytes
 from .inspect import Inspection
 
 COMPONENTS: dict[str | None, str] = {
@@ -37,7 +37,7 @@ def _section(title: str, rows: list[tuple[str, str]]) -> str:
 
 
 def _headline(found: Inspection) -> str:
-    return f"{found.name}  ({sized(found.bytes)}, {counted(found.keys, 'tensor')})" + ("" if found.usable else " - it cannot be used")
+    return f"{found.name}  ({megabytes(found.bytes)}, {counted(found.keys, 'tensor')})" + ("" if found.usable else " - it cannot be used")
 
 
 def _problems(found: Inspection) -> list[tuple[str, str]]:

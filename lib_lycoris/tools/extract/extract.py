@@ -28,7 +28,7 @@ from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.candidates import READS_WEIGHT, Wanted, leading_values, make, numbers_of
 from ..linalg.ranks import Rule, Share, share_out
-from ..units import sized, too_little
+from ..units import megabytes, too_little
 from .difference import PieceBuffers, Reader, difference
 from .options import OPTIONS, ExtractOptions, Target, find_targets, understand
 from .report import Row, facts, metadata, summary, warnings
@@ -94,7 +94,7 @@ def plan(**options: Any) -> Plan:
     numbers = sum(prod(target.shape) for target in targets)
     report: dict[str, Any] = {"matched": [t.name for t in targets], "unmatched": [list(item) for item in left_out]}
     layers = counted(count_layers(target.name for target in targets), "layer")
-    text = f"compares {layers} of both models, {len(left_out)} left out; the file has about {sized(size)}"
+    text = f"compares {layers} of both models, {len(left_out)} left out; the file has about {megabytes(size)}"
     report["warnings"] = warnings(request.base, request.tuned)
     text = "\n".join([text, *report["warnings"]])
     held = LEADING_BYTES if request.size else FACTORS_BYTES if request.linear.algorithm in ("lora", "locon") else OTHER_BYTES

@@ -31,7 +31,7 @@ from ..jobs.workers import count, ordered
 from ..linalg.candidates import leading_values
 from ..linalg.low_rank import energy, gram_svd
 from ..linalg.size_curve import LEADING, CurveRequest, Layer, Part, Point, Spectra
-from ..units import sized
+from ..units import megabytes
 from .difference import PieceBuffers, Reader, difference
 from .extract import MEASURE_SECONDS
 from .options import OPTIONS, ExtractOptions, Target, find_targets, understand
@@ -148,7 +148,7 @@ def _values(delta: Tensor, size: float, whole: bool) -> Tensor:
 
 def _table(report: Mapping[str, Any], points: Iterable[Point]) -> str:
     lines = [f"{counted(report['layers'], 'layer')} different, {report['identical']} the same; measured in {report['seconds']:.1f} s"]
-    lines += [f"  rank {int(p.setting):>3}: {sized(p.bytes):>9}, relative error {p.error:.2%}" for p in points]
+    lines += [f"  rank {int(p.setting):>3}: {megabytes(p.bytes):>9}, relative error {p.error:.2%}" for p in points]
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from ...wording import counted
 from ..files.checkpoints.checkpoint import Checkpoint
 from ..files.metadata import KEY, base_entry, dumps, make_recipe, rank_facts
 from ..linalg.low_rank import relative
-from ..units import sized
+from ..units import megabytes
 from .prediction import KEY as PREDICTION
 from .prediction import changed, prediction
 
@@ -106,7 +106,7 @@ def summary(name: str, report: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the report as sentences."""
     kinds = ", ".join(f"{counted(count, NAMES.get(kind, kind) + ' layer')}" for kind, count in report["algorithms"].items())
     lines = [
-        f"{name}: {kinds}; {sized(report['bytes'])} in {report['seconds']:.1f} s",
+        f"{name}: {kinds}; {megabytes(report['bytes'])} in {report['seconds']:.1f} s",
         f"kept {report['captured']:.2%} of the difference's energy (relative error {report['error']:.2%})",
         f"{counted(count_layers(report['identical']), 'layer')} the same in both models; {len(report['left_out'])} left out",
     ]

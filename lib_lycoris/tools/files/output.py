@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...atomic import beside
 from ...errors import ToolError
 from ..jobs.progress import Progress
-from ..units import sized
+from ..units import megabytes
 from .output_name import check_name
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def require_space(folder: Path, needed: int, name: str) -> None:
         raise ToolError(f"{folder} is not there; make the folder first, {name} is to be written into it")
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ToolError(f"the disk is full: {name} needs {sized(needed)} and {folder} has {sized(free)} left; free some space")
+        raise ToolError(f"the disk is full: {name} needs {megabytes(needed)} and {folder} has {megabytes(free)} left; free some space")
 
 
 def refuse_strangers(path: Path, suffixes: Sequence[str], option: str) -> None:

@@ -20,7 +20,7 @@ from ...errors import ToolError, readable
 from ...networks.reading.dtypes import BYTES
 from ...networks.reading.table import TensorInfo
 from ...plain_json import parse_json
-from ..units import sized
+from ..units import megabytes
 from .checkpoints.checkpoint import CheckpointFile, fill
 from .checkpoints.stream import Layout, as_bytes
 from .output import Output
@@ -157,7 +157,7 @@ class Undo:
         stored = self.path.stat().st_size
         info = self._info(name)
         if info.file_size > MOST_PACKED * stored:
-            raise self._damaged(name, f"it would unpack to {sized(info.file_size)}")
+            raise self._damaged(name, f"it would unpack to {megabytes(info.file_size)}")
         return self._read(name, info.file_size)
 
     def _info(self, name: str) -> ZipInfo:

@@ -12,7 +12,7 @@ from math import isqrt, prod
 
 from ... import models
 from ..files.networks.growing import header_room
-from ..units import sized
+from ..units import megabytes
 
 DOCS = "https://github.com/KohakuBlueleaf/LyCORIS/blob/main/docs"
 ALGO_LIST, GUIDELINES = f"{DOCS}/Algo-List.md", f"{DOCS}/Guidelines.md"
@@ -239,7 +239,7 @@ def sizes_of(key: str, family: str) -> str:
     """Return an algorithm's usual sizes on a family as a sentence; empty where none is computed."""
     if not any(module.startswith(UNET_MIDDLE) for module in models.reference(family).layers):
         return ""
-    found = [f"{_named(item)}: {sized(size)}" for item, size in example_sizes(family) if item.key == key]
+    found = [f"{_named(item)}: {megabytes(size)}" for item, size in example_sizes(family) if item.key == key]
     return f"Files on {models.FAMILIES[family].label} (fp16): {'; '.join(found)}." if found else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..units import sized
+from ..units import megabytes
 from .advice import ADVICE, RULES, SOURCE_NAMES, Advice, example_sizes
 
 HEAD = ("algorithm", "how it is asked for in training", "usual rank (dim), alpha", "good for", "watch out", "fidelity, flexibility, size")
@@ -27,7 +27,7 @@ def size_rows() -> list[tuple[str, ...]]:
     small = example_sizes("sd1")
     large = example_sizes("sdxl")
     return [
-        (names[item.key], item.setting or "-", item.preset, sized(first), sized(second))
+        (names[item.key], item.setting or "-", item.preset, megabytes(first), megabytes(second))
         for (item, first), (_, second) in zip(small, large, strict=True)
     ]
 

@@ -17,7 +17,7 @@ from ..declaration import FilePath, Files, Option, Plan, Result, Tool, as_list
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..jobs.progress import Progress
-from ..units import sized
+from ..units import megabytes
 from .made_of import Explained, check_pair, explained, layers_to_look_at, numbers_looked_at
 from .sampled import Layers, SampledNetwork, SampledReader, by_hash, content_hash, files_of, sampled_networks
 from .sketch import compared, near_pairs
@@ -225,7 +225,7 @@ def _made_text(name: str, report: Mapping[str, Any]) -> str:
 
 
 def _text(report: Mapping[str, Any]) -> str:
-    lines = [f"{counted(report['files'], 'file')}, {sized(report['bytes_read'])} of {sized(report['bytes_of_all'])} read"]
+    lines = [f"{counted(report['files'], 'file')}, {megabytes(report['bytes_read'])} of {megabytes(report['bytes_of_all'])} read"]
     if "is" in report:
         lines += [f"{report['model']}: no other network is the same or alike"] if not report["is"] else []
         lines += [f"  {one['file']}: {_said(one, report['model'], one['file'])}" for one in report["is"]]

@@ -35,7 +35,7 @@ from ..jobs.workers import count, one_thread_each, ordered
 from ..linalg.expand import shortened
 from ..linalg.low_rank import energy, qr_svd, relative
 from ..linalg.ranks import Share, share_out, truncated_svd
-from ..units import sized, too_little
+from ..units import megabytes, too_little
 from .embeddings import add_embeddings, embedding_numbers
 from .networks_options import OPTIONS, Key, NetworksMergeOptions, recipe_of, sources_of, understand
 from .source_metadata import disagreed, joined
@@ -262,7 +262,7 @@ def _result(save_to: Path, request: NetworksMergeOptions, found: list[Merged], s
     layers = counted(count_layers(made.parameter for made in found), "layer")
     apart = ", ".join(report["metadata_left_out"])
     lines = [
-        f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {layers}, {sized(size)}",
+        f"{save_to.name}: {counted(len(request.networks), 'network')} in one, {layers}, {megabytes(size)}",
         _exactness(request, report),
         *cancelled_lines(cancelled),
         *left_out_of(request.networks),

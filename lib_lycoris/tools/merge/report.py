@@ -9,7 +9,7 @@ from ...models import count_layers
 from ...wording import counted
 from ..declaration import Plan, Result
 from ..files.networks.left_out import SHOWN, by_reason
-from ..units import sized
+from ..units import megabytes
 from .deltas import Changes, Mixed
 from .strengths import NetworkOptions
 
@@ -21,7 +21,7 @@ def as_result(changes: Changes, save_to: Path, undo: Path | None, size: int, dig
     """Return what a finished merge reports."""
     report = {**_facts(changes), "output": str(save_to), "bytes": size, "seconds": round(seconds, 3)}
     report.update({"data_sha256": digest} if digest else {}, **({"undo_file": str(undo)} if undo else {}))
-    text = [*_lines(changes), f"{save_to}: {sized(size)} in {seconds:.1f} s"]
+    text = [*_lines(changes), f"{save_to}: {megabytes(size)} in {seconds:.1f} s"]
     return Result(report, "\n".join(text), (save_to, *([undo] if undo else [])))
 
 

@@ -38,7 +38,7 @@ from ..jobs.workers import count, ordered
 from ..linalg.expand import plain_delta, shortened
 from ..linalg.low_rank import energy, relative, residual
 from ..linalg.ranks import Rule, truncated_svd
-from ..units import sized
+from ..units import megabytes
 from .convert_options import OPTIONS, ConvertOptions, understand
 from .parts import divided, is_named, not_renamed, stored_magnitude, united
 
@@ -125,7 +125,7 @@ def plan(**options: Any) -> Plan:
     size = header_room(*_room(request), old) + numbers * torch.empty(0, dtype=request.dtype).element_size()
     unmatched = [list(item) for item in request.network.skipped]
     report = {"matched": [f"{module}.{leaf}" for module, leaf in request.work], "unmatched": unmatched}
-    text = f"converts {counted(len({module for module, _ in request.work}), 'layer')} to the {request.style} key style; {sized(size)}"
+    text = f"converts {counted(len({module for module, _ in request.work}), 'layer')} to the {request.style} key style; {megabytes(size)}"
     text = "\n".join([text, *left_out(request.network.skipped), *request.names_kept_or_guessed()])
     took = cost([piece for _, piece in made], path.stat().st_size, size)
     return Plan(report, text, took.seconds, took.bytes + int(KEPT * size), size)
@@ -282,7 +282,7 @@ def _result(request: ConvertOptions, outputs: list[Path], found: list[Converted]
     whole = "these are exact but for rounding" if skipped else "nothing is lost but rounding"
     exact = f"{len(lossy)} of them are cut to a rank (relative error {report['error']:.2%})" if lossy else whole
     layers = counted(count_layers(made.parameter for made in found), "layer")
-    lines = [f"{outputs[0].name}: {layers} in the {request.style} key style, {sized(size)}; {exact}"]
+    lines = [f"{outputs[0].name}: {layers} in the {request.style} key style, {megabytes(size)}; {exact}"]
     return Result(report, "\n".join([*lines, *left_out(skipped), *notes]), tuple(outputs))
 
 

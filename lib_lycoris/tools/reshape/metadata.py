@@ -21,7 +21,7 @@ from ..files.metadata import KEY as RECIPE
 from ..files.networks.header_edit import SUFFIX, keep_header, legacy_hash, restore, rewrite, undo_path, with_metadata
 from ..files.networks.own_config import CONFIG
 from ..jobs.progress import Cancelled, Progress
-from ..units import sized
+from ..units import megabytes
 
 FIELDS = {  # option -> its key
     "title": "modelspec.title", "triggers": "modelspec.trigger_phrase", "author": "modelspec.author", "license": "modelspec.license",
@@ -131,7 +131,7 @@ def _thumbnail(path: Path) -> str:
     if kind is None:
         raise ToolError(f"{path.name} is no PNG, JPEG or WebP image; give one as the thumbnail")
     if len(data) > LARGEST_IMAGE:
-        raise ToolError(f"{path.name} has {sized(len(data))}; give a thumbnail of up to {sized(LARGEST_IMAGE)}, such as 256x256")
+        raise ToolError(f"{path.name} has {megabytes(len(data))}; give a thumbnail of up to {megabytes(LARGEST_IMAGE)}, such as 256x256")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -272,7 +272,7 @@ def _shown(metadata: Metadata) -> Iterator[str]:
     for name, key in FIELDS.items():
         value = next((metadata[one] for one in (key, *OLDER.get(key, ())) if metadata.get(one)), None)
         yield f"  {name.replace('_', ' ')}: {_short(value) or '-'}"
-    yield f"  thumbnail: {sized(len(metadata[THUMBNAIL]) * 3 / 4)}" if THUMBNAIL in metadata else "  thumbnail: -"
+    yield f"  thumbnail: {megabytes(len(metadata[THUMBNAIL]) * 3 / 4)}" if THUMBNAIL in metadata else "  thumbnail: -"
     others = [key for key in metadata if key not in (*FIELDS.values(), THUMBNAIL)]
     shown = ", ".join(others[:12]) + (", ..." if len(others) > 12 else "")
     yield f"  {counted(len(others), 'other entry', 'other entries')}: {shown} (--json prints them)"
@@ -288,7 +288,7 @@ TOOL = Tool(
         Option("license", "the licence, such as CC-BY-4.0"), Option("description", "what it is and does"),
         Option("usage_hint", "how to use it, such as a good strength"),
         Option("tags", "tags by which it is found, with commas between them"),
-        Option("thumbnail", "an image: PNG, JPEG or WebP, up to 300 kB", Path, kind="file"),
+        Option("thumbnail", "an image: PNG, JPEG or WebP, up to 0.3 MB", Path, kind="file"),
         Option("set", "other entries, as KEY=VALUE", nargs="+"), Option("remove", "entries to remove, by their keys", nargs="+"),
         Option("strip", "kinds of entries to remove; what the tensors need to be understood stays", choices=tuple(STRIPS), nargs="+"),
         Option("repair", "correct the hashes, add what is missing: base model, title, trigger words in today's keys", bool, default=False),

@@ -15,7 +15,7 @@ from ..files.metadata import cast, describe, make_recipe
 from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, save_network, written_bytes
 from ..jobs.cost import cost
 from ..jobs.progress import Progress
-from ..units import sized
+from ..units import megabytes
 
 
 def dead_modules(opened: NetworkFile) -> list[str]:
@@ -48,7 +48,7 @@ def run(model: FilePath, save_to: FilePath, *, save_precision: str | None = None
     before, after = opened.file.path.stat().st_size, path.stat().st_size
     report = {"output": str(path), "dead": dead, "kept": len(opened.keys.modules) - len(dead), "saved_bytes": before - after}
     said = f"{len(dead)} of {counted(len(opened.keys.modules), 'layer')} left out, for they change nothing; "
-    said += f"{sized(before)} -> {sized(after)}"
+    said += f"{megabytes(before)} -> {megabytes(after)}"
     return Result(report, f"{path}: {said}", (path,))
 
 

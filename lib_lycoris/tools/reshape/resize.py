@@ -30,7 +30,7 @@ from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..linalg.low_rank import Svd, relative
 from ..linalg.ranks import Rule, share_out
-from ..units import MB, sized
+from ..units import MB, megabytes
 from .shrink import Shrinking, Shrunk, Writing, fixed_bytes, is_kernel, measured, opened, recipe_of, refuse_little, share
 
 METHODS = ("sv_ratio", "sv_fro", "sv_cumulative")
@@ -109,7 +109,7 @@ def plan(**options: Any) -> Plan:
             size += part.fixed_bytes + ranks[patch.name] * part.bytes_per_rank
     report = {"matched": able, "unmatched": [list(item) for item in job.network.skipped]}
     before = job.network.path.stat().st_size
-    text = f"resizes {len(able)} of {counted(len(job.work), 'layer')}; {sized(before)} -> {sized(size)}"
+    text = f"resizes {len(able)} of {counted(len(job.work), 'layer')}; {megabytes(before)} -> {megabytes(size)}"
     text += "; the file grows" if size > before else ""
     text = "\n".join([text, *left_out(job.network.skipped)])
     took = cost(map(piece_of, job.work), before, size, rounds=2 if request.size else 1)
@@ -223,7 +223,7 @@ def _result(save_to: Path, request: ResizeOptions, found: list[Shrunk], before: 
     as_before = len(report["kept"]) + len(same)
     lines = [
         f"{save_to.name}: {counted(len(changed) - len(same), 'layer')} resized{f', {as_before} kept as they were' if as_before else ''}; "
-        f"{sized(before)} -> {sized(after)}",
+        f"{megabytes(before)} -> {megabytes(after)}",
         f"kept {report['captured']:.2%} of the energy (relative error {report['error']:.2%})",
         *left_out(job.network.skipped),
         *([f"unchanged, for the rank is no higher than asked: {counted(len(same), 'layer')}"] if same else []),

@@ -32,7 +32,7 @@ from ..jobs.progress import Progress
 from ..linalg.expand import plain_delta
 from ..linalg.frontier import Choice, Step, steps, within_bytes, within_error
 from ..linalg.low_rank import Svd, energy, gram_svd, relative
-from ..units import MB, sized
+from ..units import MB, megabytes
 from .shrink import Shrinking, Shrunk, Writing, decomposed, fixed_bytes, measured, opened, recipe_of, refuse_little, share
 
 POINTS = 16  # of the curve in the report
@@ -125,7 +125,7 @@ def plan(**options: Any) -> Plan:
     size = writing.header + found.fixed + sum(choice.bytes for choice in chosen.values())
     before = request.job.network.path.stat().st_size
     text = f"would leave out {counted(len(report['dropped']), 'layer')}; " if report["dropped"] else ""
-    text += f"{sized(before)} -> {sized(size)}, relative error {report['error']:.4f}"
+    text += f"{megabytes(before)} -> {megabytes(size)}, relative error {report['error']:.4f}"
     text = "\n".join([text, *left_out(report["unmatched"]), *report["notes"]])
     took = cost([piece_of(patch, whole=True) for patch in request.job.work], before, size, rounds=2)
     return Plan(report, text, took.seconds, took.bytes, size)
@@ -269,12 +269,12 @@ def _text(name: str, report: Mapping[str, Any]) -> str:
     kept, dropped = report["modules"], report["dropped"]
     layers = f"{counted(len(dropped), 'layer')} left out, {len(kept)} kept" if dropped else f"{counted(len(kept), 'layer')} kept"
     lines = [
-        f"{name}: {sized(report['bytes_before'])} -> {sized(report['bytes'])}; {layers}, relative error {report['error']:.4f}",
+        f"{name}: {megabytes(report['bytes_before'])} -> {megabytes(report['bytes'])}; {layers}, relative error {report['error']:.4f}",
         "what other sizes would leave:",
     ]
     curve = report["curve"]
     picked = curve[:: max(1, len(curve) // SHOWN)]
-    lines += [f"  {sized(point['bytes']):>9}: relative error {point['error']:.4f}" for point in picked]
+    lines += [f"  {megabytes(point['bytes']):>9}: relative error {point['error']:.4f}" for point in picked]
     return "\n".join([*lines, *left_out(report["unmatched"]), *report["notes"]])
 
 

@@ -9,7 +9,7 @@ from random import Random
 import torch
 
 from ...demo import CHECKPOINT, NETWORKS
-from ...tools.units import sized
+from ...tools.units import megabytes
 from . import autoencoder, base, checkpoint, networks, sheets, styles
 from .recipes import RECIPES
 from .scenes import Scene, pixels, random_scene, render
@@ -41,7 +41,7 @@ def main() -> None:
         elif stage == "networks":
             for name in [arguments.only] if arguments.only else RECIPES:
                 path = networks.train(name, RECIPES[name], CHECKPOINT, NETWORKS)
-                print(f"{path.name}: {sized(path.stat().st_size)}")
+                print(f"{path.name}: {megabytes(path.stat().st_size)}")
         else:
             sheets.write(arguments.sheets)
 
@@ -72,7 +72,7 @@ def _base(work: Path) -> None:
     ])  # fmt: skip
     unet, text_encoder = base.train(latents, [scene.caption for scene in scenes], ROUNDS)
     checkpoint.write(base.Model(model, unet, text_encoder), CHECKPOINT, checkpoint.describe(TITLE, ABOUT))
-    print(f"{CHECKPOINT.name}: {sized(CHECKPOINT.stat().st_size)}")
+    print(f"{CHECKPOINT.name}: {megabytes(CHECKPOINT.stat().st_size)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...plain_json import parse_json
 from ...tools.jobs.queue import Job
-from ...tools.units import sized
+from ...tools.units import megabytes
 from ...wording import counted, took
 from ..context import PageContext
 from ..events import QUICK, Update, tab_of
@@ -177,7 +177,7 @@ class ResultsPage:
     def _row(self, entry: Entry) -> str:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.when))
         files, buttons = entry.files, [_button("again", entry.id, "Run again")]
-        sizes = [f"{escape(path.name)} ({'a folder' if path.is_dir() else sized(path.stat().st_size)})" for path in files]
+        sizes = [f"{escape(path.name)} ({'a folder' if path.is_dir() else megabytes(path.stat().st_size)})" for path in files]
         if files and self.context.any_path:
             links = [_download(path) for path in files if path.is_file()]
             buttons += [*links, _button("show", entry.id, "Show in folder")]
@@ -203,14 +203,14 @@ class ResultsPage:
                 *([_button("show_image", path.name, "Show in folder")] if self.context.any_path else []),
             ]
             buttons.append(_button("delete_image", path.name, "Delete", ask))
-            facts = f"<span>{escape(path.name)}, {sized(path.stat().st_size)}</span>"
+            facts = f"<span>{escape(path.name)}, {megabytes(path.stat().st_size)}</span>"
             cells.append(f"<li>{link}{facts}{''.join(buttons)}</li>")
         folder = escape(str(self.images.folder))
         return f'<h2 class="lyco_heading3">Images in {folder}</h2><ul class="lyco_images">{"".join(cells)}</ul>' if cells else ""
 
     def _deleted(self) -> str:
         count, size = self.history.deleted()
-        files = f"{counted(count, 'deleted file')}, {sized(size)}, can be brought back by hand from"
+        files = f"{counted(count, 'deleted file')}, {megabytes(size)}, can be brought back by hand from"
         return f"<p>{files} {escape(str(self.history.folder / DELETED))}.</p>" if count else ""
 
 

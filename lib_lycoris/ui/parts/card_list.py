@@ -11,7 +11,7 @@ from typing import Any
 from ...hosts.protocol import NetworkCard
 from ...prompt import escape_name
 from ...prompt.number import format_number
-from ...tools.units import sized
+from ...tools.units import megabytes
 from ...wording import counted
 from ..style import REFRESH
 from .generation.images import thumbnail
@@ -122,7 +122,7 @@ def _card(card: NetworkCard, picked: bool, wanted: Wanted, twin: bool, send: str
     picture = f'<img src="{address}" alt="">' if address else f'<span class="lyco_card_blank" aria-hidden="true">{letters}</span>'
     base, foreign = _base(card, wanted)
     marks = filter(None, ["cannot be read" if card.broken else "", foreign, "duplicate" if twin else ""])
-    facts = ", ".join(filter(None, [*card.algorithms[:2], base, sized(card.size)]))
+    facts = ", ".join(filter(None, [*card.algorithms[:2], base, megabytes(card.size)]))
     flags = "".join(f'<span class="lyco_mark" title="{escape(card.broken)}">{escape(mark)}</span>' for mark in marks)
     return (
         f'<li class="lyco_card" data-name="{name}"><button type="button" class="lyco_card_pick" data-lyco-pick'

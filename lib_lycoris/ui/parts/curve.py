@@ -11,7 +11,7 @@ import gradio as gr
 
 from ...errors import LycorisError
 from ...tools.linalg.size_curve import CurveRequest, Point, Spectra
-from ...tools.units import sized
+from ...tools.units import megabytes
 from ..events import Update
 from ..style import idle, notes
 from .figures import figure_box, figure_update
@@ -100,4 +100,4 @@ def sentence(asked: CurveRequest, point: Point) -> str:
     ranks = sorted(set(point.ranks))
     spread = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no ranks"
     kept = 1 - point.error**2
-    return f"{spread}: about {sized(point.bytes)}, relative error {point.error:.1%} ({kept:.1%} of the change's energy is kept)"
+    return f"{spread}: about {megabytes(point.bytes)}, relative error {point.error:.1%} ({kept:.1%} of the change's energy is kept)"

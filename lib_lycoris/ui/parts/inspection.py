@@ -11,7 +11,7 @@ from ...tools.examine.inspect import Inspection, Module
 from ...tools.examine.inspect_text import COMPONENTS, base_model_of, reason_of, tally
 from ...tools.examine.module_sizes import Sizes
 from ...tools.files.networks.left_out import by_reason
-from ...tools.units import sized
+from ...tools.units import megabytes
 from ...wording import counted
 from ..style import notes
 
@@ -29,7 +29,7 @@ HASH_NAMES = {
 def overview(found: Inspection) -> str:
     """Return what is wrong with the file, and its main facts as large figures."""
     figures = {
-        "size": sized(found.bytes), "base model": base_model_of(found), "algorithm": ", ".join(found.algorithms) or "none",
+        "size": megabytes(found.bytes), "base model": base_model_of(found), "algorithm": ", ".join(found.algorithms) or "none",
         "rank": _range(found.ranks) or "none", "alpha": _range(found.alphas) or "none",
         "tensors used": f"{found.matched_keys} of {found.keys}",
     }  # fmt: skip

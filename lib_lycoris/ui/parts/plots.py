@@ -11,7 +11,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from ...models import block_of, layout_of_all
-from ...tools.units import KB, MB, sized
+from ...tools.units import MB, megabytes
 
 if TYPE_CHECKING:  # matplotlib comes with the first figure: no start has to wait for it
     from matplotlib.axes import Axes
@@ -102,17 +102,16 @@ def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | 
     """Draw the relative error of files against their sizes; points, chosen: (bytes, relative error from 0 to 1); label: of the chosen."""
     from matplotlib import ticker
 
-    unit, bytes_of_it = ("MB", MB) if max((size for size, _ in points), default=MB) >= MB else ("kB", KB)
-    figure, axes = _figure("Size against error", f"size of the file ({unit})", "relative error (%)")
-    sizes, errors = [size / bytes_of_it for size, _ in points], [100 * error for _, error in points]
+    figure, axes = _figure("Size against error", "size of the file (MB)", "relative error (%)")
+    sizes, errors = [size / MB for size, _ in points], [100 * error for _, error in points]
     axes.plot(sizes, errors, color=BLUE, linewidth=1.8, marker="o", markersize=3)
     if chosen is not None:
-        at, error = chosen[0] / bytes_of_it, 100 * chosen[1]
+        at, error = chosen[0] / MB, 100 * chosen[1]
         axes.plot([at], [error], marker="D", markersize=8, color=RED, markeredgecolor=INK, linestyle="none")
         axes.axvline(at, color=RED, linewidth=0.8, linestyle=":")
         axes.axhline(error, color=RED, linewidth=0.8, linestyle=":")
         # beside the mark the words would cover axes and curve
-        words = label or f"{sized(chosen[0])}, error {error:.3g} %"
+        words = label or f"{megabytes(chosen[0])}, error {error:.3g} %"
         axes.set_title(words, color=RED, fontsize=9, loc="right", fontweight="bold", y=1.0)
     if sizes and max(sizes) > 12 * min(sizes):
         axes.set_xscale("log")
@@ -120,8 +119,8 @@ def size_curve(points: Sequence[tuple[int, float]], chosen: tuple[int, float] | 
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(_number)
     axes.set_ylim(0, max([5.0, *errors, *([100 * chosen[1]] if chosen else [])]) * 1.18)
-    said = [f"{sized(size)} with {100 * error:.3g} %" for size, error in points]
-    said += [f"chosen: {sized(chosen[0])} with {100 * chosen[1]:.3g} %"] if chosen else []
+    said = [f"{megabytes(size)} with {100 * error:.3g} %" for size, error in points]
+    said += [f"chosen: {megabytes(chosen[0])} with {100 * chosen[1]:.3g} %"] if chosen else []
     figure.set_label(_in_words("Relative error of the file by its size", said))
     return figure
 

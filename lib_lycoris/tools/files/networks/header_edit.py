@@ -13,7 +13,7 @@ from ....networks.hashes import model_hash
 from ....networks.reading.header import LARGEST_HEADER, Header, read_header
 from ....plain_json import parse_json
 from ...jobs.progress import Progress
-from ...units import sized
+from ...units import megabytes
 from ..output import Output, require_space
 
 SUFFIX = ".metadata-undo"  # behind the whole name of the file, in its folder
@@ -33,7 +33,7 @@ def with_metadata(header: Header, metadata: Mapping[str, str], name: str) -> byt
     raw = json.dumps({**first, **table}, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     raw += b" " * (-len(raw) % ALIGNED)
     if len(raw) > LARGEST_HEADER:
-        raise ToolError(f"{name} would have a header of {sized(len(raw))}; the format allows {sized(LARGEST_HEADER)}")
+        raise ToolError(f"{name} would have a header of {megabytes(len(raw))}; the format allows {megabytes(LARGEST_HEADER)}")
     return raw
 
 

@@ -18,7 +18,7 @@ from ....networks.reading.folder import file_of
 from ....networks.reading.header import read_metadata
 from ....tools.declaration import Plan, Tool, as_list
 from ....tools.files.store import FileStore
-from ....tools.units import sized
+from ....tools.units import megabytes
 from ....wording import counted, duration
 from ...context import PageContext
 from ...events import QUICK, Update, by_hand, on_any
@@ -167,11 +167,11 @@ def _figures(facts: Mapping[str, Any], plan: Plan) -> str:
     if facts.get("unmatched"):
         found.append(("keys not used", str(len(facts["unmatched"]))))
     if plan.disk_bytes:  # 0: nothing is written
-        found.append(("file", sized(plan.disk_bytes)))
+        found.append(("file", megabytes(plan.disk_bytes)))
     if plan.seconds is not None:
         found.append(("time", f"about {duration(max(plan.seconds, 1))}"))
     if plan.memory_bytes is not None:
-        found.append(("memory", sized(plan.memory_bytes)))
+        found.append(("memory", megabytes(plan.memory_bytes)))
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in found)
     return f'<dl class="lyco_figures">{cells}</dl>'
 
