@@ -191,6 +191,14 @@ def bake(page: Any) -> str:
 
 
 @shot
+def verify(page: Any) -> str:
+    go_to(page, "Resize", "Verify")
+    choose(page, "#lyco_verify_merged", "stars and hearts")
+    done(page, "verify")
+    return ""
+
+
+@shot
 def networks(page: Any) -> str:
     go_to(page, "Networks")
     page.wait_for_selector(".lyco_card")
