@@ -88,7 +88,7 @@ def test_a_run_outlives_the_page_and_its_network_is_used_at_once(
     page.wait_for_selector("#lyco_train_curve img:visible")
     page.fill("#lyco_train_new_dim input", "2")
     page.click("#lyco_train_resize")
-    wait_until_says(page, "#lyco_train_resized", "cat-dim2.safetensors")
+    wait_until_says(page, "#lyco_train_resized", "made cat-dim2.safetensors")
     assert done.network.with_name("cat-dim2.safetensors").is_file()
 
     page.click("#lyco_train_tag [data-lyco-send]")

@@ -68,4 +68,4 @@ class TrainedSize:
             return
         yield gr.update(value=notes(applied=[f"making {save_to.name}"]))
         job.wait()
-        yield gr.update(value=notes(applied=[save_to.name]) if job.status == "done" else notes(errors=[job.error]))
+        yield gr.update(value=notes(applied=[f"made {save_to.name}"]) if job.status == "done" else notes(errors=[job.error]))
