@@ -31,7 +31,7 @@ from lib_lycoris.tools.linalg.ranks import RULES
 from lib_lycoris.tools.linalg.size_curve import CurveRequest, Spectra
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.reshape import resize
-from lib_lycoris.tools.units import KB, MB
+from lib_lycoris.tools.units import MB
 from lib_lycoris.ui.context import PageContext
 from lib_lycoris.ui.pages import extract as extract_page
 from lib_lycoris.ui.pages.change import NONE, ChangePage, _asked
@@ -343,7 +343,7 @@ def test_measured_once_the_curve_follows_the_fields(
         said, plot, more, _ = page.curve.draw(*values_of(watched, org="base", tuned="tuned", rank=rank))
         wanted = extract.run(**files_of(context), dim=rank, save_to=context.store.data_folder() / f"{rank}.safetensors").report
         mark = next(line for line in figures[-2].axes[0].lines if line.get_marker() == "D")
-        assert mark.get_xdata()[0] * KB == pytest.approx(wanted["bytes"], rel=0.01)
+        assert mark.get_xdata()[0] * MB == pytest.approx(wanted["bytes"], rel=0.01)
         assert mark.get_ydata()[0] / 100 == pytest.approx(wanted["error"], abs=1e-3)
         assert f"error {wanted['error']:.1%}" in said["value"] and more["visible"] is True
         assert {line.get_xdata()[0] for line in figures[-1].axes[0].lines if line.get_marker() == "D"} == {rank}
@@ -499,7 +499,7 @@ def test_a_resize_is_drawn_before_it_is_done(change: ChangePage, context: PageCo
                         save_to=context.store.data_folder() / "x.safetensors").report  # fmt: skip
     mark = next(line for line in figures[-2].axes[0].lines if line.get_marker() == "D")
     assert mark.get_ydata()[0] / 100 == pytest.approx(wanted["error"], abs=1e-3)
-    assert mark.get_xdata()[0] * KB == pytest.approx(wanted["bytes"], rel=0.02)
+    assert mark.get_xdata()[0] * MB == pytest.approx(wanted["bytes"], rel=0.02)
     assert f"{wanted['captured']:.1%} of the change" in said["value"]
     assert len(figures[-1].axes[0].get_lines()) >= 3 and "<img" in plot["value"] and "<img" in values["value"]
     assert "rank 3" in form.curve.draw(*values_of(watched, model="net"))[0]["value"]  # a resize needs no base model: all ranks are kept
