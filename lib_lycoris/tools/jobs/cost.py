@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from .workers import count
 
-START, EACH = 0.15, 0.0015  # seconds: to know the base model; to understand a module and make a new one
+START, EACH = 0.12, 0.0015  # seconds: to know the base model; to understand a module and make a new one
 FACTORED = 3e-10  # for each of (m + n) · r²: the QR and the SVD of up (m, r) · down (r, n)
 WEED = 5e-9  # for a number that TIES or DARE choose from
 WHOLE = 1.2e-8  # for a number of a matrix that is decomposed whole
 MOVED = 2.5e-9  # for a byte that is read, or written and hashed
 MEMORY = 20_000_000  # bytes: the base model's names, the file's header
 HELD = 1.15  # bytes in memory for a byte of the networks, which are read whole
-KEPT = 0.6  # bytes for one of the new file: freed, but not given back
+KEPT = 0.45  # bytes for one of the new file: freed, but not given back
 COPIES = 5 * 4  # bytes of a number of the factors that a thread works on: up, down, their Q and the result, in float32
 WHOLE_COPIES = 3  # of a whole matrix, in float32
 

@@ -270,7 +270,7 @@ def _undo_output(job: CheckpointMerge) -> AbstractContextManager[Output | None]:
 def plan(**options: Any) -> Plan:
     """Tell what a merge would do, what it would take and what of the networks fits."""
     job = prepare(**options)
-    return as_plan(job.changes, job.save_to, job.size, job.undo is not None)
+    return as_plan(job.changes, job.save_to, job.size, job.undo is not None, job.hashed)
 
 
 def as_options(item: NetworkOptions) -> dict[str, Any]:
