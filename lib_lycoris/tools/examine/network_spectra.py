@@ -12,7 +12,7 @@ from ...networks import Network, load
 from ...networks.reading.dtypes import OF_NETWORKS, precision_dtype
 from ...networks.reading.folder import file_of
 from ..files.checkpoints.checkpoint import open_checkpoint
-from ..files.networks.network_file import Patch, base_model_said, carried, patches, stored_dtype, style_of
+from ..files.networks.network_file import Patch, carried, patches, stored_dtype, style_of
 from ..files.networks.reading_back import ReadingBack
 from ..jobs.workers import count, ordered
 from ..linalg.size_curve import CurveRequest, Layer, Part, Spectra
@@ -41,7 +41,7 @@ def _measured(path: Path, _changed: int, _size: int, base_model: Path | None) ->
         layers.append(Layer(f"bundle_emb.{name}", (), False, False, len(name) + 11, len(parts), 0.0, numbers, numbers))
     style = style_of(network.modules.values())
     recipe, settings = recipe_of("resize", path, {"size": 10.0}, ("size",)), ReadingBack(network, path, style).room
-    notes = len(json.dumps(carried(network.metadata, recipe, (), settings={**settings, **base_model_said(network)})))
+    notes = len(json.dumps(carried(network.metadata, recipe, (), settings=settings)))
     largest = max((layer.values.numel() for layer in layers), default=0) or 1
     stored = stored_dtype(network)
     precision = next((name for name in OF_NETWORKS if precision_dtype(name, None) == stored), "fp16")

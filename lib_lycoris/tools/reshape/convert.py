@@ -28,7 +28,7 @@ from ..files.networks.compose import Modules, dense_modules, join, lora_modules,
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.left_out import left_out
 from ..files.networks.naming import WHOLE, lora, name_of, to_dtype
-from ..files.networks.network_file import Patch, base_model_said, bundled, carried, delta_on
+from ..files.networks.network_file import Patch, bundled, carried, delta_on
 from ..files.networks.peft_config import config_beside
 from ..files.networks.reading_back import ReadingBack
 from ..files.output import refuse_inputs
@@ -80,7 +80,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     refuse_inputs(save_to, [request.network.path])
     recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
     reading = ReadingBack(request.network, save_to, request.style)
-    old = carried(request.network.metadata, recipe, (), settings={**reading.room, **base_model_said(request.network)})
+    old = carried(request.network.metadata, recipe, (), settings=reading.room)
     found: list[Converted] = []
     keys, longest = _room(request)
     try:
@@ -94,7 +94,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
                 progress.advance(1, made.parameter)
             for name, parts in bundled(request.network):
                 file.add(name, {part: tensor.to(request.dtype) for part, tensor in parts.items()})
-            file.finish(_metadata(request, recipe, found, {**reading.metadata, **base_model_said(request.network)}))
+            file.finish(_metadata(request, recipe, found, reading.metadata))
             size, notes = file.size, alpha_notes(file.keys, request.alpha)
     finally:
         if request.weights is not None:
@@ -108,8 +108,7 @@ def plan(**options: Any) -> Plan:
     request = understand(options)
     path, save_to = Path(options["model"]), Path(options["save_to"])
     recipe = make_recipe("convert", model=describe(path), **{k: options[k] for k in RECORDED if options.get(k) is not None})
-    room = ReadingBack(request.network, save_to, request.style).room
-    old = carried(request.network.metadata, recipe, (), settings={**room, **base_model_said(request.network)})
+    old = carried(request.network.metadata, recipe, (), settings=ReadingBack(request.network, save_to, request.style).room)
     alike = request.rule is None or request.rule.kind == "fixed"
 
     def kind(key: tuple[str, str]) -> Hashable:

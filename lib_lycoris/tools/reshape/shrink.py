@@ -21,7 +21,7 @@ from ..files.metadata import describe, make_recipe
 from ..files.networks.alpha import alpha_notes, with_alpha
 from ..files.networks.growing import GrowingFile, header_room
 from ..files.networks.naming import lora, to_dtype
-from ..files.networks.network_file import Patch, base_model_said, bundled, carried, patches, with_own
+from ..files.networks.network_file import Patch, bundled, carried, patches, with_own
 from ..files.networks.reading_back import ReadingBack
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
@@ -123,7 +123,7 @@ class Writing:
         self._keys = sum(max(4, len(patch.algorithm.tensors()) + 1) for patch in job.work)
         self._keys += sum(map(len, job.network.embeddings.values()))
         self._longest = max(map(len, job.network.modules.values()), default=0) + 20
-        self._old = carried(job.network.metadata, recipe, (), settings={**self._reading.room, **base_model_said(job.network)})
+        self._old = carried(job.network.metadata, recipe, (), settings=self._reading.room)
 
     @property
     def header(self) -> int:
@@ -151,7 +151,7 @@ class Writing:
 
     def _metadata(self, found: Sequence[Shrunk], comment: str) -> dict[str, str]:
         plain = all(row.algorithm == "lora" for row in found)
-        ranks, settings = [row.new for row in found], {**self._reading.metadata, **base_model_said(self.job.network)}
+        ranks, settings = [row.new for row in found], self._reading.metadata
         return carried(self.job.network.metadata, self.recipe, ranks, plain, comment, settings, self.job.alpha)
 
 

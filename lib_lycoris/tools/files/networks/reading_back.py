@@ -1,4 +1,4 @@
-"""What a new network file must say outside its tensors, so that each module in it is read as what it is.
+"""What a new network file must say outside its tensors, so that each module in it is read as what it is, for the same base model.
 
 A tool that keeps a module as it was keeps its tensors; what PEFT's config or kohya's arguments said of it besides has to come along, and
 must not be said of the modules that were made anew. The file's own header is the place for it: a config beside the file is easily lost.
@@ -23,7 +23,7 @@ from ....networks.keys import sort_out
 from ....networks.matching import parse_module
 from ....networks.settings.peft import SCALED
 from ....networks.settings.source import SettingsSource, read_source
-from .network_file import Patch
+from .network_file import Patch, base_model_said
 from .own_config import CONFIG, UNSCALED
 
 SCALES = ("r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "use_rslora")  # a kept module has its scale as alpha
@@ -35,7 +35,7 @@ class ReadingBack:
     """Reads each module of a new file as it is made, with each of the settings that the file could say."""
 
     def __init__(self, network: Network, save_to: Path, style: str) -> None:
-        self._name = network.path.name
+        self._name, self._base = network.path.name, base_model_said(network)
         names = ["base_model.model."] if style == "peft" else []
         old = read_source(network.path, network.metadata, names)
         self._plain = SettingsSource({}, {}, None, bool(names))
@@ -44,12 +44,13 @@ class ReadingBack:
     @property
     def room(self) -> dict[str, str]:
         """The longest of what may have to be said."""
-        return max((said for said, _ in self._open), key=lambda said: sum(map(len, said.values())))
+        longest = max((said for said, _ in self._open), key=lambda said: sum(map(len, said.values())))
+        return {**longest, **self._base}
 
     @property
     def metadata(self) -> dict[str, str]:
         """What the file has to say for all modules that were checked."""
-        return self._open[0][0]
+        return {**self._open[0][0], **self._base}
 
     def check(self, module: str, tensors: Mapping[str, Tensor], kept: Patch | None = None) -> None:
         """Read a module of the new file; kept: what it has to be, where it is not a new one. Raises ToolError where no settings do."""
