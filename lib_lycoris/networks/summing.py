@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..algorithms import Algorithm
 
+ROUNDING = 4 * torch.finfo(torch.float32).eps  # of the norm of what is added up: what that leaves where nothing should be left
 AT_ONCE = 1 << 18  # elements added and rounded at a time on a CPU: they stay in its cache, and nothing of full size is made
 Rows = slice
 Check = Callable[[Tensor, Tensor], Tensor]

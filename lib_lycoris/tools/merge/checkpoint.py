@@ -206,7 +206,7 @@ def _write_file(job: CheckpointMerge, reading: InputHash | None, progress: Progr
         pool = stack.enter_context(workers(job.changes.device))
         undo.begin(source)
         write_stream(output, source, layout, _maker(job, source), undo.keep, pool, progress)
-        job.changes.refuse_if_unchanged()
+        job.changes.refuse_if_all_cancel()
         hashes = {} if reading is None else {INPUT_HASH: reading.result()}
         undo.end(hashes.get(INPUT_HASH, ""), layout)
         if job.hashed:
@@ -237,7 +237,7 @@ def _write_folder(job: CheckpointMerge, progress: Progress) -> None:
                 undo.begin(source)
                 write_stream(output, source, layout, _maker(job, source), undo.keep, pool, progress)
                 undo.end("" if reading is None else reading.result(), layout)
-        job.changes.refuse_if_unchanged()
+        job.changes.refuse_if_all_cancel()
         copy_other_files(job.checkpoint, folder.beside, progress)
 
 

@@ -18,7 +18,7 @@ from ...errors import ModelMismatchError, ToolError
 from ...models import parameter, split_parameter, with_part
 from ...networks import Network, Skipped, load
 from ...networks.limits import sound
-from ...networks.summing import Term, add_terms
+from ...networks.summing import ROUNDING, Term, add_terms
 from ...prompt import StrengthMap
 from ..files.checkpoints.checkpoint import Checkpoint, TensorLocation, torch_dtype
 from ..jobs.progress import Progress
@@ -60,7 +60,7 @@ class Changes:
     networks: list[Mixed] = field(default_factory=list)
     by_key: dict[str, list[TensorChange]] = field(default_factory=dict)  # emptied while it is used
     keys: frozenset[str] = frozenset()  # of the tensors that change
-    unchanged: set[str] = field(default_factory=set)  # those in which the networks cancel each other, once they are merged
+    cancelled: set[str] = field(default_factory=set)  # those in which only rounding is left of the networks, once they are merged
 
     def merged(self, key: str, code: str) -> Tensor:
         """Return the changed tensor in a dtype (safetensors' spelling), on the CPU. Raises ToolError when it does not fit into it."""
@@ -71,13 +71,12 @@ class Changes:
         before = values.to(dtype, copy=True) if len(terms) > 1 and any(term.strength < 0 for term in terms) else None
         add_terms(out, values, terms, partial(_fitting, key, code))
         if before is not None and _is_rounding(before, out):
-            self.unchanged.add(key)
-            out = before
+            self.cancelled.add(key)
         return out.reshape(base.shape).cpu()
 
-    def refuse_if_unchanged(self) -> None:
+    def refuse_if_all_cancel(self) -> None:
         """Raise ToolError where the networks cancel each other in every tensor that was merged."""
-        if self.unchanged and self.unchanged == self.keys:
+        if self.cancelled and self.cancelled == self.keys:
             name = self.checkpoint.path.name
             raise ToolError(f"the networks cancel each other: every weight of {name} stays as it is; nothing was written")
 
@@ -99,7 +98,7 @@ class Changes:
 
 def _is_rounding(before: Tensor, after: Tensor) -> bool:
     """Tell whether weights differ by no more than what adding up in float32 leaves."""
-    return float((after.float() - before.float()).norm()) <= 4 * torch.finfo(torch.float32).eps * float(before.float().norm())
+    return float((after.float() - before.float()).norm()) <= ROUNDING * float(before.float().norm())
 
 
 def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def _facts(changes: Changes) -> dict[str, Any]:
     return {
         "checkpoint": str(changes.checkpoint.path),
         "family": changes.checkpoint.base.family,
-        "changed_tensors": len(changes.keys - changes.unchanged),
+        "changed_tensors": len(changes.keys),
         "tensors": len(changes.checkpoint.entries),
         "matched": sum(len(mixed.matched) for mixed in changes.networks),
         "unmatched": unmatched,
@@ -71,9 +71,9 @@ def _facts(changes: Changes) -> dict[str, Any]:
 
 def _notes(changes: Changes) -> list[str]:
     averaged = "the checkpoint also holds averaged weights (model_ema), which programs that make images do not use; they stay as they are"
-    same = f"the networks cancel each other in {counted(len(changes.unchanged), 'tensor')}, which stay as they are"
+    same = f"the networks cancel each other in {counted(len(changes.cancelled), 'tensor')}, where only rounding is left"
     ema = any(key.startswith("model_ema.") for key in changes.checkpoint.entries)
-    return [*([averaged] if ema else []), *([same] if changes.unchanged else [])]
+    return [*([averaged] if ema else []), *([same] if changes.cancelled else [])]
 
 
 def _network(mixed: Mixed) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _network(mixed: Mixed) -> dict[str, Any]:
 
 def _lines(changes: Changes) -> list[str]:
     base = changes.checkpoint
-    lines = [f"{base.path.name}: {base.base.label}, layers changed {len(changes.keys - changes.unchanged)} of {len(base.entries)}"]
+    lines = [f"{base.path.name}: {base.base.label}, layers changed {len(changes.keys)} of {len(base.entries)}"]
     lines += _notes(changes)
     for mixed in changes.networks:
         asked = mixed.asked

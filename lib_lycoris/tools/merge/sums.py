@@ -15,6 +15,7 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import count_layers
+from ...networks.summing import ROUNDING
 from ...wording import counted
 from ..files.networks.compose import Pair, concatenated
 from ..files.networks.network_file import changes_nothing, delta_on
@@ -22,7 +23,6 @@ from ..linalg.combine import combined
 from ..linalg.expand import plain_delta
 from .networks_options import Item, Key, NetworksMergeOptions
 
-ROUNDING = 4 * torch.finfo(torch.float32).eps  # of the parts' norms: what computing them leaves where nothing should be
 VECTORS = 16
 
 
@@ -68,7 +68,8 @@ def _vectors(columns: int) -> Tensor:
 
 def cancels(request: NetworksMergeOptions, key: Key) -> bool:
     """Tell whether only rounding is left of a parameter's changes, where one is asked for with a negative strength."""
-    return any(item.strength < 0 for item in request.work[key]) and summed(request, key).is_rounding(request)
+    items = request.work[key]
+    return len(items) > 1 and any(item.strength < 0 for item in items) and summed(request, key).is_rounding(request)
 
 
 def summed(request: NetworksMergeOptions, key: Key) -> Sum:
