@@ -20,7 +20,7 @@ from tests.webui.sample_networks import write_network as write_sample
 from tests.webui.server import WebUI, make_checkpoints
 from tests.webui.test_webui_browser import FLAGS, PROMPT, show
 from tests.webui.test_webui_prompts import listed
-from tests.webui.test_webui_tab import open_page, wait_until_says
+from tests.webui.test_webui_tab import merge, open_page, wait_until_says
 
 pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.new_set, pytest.mark.only_in("a1111"), pytest.mark.timeout(1800)]
 torch.set_num_threads(1)
@@ -199,14 +199,7 @@ def test_a_merge_takes_the_checkpoints_yaml_along_and_can_be_used_at_once(person
     person.choose_checkpoint("sd2-1")
     plain, tagged = person.make("a house").images[0], person.make("a house <lyco:for-sd2:0.8>").images[0]
     person.open_tab("Merge")
-    choose(page, "#lyco_merge_checkpoint", "sd2-1")
-    choose(page, "#lyco_merge_add", "for-sd2")
-    page.wait_for_selector("#lyco_merge_row0")
-    page.fill("#lyco_merge_row0_strength", "0.8")
-    page.fill("#lyco_merge_name textarea, #lyco_merge_name input", "with its yaml")
-    wait_until_says(page, "#lyco_merge_plan", "layers changed")
-    page.click("#lyco_merge_run")
-    wait_until_says(page, "#lyco_merge_progress", "Done")
+    merge(page, "sd2-1", "for-sd2", "with its yaml")
     assert (folder / "with its yaml.yaml").read_bytes() == (folder / "sd2-1.yaml").read_bytes()
     page.click("#lyco_merge_use")
     wait_until_says(page, "#lyco_merge_used", "with its yaml.safetensors is selected")

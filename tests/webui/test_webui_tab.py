@@ -72,18 +72,23 @@ def wait(webui: WebUI, job_id: str) -> dict[str, Any]:
     raise AssertionError(state)
 
 
+def merge(page: Any, checkpoint: str, network: str, name: str) -> None:
+    """Merge a network at 0.8 into a checkpoint on the page Merge, which is open."""
+    choose(page, "#lyco_merge_checkpoint", checkpoint)
+    choose(page, "#lyco_merge_add", network)
+    page.wait_for_selector("#lyco_merge_row0")
+    page.fill("#lyco_merge_row0_strength", "0.8")
+    page.fill("#lyco_merge_name textarea, #lyco_merge_name input", name)
+    wait_until_says(page, "#lyco_merge_plan", "layers changed")
+    page.click("#lyco_merge_run")
+    wait_until_says(page, "#lyco_merge_progress", "Done")
+
+
 def test_a_merge_in_the_tab_becomes_the_checkpoint_and_paints_as_the_tag_did(webui: WebUI, page: Any) -> None:
     running = Running(webui)
     plain, tagged = running.generate(), running.generate(f"<lyco:{NAME}:0.8>")
     open_page(page, "Merge")
-    choose(page, "#lyco_merge_checkpoint", CHECKPOINT)
-    choose(page, "#lyco_merge_add", NAME)
-    page.wait_for_selector("#lyco_merge_row0")
-    page.fill("#lyco_merge_row0_strength", "0.8")
-    page.fill("#lyco_merge_name textarea, #lyco_merge_name input", "merged-here")
-    wait_until_says(page, "#lyco_merge_plan", "layers changed")
-    page.click("#lyco_merge_run")
-    wait_until_says(page, "#lyco_merge_progress", "Done")
+    merge(page, CHECKPOINT, NAME, "merged-here")
     assert (webui.models / "checkpoints" / "merged-here.safetensors").is_file()
     page.click("#lyco_merge_use")
     wait_until_says(page, "#lyco_merge_used", "merged-here.safetensors is selected")
