@@ -270,6 +270,7 @@ def _undo_output(job: CheckpointMerge) -> AbstractContextManager[Output | None]:
 def plan(**options: Any) -> Plan:
     """Tell what a merge would do, what it would take and what of the networks fits."""
     job = prepare(**options)
+    job.changes.foresee_cancelled()
     return as_plan(job.changes, job.save_to, job.size, job.undo is not None, job.hashed)
 
 

@@ -18,7 +18,7 @@ from ...errors import ModelMismatchError, ToolError
 from ...models import parameter, split_parameter, with_part
 from ...networks import Network, Skipped, load
 from ...networks.limits import sound
-from ...networks.summing import ROUNDING, Term, add_terms
+from ...networks.summing import ROUNDING, Check, Term, add_terms
 from ...prompt import StrengthMap
 from ..files.checkpoints.checkpoint import Checkpoint, TensorLocation, torch_dtype
 from ..jobs.progress import Progress
@@ -60,7 +60,7 @@ class Changes:
     networks: list[Mixed] = field(default_factory=list)
     by_key: dict[str, list[TensorChange]] = field(default_factory=dict)  # emptied while it is used
     keys: frozenset[str] = frozenset()  # of the tensors that change
-    cancelled: set[str] = field(default_factory=set)  # those in which only rounding is left of the networks, once they are merged
+    cancelled: set[str] = field(default_factory=set)  # those in which only rounding is left of the networks: once merged, or foreseen
 
     def merged(self, key: str, code: str) -> Tensor:
         """Return the changed tensor in a dtype (safetensors' spelling), on the CPU. Raises ToolError when it does not fit into it."""
@@ -68,11 +68,23 @@ class Changes:
         values = base.reshape(-1) if base.dim() == 0 else base
         out = values if dtype == base.dtype else torch.empty(values.shape, dtype=dtype, device=values.device)
         terms = [self._term(change, key, values) for change in self.by_key.get(key, [])]
-        before = values.to(dtype, copy=True) if len(terms) > 1 and any(term.strength < 0 for term in terms) else None
-        add_terms(out, values, terms, partial(_fitting, key, code))
-        if before is not None and _is_rounding(before, out):
+        moved = _Moved(partial(_fitting, key, code))
+        may_cancel = len(terms) > 1 and any(term.strength < 0 for term in terms)
+        add_terms(out, values, terms, moved if may_cancel else moved.check)
+        if may_cancel and moved.is_rounding:
             self.cancelled.add(key)
         return out.reshape(base.shape).cpu()
+
+    def foresee_cancelled(self) -> None:
+        """Find the tensors in which the same networks come with strengths that add up to 0; raise ToolError where these are all."""
+        for key, changes in self.by_key.items():
+            sums: dict[tuple[str, ...], float] = {}
+            for change in changes:
+                digest, name, _, ranks = change.order
+                sums[digest, name, ranks] = sums.get((digest, name, ranks), 0.0) + change.strength
+            if not any(round(total, 9) for total in sums.values()):
+                self.cancelled.add(key)
+        self.refuse_if_all_cancel()
 
     def refuse_if_all_cancel(self) -> None:
         """Raise ToolError where the networks cancel each other in every tensor that was merged."""
@@ -96,9 +108,23 @@ class Changes:
         return Term(change.algorithm, change.strength, change.order, weight, pieces)
 
 
-def _is_rounding(before: Tensor, after: Tensor) -> bool:
-    """Tell whether weights differ by no more than what adding up in float32 leaves."""
-    return float((after.float() - before.float()).norm()) <= ROUNDING * float(before.float().norm())
+class _Moved:
+    """Measures how far sums are from their weights, block by block and before they are rounded, and hands them on to a check."""
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self._moved, self._base = 0.0, 0.0
+
+    def __call__(self, exact: Tensor, base: Tensor) -> Tensor:
+        wide = base.to(exact.dtype)
+        self._moved += float((exact - wide).square().sum())
+        self._base += float(wide.square().sum())
+        return self.check(exact, base)
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether they differ by no more than what adding up in float32 leaves."""
+        return self._moved <= ROUNDING**2 * self._base
 
 
 def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
