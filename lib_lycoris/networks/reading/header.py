@@ -54,7 +54,9 @@ def parse(raw: bytes, name: str, room: int | None = None) -> Header:
     text = _BEHIND_METADATA + raw[end:].rstrip(_SPACES) if end else raw  # writers fill up with spaces, as many as the metadata makes it
     with _named(name):
         table = read_table(text, room)
-    return Header(raw, table.tensors, _texts(metadata if table.metadata is None else table.metadata, name), table.order)
+        if end and table.metadata is not None:
+            raise NetworkFormatError(" is damaged: its header has the entry __metadata__ twice; download it again")
+    return Header(raw, table.tensors, _texts(metadata if end else table.metadata, name), table.order)
 
 
 @contextmanager
