@@ -13,7 +13,7 @@ from ..units import megabytes
 from .deltas import Changes, Mixed
 from .strengths import NetworkOptions
 
-BYTES_A_SECOND, ELEMENTS_A_SECOND = 8e8, 2.5e8  # of a common disk, and of two processor cores
+BYTES_A_SECOND, ELEMENTS_A_SECOND = 8e8, 3e8  # of a common disk, and of two processor cores
 HASHED_A_SECOND = 8e8  # bytes, by both hashes
 PACKED_A_SECOND = 1e8  # bytes that an undo file keeps
 

@@ -92,7 +92,7 @@ def plan(**options: Any) -> Plan:
     reports = [_one(path, lambda path: _before(path, edit)) for path in files]
     size = sum(path.stat().st_size for path, report in zip(files, reports) if report.get("changes"))
     text = "\n".join(f"would change {_text(report, edit)}" if report.get("changes") else _text(report, edit) for report in reports)
-    return Plan(_report(reports), text, 0.05 + size / 5e8, 10_000_000, size)
+    return Plan(_report(reports), text, 0.05 + size / 1e9, 10_000_000, size)
 
 
 def _report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
