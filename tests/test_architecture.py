@@ -24,10 +24,11 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LEAVES = {"algorithms", "models"}
 FILES = LEAVES | {"networks"}
-MAY_IMPORT = {  # part of the package -> parts it may import; `errors`, `atomic`, `plain_json`, `wording` and itself always
+MAY_IMPORT = {  # part of the package -> parts it may import; `errors`, `atomic`, `plain_json`, `records`, `wording` and itself always
     "errors": set(),
     "atomic": set(),
     "plain_json": set(),
+    "records": set(),
     "wording": set(),
     "algorithms": set(),
     "models": set(),
@@ -48,6 +49,7 @@ FOREIGN = {  # part -> packages beside the standard library; None: whatever is i
     "errors": set(),
     "atomic": set(),
     "plain_json": set(),
+    "records": set(),
     "wording": set(),
     "models": set(),
     "algorithms": {"torch", "typing_extensions"},
@@ -116,11 +118,18 @@ def label(path: Path) -> str:
 
 def forbidden_targets(path: Path) -> Iterator[str]:
     part = part_of(path)
-    allowed = MAY_IMPORT[part] | {"errors", "atomic", "plain_json", "wording", part}
+    allowed = MAY_IMPORT[part] | {"errors", "atomic", "plain_json", "records", "wording", part}
     for target in inner_targets(path):
         names = {target.split(".")[0], ".".join(target.split(".")[:2])}
         if not names & allowed and ((PACKAGE / target.split(".")[0]).is_dir() or (PACKAGE / f"{target}.py").is_file()):
             yield f"{label(path)}: {part} may not import {target}"
+
+
+def test_frozen_dataclasses_are_made_by_records() -> None:
+    """The standard library's take three times as long to make, and cannot be bases of ours."""
+    frozen = [path for path in SOURCES if "@dataclass(frozen=True" in path.read_text("utf-8") and path.name != "records.py"]
+    others = [label(path) for path in frozen if "records import dataclass" not in path.read_text("utf-8")]
+    assert not others, "import dataclass from lib_lycoris.records"
 
 
 def test_parts_import_only_what_is_below_them() -> None:

@@ -6,12 +6,12 @@ ABBA (arXiv 2505.14238) by a fork of LyCORIS. As LoHa it is low-rank itself, of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .base import Factors, expect, flat, precise, stored
 from .factored import Factored
 

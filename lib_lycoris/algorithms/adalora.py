@@ -7,11 +7,11 @@ whatever is left of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..records import dataclass
 from .base import Factors, Scaled, expect, flat, precise, stored
 from .config import Config
 from .factored import Factored

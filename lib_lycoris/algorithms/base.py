@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Cost
 from .config import NO_CONFIG, Config
 from .stored_values import Ways, is_narrower, one_number, with_axes
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .activation import Bypass, Layer
-
 
 Factors = tuple[Tensor, Tensor]  # up (out, r), down (r, in·k)
 

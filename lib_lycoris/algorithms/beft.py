@@ -6,12 +6,13 @@ BEFT by PEFT, on linear layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import ClassVar
 
 from torch import Tensor
 
+from ..records import dataclass
 from .base import Algorithm, stored
 from .full import Full
 

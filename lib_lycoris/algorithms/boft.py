@@ -8,12 +8,12 @@ all stages together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer
 from .base import precise
 from .config import NO_CONFIG, Config

@@ -6,12 +6,12 @@ C3A (arXiv 2407.19342) by PEFT, on linear layers: a block-circular convolution o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, only_linear, precise, stored
 

@@ -7,13 +7,13 @@ DEFT and, without R, PaRa by PEFT, on linear layers. With the method ``qr`` the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import NetworkFormatError, readable
+from ..records import dataclass
 from .base import Factors, exact, flat, only_linear, precise, stored
 from .config import Config
 from .factored import Factored

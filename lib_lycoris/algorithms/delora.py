@@ -6,11 +6,11 @@ DeLoRA (arXiv 2503.18225) by PEFT, on linear layers; n is in the file. Norms are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from ..records import dataclass
 from .base import Factors, only_linear, precise, stored
 from .factored import Factored
 from .stored_values import other_layer

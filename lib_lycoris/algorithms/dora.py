@@ -7,12 +7,13 @@ DoRA (arXiv 2402.09353) over any other algorithm. The axis is decided by the mag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer
 from .base import Algorithm, precise, stored
 

@@ -7,12 +7,13 @@ Full ("native" fine-tuning) by LyCORIS and extraction tools, on any layer, norms
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import ClassVar
 
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, precise, stored
 

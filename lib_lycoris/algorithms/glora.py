@@ -10,12 +10,12 @@ the file tells the release. We take α/r. With rs_lora=True in ss_network_args L
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer, low_rank
 from .base import Factors, Scaled, columns, flat, precise, stored
 

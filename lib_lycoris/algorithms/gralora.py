@@ -7,12 +7,12 @@ part m of A_n and part n of B_m. A' and B' are a LoRA of rank r' over the whole 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .base import Factors, Scaled, only_linear, precise, stored
 from .config import Config
 from .factored import Factored

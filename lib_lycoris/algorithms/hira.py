@@ -6,11 +6,11 @@ HiRA (ICLR 2025) by PEFT, on linear layers and convolutions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, expect, flat, precise, stored
 

@@ -7,12 +7,12 @@ chain is I - U·T·Uᵀ with T upper triangular, so ΔW = -(W·U·T)·Uᵀ has r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .base import Factors, columns, exact, flat, precise, stored
 from .config import Config
 from .factored import Factored

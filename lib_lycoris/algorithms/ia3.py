@@ -10,12 +10,13 @@ patch for the bias).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer
 from .base import Algorithm, precise, stored
 from .config import NO_CONFIG, Config

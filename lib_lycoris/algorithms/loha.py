@@ -10,13 +10,13 @@ say which release wrote it; we read t1 and t2, as every loader and later release
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Cost, Layer, dense, low_rank
 from .base import Factors, Scaled, columns, expect, flat, precise, stored
 from .factored import energy_of, flattened, shaped

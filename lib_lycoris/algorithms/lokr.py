@@ -9,13 +9,13 @@ alpha = dim and uses 1), but in PEFT's files, which always use alpha/r.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite, prod, sqrt
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Cost, Layer, dense
 from .base import Factors, Scaled, expect, flat, precise, stored
 from .config import NO_CONFIG, Config

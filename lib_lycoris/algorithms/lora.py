@@ -11,13 +11,14 @@ DyLoRA is read with α/r over all its ranks, as every loader does; LyCORIS' own 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Cost, Layer, dense, low_rank
 from .base import Algorithm, Factors, Scaled, columns, expect, flat, precise, stored
 from .factored import energy_of, flattened, shaped

@@ -7,12 +7,12 @@ MiSS (arXiv 2409.15371, called Bone before, with ``bone_block``) by PEFT, on lin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, Factors, flat, only_linear, precise, stored
 from .config import NO_CONFIG, Config

@@ -5,11 +5,11 @@ The weights of LayerNorm and GroupNorm layers as LyCORIS trains them (``train_no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from ..records import dataclass
 from .base import stored
 from .full import Full
 

@@ -7,13 +7,14 @@ knows nothing of. Made when a network is matched with a model; never in a file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer
 from .base import Algorithm, Factors, precise
 

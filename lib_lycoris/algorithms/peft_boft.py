@@ -7,12 +7,12 @@ b · 2^i columns (i from 0), the chunks of b/2 with even numbers before those wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer, on_inputs
 from .base import Algorithm, columns, flat, precise, stored
 from .oft import not_square

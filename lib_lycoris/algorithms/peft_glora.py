@@ -7,13 +7,14 @@ config had it; C (in, 1) likewise, D and E (out,) vectors or numbers. On a layer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import NetworkFormatError
+from ..records import dataclass
 from .activation import Bypass, Layer, dense
 from .base import Algorithm, flat, only_linear, precise, stored
 from .config import NO_CONFIG, Config

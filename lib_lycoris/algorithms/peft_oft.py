@@ -15,7 +15,6 @@ the merge.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any, ClassVar
 
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer, block_rows, on_inputs
 from .base import Algorithm, columns, exact, flat, precise, stored
 from .config import NO_CONFIG, Config

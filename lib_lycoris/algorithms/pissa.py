@@ -7,12 +7,12 @@ numbers in it, which nobody can repeat: refused, see networks/settings/refused.p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .base import Factors, exact, expect, flat, only_linear, stored
 from .config import NO_CONFIG, Config
 from .displaced import Displaced, principal

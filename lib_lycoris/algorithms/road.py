@@ -7,12 +7,12 @@ rows, ``road_2`` one for each row, ``road_4`` two; the size of ``road_theta`` te
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..records import dataclass
 from .activation import Bypass, Layer
 from .base import Algorithm, columns, precise, stored
 from .config import Config

@@ -8,11 +8,12 @@ in ΔW. At inference every rank is on at every timestep, as in the trainer. 3x3 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor
 
+from ..records import dataclass
 from .base import Algorithm, Factors, exact, expect, flat, stored
 from .displaced import Displaced, principal
 

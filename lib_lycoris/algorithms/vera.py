@@ -7,13 +7,13 @@ they would come from a seed and from the largest layer of the model, which the f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import NetworkFormatError
+from ..records import dataclass
 from .base import Algorithm, Factors, only_linear, precise, stored
 from .factored import Factored
 from .stored_values import other_layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from ..errors import LycorisError
@@ -12,6 +12,7 @@ from ..models import count_layers
 from ..networks import Network
 from ..patching import Activation, Patcher, Report
 from ..prompt import Presets, StrengthMap, Tag, TagError, resolve
+from ..records import dataclass
 from ..wording import counted
 from .library.cache import NetworkCache
 from .library.library import Library

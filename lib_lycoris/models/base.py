@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from itertools import pairwise
 
 from ..errors import UnknownFamilyError
+from ..records import dataclass
 from .families import FAMILIES, UNKNOWN
 from .family import UNET_PREFIX, Component, Family
 from .parameters import LayerInfo, rows, split_part, with_part

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 
+from ..records import dataclass
 from .families import FAMILIES
 from .index import IndexEntry, Joined, Key, Size, meanings
 from .stored import Shapes, layer_size

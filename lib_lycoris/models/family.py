@@ -7,10 +7,11 @@ and ComfyUI use), its shape, and the name or names that it has in diffusers; ``#
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
+from ..records import dataclass
 from .naming import Naming, TableNames
 from .rows import Row
 

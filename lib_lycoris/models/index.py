@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from math import prod
 
+from ..records import dataclass
 from .families import FAMILIES
 from .family import Family
 from .parameters import rows

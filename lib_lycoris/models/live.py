@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from ..errors import ModelMismatchError
+from ..records import dataclass
 from .base import BaseModel, family_of
 from .detect import detect_family, recognise
 from .families import FAMILIES

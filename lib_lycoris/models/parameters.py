@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from ..records import dataclass
 
 BARE = ("model.text_projection", "model.positional_embedding", "diffusion_model.pos_embed")
 SCALED = (".norm.query_norm", ".norm.key_norm")

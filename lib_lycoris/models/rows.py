@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
+from ..records import dataclass
 from .parameters import LayerInfo
 
 Names = tuple[tuple[str, str | None], ...]  # (name in diffusers, part of the weight that it names)

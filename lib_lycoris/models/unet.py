@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
 
+from ..records import dataclass
 from .family import UNET_PREFIX, Blocks, Component
 from .naming import Live
 from .parameters import LayerInfo

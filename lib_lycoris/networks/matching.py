@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import permutations
 from math import isclose
 
@@ -15,6 +15,7 @@ from ..algorithms import Algorithm, parse
 from ..algorithms.padded import Padded
 from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
 from ..models.stored import layer_size
+from ..records import dataclass
 from .keys import Keys, joined
 from .limits import check_settings, check_tensors, same_numbers, single
 from .network import Skipped
@@ -95,8 +96,7 @@ def _rivals(base: models.BaseModel, made: Mapping[str, Mapping[str, Algorithm]])
     for several in owners.values():
         for (module, name), (other, same) in permutations(several, 2):
             if module != other and _overlap(base, name, same):
-                told = f"{readable(other)} changes the same parameter, {same}"
-                found.setdefault(module, f"{told}; which of them is meant cannot be told")
+                found.setdefault(module, f"{readable(other)} changes the same parameter, {same}; which of them is meant cannot be told")
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..algorithms import Algorithm
 from ..models import BaseModel, split_parameter
+from ..records import dataclass
 
 
 class Skipped(NamedTuple):

@@ -7,13 +7,13 @@ weight, terms and dtype give the same bits on a device, wherever they come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
 from ..algorithms import Algorithm
+from ..records import dataclass
 
 ROUNDING = 4 * torch.finfo(torch.float32).eps  # of the norm of what is added up: what that leaves where nothing should be left
 AT_ONCE = 1 << 18  # elements added and rounded at a time on a CPU: they stay in its cache, and nothing of full size is made

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, Union
 
 from ..errors import ModelMismatchError
 from ..networks import Network
+from ..records import dataclass
 
 LARGEST_STRENGTH = 1e6  # far beyond what leaves an image; a product of it still is a number
 

@@ -26,10 +26,10 @@ What an algorithm's forms multiply and move is its own to say (``Algorithm.cost`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from ..algorithms import Cost
+from ..records import dataclass
 
 Way = Literal["functional", "recompute", "merged"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..algorithms import Algorithm, Bypass, Convolution, Layer
 from ..networks.summing import Term
+from ..records import dataclass
 from .activation import SamplingPosition, Strength, at
 from .live.base_state import BaseState
 from .live.layer_access import LiveParameter

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..errors import readable
 from ..networks import Skipped
+from ..records import dataclass
 from ..wording import counted
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Union
+
+from ..records import dataclass
 
 DEEPEST = 100  # brackets inside each other; those around more are plain text
 _TOKEN = re.compile(r"\\.|[\[\]():|]|[^\\\[\]():|]+")

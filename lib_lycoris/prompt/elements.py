@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import PromptError
 from ..models.blocks import LAYOUTS, layout_of_all
 from ..models.families import FAMILIES
+from ..records import dataclass
 from .number import format_number, parse_number
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
+from ..records import dataclass
 from .editing import Node, read_editing, text_at
 from .scan import Place, places
 from .tag import Tag, TagError, shown

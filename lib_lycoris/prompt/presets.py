@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..atomic import write_text
 from ..errors import PromptError
 from ..models.blocks import LAYOUTS
+from ..records import dataclass
 from .elements import ElementRule, parse_rule
 from .number import is_number
 from .preset_tables import CLASSIC_TEXT, ELEMENTS_TEXT, NAMED_TEXT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 
+from ..records import dataclass
 from .number import quoted
 from .parse import parse_tag
 from .tag import Tag, TagError

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..errors import PromptError
+from ..records import dataclass
 from .number import Moment, format_number, parse_number, quoted, step_of
 
 Point = tuple[float, float]  # (position, value)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 from ..errors import PromptError
 from ..models.blocks import block_of
 from ..models.families import FAMILIES, UNET_PREFIX, UNKNOWN
 from ..models.parameters import split_parameter
+from ..records import dataclass
 from .elements import ElementRule, ratio_after
 from .presets import Presets
 from .schedule import Schedule

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..errors import PromptError, readable
+from ..records import dataclass
 from .elements import ElementRule
 from .number import Moment, format_number
 from .schedule import ONE, Schedule

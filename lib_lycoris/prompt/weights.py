@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
 from ..errors import PromptError
 from ..models.blocks import LAYOUTS
+from ..records import dataclass
 from .number import format_number, is_number, parse_number
 
 COUNTS = tuple(sorted(LAYOUTS))

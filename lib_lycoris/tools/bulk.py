@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..errors import ToolError
 from ..networks.hashes import sha256
 from ..networks.reading.folder import EXTENSIONS
 from ..plain_json import parse_json
+from ..records import dataclass
 from ..wording import counted
 from .arguments import networks_at
 from .declaration import Tool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -13,6 +13,7 @@ from ..atomic import removed_leftovers
 from ..errors import ModelMismatchError
 from ..models import FAMILIES
 from ..networks.reading.dtypes import OF_NETWORKS, PRECISIONS
+from ..records import dataclass
 from ..wording import duration
 from .files.output import refuse_inputs, refuse_strangers, require_space
 from .files.output_name import check_network_name

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, wraps
 from importlib import import_module
 from inspect import cleandoc, signature
 from types import MappingProxyType
 from typing import Any
 
+from ..records import dataclass
 from .declaration import Option, Result, Tool
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import gradio as gr
 
 from ..errors import LycorisError, ToolError
 from ..hosts.protocol import Generator, NetworkCards
+from ..records import dataclass
 from ..tools.files.store import FileStore
 from ..tools.jobs.places import SUFFIX, new_file
 from ..tools.jobs.queue import Jobs

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ...prompt import PromptPlan, StrengthMap, Tag
+from ...records import dataclass
 from .models import LoadedModel
 from .text import Encoded, encode
 

@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...demo import CHECKPOINT
+from ...records import dataclass
 
 NAME = "LyCORIS"
 LEFT = ("networks", "checkpoints", "lbwpresets.txt")  # what older versions wrote into the cache, and people want to keep

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ...errors import HostError, LycorisError
 from ...models.families import FAMILIES
 from ...models.family import TextTower
+from ...records import dataclass
 from ...tools.files.checkpoints.checkpoint import open_checkpoint
 from ...tools.files.checkpoints.scaled import is_scale
 from ..protocol import GenerationRequest

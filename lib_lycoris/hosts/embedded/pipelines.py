@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -22,6 +22,7 @@ from ...patching import Patcher
 from ...plain_json import parse_json
 from ...prompt import PromptPlan
 from ...prompt.attention import read_attention
+from ...records import dataclass
 from ..protocol import GenerationCancelled, GenerationProgress, GenerationRequest
 from .models import LoadedModel, first_line
 from .samplers import SAMPLERS

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Union
 
 import torch
 from torch import Tensor
 
 from ...prompt.attention import BREAK, read_attention
+from ...records import dataclass
 from .models import LoadedModel
 
 PIECE = 75  # tokens between the marks of beginning and end

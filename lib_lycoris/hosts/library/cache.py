@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from ...errors import LycorisError
 from ...models import BaseModel
 from ...networks import Network, load
+from ...records import dataclass
 
 MIB = 1 << 20
 KEPT_MIB = 256  # by default

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...networks.hashes import short
 from ...networks.reading import header
 from ...networks.tag_counts import top_tags
 from ...plain_json import parse_json
+from ...records import dataclass
 
 SUFFIX = ".safetensors"
 # what the webui's loader writes as "sd version" where it knows the family, and the family's short name for the others

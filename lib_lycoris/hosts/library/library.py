@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ...errors import HostError
 from ...networks.reading.folder import EXTENSIONS, SAFETENSORS, SAVED
 from ...prompt import escape_name, unescape_name
+from ...records import dataclass
 from .facts import Describer, NetworkFacts
 from .index import NAME, Index
 from .scan import Scan

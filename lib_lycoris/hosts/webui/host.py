@@ -6,7 +6,6 @@ import hashlib
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +16,7 @@ from ...errors import HostError
 from ...models import BaseModel
 from ...patching import Activation, Mode, Patcher, Report
 from ...prompt import Presets, Tag
+from ...records import dataclass
 from ..fitting import apply_fitting, base_weight
 from ..library.cache import KEPT_MIB, MIB
 from ..library.library import Library

@@ -11,11 +11,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkFormatError
+from ...records import dataclass
 from .foreign import content_name
 from .table import DECODER, TensorInfo, decoded, read_table
 

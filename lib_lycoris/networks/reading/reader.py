@@ -7,7 +7,6 @@ pickle nothing is executed (see :mod:`.unpickle`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkFormatError, naming, readable
+from ...records import dataclass
 from .dtypes import memory_dtype, torch_dtype, unsigned
 from .folder import EXTENSIONS, SAFETENSORS, file_of
 from .foreign import content_name

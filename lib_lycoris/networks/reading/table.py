@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 from ...errors import NetworkFormatError, readable
+from ...records import dataclass
 from .dtypes import BYTES
 
 MOST_AXES = 8  # no weight has more than 5

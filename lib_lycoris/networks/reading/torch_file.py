@@ -10,11 +10,12 @@ import io
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ...errors import NetworkFormatError, readable
+from ...records import dataclass
 from .dtypes import BYTES
 from .foreign import PICKLE, content_name, tensors_name
 from .header import SNIFFED

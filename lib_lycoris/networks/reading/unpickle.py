@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import IO, Any
 
 from ...errors import readable
+from ...records import dataclass
 from .dtypes import BYTES, CODES
 from .table import MOST_AXES, TensorInfo
 

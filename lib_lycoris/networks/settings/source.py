@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkFormatError, readable
 from ...models.families import PIPELINE_PARTS
 from ...plain_json import parse_json
+from ...records import dataclass
 from .peft import peft_settings
 
 SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_encoder_2", "text_encoder_2": "text_encoder_2",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...algorithms import Bypass, LowRank, Stacked
+from ...records import dataclass
 from ..edit import Edit
 from ..live.base_state import BaseState
 

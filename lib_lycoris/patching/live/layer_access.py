@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...records import dataclass
 from .forwards import OPERATIONS, exchanged, is_method_of, plain_forward, reads_children, stand_in
 from .packed import packed
 

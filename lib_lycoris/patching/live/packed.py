@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ...records import dataclass
 
 PLAIN = (nn.Parameter, Tensor)
 LARGEST_INT8 = 127.0  # bitsandbytes' 8 bits: W = numbers · SCB / 127, one SCB a row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import sqrt
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...models import BaseModel, block_of, count_layers
 from ...networks import Network
+from ...records import dataclass
 from ..files.networks.network_file import Patch, patches
 from ..linalg.expand import plain_delta
 from ..linalg.low_rank import energy

@@ -6,7 +6,6 @@ A word stands behind the start mark alone. The encoder is causal, so neither the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from ...models import BaseModel, parameter, rows, split_parameter
 from ...models.family import Component
+from ...records import dataclass
 from ..extract.difference import Reader
 from ..files.networks.compose import placed
 from ..files.networks.network_file import Patch, delta_on

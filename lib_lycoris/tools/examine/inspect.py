@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ...networks.reading.reader import TensorFile
 from ...networks.reading.table import TensorInfo
 from ...networks.settings.source import SettingsSource
 from ...networks.tag_counts import top_tags
+from ...records import dataclass
 from ...wording import counted
 from ..files.checkpoints.checkpoint import layer_infos
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import sqrt
 from pathlib import Path
 
 from ... import models
 from ...networks import load
+from ...records import dataclass
 from ..files.networks.network_file import patches
 from .block_norms import delta_energy
 from .spectra import spectrum

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 from ...algorithms.base import flat
+from ...records import dataclass
 from ..extract.difference import Reader
 from ..files.networks.network_file import Patch
 from ..linalg.expand import plain_delta

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import FileIO
 from math import isfinite, prod
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ToolError
+from ...records import dataclass
 from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile
 from ..files.checkpoints.packing import Packing, packing_of
 

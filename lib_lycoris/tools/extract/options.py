@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ...networks.reading.dtypes import precision_dtype
+from ...records import dataclass
 from ..declaration import FASTEST, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, Option
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.networks.alpha import ALPHA, check_alpha

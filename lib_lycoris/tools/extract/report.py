@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from ...models import FAMILIES, block_of, count_layers
+from ...records import dataclass
 from ...wording import counted
 from ..files.checkpoints.checkpoint import Checkpoint
 from ..files.metadata import KEY, base_entry, dumps, make_recipe, rank_facts

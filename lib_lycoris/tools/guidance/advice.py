@@ -6,11 +6,11 @@ The words are rules of thumb of the trainers' authors, who tested mostly on SD 1
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from math import isqrt, prod
 
 from ... import models
+from ...records import dataclass
 from ..files.networks.growing import header_room
 from ..units import megabytes
 

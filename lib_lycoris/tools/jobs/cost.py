@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from ...records import dataclass
 from .workers import count
 
 START, EACH = 0.12, 0.0015  # seconds: to know the base model; to understand a module and make a new one

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ...errors import ToolError
+from ...records import dataclass
 
 
 class Cancelled(ToolError):

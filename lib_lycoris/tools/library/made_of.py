@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod, sqrt
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ...errors import ModelMismatchError
 from ...models import parameter, rows, split_parameter
+from ...records import dataclass
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import Checkpoint
 from ..files.networks.compose import placed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import prod
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ...networks.reading.folder import EXTENSIONS
 from ...networks.reading.reader import Block, TensorFile
 from ...networks.reading.table import TensorInfo
 from ...networks.settings.source import SettingsSource
+from ...records import dataclass
 from ..files.checkpoints.stream import as_bytes
 
 LOOKED_AT = 8  # layers of a file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...algorithms import parse
 from ...algorithms.base import flat
 from ...errors import ToolError
+from ...records import dataclass
 from ..files.networks.naming import lora
 from .factorise import divisor, loha, nearest_kronecker, rotation, scaling
 from .low_rank import Svd, energy, randomized_svd, residual

@@ -7,7 +7,8 @@ along the hulls of all modules, sorted by energy for their bytes, give the least
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from ...records import dataclass
 
 
 @dataclass(frozen=True)

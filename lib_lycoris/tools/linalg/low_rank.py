@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
 
 import torch
 from torch import Tensor
+
+from ...records import dataclass
 
 RATIO = 1.002  # what is left of D may be this many times what the best approximation of the rank leaves
 # The estimate of what a further pass would gain is up to five times too small on flat spectra (measured on white noise).

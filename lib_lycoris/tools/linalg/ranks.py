@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...errors import ToolError
+from ...records import dataclass
 from .low_rank import Svd, gram_svd, randomized_svd
 
 RULES = ("fixed", "threshold", "ratio", "quantile", "energy", "sv_ratio", "sv_fro", "sv_cumulative")

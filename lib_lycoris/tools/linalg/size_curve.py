@@ -6,7 +6,7 @@ They are those of a difference that is to be extracted, or of a network that is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import prod
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks.reading.dtypes import precision_dtype
+from ...records import dataclass
 from ..files.networks.growing import room_beside
 from ..units import MB, too_little
 from .low_rank import relative

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ...atomic import replacing
 from ...errors import ToolError
 from ...networks.reading.dtypes import FLOATS, PRECISIONS
+from ...records import dataclass
 from ..declaration import (
     DEVICE,
     FAMILY,

@@ -6,7 +6,7 @@ The sum itself is networks.summing's, which the merged path on a live model uses
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from math import isfinite
 
@@ -20,6 +20,7 @@ from ...networks import Network, Skipped, load
 from ...networks.limits import sound
 from ...networks.summing import ROUNDING, Check, Term, add_terms
 from ...prompt import StrengthMap
+from ...records import dataclass
 from ..files.checkpoints.checkpoint import Checkpoint, TensorLocation, torch_dtype
 from ..jobs.progress import Progress
 from .strengths import NetworkOptions

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...algorithms.base import flat
 from ...models import count_layers
+from ...records import dataclass
 from ...wording import counted
 from ..declaration import FilePath, Files, Numbers, Plan, Result, Texts, Tool, options_of
 from ..files.foretold import foretold, kind_of, numbers_of, piece_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ...networks import Network, load
 from ...networks.loading import family_of_all
 from ...networks.reading.dtypes import precision_dtype
 from ...prompt import StrengthMap
+from ...records import dataclass
 from ..declaration import FAMILY, FASTEST, IGNORED_KOHYA, MODELS, NETWORK_PRECISION, PER_NETWORK, SAVE_TO, Option
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...networks import load
+from ...records import dataclass
 from ..examine.block_norms import delta_energy
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint

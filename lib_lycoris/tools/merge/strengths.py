@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from ...errors import ToolError
 from ...networks.reading.folder import file_of
 from ...prompt import Presets, Schedule, StrengthMap, Tag, parse_weights_or_preset, resolve
 from ...prompt.elements import parse_rule
+from ...records import dataclass
 from ..declaration import as_list
 
 NONE = ("", "-", "none")  # how "no block weights for this one" is written between those of others

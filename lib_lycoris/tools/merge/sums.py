@@ -6,7 +6,6 @@ What is left is measured on a few fixed random vectors: ‖ΔW · v‖² is ‖�
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -16,6 +15,7 @@ from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import count_layers
 from ...networks.summing import ROUNDING
+from ...records import dataclass
 from ...wording import counted
 from ..files.networks.compose import Pair, concatenated
 from ..files.networks.network_file import changes_nothing, delta_on

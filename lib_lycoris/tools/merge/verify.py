@@ -6,7 +6,6 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from ...errors import NetworkFormatError, ToolError
 from ...networks.hashes import CHUNK, sha256
 from ...networks.reading.folder import file_of
+from ...records import dataclass
 from ..declaration import DEVICE, FilePath, Files, Option, Plan, Result, Tool, options_of
 from ..files.checkpoints.ahead import Ahead, workers
 from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_checkpoint

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import count_layers, with_part
+from ...records import dataclass
 from ...wording import counted
 from ..declaration import FilePath, Plan, Result, Tool, options_of
 from ..extract.difference import Reader

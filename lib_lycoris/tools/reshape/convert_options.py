@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ...errors import ToolError
 from ...models import FAMILIES, UNKNOWN, BaseModel, reference, split_part
 from ...networks import Network, load
 from ...networks.reading.dtypes import precision_dtype
+from ...records import dataclass
 from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, Option
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint

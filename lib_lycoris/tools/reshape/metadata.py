@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ...networks.hashes import model_hash
 from ...networks.loading import module_shapes, no_network, open_keys
 from ...networks.reading.header import read_header
 from ...networks.settings.source import NOTHING
+from ...records import dataclass
 from ...wording import counted
 from ..declaration import FilePath, Files, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..files.metadata import KEY as RECIPE

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -20,6 +19,7 @@ from ...errors import ToolError
 from ...networks.reading.dtypes import precision_dtype
 from ...networks.settings.name_patterns import found_in
 from ...plain_json import parse_json
+from ...records import dataclass
 from ...wording import counted
 from ..declaration import FAMILY, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.foretold import piece_of

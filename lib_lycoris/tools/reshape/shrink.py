@@ -6,7 +6,7 @@ What `resize` and `slim` have in common; which rank a module keeps is theirs to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, Union
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...networks import Network, load
+from ...records import dataclass
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import describe, make_recipe
 from ..files.networks.alpha import alpha_notes, with_alpha

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ...networks import Network
 from ...networks.reading.dtypes import precision_dtype
 from ...prompt.elements import ElementRule, expand_blocks
 from ...prompt.strength import flat_name
+from ...records import dataclass
 from ...wording import counted
 from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..extract.difference import Reader

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from ...records import dataclass
 from ..declaration import Option
 
 KOHYA = "https://github.com/kohya-ss/sd-scripts/blob/main/docs/train_network.md"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ...errors import ToolError
+from ...records import dataclass
 from ...tools.training.network_options import ALGORITHMS
 
 FIXED = {  # modules of sd-scripts that are one algorithm

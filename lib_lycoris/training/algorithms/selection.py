@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import ToolError
+from ...records import dataclass
 from .preset_file import DIFFUSERS, matches, read_preset
 
 # sd-scripts' own: the transformers of the UNet, and with conv_dim its other blocks too; the blocks of a model that is a transformer

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ...records import dataclass
 
 RANDOM = "get_random_rank_weight"  # what DyLoRA's forward asks for
 

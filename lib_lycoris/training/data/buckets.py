@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 
 from ...errors import ToolError
+from ...records import dataclass
 from .subset import Dataset
 
 Size = tuple[int, int]  # width, height in pixels

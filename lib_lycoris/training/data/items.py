@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from ...errors import ToolError
+from ...records import dataclass
 from ..steps.draws import chooser
 from .buckets import Fit, fit
 from .captions import listed_captions, read_caption

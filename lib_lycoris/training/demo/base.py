@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ...hosts.embedded.shapes import SCHEDULE
 from ...hosts.embedded.tokenizer import demo_tokenizer
+from ...records import dataclass
 from .schedule import Pace, quiet
 
 UNET: dict[str, Any] = {

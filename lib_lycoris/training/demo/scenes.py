@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import cos, pi, sin
 from random import Random
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...models.demo_words import COLOURS, SHAPES
+from ...records import dataclass
 
 SIDE, FINE = 64, 4  # pixels of an image; how much larger it is drawn before it is scaled down, for smooth edges
 RGB = {

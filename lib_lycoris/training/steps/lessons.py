@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ...records import dataclass
 from ..cache import Cache, module_digest
 from ..data.captions import caption_at
 from ..data.items import Item

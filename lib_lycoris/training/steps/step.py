@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...records import dataclass
 from ..algorithms.arguments import NetworkRequest
 from ..algorithms.trained_network import TrainedNetwork
 from ..data.order import Batch, share_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from ...errors import HostError, PromptError
 from ...hosts.protocol import GenerationProgress, GenerationRequest, Generator
 from ...prompt.elements import expand_blocks
+from ...records import dataclass
 from ...wording import remaining
 from .values import BlockValues, tag_of
 

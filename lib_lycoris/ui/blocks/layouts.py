@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from ...errors import ToolError
 from ...models import LAYOUTS, layout
 from ...models.families import FAMILIES
+from ...records import dataclass
 
 _TITLES = {
     17: "SD 1/2: attention (17)", 26: "SD 1/2: full set (26)", 12: "SDXL: attention (12)", 20: "SDXL: full set (20)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from ...errors import LycorisError, ModelMismatchError
 from ...hosts.protocol import Generator
 from ...models import BaseModel
 from ...networks import Network, load
+from ...records import dataclass
 from ...tools.examine.block_norms import BaseWeights, BlockNorm, measure, touched
 from ..style import REFRESH
 

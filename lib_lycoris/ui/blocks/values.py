@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Union
 
 from ...errors import LycorisError, PromptError, ToolError
 from ...models.families import FAMILIES
 from ...prompt import BlockWeights, Cell, ElementRule, Presets, Schedule, Tag, TagError, escape_name, find_tags
 from ...prompt.number import format_number, parse_number
+from ...records import dataclass
 from ...wording import counted
 from .layouts import LISTED, Layout, layout_for
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from html import escape
 from typing import Any
 
@@ -12,6 +12,7 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...prompt import BlockWeights, Cell, OwnPresets, Presets
 from ...prompt.number import format_number
+from ...records import dataclass
 from ...tools.examine.block_norms import BlockNorm
 from ..blocks.analyzer import AnalyzerPart
 from ..blocks.bake import BakePart

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import gradio as gr
 from ...errors import LycorisError, ToolError
 from ...models import FAMILIES, BaseModel, count_layers
 from ...prompt import escape_name
+from ...records import dataclass
 from ...tools.examine.inspect import Inspection
 from ...tools.examine.module_sizes import Sizes, measure_modules, singular_values
 from ...tools.jobs.queue import Job

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ...errors import ToolError
+from ...records import dataclass
 from ...tools.jobs.places import Taken
 from ..context import PageContext, Receiver
 from ..parts.file_choice import checkpoint_picker

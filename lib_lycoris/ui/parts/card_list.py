@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from ...hosts.protocol import NetworkCard
 from ...prompt import escape_name
 from ...prompt.number import format_number
+from ...records import dataclass
 from ...tools.units import megabytes
 from ...wording import counted
 from ..style import REFRESH

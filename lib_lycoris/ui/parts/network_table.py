@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from html import escape
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...errors import PromptError, ToolError
 from ...plain_json import parse_json
 from ...prompt import BlockWeights, Tag, TagError, escape_name, find_tags, unescape_name
 from ...prompt.number import format_number
+from ...records import dataclass
 from ..context import PageContext, Receiver
 from ..events import Update
 from .file_choice import network_picker

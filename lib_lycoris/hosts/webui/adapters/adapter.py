@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from ....errors import HostError
 from ....models import FAMILIES
 from ....patching import Patcher
+from ....records import dataclass
 from .guard import Guard
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from ....networks.reading.foreign import content_name, is_torch_zip
 from ....networks.reading.header import SNIFFED, looks_like_header
 from ....networks.reading.reader import open_file
 from ....networks.reading.table import TensorInfo
+from ....records import dataclass
 from .gguf import is_gguf, read_gguf
 from .packing import PackedInfo, packing_of
 from .scaled import is_scale, packed

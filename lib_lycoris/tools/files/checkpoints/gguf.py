@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 from ....errors import NetworkFormatError, readable
 from ....networks.reading.header import LARGEST_HEADER
 from ....networks.reading.table import MOST_AXES, TensorInfo
+from ....records import dataclass
 from .ggml_blocks import KINDS
 from .packing import Blocks, PackedInfo
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from ....errors import ToolError
 from ....networks.reading import dtypes
 from ....networks.reading.table import TensorInfo
+from ....records import dataclass
 from .ggml_blocks import unpack
 
 

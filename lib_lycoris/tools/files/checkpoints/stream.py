@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ....networks.reading.dtypes import BYTES
 from ....networks.reading.table import TensorInfo
+from ....records import dataclass
 from ...jobs.progress import Progress
 from ..output import Output
 from .ahead import Ahead

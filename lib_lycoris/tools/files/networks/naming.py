@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from ....algorithms.base import flat
 from ....errors import ToolError
 from ....models import BaseModel, rows, split_part, with_part
 from ....models.families import UNET_PREFIX
+from ....records import dataclass
 
 STYLES = ("kohya", "diffusers", "peft", "lycoris", "original")  # original: dotted, as ComfyUI and ai-toolkit have them
 DOTTED = ("diffusers", "peft", "original")  # factors are called as PEFT calls them

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ from ....errors import ModelMismatchError
 from ....models import BaseModel
 from ....networks import Network
 from ....networks.matching import slice_shape
+from ....records import dataclass
 from ..checkpoints.checkpoint import Checkpoint
 from ..metadata import KEY, OWN_HASHES, dumps, rank_facts
 

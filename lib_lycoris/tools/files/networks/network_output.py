@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ....networks.matching import parse_module
 from ....networks.reading.dtypes import CODES
 from ....networks.reading.reader import TensorFile
 from ....networks.settings.source import NOTHING, SettingsSource
+from ....records import dataclass
 from ..metadata import KEY, dumps, network_metadata
 from ..output import Output, refuse_inputs, require_space
 from ..output_name import check_network_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 
 from PIL import Image, ImageDraw
@@ -13,6 +13,7 @@ from ....errors import ToolError
 from ....hosts.protocol import GeneratedImage, GenerationRequest, Generator
 from ....prompt import TagError, escape_name, find_tags, unescape_name
 from ....prompt.number import format_number, parse_number
+from ....records import dataclass
 from .images import ImageFolder, as_address
 from .making import Work
 

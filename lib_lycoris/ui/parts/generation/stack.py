@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ....hosts.protocol import NetworkCard
 from ....networks.hashes import model_hash
 from ....plain_json import parse_json
 from ....prompt import Tag, TagError, escape_name, find_tags, unescape_name
+from ....records import dataclass
 
 VERSION = 1
 KEY = "lycoris stack"

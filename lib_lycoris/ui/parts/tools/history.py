@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from ....atomic import write_text
 from ....errors import ToolError
 from ....plain_json import parse_json
+from ....records import dataclass
 from ....tools.jobs.queue import Job
 
 KEPT = 300  # entries

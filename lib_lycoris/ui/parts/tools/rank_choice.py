@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from ....errors import ToolError
+from ....records import dataclass
 from ...context import PageContext
 from ...events import Update
 
