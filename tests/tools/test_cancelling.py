@@ -113,6 +113,7 @@ def test_differences_of_a_thousandth_are_kept(options: dict[str, object], tmp_pa
         torch.testing.assert_close(delta, 0.001 * deltas(one)[name], rtol=2e-3, atol=1e-5 * float(deltas(one)[name].abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [None, "fp32", "bf16"])
 def test_networks_that_cancel_in_a_checkpoint_write_no_copy_of_it(precision: str | None, tmp_path: Path) -> None:
     lora, loha = NETWORKS / "demo-lora.safetensors", NETWORKS / "demo-loha.safetensors"
