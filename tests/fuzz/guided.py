@@ -13,6 +13,8 @@ from pathlib import Path
 
 import atheris
 
+from .fence import fence
+
 with atheris.instrument_imports(include=["lib_lycoris.networks.reading", "lib_lycoris.prompt"]):
     from .parsers import PARSERS
 
@@ -31,6 +33,7 @@ def main(name: str, runs: int) -> None:
         dictionary.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word.encode()) + '"\n' for word in words))
         crashes = f"-artifact_prefix={os.getcwd()}/"
         os.chdir(place)
+        fence(Path(place))
         atheris.Setup([sys.argv[0], f"-runs={runs}", "-max_len=2048", f"-dict={dictionary}", crashes, str(found)], parser)
         atheris.Fuzz()
 

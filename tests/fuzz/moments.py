@@ -22,6 +22,7 @@ from typing import Any
 from lib_lycoris.errors import LycorisError
 from lib_lycoris.tools import TOOLS
 
+from .fence import fence
 from .judge import Unclean, wrong_with
 from .tiny_files import FILES, prepared
 
@@ -59,6 +60,7 @@ def fork(tool: str, folder: Path, before: Before = lambda: None) -> int:
         return child
     code = FAULT
     try:
+        fence(folder)
         before()
         result = TOOLS[tool].run(**options(tool, folder))
         code = REFUSED if result.report.get("ok") is False else WORKED  # `metadata` goes on with its other files and tells what failed
