@@ -274,6 +274,16 @@ def test_verbs_go_to_the_command_line_and_tests_to_pytest(started: list[tuple]) 
     ]
 
 
+def test_what_a_training_installs_is_said_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(run, "is_ready", lambda environment, extras: extras == ["app"])
+    monkeypatch.setattr(run, "ensure", lambda environment, extras: asked.append((capsys.readouterr().out, extras)))
+    run.ensure_training(["train", "--optimizer_type", "AdamW8bit"])
+    ((said, extras),) = asked
+    assert said == f"Training needs more packages, about 70 MB, beside those of the app, in {run.NEW.path}; no webui is touched.\n"
+    assert extras == [*run.TRAIN, "train-8bit"]
+
+
 def test_an_optimisers_package_is_installed_where_a_configuration_asks_for_it(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text('[optimizer]\noptimizer_type = "Prodigy"\n')

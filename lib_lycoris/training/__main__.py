@@ -28,15 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = read_settings(sys.argv[1:] if argv is None else argv)
         from .dry_run import dry_run
         from .loop import Loop
+        from .memory import fitting
         from .setup import prepare
 
-        run = prepare(settings)
-        events = run.events
-        if settings.dry_run:
-            print(dry_run(run))
-            return 0
-        with _gentle_stop(events):
-            done = Loop(run).go()
+        with fitting(settings, "this training"):
+            run = prepare(settings)
+            events = run.events
+            if settings.dry_run:
+                print(dry_run(run))
+                return 0
+            with _gentle_stop(events):
+                done = Loop(run).go()
     except (LycorisError, OSError, SafetensorError) as error:
         said = str(error) if isinstance(error, LycorisError) else _system_error(error)
         print(f"error: {said}", file=sys.stderr)

@@ -7,21 +7,15 @@ import time
 
 import torch
 
-from ..errors import ToolError
 from ..tools.units import megabytes
+from ..wording import counted, duration
 from .data.order import Batch, by_bucket
 from .files import dtype_of
+from .memory import fitting, savings
 from .setup import Run
 
 STEPS = 2
-SAVINGS = (
-    ("gradient_checkpointing", "--gradient_checkpointing: the activations by more than half"),
-    ("mixed_precision", "--mixed_precision bf16: the base model and the activations by half"),
-    ("train_batch_size", "a smaller --train_batch_size with more --gradient_accumulation_steps: the activations in proportion"),
-    ("network_train_unet_only", "--network_train_unet_only: what the text encoders' gradients take"),
-    ("optimizer_type", "--optimizer_type AdamW8bit: the optimiser's numbers by three quarters"),
-    ("resolution", "a smaller --resolution: the activations in proportion to the area"),
-)  # fmt: skip
+USUAL = 100  # times that a training shows each image: what docs/algorithms.md measures by
 
 
 def dry_run(run: Run) -> str:
@@ -34,17 +28,13 @@ def dry_run(run: Run) -> str:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
-    try:
+    with fitting(run.settings, "a batch of {} of {}x{} pixels".format(counted(size, "image"), *items[0].fit.bucket)):
         for _ in range(STEPS):
             started = time.monotonic()
             run.stepper.take([batch], run.optimiser, run.schedule)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.monotonic() - started)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ToolError(
-            f"a batch of {size} images of {batch.items[0].fit.bucket} does not fit: {error}. What helps:\n{_savings(run)}"
-        ) from error
     return _text(run, batch, seconds[-1] * run.settings.gradient_accumulation_steps)
 
 
@@ -55,19 +45,30 @@ def _text(run: Run, batch: Batch, seconds: float) -> str:
     parts: dict[str, int] = {}
     for one in run.network.entries:
         parts[one.component] = parts.get(one.component, 0) + 1
-    layers = ", ".join(f"{count} layers of {part}" for part, count in parts.items())
+    layers = ", ".join(f"{counted(count, 'layer')} of {part}" for part, count in parts.items())
     total = seconds * run.steps
     return "\n".join(
         [
+            _seen(run),
             f"trained: {layers}; {weights:,} numbers with {run.request.algorithm}",
             "memory: {} at the largest batch, {} of {}x{}".format(_memory(run), len(batch.items), *batch.items[0].fit.bucket),
-            f"time: {seconds:.2f} s a step, {run.steps} steps, {total / 60:.0f} min, without caching and images",
+            f"time: {seconds:.2f} s a step, {duration(total)} for {counted(run.steps, 'step')}, without caching and images",
             f"file: {megabytes(size)}",
             "what would take less memory:",
-            _savings(run),
+            *(f"  {words}" for words in savings(run.settings)),
             "nothing was written",
         ]
     )
+
+
+def _seen(run: Run) -> str:
+    """Return how often each image is trained on, and what would be usual: from the size of the data follow the steps."""
+    own = [item for item in run.found.items if not item.subset.regularisation]
+    epochs = run.steps * run.settings.gradient_accumulation_steps / run.order.length
+    times = epochs * sum(item.subset.repeats for item in own) / len(own)
+    usual = max(1, round(run.steps * USUAL / times))
+    seen = f"{counted(len(own), 'image')}, each seen {times:.3g} times in {counted(run.steps, 'step')}"
+    return f"{seen}; about {USUAL} times are usual, which are {counted(usual, 'step')}"
 
 
 def _memory(run: Run) -> str:
@@ -87,13 +88,3 @@ def _peak() -> int:
         return int(psutil.Process().memory_info().peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _savings(run: Run) -> str:
-    settings = run.settings
-    used = {
-        "gradient_checkpointing": settings.gradient_checkpointing, "mixed_precision": settings.mixed_precision != "no",
-        "train_batch_size": settings.train_batch_size == 1, "network_train_unet_only": settings.network_train_unet_only,
-        "optimizer_type": settings.optimizer_type != "AdamW", "resolution": False,
-    }  # fmt: skip
-    return "\n".join(f"  {words}" for name, words in SAVINGS if not used[name])

@@ -45,7 +45,10 @@ def between(settings: Any, output: Path, step: int, epoch: int | None) -> Path:
 
 
 def thin_out(settings: Any, output: Path, step: int, epoch: int) -> list[str]:
-    """Remove files between that are older than what is to be kept; return their names."""
+    """Remove files between that are older than what is to be kept, by sd-scripts' rules; return their names.
+
+    Of steps those of the last so many stay, of epochs the last so many files, whatever lies between them.
+    """
     name = re.escape(settings.output_name)
     by_step = sorted(_numbered(output, rf"{name}-step(\d{{8}}){re.escape(ENDING)}"))
     by_epoch = sorted(_numbered(output, rf"{name}-(\d{{6}}){re.escape(ENDING)}"))
@@ -53,7 +56,7 @@ def thin_out(settings: Any, output: Path, step: int, epoch: int) -> list[str]:
     if settings.save_last_n_steps is not None:
         gone += [path for number, path in by_step if number < step - settings.save_last_n_steps]
     if settings.save_last_n_epochs is not None:
-        gone += [path for number, path in by_epoch if number <= epoch - settings.save_last_n_epochs]
+        gone += [path for number, path in by_epoch if number <= epoch - settings.save_last_n_epochs * (settings.save_every_n_epochs or 1)]
     if settings.keep_last is not None:
         every = sorted((path.stat().st_mtime_ns, path) for _, path in by_step + by_epoch)
         gone += [path for _, path in every[: max(len(every) - settings.keep_last, 0)]]

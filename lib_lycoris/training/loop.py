@@ -16,6 +16,7 @@ from ..atomic import removed_leftovers
 from ..errors import LycorisError, ToolError
 from ..tools.training.runs import STATE
 from ..tools.units import megabytes
+from ..wording import counted
 from .check import check_file
 from .files import ENDING, between, dtype_of, thin_out, write_network
 from .reporting.board import draw_step, open_board
@@ -49,6 +50,11 @@ class Loop:
         self.losses: deque[float] = deque(maxlen=RECENT)
         self.step = 0
 
+    @property
+    def final(self) -> Path:
+        """The file that the run is for."""
+        return self.run.output / f"{self.settings.output_name}{ENDING}"
+
     def go(self) -> Path | None:
         """Train to the end and return the network's file; None when it was stopped before."""
         self._begin()
@@ -75,14 +81,14 @@ class Loop:
     def _begin(self) -> None:
         """Find the place to begin at: the kept state's, or the start. Raises ToolError where that is not clear."""
         run, settings = self.run, self.settings
-        final = run.output / f"{settings.output_name}{ENDING}"
         state = read_state(run.folder, self.mark) if settings.resume else None
         there = (run.folder / STATE).is_file()
-        if not settings.resume and not settings.overwrite and (there or final.exists()):
-            what = f"a run called {settings.output_name}" if there else final.name
+        if not settings.resume and not settings.overwrite and (there or self.final.exists()):
+            what = f"a run called {settings.output_name}" if there else self.final.name
             raise ToolError(f"{what} is there already; give --resume to go on with it, --overwrite to begin anew, or another --output_name")
         if settings.overwrite and run.main and not settings.resume:
             (run.folder / STATE).unlink(missing_ok=True)
+            self.samples.forget()
         if state is not None:
             self._restore(state)
         run.accelerator.wait_for_everyone()  # what the first process writes now is not what the others looked for
@@ -91,7 +97,8 @@ class Loop:
                 removed_leftovers(folder)  # of processes that were killed while they wrote
             self.events.begin(self.step)
             facts = {"steps": run.steps, "name": settings.output_name, "seed": settings.seed, "layers": len(self.network.entries)}
-            words = f"{settings.output_name}: {len(self.network.entries)} layers, {run.steps} steps, {run.order.length} batches an epoch"
+            layers, steps = counted(len(self.network.entries), "layer"), counted(run.steps, "step")
+            words = f"{settings.output_name}: {layers}, {steps}, {counted(run.order.length, 'batch', 'batches')} an epoch"
             self.events.tell("start", words + (f"; going on after step {self.step}" if self.step else ""), step=self.step, **facts)
         run.lessons.fill(run.found.items + run.found.validation, self._caching)
         if state is None and run.main:
@@ -139,7 +146,7 @@ class Loop:
             self._restore(state)
             back = f"; the network is as it was after step {self.step}"
             if self.step:
-                self._save(self.run.output / f"{self.settings.output_name}{ENDING}")
+                self._save(self.final)
         else:
             failed = self.step + 1
         hint = "a rate of a half or a third, a longer --lr_warmup_steps, or a smaller --max_grad_norm"
@@ -216,7 +223,7 @@ class Loop:
             facts: dict[str, Any] = {}
             if self.settings.self_check:
                 facts = check_file(path, run.model, run.network, dtype_of(self.settings))
-        gone = thin_out(self.settings, run.output, self.step, run.epoch_after(self.step))
+        gone = [] if path == self.final else thin_out(self.settings, run.output, self.step, run.epoch_after(self.step))
         size = path.stat().st_size
         words = f"{path.name}: {megabytes(size)}" + (", read again and found equal to what was trained" if facts else "")
         self.events.tell("saved", words, step=self.step, file=path.name, bytes=size, removed=gone, **facts)
@@ -236,8 +243,7 @@ class Loop:
             self.events.tell("stopped", words, step=self.step)
 
     def _finish(self) -> Path:
-        run = self.run
-        path = run.output / f"{self.settings.output_name}{ENDING}"
+        run, path = self.run, self.final
         self._save(path)
         if run.main:
             with self._in_use(), torch.no_grad():

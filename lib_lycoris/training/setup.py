@@ -22,7 +22,7 @@ from .algorithms.build import build_network
 from .algorithms.initial import Initial
 from .algorithms.trained_network import TrainedNetwork
 from .cache import Cache
-from .data.folders import datasets_of
+from .data.folders import datasets_of, left_out
 from .data.items import Catalogue, catalogue, digest_of
 from .data.order import Order
 from .data.report import as_text, data_report
@@ -170,6 +170,7 @@ def _accelerator(settings: Settings) -> tuple[Any, torch.device]:
 def _images(settings: Settings, model: TrainedModel, events: Events) -> Catalogue:
     seed = settings.validation_seed if settings.validation_seed is not None else settings.seed
     found = catalogue(datasets_of(settings, model.size), lambda done, total: None, settings.validation_split, seed)
+    found.left_out = left_out(settings)
     if not events.quiet:
         print(as_text(data_report(found)), flush=True)
     return found

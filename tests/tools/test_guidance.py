@@ -27,6 +27,7 @@ from lib_lycoris.tools.guidance.advice import (
     sizes_of,
     stored_numbers,
 )
+from lib_lycoris.tools.guidance.measured import MEASURED
 from lib_lycoris.tools.linalg.candidates import Wanted, make
 from lib_lycoris.tools.linalg.factorise import loha
 from lib_lycoris.tools.linalg.low_rank import energy
@@ -121,6 +122,9 @@ def test_everything_that_is_said_has_a_source() -> None:
         assert item.sources and all(link.startswith("https://") for link in item.sources), item.key
         assert all((item.good, item.care, item.usual, item.asked)) and 0 <= item.fidelity <= 4
     assert all(link.startswith("https://") for _, link in RULES)
+    said = " ".join(text for text, _ in RULES)
+    assert "steps = 100 * images / images a step" in said and "1e-4 to 1e-3" in said
+    assert {row.name for row in MEASURED} <= {item.name.partition(",")[0] for item in ADVICE} | {"LoKr"}
     assert {item.key for item in EXAMPLES} <= {item.key for item in ADVICE}
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_lycoris.hosts.embedded.shapes import SCHEDULE
-from lib_lycoris.training.data.buckets import bucket_sizes, covering, fit
+from lib_lycoris.training.data.buckets import Fit, Size, bucket_sizes, covering, fit
 from lib_lycoris.training.data.captions import caption_at
 from lib_lycoris.training.data.order import share_of
 from lib_lycoris.training.data.subset import Dataset, Subset
@@ -167,6 +167,21 @@ def test_an_image_covers_the_bucket_of_the_nearest_shape(width: int, height: int
     assert all(0 <= side - cut < 64 for side, cut in zip(small.resized, small.bucket))
 
 
+@pytest.mark.parametrize(
+    "size, enlarged, kept",
+    [  # what sd-scripts' BucketManager (48d368f) says of the size: bucket, and what the image is resized to
+        ((1408, 697), ((704, 320), (704, 349)), ((640, 320), (646, 320))),
+        ((1000, 700), ((576, 448), (640, 448)), ((576, 384), (576, 403))),
+        ((700, 1000), ((448, 576), (448, 640)), ((384, 576), (403, 576))),
+        ((300, 200), ((640, 384), (640, 427)), ((256, 192), (300, 200))),
+        ((3000, 800), ((960, 256), (960, 256)), ((960, 256), (960, 256))),
+    ],
+)
+def test_images_go_where_the_trainer_puts_them(size: Size, enlarged: tuple[Size, Size], kept: tuple[Size, Size]) -> None:
+    data = Dataset((), (512, 512), 1, min_bucket_reso=256)
+    assert fit(size, data) == Fit(*enlarged) and fit(size, replace(data, bucket_no_upscale=True)) == Fit(*kept)
+
+
 def test_without_buckets_every_image_is_cut_to_the_resolution() -> None:
     assert fit((900, 300), Dataset((), (512, 512), 1, enable_bucket=False)).resized == (1536, 512)
     assert covering((300, 900), (512, 512)) == (512, 1536)
@@ -197,7 +212,7 @@ def test_dropout_has_its_rates() -> None:
     assert all(tags[0] == "a" for tags in kept)
     assert sum(len(tags) - 1 for tags in kept) / (2 * count) == pytest.approx(0.75, abs=0.03)
     often = replace(SUBSET, caption_dropout_every_n_epochs=2)
-    assert [caption_at("a", often, epoch, Random(1)) for epoch in range(4)] == ["", "a", "", "a"]
+    assert [caption_at("a", often, epoch, Random(1)) for epoch in range(4)] == ["a", "", "a", ""]  # the second, the fourth, as sd-scripts
 
 
 def test_words_around_a_caption_and_wildcards() -> None:

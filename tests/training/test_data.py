@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_lycoris.errors import ToolError
 from lib_lycoris.training.cache import Cache
-from lib_lycoris.training.data.folders import datasets_of
+from lib_lycoris.training.data.folders import datasets_of, left_out
 from lib_lycoris.training.data.items import Catalogue, catalogue
 from lib_lycoris.training.data.order import Order
 from lib_lycoris.training.data.pictures import Cut, read_picture
@@ -64,6 +64,18 @@ def test_the_report_names_what_is_wrong(tmp_path: Path) -> None:
     assert report["images"] == 3 and report["duplicates"] == [["b.png", "a.png"]] and report["enlarged"] == ["a.png", "b.png"]
     assert [name for name, _ in report["broken"]] == ["half.png", "page.jpg"] and report["buckets"] == {"64x64": 3}
     assert str(tmp_path) not in as_text(report) and "broken and left out: half.png" in as_text(report)
+
+
+def test_folders_that_are_not_trained_on_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "portraits" / "a.png")
+    (tmp_path / "notes").mkdir()
+    cat = picture(tmp_path / "cat.png").parent
+    assert left_out(settings("--train_data_dir", str(cat))) == ["portraits (1 image)"]
+    picture(tmp_path / "10_dog" / "b.png")
+    images = found("--train_data_dir", str(cat))
+    images.left_out = left_out(settings("--train_data_dir", str(cat)))
+    assert [item.path.name for item in images.items] == ["b.png"]
+    assert f"left out, folders without a number such as 10_cat: {cat.name} (1 image), portraits (1 image)" in as_text(data_report(images))
 
 
 def test_buckets_keep_shapes_and_every_batch_has_one(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_a_network_of_all_components(family: str, kind: str, models: dict[tuple[
     assert metadata["modelspec.prediction_type"] == ("v" if family == "sd2" else "epsilon")
 
 
+def test_each_component_has_its_rate(models: dict[tuple[str, str], Path], out: Path, words: Words) -> None:
+    given = ("--pretrained_model_name_or_path", str(models["sdxl", "file"]), "--resolution", "64", "--network_dim", "2", "--no-self_check",
+             "--max_train_steps", "1", "--unet_lr", "1e-4", "--text_encoder_lr", "2e-3", "3e-3", "--learning_rate", "1")  # fmt: skip
+    assert main(words("rates", *given)) == 0
+    assert runs.facts_of(out / "rates.training").rates == {"unet": [(1, 1e-4)], "text_encoder": [(1, 2e-3)], "text_encoder_2": [(1, 3e-3)]}
+
+
 def test_activations_that_are_computed_twice_train_the_text_encoder_too(
     models: dict[tuple[str, str], Path], out: Path, words: Words
 ) -> None:

@@ -105,8 +105,9 @@ def test_every_option_has_a_section_or_a_sentence() -> None:
 def test_a_run_is_started_stopped_found_again_and_gone_on_with(page: TrainPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    images = pictures.folder(tmp_path / "images", 6)
-    given = values(page, folder=str(images), name="cat", use=OWN, dim=2, alpha=1, steps=12, rate=1e-2, more="--device cpu --seed 1")
+    monkeypatch.setattr("lib_lycoris.ui.pages.train.POLL", 0.1)
+    images, steps = pictures.folder(tmp_path / "images", 6), 60  # more than are done while the first curves are drawn
+    given = values(page, folder=str(images), name="cat", use=OWN, dim=2, alpha=1, steps=steps, rate=1e-2, more="--device cpu --seed 1")
     seen = []
     for update in page.train(*given):
         seen.append(update[0]["value"])
@@ -115,7 +116,7 @@ def test_a_run_is_started_stopped_found_again_and_gone_on_with(page: TrainPage, 
     assert "starting" in seen[0] and "Stopped after step" in seen[-1]
     folder = page.context.store.network_folder() / "cat.training"
     done = runs.facts_of(folder).step
-    assert 0 < done < 12 and not folder.with_name("cat.safetensors").exists()
+    assert 0 < done < steps and not folder.with_name("cat.safetensors").exists()
     assert "there already" in next(page.train(*given))[1]["value"]
     other = TrainPage(page.context)  # somebody opens the page again
     with gr.Blocks():
@@ -123,7 +124,7 @@ def test_a_run_is_started_stopped_found_again_and_gone_on_with(page: TrainPage, 
     assert "Stopped after step" in other.found()[0]["value"]
     *_, last = other.go_on(*values(other))
     assert "cat is trained" in last[0]["value"] and "&lt;lyco:cat:1&gt;" in last[2]["value"]
-    assert [step for step, _ in runs.facts_of(folder).losses] == list(range(1, 13))
+    assert [step for step, _ in runs.facts_of(folder).losses] == list(range(1, steps + 1))
     box, blocks, curve, dim, _ = last[5:]
     assert box["visible"] and "<img" in blocks["value"] and "<img" in curve["value"] and 1 <= dim["value"] <= 2
     *_, said = other.smaller(1)

@@ -13,12 +13,8 @@ from ... import models
 from ...records import dataclass
 from ..files.networks.growing import header_room
 from ..units import megabytes
+from .sources import ALGO_LIST, DREAMBOOTH, GUIDELINES, KOHYA, PAPER, PEFT
 
-DOCS = "https://github.com/KohakuBlueleaf/LyCORIS/blob/main/docs"
-ALGO_LIST, GUIDELINES = f"{DOCS}/Algo-List.md", f"{DOCS}/Guidelines.md"
-KOHYA = "https://github.com/kohya-ss/sd-scripts/blob/main/docs/train_network.md"
-PAPER = "https://arxiv.org/abs/"
-SOURCE_NAMES = {ALGO_LIST: "LyCORIS, Algo-List", GUIDELINES: "LyCORIS, Guidelines", KOHYA: "sd-scripts, train_network"}
 MARKS = {4: "best", 3: "good", 2: "fair", 1: "weak"}
 WIDTH = 2  # bytes of an fp16 number
 UNET_MIDDLE = "diffusion_model.middle_block."  # in each UNet and in no transformer: the presets choose among the layers of UNets
@@ -116,6 +112,13 @@ RULES = (
     ("At the same size, what learns a concept better mixes worse with others; both improve with size.", GUIDELINES),
     ("Alpha fixed at 1 and alpha = dim/2 are different things as dim grows.", GUIDELINES),
     ("Attention and feed-forward layers alone (the preset attn-mlp) are the default advice.", GUIDELINES),
+    ("A usual learning rate is 1e-4 to 1e-3 for a LoRA with alpha 1, less for its text encoder.", KOHYA),
+    (
+        "The number of steps follows from the images: theirs saw each image about 100 times, so steps = 100 * images / images a step; "
+        "before a training, --dry_run and Check say what that is for a folder.",
+        PEFT,
+    ),
+    ("Too many steps, or too high a rate, and images become those of the folder whatever is asked for: begin low and go up.", DREAMBOOTH),
 )
 _OTHER_NAMES = {
     "norm": "full", "norm bias": "full", "bias": "full", "replacement": "full", "bias replacement": "full",

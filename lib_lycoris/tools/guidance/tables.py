@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..units import megabytes
-from .advice import ADVICE, RULES, SOURCE_NAMES, Advice, example_sizes
+from .advice import ADVICE, RULES, Advice, example_sizes
+from .measured import MEASURED, MEASURED_INTRO
+from .sources import PEFT, source_name
 
 HEAD = ("algorithm", "how it is asked for in training", "usual rank (dim), alpha", "good for", "watch out", "fidelity, flexibility, size")
 SIZE_HEAD = ("algorithm", "setting", "layers", "SD 1.x", "SDXL")
+MEASURED_HEAD = ("algorithm", "setting", "rate", "likeness", "file", "memory of the GPU", "seconds")
 INTRO = (
     "Rules of thumb from the authors of the trainers, who tested mostly on SD 1 and call their own tests limited; fidelity, flexibility "
     "and size are compared at about the same number of parameters."
@@ -32,21 +35,28 @@ def size_rows() -> list[tuple[str, ...]]:
     ]
 
 
-def source_name(link: str) -> str:
-    """Return what a source is called."""
-    return SOURCE_NAMES.get(link, f"arXiv {link.rpartition('/')[2]}" if "arxiv.org" in link else link)
+def measured_rows() -> list[tuple[str, ...]]:
+    """Return what PEFT's authors measured."""
+    return [
+        (row.name, row.setting or "-", row.rate, f"{row.likeness:.3f}", megabytes(row.file), megabytes(row.memory), str(row.seconds))
+        for row in MEASURED
+    ]
 
 
 def as_markdown() -> str:
     """Return the section of docs/algorithms.md."""
-    links = list(dict.fromkeys([link for item in ADVICE for link in item.sources] + [link for _, link in RULES]))
+    links = list(dict.fromkeys([link for item in ADVICE for link in item.sources] + [link for _, link in RULES] + [PEFT]))
     lines = ["## Which algorithm for what", "", INTRO, "", _row((*HEAD, "source")), _row(["---"] * (len(HEAD) + 1))]
     for item, cells in advice_rows():
         lines.append(_row((*cells, ", ".join(f"[{source_name(link)}]" for link in item.sources))))
     lines += ["", *(f"- {text} [{source_name(link)}]" for text, link in RULES), ""]
-    lines += [SIZES, ""]
-    lines += [_row(SIZE_HEAD), _row(["---"] * len(SIZE_HEAD)), *map(_row, size_rows()), ""]
+    lines += [SIZES, "", *_table(SIZE_HEAD, size_rows())]
+    lines += [f"{MEASURED_INTRO} [{source_name(PEFT)}]", "", *_table(MEASURED_HEAD, measured_rows())]
     return "\n".join([*lines, *(f"[{source_name(link)}]: {link}" for link in links)]) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [_row(head), _row(["---"] * len(head)), *map(_row, rows), ""]
 
 
 def _row(cells: Sequence[str]) -> str:

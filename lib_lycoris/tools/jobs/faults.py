@@ -19,13 +19,13 @@ def machine_faults() -> Iterator[None]:
     except OSError as error:
         name = Path(str(error.filename)).name if error.filename else "a file"
         raise ToolError(f"{readable(name)} cannot be used: {error.strerror or error}; was it moved or changed meanwhile?") from error
-    except MemoryError as error:
-        raise _no_memory() from error
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in NO_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if not says_no_memory(error):
             raise
-        raise _no_memory() from error
+        sentence = "there is not enough memory for this; close other programs, or use another device. Nothing was written"
+        raise ToolError(sentence) from error
 
 
-def _no_memory() -> ToolError:
-    return ToolError("there is not enough memory for this; close other programs, or use another device. Nothing was written")
+def says_no_memory(error: BaseException) -> bool:
+    """Tell whether an error is the machine's memory, or a GPU's, that ran out."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY))

@@ -108,7 +108,7 @@ SAVING = section(
     Option("save_every_n_steps", "write the network every so many steps too", int),
     Option("save_every_n_epochs", "write the network every so many epochs too", int),
     Option("save_last_n_steps", "of the files between, keep those of the last so many steps", int),
-    Option("save_last_n_epochs", "of the files between, keep those of the last so many epochs", int),
+    Option("save_last_n_epochs", "of the files of every so many epochs, keep the last so many", int),
     Option("keep_last", "of the files between, keep the last so many", int, source=OWN),
     Option("training_comment", "a sentence for the file's metadata"),
     Option("metadata_title", "the title (default: the name)"),

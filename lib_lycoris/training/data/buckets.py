@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 
 from ...errors import ToolError
 from ...records import dataclass
@@ -48,8 +48,8 @@ def fit(size: Size, data: Dataset) -> Fit:
 def covering(size: Size, bucket: Size) -> Size:
     """Return the size of the same shape that just covers a bucket."""
     if size[0] * bucket[1] > bucket[0] * size[1]:  # wider than the bucket: the height decides
-        return max(bucket[0], round(size[0] * bucket[1] / size[1])), bucket[1]
-    return bucket[0], max(bucket[1], round(size[1] * bucket[0] / size[0]))
+        return max(bucket[0], _rounded(size[0] * bucket[1] / size[1])), bucket[1]
+    return bucket[0], max(bucket[1], _rounded(size[1] * bucket[0] / size[0]))
 
 
 def _sizes(data: Dataset) -> list[Size]:
@@ -67,9 +67,30 @@ def _sizes(data: Dataset) -> list[Size]:
 def _not_enlarged(size: Size, data: Dataset) -> Fit:
     """Shrink an image to the resolution's area if it has more, and cut its sides down to steps."""
     area, step = data.resolution[0] * data.resolution[1], data.bucket_reso_steps
-    share = min(1.0, sqrt(area / (size[0] * size[1])))
-    resized = (max(round(size[0] * share), 1), max(round(size[1] * share), 1))
+    resized = size if size[0] * size[1] <= area else _shrunk(size[0] / size[1], area, step)
     bucket = (resized[0] // step * step, resized[1] // step * step)
     if not all(bucket):
         raise ToolError(f"an image of {size[0]}x{size[1]} pixels is smaller than a step of {step}; leave --bucket_no_upscale out")
     return Fit(bucket, resized)
+
+
+def _shrunk(ratio: float, area: int, step: int) -> Size:
+    """Return a size of an area with one side in steps, so that nothing of it is cut: the side that leaves less of the other to cut."""
+    width, height = _in_steps(sqrt(area * ratio), step), _in_steps(sqrt(area / ratio), step)
+    by_width, by_height = (width, _in_steps(width / ratio, step)), (_in_steps(height * ratio, step), height)
+    if _apart(by_width, ratio) < _apart(by_height, ratio):
+        return width, _rounded(width / ratio)
+    return _rounded(height * ratio), height
+
+
+def _rounded(side: float) -> int:
+    """Round as sd-scripts does: a half is rounded up."""
+    return int(side + 0.5)
+
+
+def _in_steps(side: float, step: int) -> int:
+    return _rounded(side) // step * step
+
+
+def _apart(size: Size, ratio: float) -> float:
+    return abs(size[0] / size[1] - ratio) if all(size) else inf

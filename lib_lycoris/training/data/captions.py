@@ -64,8 +64,8 @@ def _table(path: Path, text: str) -> dict[str, str]:
 
 
 def caption_at(caption: str, subset: Subset, epoch: int, choose: Random) -> str:
-    """Return a caption as it is once; ``epoch`` from 0."""
-    if subset.caption_dropout_every_n_epochs and epoch % subset.caption_dropout_every_n_epochs == 0:
+    """Return a caption as it is once; ``epoch`` from 0, where sd-scripts counts from 1: of every second one the first has its captions."""
+    if subset.caption_dropout_every_n_epochs and (epoch + 1) % subset.caption_dropout_every_n_epochs == 0:
         return ""
     if choose.random() < subset.caption_dropout_rate:
         return ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ToolError
+from ...wording import counted
 from .subset import Dataset, Subset, configured
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl")
@@ -64,6 +65,18 @@ def subsets_in(folder: Path, values: Mapping[str, Any], regularisation: bool = F
         raise ToolError(f"{folder} holds no images ({', '.join(ENDINGS)}), nor folders named N_word that do")
     found = [Subset(**{**one.__dict__, "metadata": metadata_in(one.folder, values)}) for one in found]
     return [configured(one, values) for one in found]
+
+
+def left_out(settings: Any) -> list[str]:
+    """Return the folders with images in those that settings name which are not trained on: beside N_word folders, others are not read."""
+    found = []
+    for folder in (settings.train_data_dir, settings.reg_data_dir):
+        if folder and not settings.dataset_config:
+            used = {subset.folder for subset in subsets_in(folder, settings.values)}
+            inside = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+            counts = {path.name: len(images_in(path)) for path in (folder, *inside) if path not in used}
+            found += [f"{name} ({counted(count, 'image')})" for name, count in counts.items() if count]
+    return found
 
 
 def metadata_in(folder: Path, values: Mapping[str, Any]) -> Path | None:

@@ -44,6 +44,7 @@ class Catalogue:
     broken: list[tuple[str, str]] = field(default_factory=list)  # name, why
     without_caption: list[str] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # folders with images that are not trained on
 
 
 def catalogue(datasets: Sequence[Dataset], tell: Callable[[int, int], None], share: float = 0.0, seed: int = 0) -> Catalogue:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ...wording import counted
 from .items import Catalogue
 from .order import repeated
 
@@ -21,17 +22,19 @@ def data_report(found: Catalogue) -> dict[str, Any]:
         "regularisation": sum(item.subset.regularisation for item in found.items), "buckets": dict(sorted(buckets.items())),
         "without_caption": found.without_caption, "duplicates": [list(pair) for pair in found.duplicates],
         "broken": [list(pair) for pair in found.broken], "enlarged": enlarged,
+        "left_out": found.left_out,
     }  # fmt: skip
 
 
 def as_text(report: dict[str, Any]) -> str:
     """Return the report for people."""
-    lines = [f"{report['images']} images, {report['seen_an_epoch']} an epoch"]
+    lines = [f"{counted(report['images'], 'image')}, {report['seen_an_epoch']} an epoch"]
     if report["validation"]:
         lines[0] += f", {report['validation']} for validation"
     if report["regularisation"]:
         lines[0] += f", {report['regularisation']} of them for regularisation"
     lines.append("buckets: " + ", ".join(f"{size} ({count})" for size, count in report["buckets"].items()))
+    lines += _named("left out, folders without a number such as 10_cat", report["left_out"])
     lines += _named("without a caption", report["without_caption"])
     lines += _named("smaller than their bucket, so enlarged", report["enlarged"])
     lines += _named("the same file twice", [f"{one} = {other}" for one, other in report["duplicates"]])

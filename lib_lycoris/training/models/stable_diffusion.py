@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import ToolError
 from ...hosts.embedded.models import LoadedModel
+from ...wording import counted
 from ..data.items import Item
 from ..data.pictures import Cut
 from .base import Texts, TrainedModel
@@ -119,7 +120,8 @@ class StableDiffusion(TrainedModel):
         """Return what the UNet reads: the layer that the model was made with, or that of clip_skip."""
         layer = self.clip_skip or (2 if self.model.penultimate else 1)
         if layer >= len(result.hidden_states):
-            raise ToolError(f"--clip_skip is {layer}, but this text encoder has {len(result.hidden_states) - 1} layers")
+            layers = counted(len(result.hidden_states) - 1, "layer")
+            raise ToolError(f"--clip_skip is {layer}, but this text encoder has {layers}")
         state: Tensor = result.hidden_states[-layer]
         if len(self.model.towers()) == 1:
             state = getattr(encoder, "text_model", encoder).final_layer_norm(state)

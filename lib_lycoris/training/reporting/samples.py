@@ -80,6 +80,11 @@ class Samples:
         self.prompts = read_prompts(path) if path else []
         self.folder = run.folder / "samples"
 
+    def forget(self) -> None:
+        """Remove the images of a run before: they would be taken for this one's."""
+        for path in self.folder.glob("*.png"):
+            path.unlink()
+
     def make(self, step: int) -> list[Path]:
         """Write one image for each prompt, and the sheet; return the paths."""
         images = [self.run.model.image(prompt, self.run.settings.sample_sampler) for prompt in self.prompts]

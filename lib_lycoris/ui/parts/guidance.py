@@ -8,7 +8,9 @@ from html import escape
 import gradio as gr
 
 from ...tools.guidance.advice import RULES, Advice, advice, sizes_of
-from ...tools.guidance.tables import HEAD, INTRO, SIZE_HEAD, SIZES, advice_rows, size_rows, source_name
+from ...tools.guidance.measured import MEASURED_INTRO
+from ...tools.guidance.sources import PEFT, source_name
+from ...tools.guidance.tables import HEAD, INTRO, MEASURED_HEAD, SIZE_HEAD, SIZES, advice_rows, measured_rows, size_rows
 from ..events import QUICK, tab_of
 
 
@@ -34,10 +36,11 @@ def guidance_html() -> str:
     """Return the tables of algorithms and of sizes, and the rules of thumb."""
     rows = [[*(escape(cell) for cell in cells), _sources(item)] for item, cells in advice_rows()]
     rules = "".join(f"<li>{escape(text)} {_link(link)}</li>" for text, link in RULES)
-    sizes = [[escape(cell) for cell in row] for row in size_rows()]
+    sizes, measured = ([[escape(cell) for cell in row] for row in rows] for rows in (size_rows(), measured_rows()))
     return (
         f'<div class="lyco_guidance"><p>{escape(INTRO)}</p>{_table((*HEAD, "source"), rows)}<ul>{rules}</ul>'
-        f"<p>{escape(SIZES)}</p>{_table(SIZE_HEAD, sizes)}</div>"
+        f"<p>{escape(SIZES)}</p>{_table(SIZE_HEAD, sizes)}"
+        f"<p>{escape(MEASURED_INTRO)} {_link(PEFT)}</p>{_table(MEASURED_HEAD, measured)}</div>"
     )
 
 
