@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from math import cos, pi
@@ -85,6 +86,13 @@ def test_every_optimiser_learns_and_goes_on_to_the_same_bits(name: str, asked: W
         assert main(asked(f"{name}-again", *more)) == 130
     assert main(asked(f"{name}-again", *more, "--resume")) == 0
     same(out / f"{name}.safetensors", out / f"{name}-again.safetensors")
+
+
+@pytest.mark.long  # where bitsandbytes is installed
+def test_what_eight_bits_do_not_need_is_not_said() -> None:
+    code = "import lib_lycoris.hosts.embedded, bitsandbytes; print('imported')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=runs.environment())
+    assert (done.stdout, done.stderr) == ("imported\n", "")
 
 
 def test_a_package_that_is_missing_is_named_before_anything_starts(
