@@ -312,15 +312,6 @@
         return same ? prompt.replace(same, () => tag) : `${prompt.trimEnd()} ${tag}`.trimStart();
     }
 
-    function openTab(area) {
-        const label = area.closest("#lyco_page") ? "generate" : "txt2img"; // Forge writes Txt2img
-        const tabs = document.querySelectorAll("#lyco_tabs > .tab-nav > button, #lyco_tabs > .tab-wrapper button[role=tab], #tabs > .tab-nav > button");
-        const tab = Array.from(tabs).find((button) => button.textContent.trim().toLowerCase() === label);
-        if (tab) {
-            tab.click();
-        }
-    }
-
     function send(text) {
         const area = document.querySelector(PROMPTS);
         if (!area) {
@@ -328,7 +319,7 @@
         }
         area.value = added(area.value, text);
         area.dispatchEvent(new Event("input", {bubbles: true}));
-        openTab(area);
+        window.lycorisOpen(area.closest("#lyco_page") ? "Generate" : "txt2img");
         return true;
     }
 

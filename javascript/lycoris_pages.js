@@ -4,32 +4,41 @@
 
 (function() {
     const LONG = 20000; // milliseconds after which the end of a job is worth a notification
-    const PARTS = {Compare: ["Inspect"], Resize: ["Resize, convert, bake", "Resize"], Convert: ["Resize, convert, bake", "Convert"]};
+    const PLACES = { // what opens under a name: ids, for a webui's localization translates what stands on a tab
+        Generate: "lyco_tab_generate", txt2img: "tab_txt2img", Merge: "lyco_tab_merge", Compare: "lyco_tab_inspect",
+        Resize: "lyco_tab_change_resize", Convert: "lyco_tab_change_convert",
+    };
     const KEPT = "lycoris-tab";
-    const TABS = "#lyco_tabs > .tab-nav > button, #lyco_tabs > .tab-wrapper button[role=tab]";
+    const TABS = "#lyco_tabs > .tabitem";
     const FOCUSABLE = "button:not([disabled]), input:not([disabled]), textarea:not([disabled]), select:not([disabled]), [tabindex='0']";
 
     const page = () => document.querySelector("#lyco_page");
     const seen = (element) => element.isConnected && element.getClientRects().length > 0;
 
-    function tabs() {
-        return Array.from(document.querySelectorAll(TABS));
+    /* Return the button of a tab: Gradio 4 gives it an id, in Gradio 3 the buttons stand in the order of the tabs. */
+    function buttonOf(tab) {
+        const place = Array.from(tab.parentElement.children).filter((one) => one.matches(".tabitem")).indexOf(tab);
+        const inOrder = tab.parentElement.querySelector(":scope > .tab-nav")?.children[place];
+        return inOrder && !inOrder.id ? inOrder : document.getElementById(tab.id + "-button");
     }
 
-    function openTab(name) {
-        const tab = tabs().find((button) => button.textContent.trim() === name);
-        if (tab) {
-            tab.click();
+    const isOpen = (tab) => tab.style.display !== "none"; // also where the tab that it lies in is not open
+
+    /* Open a tab, and those that it lies in. */
+    function openTab(tab) {
+        const outer = tab.parentElement.closest(".tabitem");
+        if (outer) {
+            openTab(outer);
         }
-        return Boolean(tab);
+        if (!isOpen(tab)) {
+            buttonOf(tab)?.click();
+        }
     }
 
     window.lycorisOpen = function(name) {
-        const [first, second] = PARTS[name] || [name];
-        openTab(first);
-        if (second) {
-            const inner = Array.from(document.querySelectorAll("#lyco_page .tabitem .tab-nav > button, #lyco_page .tabitem button[role=tab]"));
-            inner.find((button) => button.textContent.trim() === second)?.click();
+        const tab = document.getElementById(PLACES[name]);
+        if (tab) {
+            openTab(tab);
         }
         if (name === "Compare") {
             const open = document.querySelector("#lyco_inspect_compare");
@@ -41,21 +50,20 @@
 
     /* The last tab opens again. Heard on the way down: on the way up Gradio has put another button in the place of the one that was clicked. */
     document.addEventListener("click", (event) => {
-        const button = event.target instanceof Element ? event.target.closest(TABS) : null;
-        if (button && event.isTrusted) {
-            localStorage.setItem(KEPT, button.textContent.trim());
+        const tab = Array.from(document.querySelectorAll(TABS)).find((one) => event.isTrusted && buttonOf(one)?.contains(event.target));
+        if (tab) {
+            localStorage.setItem(KEPT, tab.id);
         }
     }, true);
     let tries = 240;
     (function restore() {
-        const name = localStorage.getItem(KEPT);
-        const there = tabs().find((button) => button.textContent.trim() === name);
-        const open = there && (there.matches(".selected") || there.getAttribute("aria-selected") === "true");
-        if (!name || (open && page()?.dataset.ready) || !tries--) {
+        const kept = localStorage.getItem(KEPT);
+        const tab = kept && document.getElementById(kept);
+        if (!kept || (tab && isOpen(tab) && page()?.dataset.ready) || !tries--) {
             return;
         }
-        if (!open) {
-            there?.click(); // and looked at again: Gradio opens the first tab itself when it has drawn all of them
+        if (tab && !isOpen(tab)) {
+            buttonOf(tab)?.click(); // and looked at again: Gradio opens the first tab itself when it has drawn all of them
         }
         window.setTimeout(restore, 250);
     })();
@@ -123,7 +131,7 @@
         if (button && area) {
             area.value = button.dataset.lycoSettings;
             area.dispatchEvent(new Event("input", {bubbles: true}));
-            openTab("Generate");
+            window.lycorisOpen("Generate");
             window.setTimeout(() => document.querySelector("#lyco_info_use")?.click(), 200);
         }
     });

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.new_set]
 
 JOBS = "/lycoris/v1/jobs"
 CHECKPOINT, NAME = "sd1-1.safetensors", "style"
+TRANSLATED = "Object.assign(localization, {txt2img: '文生图', Txt2img: '文生图'}); localizeWholePage()"  # as the webui's own setting does
 CHECKPOINT_FIELD = ":is(#setting_sd_model_checkpoint, .model_selection) input"  # Forge's has a class only
 
 
@@ -118,6 +119,8 @@ def test_the_tag_of_a_new_network_goes_to_the_prompt(webui: WebUI, page: Any) ->
     page.wait_for_selector('#lyco_merge_tag [data-lyco-send="<lyco:one-of-them:1>"]')
     page.click("#lyco_merge_tag [data-lyco-copy]")
     wait_until_says(page, "#lyco_merge_tag [data-lyco-copy]", "Copied")
+    page.evaluate(TRANSLATED)
+    assert page.locator("#tabs > .tab-nav button", has_text="文生图").count() == 1
     page.click("#lyco_merge_tag [data-lyco-send]")
     page.wait_for_selector("#txt2img_prompt textarea", state="visible")
     assert page.input_value("#txt2img_prompt textarea") == "<lyco:one-of-them:1>"
@@ -205,7 +208,7 @@ def test_every_page_of_the_tab_opens(page: Any) -> None:
 def test_nothing_of_ours_is_in_the_webuis_own_settings_file(webui: WebUI) -> None:
     kept = json.loads((webui.data / "ui-config.json").read_text())
     assert kept and [key for key in kept if key.lower().startswith("lycoris")] == []
-    assert (webui.data / "cache" / "lycoris" / "pages.json").is_file()
+    assert (webui.data / "lycoris" / "pages.json").is_file()
 
 
 def test_the_tools_over_http(webui: WebUI) -> None:
