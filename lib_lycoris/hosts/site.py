@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.websockets import WebSocketDisconnect
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LARGEST = 8 << 20  # bytes of a request: prompts, settings, images, small networks; larger files are named by their path
+LARGEST = 8 << 20  # bytes of a request: prompts, settings, images
+UPLOAD, LARGEST_FILE = "/upload", 4 << 30  # Gradio's route for files, which it writes to the disk as they come; bytes of a request to it
 LONGEST_NAME = 255  # bytes, of a part of a path: more makes the file system raise where it is asked
 TO_OTHERS = ("/proxy=", "/proxy/")  # Gradio's route that fetches from another server
 _FOREIGN_TAG = re.compile(
@@ -47,10 +51,12 @@ def is_own_page(origin: str, host: str) -> bool:
 class SiteGuard:
     """ASGI middleware: refuses other names, other pages and large bodies, and lets nothing of a page come from another host."""
 
-    def __init__(self, app: Application, names: Iterable[str] = LOOPBACK, largest: int = LARGEST) -> None:
+    def __init__(
+        self, app: Application, names: Iterable[str] = LOOPBACK, largest: int = LARGEST, largest_file: int = LARGEST_FILE
+    ) -> None:  # fmt: skip
         self.app = app
         self.names = frozenset(name.lower() for name in names)
-        self.largest = largest
+        self.largest, self.largest_file = largest, largest_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request: by a refusal of one sentence, or by what the application answers."""
@@ -62,12 +68,13 @@ class SiteGuard:
         if refusal is not None:
             await _refuse(scope, receive, send, *refusal)
         elif scope["type"] == "websocket":
-            await self.app(scope, receive, send)
+            with suppress(WebSocketDisconnect):  # the page was closed, for which Gradio 3 waits: no fault of anybody
+                await self.app(scope, receive, send)
         else:
             await self._answer(scope, receive, send, dict(headers)["host"])
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, host: str) -> None:
-        limited = _Limited(receive, self.largest)
+        limited = _Limited(receive, self._most(scope))
         answer = _Answer(send, host, limited)
         try:
             await self.app(scope, limited, answer)
@@ -94,7 +101,16 @@ class SiteGuard:
         length = (several["content-length"] or ["0"])[0]
         if not length.isascii() or not length.isdigit():
             return 400, "the Content-Length header is no number"
-        return (413, f"a request has {self.largest} bytes at most") if len(length) > 12 or int(length) > self.largest else None
+        most = self._most(scope)
+        return (413, _too_large(most)) if len(length) > 12 or int(length) > most else None
+
+    def _most(self, scope: Scope) -> int:
+        """Return how many bytes a request may have."""
+        return self.largest_file if scope["path"] == UPLOAD else self.largest
+
+
+def _too_large(most: int) -> str:
+    return f"at most {most / 1e6:,.0f} MB are taken at a time; a larger file can be named by its path"
 
 
 def _sent_by_another_page(scope: Scope, headers: dict[str, str]) -> bool:
@@ -150,7 +166,7 @@ class _Answer:
     async def refuse(self) -> None:
         """Answer that the body is too large, unless something was answered already: an application may say nothing then."""
         if not self.begun:
-            await self._instead(413, f"a request has {self.request.largest} bytes at most")
+            await self._instead(413, _too_large(self.request.largest))
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -35,6 +35,14 @@ def scripted(event: Callable[..., Any]) -> str:
     return "js" if "js" in inspect.signature(event).parameters else "_js"
 
 
+def opens(page: str, problem: str) -> str:
+    """Return the script of an event that is given what a page says, and opens another one where that has no ``problem``.
+
+    The value is asked for, since Gradio 3 draws it later; and it returns nothing, since Gradio 4 reads what comes back.
+    """
+    return f"(said) => {{ if (!String(said).includes({problem!r})) window.lycorisOpen({page!r}); }}"
+
+
 def _text(name: str) -> str:
     """Return a file of the checkout without comments and indentation, as it is sent with every page."""
     path = ROOT / name

@@ -23,7 +23,8 @@ NO_ALT = "() => Array.from(document.querySelectorAll('#lyco_page img:not([alt])'
 PALE = """() => {
     const light = (text) => { const [r, g, b] = text.match(/[0-9.]+/g).slice(0, 3).map((v) => v / 255)
         .map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
-    const solid = (one) => { for (; one; one = one.parentElement) { const c = getComputedStyle(one).backgroundColor;
+    const solid = (one) => { for (; one; one = one.parentElement) { const style = getComputedStyle(one), c = style.backgroundColor;
+        if (style.backgroundImage.includes('gradient')) return style.backgroundImage.match(/rgba?\\([^)]*\\)/g)[0];
         if (!/, 0\\)$|transparent/.test(c)) return c; } return 'rgb(255, 255, 255)'; };
     return Array.from(document.querySelectorAll('#lyco_tabs .tab-nav > button, #lyco_page button.primary, .lyco_button, .lyco_mark'))
         .filter((one) => one.getClientRects().length && !one.disabled)
@@ -54,12 +55,15 @@ def page(app: str, driver: Any) -> Iterator[Any]:
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.on("dialog", lambda dialog: dialog.accept())
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(app, wait_until="domcontentloaded")
     page.wait_for_selector("#lyco_prompt textarea")
     page.wait_for_function(f"document.querySelector('#lyco_checkpoint input').value === '{CHECKPOINT.name}'")
     page.wait_for_selector(READY, state="attached")
     yield page
     context.close()
+    assert errors == []
 
 
 def go_to(page: Any, name: str) -> None:

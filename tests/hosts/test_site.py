@@ -32,6 +32,7 @@ def application() -> FastAPI:
     def go(to: str) -> RedirectResponse:
         return RedirectResponse(to)
 
+    @app.post("/upload")
     @app.post("/take")
     async def take(request: Request) -> int:
         return len(await request.body())
@@ -56,12 +57,17 @@ def application() -> FastAPI:
         await socket.send_text("hello")
         await socket.close()
 
+    @app.websocket("/waits")
+    async def waits(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.receive_json()
+
     return app
 
 
 @pytest.fixture
 def client() -> TestClient:
-    return TestClient(SiteGuard(application(), largest=1000), base_url=f"http://{HOST}")
+    return TestClient(SiteGuard(application(), largest=1000, largest_file=3000), base_url=f"http://{HOST}")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,8 @@ def test_large_bodies_are_refused_before_they_are_read(client: TestClient) -> No
     assert client.post("/take", content=b"x" * 1001).status_code == 413
     assert client.post("/take", content=pieces()).status_code == 413  # of no announced length
     assert client.post("/silent", content=pieces()).status_code == 413
+    assert client.post("/upload", content=b"x" * 3000).json() == 3000  # files may be larger than what pages say
+    assert client.post("/upload", content=b"x" * 3001).status_code == client.post("/upload", content=pieces()).status_code == 413
 
 
 def test_sockets_are_held_to_the_same(client: TestClient) -> None:
@@ -154,6 +162,14 @@ def test_sockets_are_held_to_the_same(client: TestClient) -> None:
     for headers in ({"origin": "null"}, {"origin": "http://evil.example"}, {"host": "evil.example"}):
         with pytest.raises(WebSocketDisconnect), client.websocket_connect("/ws", headers={**ours, **headers}):
             pass
+
+
+def test_a_page_that_is_closed_is_no_error(client: TestClient) -> None:
+    headers = {"host": HOST, "origin": f"http://{HOST}"}
+    with pytest.raises(WebSocketDisconnect), TestClient(application()).websocket_connect("/waits"):
+        pass
+    with client.websocket_connect("/waits", headers=headers):
+        pass
 
 
 def test_errors_of_the_application_are_not_hidden() -> None:

@@ -198,7 +198,7 @@ def test_presets_are_renamed_imported_and_exported(context: PageContext) -> None
     part = PresetFilesPart(context, OwnPresets(context.store.kept_folder()))
     twelve = ",".join(["0.5"] * 12)
     _, told = part.take(f"MINE:{twelve}\nALL:{twelve}\n<b>:1,2\n")
-    assert "1 presets were added: MINE." in told["value"] and "ALL was left out" in told["value"]
+    assert "1 preset was added: MINE." in told["value"] and "ALL was left out" in told["value"]
     choices, told = part.rename("MINE", "OTHER")
     assert choices["value"] == "OTHER" and part.own.names() == ("OTHER",)
     assert part.export()[0]["value"].strip() == f"OTHER:{twelve}"

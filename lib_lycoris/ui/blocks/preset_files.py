@@ -10,6 +10,7 @@ import gradio as gr
 from ...errors import LycorisError, PromptError, ToolError
 from ...prompt import OwnPresets, Presets
 from ...prompt.presets import read_text
+from ...wording import counted
 from ..context import PageContext
 from ..events import QUICK, Update
 from ..style import notes
@@ -88,7 +89,7 @@ class PresetFilesPart:
                 said.append(f"{name} was left out: {error}")
         if not given.own_names:
             said = ["The text has no line NAME:values with as many values as a layout has."]
-        done = [f"{len(taken)} presets were added: {', '.join(taken)}."] if taken else []
+        done = [f"{counted(len(taken), 'preset was', 'presets were')} added: {', '.join(taken)}."] if taken else []
         return gr.update(choices=self._names()), gr.update(value=notes(done, said))
 
     def _names(self) -> list[str]:

@@ -13,7 +13,7 @@ from ...plain_json import parse_json
 from ..context import PageContext, Receiver
 from ..events import QUICK, Update, on_any, tab_of
 from ..parts.card_list import ANY, SHOWN, SORTS, Wanted, cards_html, chosen, found, options_of
-from ..style import REFRESH, idle, notes, scripted
+from ..style import REFRESH, idle, notes, opens, scripted
 
 FILTERS = ("search", "base", "algorithm", "folder", "tag", "sort", "only")
 ONLY = ("everything", "favourites", "what fits the loaded model", "duplicates", "files with a problem")
@@ -98,8 +98,7 @@ class NetworksPage:
             if receiver is not None:
                 outputs = [*receiver.outputs, self.told]
                 sent = button.click(self._sender(name, receiver), [self.picked, *receiver.inputs], outputs, **QUICK)
-                code = f"() => document.querySelector('#lyco_networks_told .worse') || window.lycorisOpen({name!r})"
-                sent.then(None, None, None, **{scripted(button.click): code})
+                sent.then(None, self.told, None, **{scripted(button.click): opens(name, "worse")})
 
     def _sender(self, page: str, receiver: Receiver) -> Any:
         def send(picked: str, *values: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ....errors import LycorisError
+from ....errors import LycorisError, ToolError
 from ....hosts.protocol import GeneratedImage, GenerationCancelled, GenerationRequest, Generator
 from ....prompt import find_tags
 from ...context import PageContext
@@ -138,7 +138,9 @@ class BeforeAfterPart:
     def show(self, left: str | None, right: str | None) -> tuple[Any, Any]:
         """Show two images of the folder."""
         try:
-            paths = [self.images.path(name or "") for name in (left, right)]
+            if not left or not right:
+                raise ToolError("choose an image on the left and one on the right")
+            paths = [self.images.path(name) for name in (left, right)]
         except LycorisError as error:
             return gr.update(value=notes(errors=[str(error)])), gr.update()
         return gr.update(value=""), gr.update(value=slider([(path.name, thumbnail(path, LARGE)) for path in paths]))

@@ -14,7 +14,7 @@ from ....tools.jobs.places import check_name, new_file
 from ....wording import counted
 from ...context import PageContext
 from ...events import QUICK, Update
-from ...style import notes, scripted
+from ...style import notes, opens, scripted
 from ..network_table import rows_of_prompt
 from .stack import read_stack, stack_of, tags_here
 
@@ -67,8 +67,7 @@ class StackPart:
                 return [*(gr.update() for _ in receiver.outputs), gr.update(value=notes(errors=[str(error)]))]
 
         sent = button.click(send, prompt, [*receiver.outputs, told], **QUICK)
-        code = "() => document.querySelector('#lyco_stack_told .lyco_note') || window.lycorisOpen('Merge')"
-        sent.then(None, None, None, **{scripted(button.click): code})
+        sent.then(None, told, None, **{scripted(button.click): opens("Merge", "lyco_note")})
 
     def names(self) -> list[str]:
         """Return the names of the saved stacks."""
