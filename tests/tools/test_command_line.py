@@ -104,8 +104,10 @@ def test_reports_and_errors_have_the_same_keys(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_resize_counts_what_differs_and_says_when_the_file_grows(tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
-    with pytest.raises(ToolError, match="nothing to resize"):
+    with pytest.raises(ToolError, match="nothing to resize: no layer of"):
         resize.run(network(tmp_path / "a.safetensors", 1), out, new_rank=64)
+    with pytest.raises(ToolError, match="nothing to resize"):
+        resize.plan(model=tmp_path / "a.safetensors", save_to=out, new_rank=64)
     assert not out.exists()
     same = resize.run(tmp_path / "a.safetensors", out, new_rank=64, save_precision="bf16")
     assert same.report["resized"] == 0 and "0 layers resized" in same.text and "the rank is no higher than asked: 1 layer" in same.text

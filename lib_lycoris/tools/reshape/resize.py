@@ -84,7 +84,7 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     ranks = _shared(request, writing.header, progress) if request.size else {}
 
     def comment(found: list[Shrunk]) -> str:
-        _refuse_same(request, found)
+        _refuse_same(request, all(row.algorithm != "lora" or row.is_same for row in found))
         return _comment(options, found)
 
     def choose(patch: Patch, svd: Svd) -> int:
@@ -102,6 +102,7 @@ def plan(**options: Any) -> Plan:
     ranks = _ranks(request, writing.header)
     whole = [patch for patch in job.work if patch.name not in ranks]
     able = [patch.name for patch in job.work if patch.name in ranks]
+    _refuse_same(request, all(_stays(patch, ranks[patch.name]) for patch in job.work if patch.name in ranks))
     size = writing.header + fixed_bytes(job, whole)
     for patch in job.work:
         if ranks.get(patch.name):
@@ -189,12 +190,16 @@ def _shared(request: ResizeOptions, header: int, progress: Progress) -> dict[str
     return dict(zip(shares, share_out(list(shares.values()), room), strict=True))
 
 
-def _refuse_same(request: ResizeOptions, found: list[Shrunk]) -> None:
-    """Raise ToolError where the new file would be the old one."""
+def _stays(patch: Patch, rank: int) -> bool:
+    """Tell whether a module of the new file is the one of the old: a LoRA of the rank that it had."""
+    return patch.algorithm.name == "lora" and patch.algorithm.rank == rank
+
+
+def _refuse_same(request: ResizeOptions, same: bool) -> None:
+    """Raise ToolError where the new file would be the old one; ``same``: every layer that has ranks is."""
     job = request.job
-    same = all(row.algorithm != "lora" or row.is_same for row in found) and not job.network.skipped
-    if same and job.alpha is None and job.dtype == stored_dtype(job.network):
-        raise ToolError(f"nothing to resize: no module of {job.network.path.name} has more ranks than were asked for; nothing was written")
+    if same and not job.network.skipped and job.alpha is None and job.dtype == stored_dtype(job.network):
+        raise ToolError(f"nothing to resize: no layer of {job.network.path.name} has more ranks than were asked for; nothing was written")
 
 
 def _comment(options: Mapping[str, Any], found: list[Shrunk]) -> str:
