@@ -32,6 +32,8 @@ READABLE = {  # the theme's own colours are pale: these have a contrast of 4.5 a
     "body_text_color_subdued": "*neutral_500", "link_text_color_dark": "*secondary_300",
     "button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800",
     "button_primary_text_color": "white", "button_primary_border_color": "*primary_700",
+    "button_primary_background_fill_dark": "*primary_700", "button_primary_background_fill_hover_dark": "*primary_800",
+    "button_primary_text_color_dark": "white", "button_primary_border_color_dark": "*primary_700",
 }  # fmt: skip
 AT_ONCE = 16  # events that are worked on side by side: each page that follows a job takes one
 Routes = Callable[[Any], None]  # adds our HTTP API to the web application

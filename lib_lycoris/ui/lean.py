@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 
 DESCRIBED = ("api_info", "example_inputs", "serializer", "skip_api")  # of a component
+UNREAD: dict[str, Any] = {"_selectable": False, "delete_callback": None}  # properties: left out with this value, None with any
 AS_USUAL: dict[str, Any] = {  # of an event: what the browser takes for granted
     "every": None, "max_batch_size": 4, "cancels": [], "rendered_in": None, "zerogpu": False, "scroll_to_output": False,
-    "collects_event_data": False, "trigger_only_on_success": False, "trigger_after": None, "show_api": False, "batch": False,
+    "collects_event_data": False, "trigger_only_on_success": False, "trigger_after": None, "show_api": False, "batch": False, "js": None,
 }  # fmt: skip
 
 
@@ -29,6 +30,7 @@ class LeanBlocks(gr.Blocks):  # type: ignore[misc,unused-ignore]
 def _component(facts: dict[str, Any]) -> dict[str, Any]:
     """Return a component's facts; where its class has an id, 64 digits that tell classes apart, its type does so too."""
     found = {name: value for name, value in facts.items() if name not in DESCRIBED and (name, value) != ("key", None)}
+    found["props"] = {name: value for name, value in facts["props"].items() if name not in UNREAD or UNREAD[name] not in (None, value)}
     return {**found, "component_class_id": facts["type"]} if "component_class_id" in facts else found
 
 

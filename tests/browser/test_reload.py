@@ -105,6 +105,9 @@ LONG_AGO = """() => {
     document.hasFocus = () => false;
     Date.now = () => now() + 30000;
 }"""
+# parts that take room and show nothing
+BLANK = """() => Array.from(document.querySelectorAll('#lyco_page [id^=lyco_]')).filter((one) => one.clientHeight > 40
+    && !one.innerText.trim() && !one.querySelector('img, input, textarea, button, svg')).map((one) => one.id)"""
 CHANGED = ("Resize", "Convert", "Bake", "Prune", "Split a DyLoRA", "Verify a merge", "Undo a merge", "Slim", "Interrogate", "Find")
 NAMES = ("resize", "convert", "bake", "prune", "split", "verify", "undo", "slim", "interrogate", "find")
 FIRST = {"verify": "merged", "undo": "merged", "find": "library"}  # the option whose field shows what was kept
@@ -208,6 +211,7 @@ def test_images_are_found_again_with_the_page_and_its_fields(page: Any, held: tu
             write(page, "#lyco_blocks_which", "M00")
         press(page, run, progress)
         wait_until_says(page, progress, "%")
+        assert page.evaluate(BLANK) == [], name
         reload(page)
         wait_until_says(page, progress, "%")
         assert page.evaluate("document.querySelector('#lyco_tabs > .tab-nav .selected')?.innerText.trim()") == name

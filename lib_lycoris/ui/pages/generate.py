@@ -96,7 +96,7 @@ class GeneratePage:
         tip = f"{self.host.example} <lyco:{shown}:1>"
         self.prompt = gr.Textbox(label="Prompt", lines=3, placeholder=tip, elem_id="lyco_prompt")
         with gr.Row():
-            adder = gr.Dropdown(names, value=None, label="Add a network to the prompt", elem_id="lyco_add", scale=6)
+            adder = gr.Dropdown(names, value=None, label="Add a network to the prompt", elem_id="lyco_add", scale=6, min_width=120)
             strength = gr.Number(value=1, step=0.05, label="Strength", elem_id="lyco_strength", scale=2, min_width=90)
             refresh = gr.Button(REFRESH, size="sm", elem_id="lyco_refresh", scale=0, min_width=40, elem_classes=["lyco_refresh"])
         negative = gr.Textbox(label="Negative prompt", lines=2, placeholder="what to stay away from", elem_id="lyco_negative")

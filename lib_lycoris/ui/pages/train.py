@@ -67,12 +67,12 @@ class TrainPage:
 
     def _data(self) -> None:
         field = self.fields
-        field["folder"] = gr.Textbox("", label="Folder of images", placeholder="/pictures/my-cat", elem_id="lyco_train_folder")
+        field["folder"] = gr.Textbox("", label="Folder of images", placeholder="/pictures/my-cat", max_lines=1, elem_id="lyco_train_folder")
         self.model = checkpoint_picker(self.context.store, "Base model", "lyco_train_model")
         field["model"] = self.model.component
         with gr.Row():
-            field["name"] = gr.Textbox("", label="Name of the network", elem_id="lyco_train_name")
-            field["trigger"] = gr.Textbox("", label="Trigger word", elem_id="lyco_train_trigger")
+            field["name"] = gr.Textbox("", label="Name of the network", max_lines=1, elem_id="lyco_train_name")
+            field["trigger"] = gr.Textbox("", label="Trigger word", max_lines=1, elem_id="lyco_train_trigger")
         field["prompts"] = gr.Textbox(
             "", lines=2, label="Prompts for images while training", info="One on each line.", elem_id="lyco_train_prompts"
         )
@@ -90,7 +90,7 @@ class TrainPage:
         with gr.Row():
             field["steps"] = gr.Number(1600, precision=0, label="Steps", elem_id="lyco_train_steps")
             field["batch"] = gr.Number(1, precision=0, label="Images a step", elem_id="lyco_train_batch")
-            field["resolution"] = gr.Textbox("", label="Resolution", placeholder="the model's", elem_id="lyco_train_resolution")
+            field["resolution"] = gr.Textbox(label="Resolution", placeholder="the model's", max_lines=1, elem_id="lyco_train_resolution")
 
     def _more(self) -> None:
         with gr.Accordion("More options", open=False):

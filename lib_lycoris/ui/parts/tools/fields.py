@@ -80,7 +80,8 @@ def _component(option: Option, tool: Tool, elem_id: str) -> Any:
     if option.type in (int, float) and option.default is not None:  # a browser shows 0 in a number's field that is empty
         whole = {"precision": 0} if option.type is int else {}
         return gr.Number(value=option.default, label=label, info=info, elem_id=elem_id, **whole)
-    return gr.Textbox(value="" if option.default is None else str(option.default), label=label, info=info, elem_id=elem_id)
+    lines = {} if option.type is str and not option.nargs else {"max_lines": 1}  # a number, or some of them, is no text
+    return gr.Textbox(value="" if option.default is None else str(option.default), label=label, info=info, elem_id=elem_id, **lines)
 
 
 def sentence(text: str) -> str:
