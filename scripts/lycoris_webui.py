@@ -10,7 +10,7 @@ if host is None:
 else:
     with uncollected():
         from lib_lycoris.hosts.library.cards import LibraryCards
-        from lib_lycoris.hosts.webui import files, register
+        from lib_lycoris.hosts.webui import files, folders, register
         from lib_lycoris.hosts.webui.generate import WebuiGenerator
         from lib_lycoris.hosts.webui.interface import tab as interface
         from lib_lycoris.tools.jobs.queue import shared
@@ -31,7 +31,7 @@ else:
 
     def tab():
         """Return the tab, anew at each reload of the UI."""
-        context = PageContext(store, shared(), settings=Settings(store.data_folder() / "pages.json"), networks=cards)
+        context = PageContext(store, shared(), settings=Settings(store.kept_folder() / folders.FIELDS), networks=cards)
         context.checkpoint_title, context.unload = files.checkpoint_title, files.unload
         if applies:
             context.generator, context.send, context.use_checkpoint = generator, "txt2img", files.use_checkpoint

@@ -26,7 +26,7 @@ from lib_lycoris.hosts.embedded.files import FolderStore, demo_checkpoint, open_
 from lib_lycoris.hosts.embedded.host import EmbeddedHost
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.hosts.protocol import GenerationCancelled, GenerationRequest
-from lib_lycoris.hosts.webui.folders import PresetFiles
+from lib_lycoris.hosts.webui.folders import FIELDS, PresetFiles, kept_folder
 from lib_lycoris.models import FAMILIES, LAYOUTS, UNKNOWN, block_of, layout, layout_of_all, parameter, reference
 from lib_lycoris.networks import load
 from lib_lycoris.prompt import OwnPresets, Presets, find_tags, parse_weights, resolve
@@ -493,6 +493,21 @@ def test_the_webui_reads_own_presets_beside_the_extensions_file(tmp_path: Path, 
     assert presets().weights("MINE") == parse_weights(",".join(["0.5"] * 12)) and "THEIRS" in presets().weight_names
     own.delete("MINE")
     assert "MINE" not in presets().weight_names and theirs.read_text(encoding="utf-8").startswith("THEIRS:1,")
+
+
+def test_what_people_made_leaves_the_webuis_cache_where_older_versions_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = SimpleNamespace(data_path=str(tmp_path))
+    for name, module in {"modules": SimpleNamespace(paths=paths), "modules.paths": paths}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    cache = tmp_path / "cache" / "lycoris"
+    cache.mkdir(parents=True)
+    for name in ("lbwpresets.txt", FIELDS, "index.json"):
+        (cache / name).write_text(name, encoding="utf-8")
+    kept = kept_folder()
+    assert kept == tmp_path / "lycoris" and sorted(path.name for path in kept.iterdir()) == ["lbwpresets.txt", FIELDS]
+    assert [path.name for path in cache.iterdir()] == ["index.json"]
+    (cache / FIELDS).write_text("older", encoding="utf-8")
+    assert (kept_folder() / FIELDS).read_text(encoding="utf-8") == FIELDS  # nothing is written over
 
 
 # --- baking

@@ -11,6 +11,7 @@ from ...networks.hashes import short
 from ...prompt import OwnPresets, Presets
 
 PRESET_FILES = ("lbwpresets.txt", "elempresets.txt")  # as the block weight extension calls them, in its folder "scripts"
+FIELDS = "pages.json"  # what the pages' fields held at the last visit
 
 
 def folders() -> list[Path]:
@@ -66,15 +67,15 @@ def data_folder() -> Path:
 
 
 def kept_folder() -> Path:
-    """Return the folder for what people made on our pages; presets that an older version put into the cache are moved there."""
+    """Return the folder for what people made on our pages; what an older version put into the cache is moved there."""
     from modules import paths
 
-    kept, old = Path(paths.data_path) / "lycoris", OwnPresets(data_folder()).path
-    new = OwnPresets(kept).path
-    if old.is_file() and not new.exists():
-        with suppress(OSError):  # they stay where they are, and can be moved by hand
-            kept.mkdir(parents=True, exist_ok=True)
-            old.replace(new)
+    kept, cache = Path(paths.data_path) / "lycoris", data_folder()
+    for old, new in ((cache / name, kept / name) for name in (OwnPresets(cache).path.name, FIELDS)):
+        if old.is_file() and not new.exists():
+            with suppress(OSError):  # it stays where it is, and can be moved by hand
+                kept.mkdir(parents=True, exist_ok=True)
+                old.replace(new)
     return kept
 
 
