@@ -55,8 +55,8 @@ def test_a_checkpoint_that_fits_is_one_click_away(page: Any) -> None:  # noqa: F
         for name in ("demo-lora", "demo-lokr") if networks == "inspect_several" else ("demo-lora",):
             choose(page, f"#lyco_{networks}", name)
         page.keyboard.press("Escape")  # a list of several stays open, over the fields below it
-        if plan == "slim":
-            page.fill("#lyco_slim_new_rank :is(textarea, input)", "2")
+        if plan in ("slim", "resize"):  # which would change nothing
+            page.fill({"slim": "#lyco_slim_new_rank :is(textarea, input)", "resize": "#lyco_resize_rank input[type=number]"}[plan], "2")
         if plan == "find":  # only what a checkpoint is made of asks for a base model that fits it
             choose(page, "#lyco_find_checkpoint", MERGED)
         choose(page, f"#lyco_{base}", OTHER)

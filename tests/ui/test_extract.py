@@ -510,10 +510,12 @@ def test_a_checkpoint_that_fits_is_offered_and_taken(change: ChangePage, context
     shutil.copy(CHECKPOINT, context.store.checkpoint_folder())
     form, ready = change.forms["Resize"], lambda *_: True
 
-    def planned(base: str) -> str:
-        values = values_of(form.inputs, model="demo-lora", base_model=base, rank=2)
+    def planned(base: str, rank: int = 2) -> str:
+        values = values_of(form.inputs, model="demo-lora", base_model=base, rank=rank)
         return str(form.plan.update(form.make, ready, values, 0.0)["value"])
 
+    assert "It fits demo-scenes." in planned("base", 64)  # where there is nothing to do too, which is said then
+    assert "nothing to resize" in planned("demo-scenes", 64)
     said = planned("base")
     assert "fits no layer of" in said and "It fits demo-scenes." in said
     assert form.plan.offered() == {**form.plan.offered(), "value": "Use demo-scenes", "visible": True}

@@ -31,7 +31,7 @@ from ..jobs.progress import Progress
 from ..linalg.low_rank import Svd, relative
 from ..linalg.ranks import Rule, share_out
 from ..units import MB, megabytes
-from .shrink import Shrinking, Shrunk, Writing, fixed_bytes, is_kernel, measured, opened, recipe_of, refuse_little, share
+from .shrink import Shrinking, Shrunk, UnchangedError, Writing, fixed_bytes, is_kernel, measured, opened, recipe_of, refuse_little, share
 
 METHODS = ("sv_ratio", "sv_fro", "sv_cumulative")
 RECORDED = ("new_rank", "new_conv_rank", "dynamic_method", "dynamic_param", "size", "alpha", "save_precision", "family")
@@ -199,7 +199,8 @@ def _refuse_same(request: ResizeOptions, same: bool) -> None:
     """Raise ToolError where the new file would be the old one; ``same``: every layer that has ranks is."""
     job = request.job
     if same and not job.network.skipped and job.alpha is None and job.dtype == stored_dtype(job.network):
-        raise ToolError(f"nothing to resize: no layer of {job.network.path.name} has more ranks than were asked for; nothing was written")
+        name = job.network.path.name
+        raise UnchangedError(f"nothing to resize: no layer of {name} has more ranks than were asked for; nothing was written")
 
 
 def _comment(options: Mapping[str, Any], found: list[Shrunk]) -> str:

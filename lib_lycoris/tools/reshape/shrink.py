@@ -33,6 +33,10 @@ from ..units import too_little
 from .parts import with_endings
 
 
+class UnchangedError(ToolError):
+    """The new file would be the one that is there: the inputs are good, there is only nothing to do."""
+
+
 @dataclass(frozen=True)
 class Shrunk:
     """One module of the new file, and how it differs from the old one; energies are squared Frobenius norms."""

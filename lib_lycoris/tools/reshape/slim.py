@@ -33,7 +33,7 @@ from ..linalg.expand import plain_delta
 from ..linalg.frontier import Choice, Step, steps, within_bytes, within_error
 from ..linalg.low_rank import Svd, energy, gram_svd, relative
 from ..units import MB, megabytes
-from .shrink import Shrinking, Shrunk, Writing, decomposed, fixed_bytes, measured, opened, recipe_of, refuse_little, share
+from .shrink import Shrinking, Shrunk, UnchangedError, Writing, decomposed, fixed_bytes, measured, opened, recipe_of, refuse_little, share
 
 POINTS = 16  # of the curve in the report
 SHOWN = 6  # of them in the text
@@ -242,7 +242,7 @@ def _refuse_same(request: SlimOptions, found: Measured, chosen: Mapping[str, Cho
         raise ToolError(f"no layer of {job.network.path.name} would be left; nothing was written")
     same = all(_rank(chosen, patch) is None for patch in found.patches) and not request.dropped and not job.network.skipped
     if same and job.alpha is None and job.dtype == stored_dtype(job.network):
-        raise ToolError(f"nothing to slim: {job.network.path.name} meets what was asked for as it is; nothing was written")
+        raise UnchangedError(f"nothing to slim: {job.network.path.name} meets what was asked for as it is; nothing was written")
 
 
 def _comment(request: SlimOptions, rows: Sequence[Shrunk]) -> str:

@@ -18,6 +18,7 @@ from ....networks.reading.folder import file_of
 from ....networks.reading.header import read_metadata
 from ....tools.declaration import Plan, Tool, as_list
 from ....tools.files.store import FileStore
+from ....tools.reshape.shrink import UnchangedError
 from ....tools.units import megabytes
 from ....wording import counted, duration
 from ...context import PageContext
@@ -131,7 +132,8 @@ def fitting_checkpoint(store: FileStore, tool: Tool, options: Mapping[str, Any])
     files = sorted(store.checkpoints(), key=lambda file: (file.path.name not in trained_on, loaded is None or file.path != loaded.path))
     for file in [file for file in files if file.path != options.get(option)][:TRIED]:
         with suppress(LycorisError, OSError, RuntimeError, ValueError):  # this one does not, for whatever reason
-            tool.plan(**{**options, option: file.path})
+            with suppress(UnchangedError):  # it does; what is asked for changes nothing, which is said once it is chosen
+                tool.plan(**{**options, option: file.path})
             return file.name
     return None
 
