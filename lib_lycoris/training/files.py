@@ -29,6 +29,11 @@ def run_folder(settings: Any, output: Path) -> Path:
     return output / f"{settings.output_name}{FOLDER_ENDING}"
 
 
+def final_file(settings: Any, output: Path) -> Path:
+    """Return the file that a run is for."""
+    return output / f"{settings.output_name}{ENDING}"
+
+
 def write_network(path: Path, network: TrainedNetwork, settings: Any, recorded: Recorded, step: int, epoch: int) -> Path:
     """Write a file in the place of one before."""
     tensors = network.tensors(dtype_of(settings))

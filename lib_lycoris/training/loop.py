@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from ..atomic import removed_leftovers
-from ..errors import LycorisError, ToolError
+from ..errors import LycorisError
 from ..tools.training.runs import STATE
 from ..tools.units import megabytes
 from ..wording import counted
 from .check import check_file
-from .files import ENDING, between, dtype_of, thin_out, write_network
+from .files import between, dtype_of, final_file, thin_out, write_network
 from .reporting.board import draw_step, open_board
 from .reporting.samples import Samples
 from .reporting.spectra import spectra
@@ -53,7 +53,7 @@ class Loop:
     @property
     def final(self) -> Path:
         """The file that the run is for."""
-        return self.run.output / f"{self.settings.output_name}{ENDING}"
+        return final_file(self.settings, self.run.output)
 
     def go(self) -> Path | None:
         """Train to the end and return the network's file; None when it was stopped before."""
@@ -79,13 +79,9 @@ class Loop:
         return self._finish()
 
     def _begin(self) -> None:
-        """Find the place to begin at: the kept state's, or the start. Raises ToolError where that is not clear."""
+        """Find the place to begin at: the kept state's, or the start. Raises ToolError for a state of another run."""
         run, settings = self.run, self.settings
         state = read_state(run.folder, self.mark) if settings.resume else None
-        there = (run.folder / STATE).is_file()
-        if not settings.resume and not settings.overwrite and (there or self.final.exists()):
-            what = f"a run called {settings.output_name}" if there else self.final.name
-            raise ToolError(f"{what} is there already; give --resume to go on with it, --overwrite to begin anew, or another --output_name")
         if settings.overwrite and run.main and not settings.resume:
             (run.folder / STATE).unlink(missing_ok=True)
             self.samples.forget()

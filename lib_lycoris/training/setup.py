@@ -17,6 +17,7 @@ from ..networks.reading.dtypes import precision_dtype
 from ..patching import Patcher
 from ..tools.jobs.devices import check_device
 from ..tools.training.place import check_run_name
+from ..tools.training.runs import STATE
 from .algorithms.arguments import NetworkRequest, understand
 from .algorithms.build import build_network
 from .algorithms.initial import Initial
@@ -26,7 +27,7 @@ from .data.folders import datasets_of, left_out
 from .data.items import Catalogue, catalogue, digest_of
 from .data.order import Order
 from .data.report import as_text, data_report
-from .files import run_folder
+from .files import final_file, run_folder
 from .models.base import TrainedModel
 from .models.opening import open_model
 from .reporting.events import Events
@@ -77,9 +78,10 @@ def prepare(settings: Settings) -> Run:
     check_run_name(settings.output_name)
     request = understand(settings)
     datasets_of(settings, SMALLEST)  # what is wrong with them is said before a model is opened
-    accelerator, device = _accelerator(settings)
     output = Path(settings.output_dir) if settings.output_dir else own_networks(kept_folder())
     folder = run_folder(settings, output)
+    _refuse_what_is_there(settings, output, folder)
+    accelerator, device = _accelerator(settings)
     events = Events(folder, quiet=not accelerator.is_main_process)
     model = open_model(settings, device, _held_in(settings))
     found = _images(settings, model, events)
@@ -110,6 +112,16 @@ def prepare(settings: Settings) -> Run:
         recorded,
         steps,
     )
+
+
+def _refuse_what_is_there(settings: Settings, output: Path, folder: Path) -> None:
+    """Raise ToolError where a run or a file of this name is there, and nothing says what is to become of it."""
+    if settings.resume or settings.overwrite or settings.dry_run:
+        return
+    state, final = folder / STATE, final_file(settings, output)
+    if state.is_file() or final.exists():
+        what = f"a run called {settings.output_name}" if state.is_file() else final.name
+        raise ToolError(f"{what} is there already; give --resume to go on with it, --overwrite to begin anew, or another --output_name")
 
 
 def _steps(settings: Settings, order: Order) -> int:

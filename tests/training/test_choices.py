@@ -1,4 +1,4 @@
-"""Dims by block, files that a training begins with, and which of the files between are kept."""
+"""Dims by block, files that a training begins with, which of the files between are kept, and what is measured of the change."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from lib_lycoris.models import block_of, layout
 from lib_lycoris.patching import Patcher
 from lib_lycoris.tools.extract import extract
 from lib_lycoris.training.__main__ import main
+from lib_lycoris.training.algorithms.trained_network import TrainedModule
+from lib_lycoris.training.reporting.spectra import change_of
 from tests.training import pictures
 from tests.training.conftest import Words
 
@@ -83,3 +85,16 @@ def test_which_files_are_kept(asked: tuple[str, ...], kept: list[str], on_flux: 
     assert main(on_flux(name, "--train_batch_size", "10", "--max_train_epochs", "6", "--no-self_check", *asked)) == 0
     assert sorted(path.stem.removeprefix(f"{name}-") for path in out.glob(f"{name}-*.safetensors")) == kept
     assert (out / f"{name}.safetensors").is_file()
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Linear(24, 40), torch.nn.Conv2d(6, 40, 3)])
+@pytest.mark.parametrize("more", [{}, {"weight_decompose": True}, {"use_tucker": True}])
+def test_two_factors_have_the_singular_values_of_their_product(layer: torch.nn.Module, more: dict[str, bool]) -> None:
+    from lycoris.modules.locon import LoConModule
+
+    module = LoConModule("x", layer, 1.0, 4, 2.0, **more)
+    torch.nn.init.normal_(module.lora_up.weight)
+    found = change_of(TrainedModule("x", "unet", "x", "x", module))
+    assert found is not None
+    whole = torch.linalg.svdvals(module.get_diff_weight()[0].flatten(1))[: len(found)]
+    torch.testing.assert_close(torch.linalg.svdvals(found)[: len(whole)], whole, rtol=1e-4, atol=1e-5)

@@ -48,7 +48,7 @@ ALGORITHMS: dict[str, tuple[str, tuple[str, ...], float]] = {  # name -> what is
     "glora": (OWN, ("algo=glora",), 8e-3),
     "full": (OWN, ("algo=full",), 1e-3),
     "diag-oft": (OWN, ("algo=diag-oft",), 2e-2),
-    "coft": (OWN, ("algo=diag-oft", "constraint=1"), 2e-2),
+    "coft": (OWN, ("algo=diag-oft", "constraint=0.01"), 2e-2),
     "boft": (OWN, ("algo=boft",), 2e-2),
     "ia3": (OWN, ("algo=ia3",), 5e-2),
     "tlora": (OWN, ("algo=tlora",), 2e-2),

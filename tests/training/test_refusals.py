@@ -96,7 +96,7 @@ def test_presets_in_a_file_that_are_none(text: str, reason: str, tmp_path: Path)
         read_preset(file)
 
 
-def test_images_that_are_not_there_are_said_before_a_model_is_opened(
+def test_what_is_or_is_not_there_is_said_before_a_model_is_opened(
     out: Path, words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("lib_lycoris.training.setup.open_model", lambda *_: pytest.fail("the model was opened"))
@@ -104,6 +104,8 @@ def test_images_that_are_not_there_are_said_before_a_model_is_opened(
         assert main([*words("x"), "--train_data_dir", str(folder)]) == 2
         assert reason in said(capsys)
     assert main(words("../x")) == 2 and '"../x" is no name of a network' in said(capsys)
+    (out / "mine.safetensors").touch()
+    assert main(words("mine")) == 2 and "mine.safetensors is there already; give --resume" in said(capsys)
 
 
 def test_images_that_are_all_broken_are_named(words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def spectra(network: TrainedNetwork, family: str) -> dict[str, Any]:
         block = block_of(one.target, family) or "others"
         norms[block] = norms.get(block, 0.0) + float(change.square().sum())
         if min(change.shape) <= LARGEST:
-            values.append(torch.linalg.svdvals(change.float()))
+            values.append(torch.linalg.svdvals(change))
             dims.append(int(getattr(one.module, "lora_dim", 0) or min(change.shape)))
     blocks = {block: norm**0.5 for block, norm in sorted(norms.items())}
     ranks = [effective_rank(one) for one in values]
@@ -46,10 +46,20 @@ def spectra(network: TrainedNetwork, family: str) -> dict[str, Any]:
 
 
 def change_of(one: TrainedModule) -> Tensor | None:
-    """Return the change of a layer's weight as a matrix; None for a norm's."""
-    found = one.module.get_diff_weight()
+    """Return a matrix with the singular values of a layer's change, in float32; None for a norm's.
+
+    Of LoRA's two factors the triangles alone: all layers of a large model as matrices of their own would take minutes.
+    """
+    from lycoris.modules.locon import LoConModule
+
+    module = one.module
+    if isinstance(module, LoConModule) and not module.tucker:
+        up, down = (factor.weight.float().flatten(1) for factor in (module.lora_up, module.lora_down))
+        thin: Tensor = float(module.scale) * module.scalar * torch.linalg.qr(up).R @ torch.linalg.qr(down.T).R.T
+        return thin
+    found = module.get_diff_weight()
     change = found[0] if isinstance(found, tuple) else found
-    return None if change is None or change.ndim < 2 else change.flatten(1)
+    return None if change is None or change.ndim < 2 else change.float().flatten(1)
 
 
 def effective_rank(values: Tensor) -> float:
