@@ -20,6 +20,9 @@ UNNAMED = """() => Array.from(document.querySelectorAll('#lyco_page :is(input, t
         || one.closest('.block, .form')?.querySelector('label, [data-testid=block-info]')))
     .map((one) => one.outerHTML.slice(0, 160))"""
 NO_ALT = "() => Array.from(document.querySelectorAll('#lyco_page img:not([alt])')).map((one) => one.outerHTML.slice(0, 120))"
+CUT = """() => Array.from(document.querySelectorAll('#lyco_page :is(h1, h2, p, li)'))
+    .filter((one) => one.clientWidth > 1 && one.scrollWidth > one.clientWidth + 1 && !one.closest('.lyco_scroll, .lyco_plot'))
+    .map((one) => one.outerHTML.slice(0, 160))"""
 PALE = """() => {
     const light = (text) => { const [r, g, b] = text.match(/[0-9.]+/g).slice(0, 3).map((v) => v / 255)
         .map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
@@ -115,6 +118,7 @@ def test_nothing_is_cut_at_any_width(page: Any, width: int) -> None:
         go_to(page, name)
         page.wait_for_timeout(200)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        assert page.evaluate(CUT) == [], name
     if width == 390:
         go_to(page, "Generate")
         page.fill("#lyco_steps input[type=number]", "4")
@@ -124,3 +128,6 @@ def test_nothing_is_cut_at_any_width(page: Any, width: int) -> None:
             "(one) => { const box = document.querySelector(one).getBoundingClientRect(); return box.top < innerHeight && box.bottom > 0; }"
         )
         assert page.evaluate(inside, "#lyco_generate") and page.evaluate(inside, "#lyco_gallery img")
+        go_to(page, "Results")
+        wait_until_says(page, "#lyco_results_list", "Images in")
+        assert page.evaluate(CUT) == []
