@@ -126,6 +126,14 @@ def before_after(page: Any) -> str:
 
 
 @shot
+def stacks(page: Any) -> str:
+    go_to(page, "Generate", "#lyco_stacks")
+    page.click("#lyco_stack_save")
+    wait_until_says(page, "#lyco_stack_told", "The text above can be shared.")
+    return "#lyco_stacks"
+
+
+@shot
 def merge_plan(page: Any) -> str:
     go_to(page, "Merge")
     page.wait_for_function(f"document.querySelector('#lyco_merge_checkpoint input').value === '{CHECKPOINT.name}'")
@@ -199,6 +207,34 @@ def verify(page: Any) -> str:
 
 
 @shot
+def slim(page: Any) -> str:
+    go_to(page, "Resize", "Slim")
+    choose(page, "#lyco_slim_model", "both styles")
+    write(page, "#lyco_slim_error", "0.3")
+    done(page, "slim")
+    return ""
+
+
+@shot
+def interrogate(page: Any) -> str:
+    go_to(page, "Resize", "Interrogate")
+    choose(page, "#lyco_interrogate_model", "demo-lora")
+    done(page, "interrogate")
+    return ""
+
+
+@shot
+def find(page: Any) -> str:
+    go_to(page, "Resize", "Find")
+    for name in ("both styles", "demo-loha", "demo-lokr"):
+        choose(page, "#lyco_find_library", name)
+    page.keyboard.press("Escape")
+    choose(page, "#lyco_find_checkpoint", "stars and hearts")
+    done(page, "find")
+    return ""
+
+
+@shot
 def networks(page: Any) -> str:
     go_to(page, "Networks")
     page.wait_for_selector(".lyco_card")
@@ -225,12 +261,18 @@ def blocks(page: Any) -> str:
 
 
 @shot
-def analyzer(page: Any) -> str:
+def analyzer_running(page: Any) -> str:
     page.click("#lyco_blocks_one")
     page.locator("#lyco_blocks_analyzer .label-wrap:not(.open)").click()
     write(page, "#lyco_blocks_prompt", PROMPT)
     write(page, "#lyco_blocks_which", "BASE IN04 IN07 M00 OUT05 OUT09")
     page.click("#lyco_blocks_analyze")
+    page.wait_for_selector("#lyco_blocks_ranking td")
+    return "#lyco_blocks_analyzer"
+
+
+@shot
+def analyzer(page: Any) -> str:
     wait_until_says(page, "#lyco_blocks_analyze_progress", "Done, seed")
     page.wait_for_selector("#lyco_blocks_gallery img")
     return "#lyco_blocks_analyzer"
@@ -255,6 +297,15 @@ def compare(page: Any) -> str:
     wait_until_says(page, "#lyco_compare_progress", "Done in")
     page.wait_for_selector("#lyco_inspect_sides img")
     return "#lyco_inspect_compare"
+
+
+@shot
+def metadata(page: Any) -> str:
+    go_to(page, "Inspect", "#lyco_inspect_metadata")
+    write(page, "#lyco_metadata_title", "Blue stars")
+    write(page, "#lyco_metadata_triggers", "star")
+    done(page, "metadata")
+    return "#lyco_inspect_metadata"
 
 
 @shot
