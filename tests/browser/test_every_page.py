@@ -113,7 +113,7 @@ def test_a_stack_comes_back_on_a_second_data_folder_with_5000_networks(page: Any
     write(page, "#lyco_prompt", "a red circle <lyco:demo-lokr:0.7:0.4>")
     page.click("#lyco_stacks .label-wrap")
     page.click("#lyco_stack_save")
-    page.wait_for_function("document.querySelector('#lyco_stack_text textarea').value.includes('demo-lokr')")
+    wait_until_says(page, "#lyco_stack_told", "The text above can be shared.")
     text = page.input_value("#lyco_stack_text textarea")
     assert json.loads(text)["networks"][0]["tag"] == "<lyco:demo-lokr:0.7:0.4>"
     with running_app(with_many(tmp_path)) as other:

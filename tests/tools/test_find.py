@@ -145,6 +145,12 @@ def test_a_checkpoint_of_unusual_size_tells_what_it_is_made_of(tmp_path: Path) -
     assert {Path(row["file"]).stem: row["strengths"]["unet"] for row in made_of} == pytest.approx(used, abs=0.01)
 
 
+def test_what_is_nearly_none_has_no_sign() -> None:
+    row = {"file": "a.safetensors", "strengths": {"unet": -0.0004, "te1": -0.5}, "errors": {"unet": 0.0, "te1": 0.0}}
+    said = find._made_text("model", {"layers": ["x"], "made_of": [row], "explained": {}, "unreadable": []})
+    assert "unet +0.000 ± 0.000, te1 -0.500 ± 0.000" in said
+
+
 def test_checkpoints_of_other_sizes_are_refused_before_the_start(library: Path, tmp_path: Path) -> None:
     save_file(random_weights(1), tmp_path / "other.safetensors")
     for run in (find.run, find.plan):

@@ -216,7 +216,7 @@ def _strengths(files: Sequence[SampledNetwork], found: Mapping[str, Explained]) 
 def _made_text(name: str, report: Mapping[str, Any]) -> str:
     lines = [f"{name}, by {len(report['layers'])} of its layers:"]
     for row in report["made_of"]:
-        said = ", ".join(f"{key} {value:+.3f} ± {row['errors'][key]:.3f}" for key, value in row["strengths"].items())
+        said = ", ".join(f"{key} {round(value, 3) or 0.0:+.3f} ± {row['errors'][key]:.3f}" for key, value in row["strengths"].items())
         lines.append(f"  {row['file']}: {said}")
     if not report["made_of"]:
         lines.append("  none of the networks is in it")

@@ -82,7 +82,7 @@ class StackPart:
         try:
             cards = self.context.networks.cards() if self.context.networks is not None else ()
             stack = stack_of(prompt, -1 if seed is None else int(seed), cards)
-            text, said = stack.as_json(), "The text below can be shared."
+            text, said = stack.as_json(), "The text above can be shared."
             if name.strip():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 path = new_file(self.folder, name, SUFFIX, replace=True)
