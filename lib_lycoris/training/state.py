@@ -19,6 +19,8 @@ from ..errors import ToolError
 from ..tools.training.runs import STATE
 from ..tools.units import megabytes
 
+IMAGES = "images or captions"
+
 
 @dataclass
 class RunState:
@@ -30,12 +32,13 @@ class RunState:
     schedule: dict[str, Any]
     scaler: dict[str, Any] | None
     average: dict[str, torch.Tensor] | None
-    mark: str  # of the settings and data that it belongs to
+    mark: dict[str, Any]  # of the settings and data that it belongs to
 
 
-def mark_of(settings: dict[str, Any], digests: list[str]) -> str:
-    """Return a hash of what a run's bits depend on."""
-    return hashlib.blake2b(json.dumps([settings, sorted(digests)], sort_keys=True).encode(), digest_size=16).hexdigest()
+def mark_of(settings: dict[str, Any], digests: list[str]) -> dict[str, Any]:
+    """Return what a run's bits depend on: its settings as JSON has them, and a hash of its images and captions."""
+    images = hashlib.blake2b(json.dumps(sorted(digests)).encode(), digest_size=16).hexdigest()
+    return {**json.loads(json.dumps(settings)), IMAGES: images}
 
 
 def write_state(folder: Path, state: RunState) -> None:
@@ -49,17 +52,20 @@ def write_state(folder: Path, state: RunState) -> None:
         raise ToolError(f"the state of {folder.name} cannot be written, the one before is kept; {free}") from error
 
 
-def read_state(folder: Path, mark: str) -> RunState | None:
+def read_state(folder: Path, mark: dict[str, Any]) -> RunState | None:
     """Return the state that is kept; None where there is none. Raises ToolError for one of another run, or of no use."""
     path = folder / STATE
     if not path.is_file():
         return None
     try:
         found = RunState(**torch.load(path, map_location="cpu", weights_only=True))
+        before = dict(found.mark)
     except Exception as error:  # torch raises anything for a file of another kind; raised again as a sentence
         raise ToolError(f"the state in {folder.name} cannot be read ({type(error).__name__}); begin anew with --overwrite") from error
-    if found.mark != mark:
+    other = sorted(name for name in {*mark, *before} if mark.get(name) != before.get(name))
+    if other:
         raise ToolError(
-            f"the run in {folder.name} was started with other settings or images, so it cannot go on with these; give those, or --overwrite"
+            f"the run in {folder.name} was started with other settings ({', '.join(other)}), so it cannot go on with these; give those, "
+            "--overwrite to begin anew, or another name and --network_weights with its file to train that further"
         )
     return found

@@ -22,6 +22,7 @@ from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.patching import Patcher
 from lib_lycoris.tools.training import runs
 from lib_lycoris.training.__main__ import main
+from tests.training import pictures
 from tests.training.conftest import Words
 
 REQUIRES = ("lycoris",)
@@ -96,7 +97,9 @@ def same(one: Path, other: Path) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
-def test_a_run_that_is_stopped_keeps_its_place(out: Path, words: Words, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_stopped_keeps_its_place(
+    images: Path, out: Path, words: Words, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "lib_lycoris.training", *words("stopped", *LOKR)],
         env={**runs.environment(), "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
@@ -109,7 +112,10 @@ def test_a_run_that_is_stopped_keeps_its_place(out: Path, words: Words, whole: P
     assert main(words("stopped", *LOKR)) == 2
     assert "--resume to go on with it" in capsys.readouterr().err
     assert main(words("stopped", *LOKR, "--resume", "--train_batch_size", "2")) == 2
-    assert "started with other settings" in capsys.readouterr().err
+    assert "started with other settings (train_batch_size)" in capsys.readouterr().err
+    few = pictures.folder(out / "few" / images.name, 3)  # of the same name: its content is what counts
+    assert main([*words("stopped", *LOKR), "--resume", "--train_data_dir", str(few)]) == 2
+    assert "started with other settings (images or captions), so it cannot go on" in capsys.readouterr().err
     assert main(words("stopped", *LOKR, "--resume")) == 0
     same(out / "stopped.safetensors", whole)
 
