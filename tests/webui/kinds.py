@@ -51,7 +51,7 @@ KINDS: Sequence[Kind] = (  # the most special first
         settings=(("VERSION_UID", "PY313"),), hires=(SAME, ("hr_upscaler", "None")), fp8=FP8,
     ),
     Kind("forge", "backend/patcher", FLOAT32, *FORGE, loaded="", hires=(SAME, ("hr_upscaler", "Latent")), fp8=FP8),
-    Kind("reforge", "ldm_patched", FLOAT32, *FORGE, loaded="] loaded in ", fp8_flags=("--unet-in-fp8-e4m3fn",)),
+    Kind("reforge", "ldm_patched", FLOAT32, *FORGE, loaded=" loaded in ", fp8_flags=("--unet-in-fp8-e4m3fn",)),
     Kind("a1111", "modules/sd_hijack.py", A1111_FLAGS, "tiny_models", "checkpoint.py", checkpoint_kinds=A1111_CHECKPOINTS),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Teach a running Forge, Forge Neo or reForge the widths of the tiny test checkpoints, which its tables of models do not have.
+"""Teach a running Forge, Forge Neo, reForge or Forge Classic the widths of the tiny test checkpoints, which its tables of models do not have.
 
 This is an extension of its own, so that a run without ours has it too.
 """
@@ -35,16 +35,18 @@ def teach_forge(models):
 
 
 def teach_reforge():
-    """reForge takes the autoencoder's widths from its code and the text encoder's from a file."""
+    """reForge and Forge Classic take the autoencoder's widths from their code and the text encoder's from a file."""
     import ldm_patched.modules.sd as sd
     from ldm_patched.modules import sd1_clip, supported_models
 
     models = supported_models.SD15
     models.unet_config = {**models.unet_config, **SIZES["unet"]}
     make = sd1_clip.SDClipModel.__init__
+    text = Path(scripts.basedir()) / "text.json"
+    text.write_text(json.dumps(SIZES["reforge_text"]))
 
     def small_clip(self, *args, **kwargs):
-        kwargs["textmodel_json_config"] = SIZES["reforge_text"]
+        kwargs["textmodel_json_config"] = str(text)
         make(self, *args, **kwargs)
 
     sd1_clip.SDClipModel.__init__ = small_clip
