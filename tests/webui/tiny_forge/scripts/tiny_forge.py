@@ -1,4 +1,4 @@
-"""Teach a running Forge, Forge Neo, reForge or Forge Classic the widths of the tiny test checkpoints, which its tables of models do not have.
+"""Teach a running Forge, Forge Neo, reForge or Forge Classic the tiny test checkpoints' widths, which its tables of models do not have.
 
 This is an extension of its own, so that a run without ours has it too.
 """
