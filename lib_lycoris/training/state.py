@@ -16,6 +16,7 @@ import torch
 
 from ..atomic import replacing
 from ..errors import ToolError
+from ..plain_json import parse_json
 from ..tools.training.runs import STATE
 from ..tools.units import megabytes
 
@@ -38,7 +39,7 @@ class RunState:
 def mark_of(settings: dict[str, Any], digests: list[str]) -> dict[str, Any]:
     """Return what a run's bits depend on: its settings as JSON has them, and a hash of its images and captions."""
     images = hashlib.blake2b(json.dumps(sorted(digests)).encode(), digest_size=16).hexdigest()
-    return {**json.loads(json.dumps(settings)), IMAGES: images}
+    return {**parse_json(json.dumps(settings)), IMAGES: images}
 
 
 def write_state(folder: Path, state: RunState) -> None:

@@ -115,7 +115,7 @@ RULES = (
     ("A usual learning rate is 1e-4 to 1e-3 for a LoRA with alpha 1, less for its text encoder.", KOHYA),
     (
         "The number of steps follows from the images: theirs saw each image about 100 times, so steps = 100 * images / images a step; "
-        "before a training, --dry_run and Check say what that is for a folder.",
+        "a dry run, or Check on the page, says what that is for a folder.",
         PEFT,
     ),
     ("Too many steps, or too high a rate, and images become those of the folder whatever is asked for: begin low and go up.", DREAMBOOTH),

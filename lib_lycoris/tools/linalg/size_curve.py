@@ -119,19 +119,22 @@ class _Chosen:
         self.header = room_beside(keys, longest + 20, spectra.notes)
         self.of = torch.tensor([index for index, _ in self.parts], dtype=torch.long)
         self.costs = torch.tensor([part.rows + prod(self.weights[index].shape[1:]) for index, part in self.parts], dtype=torch.long)
-        self.sums = self._sums()
+        self.sums = self._sums(spectra.whole)
         self._orders: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def _sums(self) -> Tensor:
-        """Return the energy of the first 0, 1, 2, ... values of each part (parts, 1 + longest)."""
+    def _sums(self, whole: bool) -> Tensor:
+        """Return the energy of the first 0, 1, 2, ... values of each part (parts, 1 + longest); whole: all values were measured."""
         longest = max((part.values.numel() for _, part in self.parts), default=0)
-        table = torch.zeros(len(self.parts), longest + 1, dtype=torch.float64)
-        for row, (_, part) in zip(table, self.parts, strict=True):
-            row[1 : part.values.numel() + 1] = part.values.double().square()
-        sums = table.cumsum(1)
+        sums = torch.zeros(len(self.parts), longest + 1, dtype=torch.float64)
         for row, (index, part) in zip(sums, self.parts, strict=True):
-            if part.values.numel() == min(part.rows, prod(self.weights[index].shape[1:])):
-                row[part.values.numel() :] = part.energy  # nothing is left of all; the sum alone would say so up to rounding
+            squares, count = part.values.double().square(), part.values.numel()
+            if whole or count == min(part.rows, prod(self.weights[index].shape[1:])):
+                # what is not kept is summed, the least first: the difference of two large sums would be their rounding
+                row[1:count] = part.energy - squares.flip(0).cumsum(0).flip(0)[1:]
+                row[count:] = part.energy
+            else:
+                row[1 : count + 1] = squares.cumsum(0)
+                row[count + 1 :] = row[count].clone()
         return sums
 
     def order(self, linear: int, conv: int) -> tuple[Tensor, Tensor]:
