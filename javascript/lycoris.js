@@ -396,7 +396,8 @@
     });
 })();
 
-/* What Gradio leaves out for screen readers: words of the round arrow beside a list, and that a field with a list is a combobox. */
+/* What Gradio leaves out for screen readers: words of the round arrow beside a list, that a field with a list is a combobox, and in Gradio 3
+   which slider the number beside it belongs to. */
 (function() {
     const WORDS = "Look for new files";
     let asked = false;
@@ -409,6 +410,9 @@
         }
         for (const field of document.querySelectorAll("#lyco_page input[role=listbox]")) {
             field.setAttribute("role", "combobox");
+        }
+        for (const number of document.querySelectorAll("#lyco_page .head > input[type=number]:not([aria-label])")) {
+            number.setAttribute("aria-label", number.parentElement.textContent.trim() + ", as a number");
         }
     }
 

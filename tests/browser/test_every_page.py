@@ -18,7 +18,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.new_set]
 
 MANY = 5000
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-OF_GRADIO = {("aria-prohibited-attr", '<div class="empty')}  # an empty gallery is a div with a label; docs/app.md names it
+OF_GRADIO = {  # docs/app.md names them
+    ("aria-prohibited-attr", '<div class="empty'),  # an empty gallery is a div with a label
+    ("meta-viewport", '<meta name="viewport"'),  # Gradio 3 keeps a phone from enlarging the page
+}
 OPEN_ALL = """() => document.querySelectorAll('#lyco_page .label-wrap:not(.open)').forEach((one) => {
     if (one.getClientRects().length) one.click(); })"""
 
