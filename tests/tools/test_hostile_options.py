@@ -160,6 +160,27 @@ def test_parts_of_an_undo_file_that_are_others_are_refused_without_unpacking_the
     assert not (folder / "out.safetensors").exists()
 
 
+HEADS = {
+    b"PK\x01\x02": 6,
+    b"PK\x03\x04": 4,
+}  # of an entry of the list, and of a member -> where its version stands, then flags
+
+
+@pytest.mark.parametrize("value", [0x01, 0x20, 0x40, 0x77, 0xFF])
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("head", HEADS)
+def test_an_archive_of_a_kind_that_is_not_known_is_refused(head: bytes, place: int, value: int, folder: Path) -> None:
+    raw = bytearray((folder / "merged.undo").read_bytes())
+    raw[raw.index(head) + HEADS[head] + place] = value
+    (folder / "x.undo").write_bytes(raw)
+    said = ""
+    try:
+        UNDO.run(merged=folder / "merged.safetensors", undo_file=folder / "x.undo", save_to=folder / "out.safetensors")
+    except ToolError as error:
+        said = str(error)
+    assert said.startswith("x.undo is ") is not (folder / "out.safetensors").exists()  # some versions are known, some flags say nothing
+
+
 RECIPES: tuple[dict[str, Any], ...] = (
     {"networks": None}, {"networks": [3]}, {"networks": [{"name": "one.safetensors"}]}, {"sd_model": "x"}, {"sd_model": {"name": 3}},
     {"sd_model": {"name": "a\0b", "bytes": 1, "sha256": "x"}}, {"sd_model": {"name": "x", "files": [{"file": "../../secret",

@@ -33,6 +33,8 @@ SAMPLE = 1 << 17  # bytes tried before a plane is packed
 LEVEL = 1
 MOST_PACKED = 100  # times its own size: what the manifest and the headers, which are texts, unpack to at most
 ENCRYPTED = 1  # bit of a member's flags
+# what zipfile ends with on an archive that is damaged, or made by another program in a way that it does not know (RuntimeError)
+UNREADABLE = (BadZipFile, RuntimeError, OSError, EOFError, ValueError, OverflowError, zlib.error)
 EPOCH = (1980, 1, 1, 0, 0, 0)  # no dates: the same merge gives the same file
 
 
@@ -123,7 +125,7 @@ class Undo:
             raise ToolError(f"{path.name} is not there (looked in {path.absolute().parent}); give the undo file that the merge wrote")
         try:
             self._zip = ZipFile(path)
-        except (BadZipFile, OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise ToolError(f"{path.name} is no undo file, or is damaged ({error}); give the one that the merge wrote") from error
         try:
             found = parse_json(self._packed("manifest.json"))
@@ -176,7 +178,7 @@ class Undo:
         try:
             with self._zip.open(name) as file:
                 data = file.read(size)
-        except (BadZipFile, OSError, EOFError, zlib.error) as error:
+        except UNREADABLE as error:
             raise self._damaged(name, error) from error
         if len(data) != size:
             raise self._damaged(name, "it is cut off")
