@@ -138,6 +138,13 @@ def test_networks_that_cancel_in_a_checkpoint_write_no_copy_of_it(precision: str
         assert left, "the sum of the live model is written, rounding and all"
 
 
+@pytest.mark.parametrize("ratios", [[1e-10], [1e-10, 2e-10], [1e-10, -2e-10]])
+def test_strengths_that_are_small_are_no_ones_that_cancel(ratios: list[float], tmp_path: Path) -> None:
+    lora = NETWORKS / "demo-lora.safetensors"
+    plan = checkpoint.TOOL.plan(sd_model=CHECKPOINT, models=[lora] * len(ratios), ratios=ratios, save_to=tmp_path / "x.safetensors")
+    assert "cancel" not in plan.text
+
+
 @pytest.mark.parametrize("method", ["dare", "ties"])
 def test_the_error_of_a_weeded_merge_is_that_of_the_file(method: str, tmp_path: Path) -> None:
     one, other = (saved(tmp_path / f"{seed}.safetensors", tensors(dtype=torch.float32, seed=seed)) for seed in (1, 2))

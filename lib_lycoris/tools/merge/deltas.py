@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import partial
-from math import isfinite
+from math import fsum, isfinite
 
 import torch
 from torch import Tensor
@@ -79,11 +79,11 @@ class Changes:
     def foresee_cancelled(self) -> None:
         """Find the tensors in which the same networks come with strengths that add up to 0; raise ToolError where these are all."""
         for key, changes in self.by_key.items():
-            sums: dict[tuple[str, ...], float] = {}
+            strengths: dict[tuple[str, ...], list[float]] = {}
             for change in changes:
                 digest, name, _, ranks = change.order
-                sums[digest, name, ranks] = sums.get((digest, name, ranks), 0.0) + change.strength
-            if not any(round(total, 9) for total in sums.values()):
+                strengths.setdefault((digest, name, ranks), []).append(change.strength)
+            if all(abs(fsum(found)) <= ROUNDING * max(map(abs, found)) for found in strengths.values()):
                 self.cancelled.add(key)
         self.refuse_if_all_cancel()
 
