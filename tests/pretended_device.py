@@ -91,6 +91,12 @@ def _inner(leaf: Any) -> Any:
     return leaf.value if isinstance(leaf, Placed) else leaf
 
 
+def places(tensor: Tensor, there: bool) -> Tensor:
+    """Return a tensor where it is wanted."""
+    plain = tensor.value if isinstance(tensor, Placed) else tensor
+    return Placed(plain) if there else plain
+
+
 def move(model: nn.Module, there: bool) -> None:
     """Give every layer parameters on the pretended device or on the CPU; new ones, with the same values."""
     for module in model.modules():

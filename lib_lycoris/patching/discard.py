@@ -1,17 +1,36 @@
-"""Lets gigabytes go beside what comes next: to give them back to the system takes tenths of a second."""
+"""Lets gigabytes go beside what comes next: to give them back to the system takes tenths of a second, and holds up who asks for memory."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from threading import Thread
+from threading import Event, Thread
+
+from torch import Tensor
 
 from .layers.layer import PatchedLayer
 
 WORTH_A_THREAD = 64 << 20  # bytes
+AT_ONCE = 16 << 20  # bytes
+SHARE = 0.1  # of the time is spent on it: the next image's steps do not feel it, and what was merged is gone two seconds later
+
+_slow: list[Event] = []  # one for each thread that gives something back and could be done sooner
 
 
 def discard(layers: Iterable[PatchedLayer]) -> None:
     """Drop what layers keep that are no longer on a model."""
+    while _slow:
+        _slow.pop().set()  # what was dropped before makes room for what is about to be made
     values = [value for layer in layers for value in layer.let_go()]
     if sum(value.nbytes for value in values if value.device.type == "cpu") >= WORTH_A_THREAD:
-        Thread(target=values.clear, daemon=True).start()  # holds the last reference to them
+        _slow.append(hurry := Event())
+        Thread(target=_give_back, args=(values, hurry), daemon=True).start()  # holds the last reference to them
+
+
+def _give_back(values: list[Tensor], hurry: Event) -> None:
+    """Let tensors go a few at a time."""
+    while values:
+        began, size = time.monotonic(), 0
+        while values and size < AT_ONCE:
+            size += values.pop().nbytes
+        hurry.wait((time.monotonic() - began) * (1 / SHARE - 1))

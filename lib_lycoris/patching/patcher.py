@@ -21,6 +21,7 @@ from .layers.layer import PatchedLayer
 from .live.attention import unsupported
 from .live.forwards import reads_children
 from .live.layer_access import COMPUTED_IN, LayerAccess, LiveParameter, main_leaf
+from .live.moving import unwatch, watch
 from .report import NetworkReport, Report
 from .workspace import Mode, Workspace
 
@@ -86,10 +87,9 @@ class Patcher:
         for module, layer in layers.items():
             if (before := self._layers.get(module)) is not None:
                 layer.adopt(before)
-        self.workspace.begin(mode, sum(activation.network.bytes for activation in activations))
-        self._share_out(layers.values())
+        self.workspace.begin(mode, sum(activation.network.bytes for activation in activations), partial(_gains, layers))
         discard(self._layers.values())
-        self._layers, self._edits = layers, edits
+        self._keep(layers, edits)
         if not layers:
             self.workspace.free()
         self.active = True
@@ -100,7 +100,7 @@ class Patcher:
         """Take every network off: the model computes as if there had never been one."""
         self.pause()
         discard(self._layers.values())
-        self._layers, self._edits = {}, {}
+        self._keep({}, {})
         self.workspace.free()
 
     def pause(self) -> None:
@@ -233,11 +233,13 @@ class Patcher:
                 return f"a layer of the kind {kind} has no {leaf} and cannot be given one"
         return None
 
-    def _share_out(self, layers: Iterable[PatchedLayer]) -> None:
-        """Let the workspace know what an accelerator's memory could be used for."""
-        found = [(weight.device, *gained) for layer in layers if (weight := layer.stored) is not None and (gained := layer.gain())]
-        if found and found[0][0].type != "cpu":
-            self.workspace.share_out(found[0][0], [gained for _, *gained in found])  # type: ignore[misc]
+    def _keep(self, layers: Mapping[nn.Module, PatchedLayer], edits: dict[tuple[object, ...], Edit]) -> None:
+        """Remember these layers in place of those before, and have them told when their modules are moved."""
+        for module in self._layers.keys() - layers.keys():
+            unwatch(module)
+        for module, layer in layers.items():
+            watch(module, layer.moved)
+        self._layers, self._edits = layers, edits
 
     def _refuse_a_second_patcher(self, layers: Iterable[nn.Module]) -> None:
         """Raise where another Patcher's networks are on: deltas of both could not be computed from the same base weight."""
@@ -262,6 +264,11 @@ class Patcher:
             else:
                 self._hooks[module] = hook = Hook(module, layer)
                 module.__dict__["forward"] = hook
+
+
+def _gains(layers: Mapping[nn.Module, PatchedLayer], device: str) -> list[tuple[float, int]]:
+    """Return what a kind of device's memory could be used for."""
+    return [gained for layer in layers.values() if (gained := layer.gain(device))]
 
 
 def live_modules(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:

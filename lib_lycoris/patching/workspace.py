@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from threading import RLock
@@ -18,6 +18,7 @@ from .live.layer_access import LayerAccess
 from .room import least_gain, room_on
 
 Mode = Literal["auto", "functional", "merged", "recompute"]
+Gains = Callable[[str], Iterable[tuple[float, int]]]  # kind of device -> what each layer's weight would gain for each byte, and its bytes
 LENT_SHARE = 0.15  # of the networks' own bytes: what "functional" may borrow for the weight of one layer at a time
 
 
@@ -32,19 +33,15 @@ class Workspace:
     _kept: int = 0
     _room: int | None = None
     _least_gain: float = 0.0
+    _gains: Gains = lambda device: ()
     _lent_bytes: float = 0
     lock: Any = field(default_factory=RLock, repr=False)  # held while a layer is prepared, or used as one thread at a time may
     _scratch: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
-    def begin(self, mode: Mode, network_bytes: int) -> None:
-        """Begin anew: other networks come, of so many bytes in all."""
-        self.mode, self._kept, self._lent_bytes = mode, 0, LENT_SHARE * network_bytes
+    def begin(self, mode: Mode, network_bytes: int, gains: Gains) -> None:
+        """Begin anew: other networks come, of so many bytes in all, on layers that would gain so much by being merged."""
+        self.mode, self._kept, self._lent_bytes, self._gains = mode, 0, LENT_SHARE * network_bytes, gains
         self._room, self._least_gain = None, 0.0
-
-    def share_out(self, device: torch.device, layers: Iterable[tuple[float, int]]) -> None:
-        """Say on an accelerator, where merged comes first, which layers' weights would gain how much for each byte, and their bytes."""
-        self._room = room_on(device, self.merged_bytes)
-        self._least_gain = least_gain(layers, self._room)
 
     def free(self) -> None:
         """Let the shared memory go."""
@@ -72,8 +69,9 @@ class Workspace:
 
     def _keeps(self, works: Sequence[Cost], size: int, device: torch.device, kept: bool) -> bool:
         """Tell whether there is room for an effective weight, and take it."""
-        if self._room is None:
+        if self._room is None:  # not before: a model may come to the device with its first use
             self._room = room_on(device, self.merged_bytes)
+            self._least_gain = 0.0 if device.type == "cpu" else least_gain(self._gains(device.type), self._room)
         more = 0 if kept else size
         if self._kept + more > self._room or gain(works, size, device.type) < self._least_gain:
             return False

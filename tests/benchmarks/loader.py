@@ -27,7 +27,7 @@ from .loader_models import make
 from .loader_stages import QUICK, Plan, Stages
 from .loader_timing import Clock, Result
 
-SDXL = Plan(1, {"functional": 1}, 2, 0, ways=("functional",))
+SDXL = Plan(1, 1, {"functional": 1}, 2, 0, ways=("functional",))
 STAGES = ("changes", "steady", "schedule", "memory", "start", "webui", "gpu", "sdxl")
 
 

@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ class Rising:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: repeats of each change, rounds of steps by way, pairs of a schedule's steps, networks in a row."""
+    """How much is measured: repeats of each change, and of small ones in each; rounds of steps by way, pairs of
+    a schedule's steps, networks in a row.
+    """
 
     repeats: int = 2
+    small: int = 3
     rounds: dict[str, int] = field(default_factory=lambda: {"functional": 3, "merged": 3, "recompute": 1, "auto": 3})
     pairs: int = 10
     row: int = 100
@@ -44,7 +48,7 @@ class Plan:
     ways: tuple[str, ...] = ("functional", "merged", "auto")
 
 
-QUICK = Plan(1, {"functional": 1, "merged": 1, "recompute": 1, "auto": 1}, 3, 12)
+QUICK = Plan(1, 1, {"functional": 1, "merged": 1, "recompute": 1, "auto": 1}, 3, 12)
 
 
 class Stages:
@@ -59,14 +63,18 @@ class Stages:
         """Return the path of a network."""
         return loader_networks.write(kind, self.base, self.folder, self.dtype, seed)
 
-    def events(self, side: Side, kind: str) -> dict[str, float]:
-        """Return what each kind of change adds, once, from a fresh start."""
-        one, other = self.file(kind, 0), self.file(kind, 1)
-        changes = {
-            "first_use": lambda: side.use(one, 0.8), "new_file": lambda: side.use(other, 0.8),
-            "strength_only": lambda: side.use(other, 0.5), "off": side.off,
-        }  # fmt: skip
-        found = {name: added(changes[name], side.model.probe) for name in EVENTS}
+    def events(self, side: Side, kind: str) -> dict[str, list[float]]:
+        """Return what each kind of change adds, from a fresh start: once, and those that add little several times."""
+        one, other, found = self.file(kind, 0), self.file(kind, 1), {}
+        for name, path in (("first_use", one), ("new_file", other)):
+            found[name] = [added(partial(side.use, path, 0.8), side.model.probe)]
+        strengths = [0.5 + 0.1 * number for number in range(self.plan.small)]
+        found["strength_only"] = [added(partial(side.use, other, strength), side.model.probe) for strength in strengths]
+        found["off"] = []
+        for strength in strengths:
+            side.use(other, strength)
+            side.model.probe()
+            found["off"].append(added(side.off, side.model.probe))
         side.reset()
         return found
 
@@ -80,12 +88,12 @@ class Stages:
             self.file(kind, 0), self.file(kind, 1)
         os.sync()
         for kind in self.kinds:
-            times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+            times: dict[str, list[dict[str, list[float]]]] = {name: [] for name in sides}
             for _ in range(self.plan.repeats):
                 for name, side in sides.items():
                     times[name].append(self.events(side, kind))
             for event in EVENTS:
-                series = {name: [found[event] for found in measured] for name, measured in times.items()}
+                series = {name: [value for found in measured for value in found[event]] for name, measured in times.items()}
                 for name, values in series.items():
                     yield of(f"{event}_{kind}_{name}_seconds", values, unit="s")
                 for way in ways:

@@ -22,7 +22,7 @@ from tests.patching.test_layer_access import stored_in
 from tests.patching.test_other_layers import RMSNorm, model
 from tests.patching.test_patching import ALGORITHMS
 from tests.patching.test_quantised_layers import COLUMNS, ROWS, flux, write
-from tests.pretended_device import DEVICE, Device, Placed, move, strict
+from tests.pretended_device import DEVICE, Device, Placed, move, places, strict
 from tests.samples import LINEAR
 from tests.tiny_model import MODES, TinyModel, networks, write_network
 
@@ -148,12 +148,6 @@ def test_layers_that_cast_what_they_store_stay_on_the_device(algorithm: str, acc
                 outputs.append(model(value))
             patcher.restore()
     torch.testing.assert_close(outputs[1].value, outputs[0], rtol=1e-4, atol=1e-4)
-
-
-def places(tensor: Tensor, there: bool) -> Tensor:
-    """Return a tensor where it is wanted."""
-    plain = tensor.value if isinstance(tensor, Placed) else tensor
-    return Placed(plain) if there else plain
 
 
 @torch.no_grad()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
+import types
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from torch import nn
 from lib_lycoris import Patcher
 from lib_lycoris.patching import discard, room
 from tests.patching.test_modes import WIDE_BYTES, constant, random_lora, wide_layer
-from tests.pretended_device import Device, Placed, move
+from tests.pretended_device import Device, Placed, move, places
 from tests.tiny_model import TinyModel, networks
 
 
@@ -34,6 +37,73 @@ def test_gigabytes_are_given_back_beside_what_comes_next(tmp_path: Path, monkeyp
         if thread is not threading.current_thread() and thread.daemon:
             thread.join(5)
     assert not [reference for reference in kept if reference() is not None]
+
+
+def test_what_goes_slowly_goes_at_once_where_memory_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next networks do not come beside all that those before kept."""
+    monkeypatch.setattr(discard, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(discard, "AT_ONCE", 1)
+    monkeypatch.setattr(discard, "SHARE", 1e-9)
+    values = [torch.empty(1 << 20) for _ in range(20)]
+    kept = [weakref.ref(value) for value in values]
+    discard.discard([types.SimpleNamespace(let_go=lambda: [values.pop() for _ in range(20)])])  # type: ignore[list-item]
+    thread = next(thread for thread in threading.enumerate() if thread.name.endswith("(_give_back)"))
+    time.sleep(0.2)
+    assert any(reference() is not None for reference in kept), "it waits between"
+    discard.discard([])
+    thread.join(5)
+    assert not any(reference() is not None for reference in kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["merged", "auto"])
+def test_what_is_kept_goes_with_its_layer(mode: Any) -> None:
+    """Memory that a program frees by moving a layer - here to another dtype - is free; one that stays where it is keeps its weight."""
+    patcher, wide = wide_layer()
+    patcher.apply([constant(random_lora(patcher), 0.7)], mode)
+    tokens = torch.randn(8192, 320)
+    wide(tokens)
+    effective = patcher.layer(wide).effective["weight"]  # type: ignore[union-attr]
+    kept = weakref.ref(effective._value)  # type: ignore[arg-type]
+    patcher.modules[""].to("cpu")
+    assert kept() is effective._value is not None
+    patcher.modules[""].double()
+    assert kept() is None
+    with torch.no_grad():
+        twin, other = wide_layer(torch.float64)
+        other.load_state_dict(wide.state_dict())
+        twin.apply([constant(random_lora(twin), 0.7)], "merged")
+    torch.testing.assert_close(wide(tokens.double()), other(tokens.double()), rtol=1e-12, atol=1e-12)
+    patcher.restore()
+    assert not {"_apply", "forward"} & wide.__dict__.keys()
+
+
+@torch.no_grad()
+def test_a_layer_that_leaves_within_a_step_is_not_merged_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs with very little memory bring one part at a time; one that stays for an image is merged for each."""
+    monkeypatch.setattr(room, "free_bytes", lambda device: 1 << 30)
+    patcher, wide = wide_layer()
+    root, tokens, ways = patcher.modules[""], torch.randn(64, 320), {}
+
+    def bring(there: bool) -> None:
+        root._apply(lambda tensor: places(tensor, there))
+
+    for leaving in ("an image", "a step"):
+        patcher.restore()
+        patcher.apply([constant(random_lora(patcher), 0.7)])
+        layer = patcher.layer(wide)
+        assert layer is not None
+        ways[leaving] = []
+        with Device():
+            for step in range(4):
+                patcher.step(step, 4)
+                bring(True)
+                wide(Placed(tokens))
+                ways[leaving].append(layer.way(Placed(tokens)))
+                if leaving == "a step" or step == 3:
+                    bring(False)
+                    assert layer.effective["weight"]._value is None
+    assert ways == {"an image": ["merged"] * 4, "a step": ["merged", *["functional"] * 3]}
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ def test_no_full_size_weight_is_kept_of_what_is_quantised_to_be_small(kind: str,
     with torch.no_grad():
         layer(torch.randn(4096, COLUMNS))
     found = patcher.layer(layer)
-    assert found is not None and found.way(torch.randn(4096, COLUMNS)) == "functional" and found.gain() is None
+    assert found is not None and found.way(torch.randn(4096, COLUMNS)) == "functional" and found.gain("cuda") is None
     assert not found.let_go()
 
 

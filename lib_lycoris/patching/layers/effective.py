@@ -62,6 +62,11 @@ class Effective:
         """Take over what another one of the same parameter keeps: its value if that is still right, else its memory."""
         self._value, self._state, self._made_of = other._value, other._state, other._made_of
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether a value is kept whose base is no longer what it was made of."""
+        return self._value is not None and not (self._state and self._state.holds())
+
     def let_go(self) -> Tensor | None:
         """Return the value that is kept, and keep it no longer."""
         value, self._value = self._value, None

@@ -41,6 +41,8 @@ class PatchedLayer:
         self.shifts = {leaf: Shift(self.live(leaf), found, workspace) for leaf, found in edits.items() if leaf.endswith("bias")}
         self._all = [edit for found in self.edits.values() for edit in found]
         self.varies = not all(isinstance(edit.strength, (int, float)) for edit in self._all)
+        self.leaves = False  # whether the module is moved within a step, so that what is kept is of no use at the next one
+        self._merged_at = -1  # the step
         self._ways: dict[int, Way] = {}
         self._calls: dict[tuple[object, ...], Call] = {}
         self._stack: tuple[list[LowRank], Stacked] | None = None
@@ -74,6 +76,8 @@ class PatchedLayer:
         if not any(edit.now(self.workspace.progress) for edit in self._all):
             return Call(unchanged, None, now)
         way = self.way(*args, **kwargs)
+        if way == "merged":
+            self._merged_at = self.workspace.progress.step
         prepare = {"functional": self.prepare_bypass, "merged": self.prepare_merged, "recompute": self.prepare_recompute}[way]
         run, reads = prepare(inner, *args, **kwargs)
         memory_is_reused = way == "recompute" or (way == "merged" and self.varies)
@@ -86,6 +90,16 @@ class PatchedLayer:
         for leaf, effective in self.effective.items():
             if leaf in other.effective:
                 effective.adopt(other.effective[leaf])
+        self.leaves = other.leaves
+
+    def moved(self) -> None:
+        """Drop what is kept of a base weight that is no longer there: after the module went to another device or dtype."""
+        with self.workspace.lock:
+            if any(effective.is_stale for effective in self.effective.values()):
+                self.let_go()
+                if self._merged_at == self.workspace.progress.step and not self.leaves:
+                    self.leaves = True
+                    self._ways.clear()
 
     def let_go(self) -> list[Tensor]:
         """Return the effective parameters that are kept, and keep them no longer."""
@@ -107,24 +121,19 @@ class PatchedLayer:
             if self.workspace.mode == "auto" and self.access.is_packed(self.module, self.main):
                 found = "functional"  # who quantises a model has no room for its weights unpacked
             elif works:
-                found = self.workspace.way(works, positions, size, dtype, x.device, not self.varies, kept)
+                found = self.workspace.way(works, positions, size, dtype, x.device, not (self.varies or self.leaves), kept)
             else:  # a vector beside the bias's takes no room to speak of
                 found = "functional" if self.varies or self.workspace.mode == "functional" else "merged"
             self._ways[positions] = found
         return found
 
-    @property
-    def stored(self) -> Tensor | None:
-        """The layer's main parameter as it lies in memory."""
-        return self.access.stored(self.module, self.main)
-
-    def gain(self) -> tuple[float, int] | None:
-        """Return what keeping the effective weight gains for each byte, and its bytes; None where none would be kept."""
-        works, stored = [edit.algorithm.cost(self.shape) for edit in self.edits.get("weight", ())], self.stored
-        if self.varies or not works or stored is None or self.access.is_packed(self.module, self.main):
+    def gain(self, device: str) -> tuple[float, int] | None:
+        """Return what keeping the effective weight on a kind of device gains a byte, and its bytes; None where none would be kept."""
+        works = [edit.algorithm.cost(self.shape) for edit in self.edits.get("weight", ())]
+        if self.varies or self.leaves or not works or self.access.is_packed(self.module, self.main):
             return None
         size = prod(self.shape) * self.live(self.main).dtype.itemsize
-        return gain(works, size, stored.device.type), size
+        return gain(works, size, device), size
 
     def prepare_bypass(self, inner: Run, *args: Any, **kwargs: Any) -> Prepared:
         """Prepare the output plus the changes."""
@@ -216,7 +225,7 @@ class PatchedParent(PatchedLayer):
         """Return what its input is computed in."""
         return x.dtype
 
-    def gain(self) -> tuple[float, int] | None:
+    def gain(self, device: str) -> tuple[float, int] | None:
         """Return that nothing is gained by keeping what is kept always."""
         return None
 
