@@ -15,7 +15,7 @@ from .. import __version__
 from ..atomic import write_text
 from ..errors import ToolError
 from ..networks.hashes import sha256
-from ..networks.reading.folder import EXTENSIONS
+from ..networks.reading.folder import files_below
 from ..plain_json import parse_json
 from ..records import dataclass
 from ..wording import counted
@@ -64,7 +64,7 @@ def left_below(sources: Sequence[Path]) -> list[str]:
     found = []
     for folder in sources:
         if folder.is_dir() and networks_at(folder) != [folder]:
-            count = sum(file.parent != folder and file.suffix.lower() in EXTENSIONS for file in folder.rglob("*"))
+            count = sum(file.parent != folder for file in files_below(folder))
             found += [f"{folder}: {counted(count, 'file')} in its subfolders left out; give these folders too"] if count else []
     return found
 

@@ -11,7 +11,7 @@ NUMBERS: tuple[Any, ...] = (
     -float("inf"), True, False,
 )  # fmt: skip
 TEXTS = (
-    "", " ", ".", "..", "/", "../../outside/file", "/nowhere/lycoris-fuzz/file", "~", "C:\\x", "con", "nul.safetensors", "a" * 300,
+    "", " ", ".", "..", "/nowhere", "../../outside/file", "/nowhere/lycoris-fuzz/file", "~", "C:\\x", "con", "nul.safetensors", "a" * 300,
     "a" * 5000, "\x00", "a\x00b",
     "\ud800", "a\udfffb", "\u202egnp.exe", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "%s%n{}", "{0.__class__}", "é\n",
     "\r\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lib_lycoris.models import FAMILIES, UNKNOWN
 from lib_lycoris.networks.hashes import model_hash
 from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.files.metadata import checkpoint_metadata, kohya_hashes, make_recipe
+from lib_lycoris.tools.library.sampled import files_of
 from lib_lycoris.tools.reshape.metadata import LARGEST_IMAGE, NEEDED
 from lib_lycoris.tools.reshape.metadata import edit_metadata as run
 
@@ -136,6 +138,23 @@ def test_a_folder_is_done_past_what_is_broken(tmp_path: Path) -> None:
     assert "broken.safetensors: " in done.text
     assert {metadata(tmp_path / f"{name}.safetensors")["modelspec.license"] for name in ("a", "sub/b", "c")} == {"CC0"}
     assert run([tmp_path / "a.safetensors"], license="CC0", in_place=True).report["changed"] == 0  # safe to run again
+
+
+def test_a_subfolder_that_is_gone_costs_the_others_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file once, though its folder be named twice."""
+    for number, name in enumerate(("a", "gone/b", "kept/c")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.safetensors", number)
+    listed = os.scandir
+
+    def scandir(place: Any = ".") -> Any:
+        if os.path.basename(place) == "gone":
+            raise FileNotFoundError(2, "No such file or directory", place)
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for paths in (run([tmp_path, tmp_path]).report["files"], files_of([tmp_path, tmp_path])):
+        assert [Path(found["file"] if isinstance(found, dict) else found).stem for found in paths] == ["a", "c"]
 
 
 @pytest.mark.parametrize(

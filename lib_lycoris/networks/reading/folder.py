@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Container
 from pathlib import Path
 
 from ...errors import NetworkFormatError
@@ -16,6 +18,13 @@ STEMS = (*SAVED, "lora_weights", "model")
 def file_of(path: Path) -> Path:
     """Return the file that a path stands for: of a folder the network in it. Raises NetworkFormatError."""
     return network_in(path) if path.is_dir() else path
+
+
+def files_below(folder: Path, endings: Container[str] = EXTENSIONS) -> list[Path]:
+    """Return the files with these endings in a folder and its subfolders; hidden ones are left out, and folders that cannot be listed."""
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    wanted = (path for path in found if path.suffix.lower() in endings)
+    return sorted(path for path in wanted if path.is_file() or not path.exists())  # a link that leads nowhere is told by who reads it
 
 
 def network_in(folder: Path) -> Path:

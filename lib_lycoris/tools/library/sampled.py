@@ -17,7 +17,7 @@ from ...models import FAMILIES, BaseModel, recognise, split_parameter, with_part
 from ...networks.keys import Keys, sort_out
 from ...networks.loading import fits_by_shapes, module_shapes, no_network, open_keys, open_network
 from ...networks.matching import Placement, find_layers, match, own_model, slice_shape
-from ...networks.reading.folder import EXTENSIONS
+from ...networks.reading.folder import EXTENSIONS, files_below
 from ...networks.reading.reader import Block, TensorFile
 from ...networks.reading.table import TensorInfo
 from ...networks.settings.source import SettingsSource
@@ -163,8 +163,8 @@ def files_of(library: Iterable[Path]) -> list[Path]:
     for place in library:
         if not place.exists():
             raise ToolError(f"there is no {place}")
-        listed = sorted(place.rglob("*")) if place.is_dir() else [place]
-        found.update(dict.fromkeys(p for p in listed if p.is_file() and p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")))
+        named = [place] if place.is_file() and place.suffix.lower() in EXTENSIONS and not place.name.startswith(".") else []
+        found.update(dict.fromkeys(files_below(place) if place.is_dir() else named))
     if not found:
         raise ToolError(f"{', '.join(map(str, library))} holds no network file ({', '.join(EXTENSIONS)})")
     return list(found)

@@ -12,6 +12,7 @@ from ...errors import LycorisError, ToolError
 from ...models import FAMILIES, detect_family, recognise
 from ...networks.hashes import model_hash
 from ...networks.loading import module_shapes, no_network, open_keys
+from ...networks.reading.folder import SAFETENSORS, files_below
 from ...networks.reading.header import read_header
 from ...networks.settings.source import NOTHING
 from ...records import dataclass
@@ -137,11 +138,11 @@ def _thumbnail(path: Path) -> str:
 
 def _files(models: Files) -> Iterator[Path]:
     """Give the files, those of a folder and its subfolders among them."""
-    for one in map(Path, as_list(models)):
+    for one in dict.fromkeys(map(Path, as_list(models))):
         if not one.is_dir():
             yield one
             continue
-        found = sorted(path for path in one.rglob("*.safetensors") if not path.name.startswith("."))
+        found = files_below(one, (SAFETENSORS,))
         if not found:
             raise ToolError(f"{one} holds no .safetensors file")
         yield from found
