@@ -83,6 +83,21 @@ def test_json_of_strangers_raises_one_kind_of_error() -> None:
             parse_json(text)
 
 
+@pytest.mark.parametrize("value", [1e300, -20_000.0, 3.5e38])
+@pytest.mark.parametrize(("tool", "option"), [("merge", "te"), ("merge", "ratios"), ("networks_merge", "unet"), ("bake", "te2")])
+def test_a_strength_that_no_tag_could_have_is_refused(tool: str, option: str, value: float, folder: Path) -> None:
+    """Beyond float32 torch would say so in its own words; far below that nothing is left of a model."""
+    one, two = folder / "one.safetensors", folder / "two.safetensors"
+    given: dict[str, dict[str, Any]] = {
+        "merge": {"sd_model": folder / "base.safetensors", "models": [one], option: [value]},
+        "networks_merge": {"models": [one, two], option: [1.0, value]},
+        "bake": {"model": one, option: value},
+    }
+    with pytest.raises(ToolError, match=r"for (one|two)\.safetensors is too large; give a number such as 0\.7, from -10000 to 10000"):
+        TOOLS[tool].run(**given[tool], save_to=folder / "out.safetensors")
+    assert not (folder / "out.safetensors").exists()
+
+
 def test_whole_numbers_are_no_weights_to_merge_into(folder: Path) -> None:
     tensors = load_file(folder / "base.safetensors")
     key = next(key for key in tensors if "to_q" in key)

@@ -220,7 +220,7 @@ def test_strengths_are_refused_where_they_cannot_be_meant(files: Path) -> None:
     with pytest.raises(ToolError, match="is an input"):
         go(files, "one", save_to=files / "one.safetensors")
     with pytest.raises(ToolError, match="F16"):
-        go(files, "one", ratios=[1e9])
+        go(files, "one", ratios=[1e4], lbw=[",".join(["10000"] * 12)])
     save_file(
         {"lora_unet_nowhere.lora_down.weight": torch.ones(1, 2), "lora_unet_nowhere.lora_up.weight": torch.ones(2, 1)},
         files / "other.safetensors",

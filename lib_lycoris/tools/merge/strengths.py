@@ -10,6 +10,7 @@ from ...errors import ToolError
 from ...networks.reading.folder import file_of
 from ...prompt import Presets, Schedule, StrengthMap, Tag, parse_weights_or_preset, resolve
 from ...prompt.elements import parse_rule
+from ...prompt.number import LARGEST
 from ...records import dataclass
 from ..declaration import as_list
 
@@ -34,7 +35,15 @@ class NetworkOptions:
         return file_of(self.path)
 
     def strengths(self, family: str, seed: int = 0, presets: Presets | None = None) -> StrengthMap:
-        """Return the strength of every parameter of a model of a family. Raises PromptError for weights that cannot be read."""
+        """Return the strength of every parameter of a model of a family.
+
+        Raises PromptError for weights that cannot be read, ToolError for a strength that no tag could have.
+        """
+        for value in (self.te, self.te2, self.unet):
+            if not abs(value) <= LARGEST:
+                raise ToolError(
+                    f"a strength of {value:g} for {self.path.name} is too large; give a number such as 0.7, from -{LARGEST} to {LARGEST}"
+                )
         elements = tuple(map(parse_rule, self.lbwe.split(","))) if self.lbwe and ":" in self.lbwe else self.lbwe
         tag = Tag.of(
             self.path.stem, *(Schedule.constant(value) for value in (self.te, self.unet, self.te2)),
