@@ -24,6 +24,25 @@ def readable(text: object, longest: int = LONGEST_NAME) -> str:
     return f"{plain[:half]}...{plain[-half:]}"
 
 
+def kind_of(value: object) -> str:
+    """Return what a value of JSON is, in words."""
+    kinds = {dict: "a table", list: "a list", tuple: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "nothing" if value is None else type(value).__name__)
+
+
+def reason(error: Exception) -> str:
+    """Return why a file could not be read, understood or written, as a sentence may quote it: nobody has to know Python's words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeError):
+        return "it is no text in UTF-8"
+    if isinstance(error, KeyError):
+        return f"it has no {readable(error.args[0])}" if error.args else "something is missing in it"
+    if isinstance(error, (TypeError, AttributeError, IndexError)):
+        return "it has another form"
+    return readable(" ".join(str(error).split()), LONGEST_CAUSE) or type(error).__name__
+
+
 class LycorisError(Exception):
     """Base of every error that is meant to be shown to the user as it is."""
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def storable(text: str) -> str:
+    """Return a text as a file and a page can hold it: half a character, as a name that is no UTF-8 has for each such byte, becomes "?"."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """Return a number with its noun: "1 layer", "2,000 layers"; many: a plural that is not formed with -s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -38,14 +38,14 @@ class Config:
         """Return a number. Raises NetworkFormatError for what is none, or of no usual size."""
         value = self._checked(key, default, (int, float), "a number")
         if isinstance(value, bool) or not abs(value) <= LARGEST:  # NaN neither; a whole number may be too long for a float
-            raise self._refused(key, "a number of a usual size")
+            raise _refused(key, value, "a number of a usual size")
         return float(value)
 
     def integer(self, key: str, default: int, least: int = 0, most: int = 1 << 31) -> int:
         """Return a whole number within bounds. Raises NetworkFormatError for what is none."""
         value = self._checked(key, default, (int,), "a whole number")
         if isinstance(value, bool) or not least <= value <= most:
-            raise self._refused(key, f"a whole number from {least} to {most}")
+            raise _refused(key, value, f"a whole number from {least} to {most}")
         return int(value)
 
     def text(self, key: str, default: str = "") -> str:
@@ -56,11 +56,12 @@ class Config:
     def _checked(self, key: str, default: Any, kinds: tuple[type, ...], wanted: str) -> Any:
         value = self._values.get(key, default)
         if not isinstance(value, kinds):
-            raise self._refused(key, wanted)
+            raise _refused(key, value, wanted)
         return value
 
-    def _refused(self, key: str, wanted: str) -> NetworkFormatError:
-        return NetworkFormatError(f"adapter_config.json says {key} = {readable(repr(self._values.get(key)), 40)}, but {wanted} is expected")
+
+def _refused(key: str, value: Any, wanted: str) -> NetworkFormatError:
+    return NetworkFormatError(f"adapter_config.json says {key} = {readable(repr(value), 40)}, but {wanted} is expected")
 
 
 NO_CONFIG = Config()

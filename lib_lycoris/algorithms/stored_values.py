@@ -50,7 +50,11 @@ def with_axes(tensor: Tensor, declared: Mapping[str, Any]) -> Tensor:
 
 def is_narrower(value: Any, dtype: torch.dtype) -> bool:
     """Tell whether a value is a tensor of numbers that all fit into a wider dtype."""
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.promote_types(value.dtype, dtype) == dtype
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
+        return False
+    if value.element_size() == 1:  # torch promotes fp8 to nothing; the numbers of either kind fit into half precision of either kind
+        return dtype.is_floating_point and torch.finfo(dtype).bits > 8
+    return torch.promote_types(value.dtype, dtype) == dtype
 
 
 def surplus(ways: Ways, given: Collection[str]) -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..atomic import replacing
 from ..errors import HostError
+from ..wording import storable
 from .protocol import GeneratedImage, GenerationRequest
 
 _UNWANTED = str.maketrans("", "", ":,")  # what would break a list of hashes
@@ -33,20 +34,15 @@ def save_png(picture: GeneratedImage, path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     texts = PngInfo()
-    texts.add_itxt("parameters", _whole(picture.infotext))
+    texts.add_itxt("parameters", storable(picture.infotext))
     if picture.problems:
-        texts.add_itxt("lyco problems", _whole("\n".join(picture.problems)))
+        texts.add_itxt("lyco problems", storable("\n".join(picture.problems)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
             picture.image.save(beside, format="PNG", pnginfo=texts)
     except OSError as error:
         raise HostError(f"{path} cannot be written: {error.strerror or error}; choose another place with --out") from error
-
-
-def _whole(text: str) -> str:
-    """Return a text without halves of characters, which a command line in another encoding can hold and no file."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _quoted(text: str) -> str:

@@ -10,9 +10,10 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from ..errors import LycorisError
+from ..errors import LycorisError, reason
 from ..plain_json import parse_json
 from ..tools.jobs.service import JobService
+from ..wording import storable
 from . import jobs_docs
 from .site import LOOPBACK, is_own_page, name_of
 
@@ -141,12 +142,7 @@ def _told(service: JobService, ask: Callable[[], dict[str, Any]]) -> dict[str, A
     try:
         return ask()
     except LycorisError as error:
-        raise HTTPException(service.code(error), _clean(service.sentence(str(error)))) from error
-
-
-def _clean(text: str) -> str:
-    """Return a sentence that every encoder takes: what was sent may hold half a character."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+        raise HTTPException(service.code(error), storable(service.sentence(str(error)))) from error
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -161,7 +157,7 @@ async def _body(request: Request) -> dict[str, Any]:
     try:
         found = parse_json(text)
     except ValueError as error:
-        raise HTTPException(422, f"the body cannot be read as JSON: {error}") from error
+        raise HTTPException(422, f"the body cannot be read as JSON: {reason(error)}") from error
     if not isinstance(found, dict):
         raise HTTPException(422, 'the body must be a table of options, such as {"models": ["style"], "save_to": "merged"}')
     return found

@@ -21,6 +21,7 @@ from .settings.source import component_of
 from .spellings import WHOLE, split
 
 SLICES = re.compile(r"^(?P<module>.+)\.oft_blocks\.(?P<slice>\d+)$")  # kohya's Flux OFT: one rotation for each of q, k, v, mlp
+SLICED = re.compile(r"(?P<layer>.+)\[(?P<slice>[0-9]{1,4})\]")  # what such a slice is called as a module
 EMBEDDING_PARTS = (
     "string_to_param.*",
     "emb_params",
@@ -106,6 +107,7 @@ def joined(found: Keys, meanings: Iterable[tuple[str, str]]) -> dict[str, dict[s
     groups: dict[str, list[str]] = {}
     for meaning, module in meanings:
         groups.setdefault(meaning, []).append(module)
+    first_of = {other: first for first, *others in groups.values() for other in others}
     result: dict[str, dict[str, str]] = {}
     for first, *others in groups.values():
         whole = dict(found.modules[first])
@@ -120,8 +122,8 @@ def joined(found: Keys, meanings: Iterable[tuple[str, str]]) -> dict[str, dict[s
                 found.unknown.extend((key, found.doubtful[first]) for key in suffixes.values())
             else:
                 found.twins.extend((first, key, whole[suffix]) for suffix, key in suffixes.items())
-        found.twins = [(first if module in others else module, key, kept) for module, key, kept in found.twins]
         result[first] = whole
+    found.twins = [(first_of.get(module, module), key, kept) for module, key, kept in found.twins]
     return result
 
 
@@ -138,10 +140,10 @@ def _several_adapters(named: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     for module, keys in named.items():
         for adapter, key in keys.items():
             adapters.setdefault(component_of(module), {}).setdefault(adapter, key)
+    several = {component: told for component, keys in adapters.items() if len(told := [key for name, key in keys.items() if name]) > 1}
     for module, keys in named.items():
-        told = [key for adapter, key in adapters[component_of(module)].items() if adapter]
-        if len(told) > 1 and any(keys):
-            found.setdefault(module, _two_adapters(*told))
+        if any(keys) and (both := several.get(component_of(module))):
+            found.setdefault(module, _two_adapters(*both[:2]))
     return found
 
 
@@ -209,21 +211,42 @@ def _put_aside_weights(found: Keys) -> None:
 
 def _share(found: Keys) -> None:
     """Give what a file keeps once for all layers (VeRA's matrices) to every module that needs it."""
-    for module in [name for name, suffixes in found.modules.items() if suffixes.keys() <= SHARED.keys()]:
-        shared = found.modules.pop(module)
-        twins = [(key, kept) for owner, key, kept in found.twins if owner == module]
-        for name, suffixes in found.modules.items():
-            for suffix in [one for one in shared if SHARED[one] <= suffixes.keys()]:
-                suffixes.setdefault(suffix, shared[suffix])
-                found.twins.extend((name, *twin) for twin in twins)
-                if module in found.doubtful:
-                    found.doubtful.setdefault(name, found.doubtful[module])
+    owners = [name for name, suffixes in found.modules.items() if suffixes.keys() <= SHARED.keys()]
+    shared: dict[str, str] = {}  # suffix -> key
+    doubts: dict[str, str] = {}  # suffix -> why what is shared is not sure
+    for module in owners:
+        for suffix, key in found.modules.pop(module).items():
+            if shared.setdefault(suffix, key) != key:
+                _doubt_shared(found, doubts, suffix, key, shared[suffix])
+            if module in found.doubtful:
+                doubts.setdefault(suffix, found.doubtful[module])
+    suffix_of = {key: suffix for suffix, key in shared.items()}
+    for _, key, kept in [twin for twin in found.twins if twin[2] in suffix_of]:
+        _doubt_shared(found, doubts, suffix_of[kept], key, kept)
+    gone = set(owners)
+    found.twins = [twin for twin in found.twins if twin[0] not in gone]
+    used = set[str]()
+    for name, suffixes in found.modules.items():
+        for suffix in [one for one in shared if SHARED[one] <= suffixes.keys()]:
+            suffixes.setdefault(suffix, shared[suffix])
+            used.add(suffix)
+            if suffix in doubts:
+                found.doubtful.setdefault(name, doubts[suffix])
+    unused = "it is kept for all layers, and no layer here needs it"
+    found.unknown.extend((key, unused) for suffix, key in shared.items() if suffix not in used)
+
+
+def _doubt_shared(found: Keys, doubts: dict[str, str], suffix: str, key: str, kept: str) -> None:
+    """Take notice of a second tensor of a kind that a file keeps once for all layers."""
+    reason = f"{readable(key)} and {readable(kept)} are both kept for all layers; which is meant cannot be told"
+    doubts.setdefault(suffix, reason)
+    found.unknown.append((key, reason))
 
 
 def _share_alpha(found: Keys) -> None:
     """Give the one alpha of a sliced module to each of its slices."""
-    for module in [name for name in found.modules if name.endswith("]")]:
-        whole = found.modules.get(module[: module.rindex("[")], {})
+    for module, sliced in [(name, match) for name in found.modules if name.endswith("]") and (match := SLICED.fullmatch(name))]:
+        whole = found.modules.get(sliced["layer"], {})
         if "alpha" in whole:
             found.modules[module].setdefault("alpha", whole["alpha"])
     for module in [name for name, suffixes in found.modules.items() if set(suffixes) == {"alpha"} and f"{name}[0]" in found.modules]:

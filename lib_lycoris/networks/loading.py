@@ -126,7 +126,10 @@ def open_keys(path: str | Path, sort: SortOut = sort_out) -> tuple[TensorFile, S
     file = open_file(path)
     with naming(file.path):
         source = read_source(file.path, file.metadata, list(file.tensors))
-        return file, source, sort(file.tensors, source.saved)
+        try:
+            return file, source, sort(file.tensors, source.saved)
+        except NetworkFormatError as error:
+            raise NetworkFormatError(f"{file.path.name}: {error}") from error
 
 
 def no_network(file: TensorFile, source: SettingsSource, keys: Keys) -> str | None:
@@ -157,7 +160,7 @@ def _read_finite(file: TensorFile, unused: frozenset[str], wide: torch.dtype | N
     for block in file.blocks(file.tensors):
         stored.update(block.tensors())
         if not sound(block.values):
-            _refuse_unsound(file.path.name, {key: tensor for key, tensor in block.tensors().items() if key not in unused})
+            refuse_unsound(file.path.name, {key: tensor for key, tensor in block.tensors().items() if key not in unused})
         if block.values.is_floating_point() and wide is not None and torch.promote_types(arithmetic(block.values.dtype), wide) == wide:
             block = block.to(wide)
         tensors.update(block.tensors())
@@ -175,7 +178,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-def _refuse_unsound(name: str, tensors: Mapping[str, Tensor]) -> None:
+def refuse_unsound(name: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise for the tensor that is broken; single numbers have a limit of their own, see :mod:`.limits`."""
     for key, tensor in tensors.items():
         if not sound(tensor, float_info.max):

@@ -16,7 +16,7 @@ from ..algorithms.padded import Padded
 from ..errors import ModelMismatchError, NetworkFormatError, naming, readable
 from ..models.stored import layer_size
 from ..records import dataclass
-from .keys import Keys, joined
+from .keys import SLICED, Keys, joined
 from .limits import check_settings, check_tensors, same_numbers, single
 from .network import Skipped
 from .reading.table import MOST_AXES, TensorInfo
@@ -123,10 +123,8 @@ def own_model(
 
 def _whole(module: str) -> tuple[str, int | None]:
     """Split a module of kohya's sliced Flux rotations into its layer and the slice's number."""
-    if not module.endswith("]"):
-        return module, None
-    layer, _, number = module[:-1].rpartition("[")
-    return layer, int(number)
+    match = SLICED.fullmatch(module) if module.endswith("]") else None
+    return (match["layer"], int(match["slice"])) if match else (module, None)
 
 
 def _targets(base: models.BaseModel, module: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import PromptError
+from ..errors import PromptError, reason
 from .presets import Presets, read_text
 from .weights import BlockWeights
 
@@ -50,5 +50,5 @@ class OwnPresets:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PromptError(f"the presets cannot be written to {self.path} ({error}); nothing was changed there") from error
+            raise PromptError(f"the presets cannot be written to {self.path} ({reason(error)}); nothing was changed there") from error
         presets.save(self.path)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..atomic import write_text
-from ..errors import PromptError
+from ..errors import PromptError, reason
 from ..models.blocks import LAYOUTS
 from ..records import dataclass
 from .elements import ElementRule, parse_rule
@@ -161,11 +161,11 @@ def read_text(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"the presets in {path} cannot be read ({error}); expected a UTF-8 text file") from error
+        raise PromptError(f"the presets in {path} cannot be read: {reason(error)}; expected a UTF-8 text file") from error
 
 
 def _write(path: str | Path, text: str) -> None:
     try:
         write_text(Path(path), text)
     except (OSError, UnicodeEncodeError) as error:  # half a character cannot be written
-        raise PromptError(f"the presets cannot be written to {path} ({error}); nothing was changed there") from error
+        raise PromptError(f"the presets cannot be written to {path} ({reason(error)}); nothing was changed there") from error

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import NetworkFormatError, ToolError
+from ..errors import LycorisError, NetworkFormatError, ToolError
 from .declaration import Option, Tool, as_list
 from .jobs.devices import fastest
 from .validation import check_path
@@ -25,8 +25,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say it, and end with exit code 2."""
-        Parser.said = message
-        super().error(message)
+        Parser.said = str(LycorisError(message))  # what was typed may be of any length, and hold what a terminal obeys
+        super().error(Parser.said)
 
 
 def finite(note: Callable[[str], None]) -> Callable[[str], float]:

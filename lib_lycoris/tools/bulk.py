@@ -6,17 +6,16 @@ options and its own bytes are the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..atomic import write_text
-from ..errors import ToolError
+from ..errors import ToolError, readable, reason
 from ..networks.hashes import sha256
 from ..networks.reading.folder import files_below
-from ..plain_json import parse_json
+from ..plain_json import json_text, parse_json
 from ..records import dataclass
 from ..wording import counted
 from .arguments import networks_at
@@ -71,7 +70,8 @@ def left_below(sources: Sequence[Path]) -> list[str]:
 
 def named(job: BulkJob, sentence: str) -> str:
     """Return what is said of a file with its name before it, where the sentence does not begin with that."""
-    return sentence if sentence.startswith(job.source.name) else f"{job.source.name}: {sentence}"
+    name = readable(job.source.name)
+    return sentence if sentence.startswith(name) else f"{name}: {sentence}"
 
 
 class Done:
@@ -84,7 +84,7 @@ class Done:
             try:
                 self._rows = dict(parse_json(self._path.read_text("utf-8"))["files"])
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise ToolError(f"{self._path} is damaged ({error}); delete it, all files are then done anew") from error
+                raise ToolError(f"{self._path} is damaged ({reason(error)}); delete it, all files are then done anew") from error
 
     def is_done(self, tool: Tool, job: BulkJob) -> bool:
         """Tell whether a result is there, made of this very file with these options, and as it was written."""
@@ -97,7 +97,7 @@ class Done:
         """Keep what became of a file; written at once, so that a run that is killed goes on where it was."""
         made = {"made_of": _made_of(tool, job), "sha256": sha256(job.target)} if "failure" not in report else {}
         self._rows[job.target.name] = {**made, "report": dict(report)}
-        write_text(self._path, json.dumps({"version": 1, "files": self._rows}, indent=1, ensure_ascii=False) + "\n")
+        write_text(self._path, json_text({"version": 1, "files": self._rows}, indent=1) + "\n")
 
 
 def _made_of(tool: Tool, job: BulkJob) -> dict[str, Any]:

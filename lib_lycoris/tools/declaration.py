@@ -126,7 +126,7 @@ class Tool:
     options: tuple[Option, ...] = field(default=())
     verb: str = ""  # on the command line, where two tools share one; the name when empty
 
-    def run(self, progress: Progress | None = None, **options: Any) -> Result:
+    def run(self, /, progress: Progress | None = None, **options: Any) -> Result:
         """Do it. Raises ToolError for an option that is unknown or wrong before anything is read, LycorisError for what cannot be done."""
         given = validated(self, options)
         self._refuse_inputs(given)
@@ -140,7 +140,7 @@ class Tool:
             result = replace(result, text=text, report={**result.report, "removed_leftovers": removed})
         return result
 
-    def plan(self, **options: Any) -> Plan:
+    def plan(self, /, **options: Any) -> Plan:
         """Tell what :meth:`run` would do with these options, without doing it; raises what it would raise."""
         given = validated(self, options)
         self._refuse_inputs(given)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ToolError
-from ..plain_json import parse_json
+from ..errors import ToolError, reason
+from ..plain_json import read_json
 from .declaration import Option, Tool
 from .validation import typed
 
@@ -15,11 +15,11 @@ from .validation import typed
 def read_jobs(path: Path, given: Mapping[str, Any], tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """Return the jobs of a recipe file, with what was given beside it as defaults. Raises ToolError naming the file."""
     try:
-        found = parse_json(path.read_text("utf-8"))
+        found = read_json(path)
     except OSError as error:
         raise ToolError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ToolError(f"{path.name} cannot be read as JSON: {error}") from error
+        raise ToolError(f"{path.name} cannot be read as JSON: {reason(error)}") from error
     jobs = found.get("jobs", [found]) if isinstance(found, dict) else found
     if not isinstance(jobs, list) or not jobs or not all(isinstance(job, dict) for job in jobs):
         raise ToolError(f"{path.name} must hold a list of jobs, each a table of options")

@@ -11,7 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ToolError, readable
+from ..errors import ToolError, kind_of, readable
+from ..wording import storable
 
 if TYPE_CHECKING:
     from .declaration import Option, Tool
@@ -81,6 +82,8 @@ def _one(option: Option, value: Any) -> Any:
     wrong = not isinstance(value, wanted) or (isinstance(value, bool) and option.type is not bool)
     if wrong or (option.type is float and not _usable(value)):
         raise ToolError(f"{option.name} is {_shown(value)}, but {KINDS.get(option.type, option.type.__name__)} is expected")
+    if isinstance(value, str) and option.type is str and option.check is None and storable(value) != value:
+        raise ToolError(f"{option.name} holds half a character, which no file can hold; write it anew, in UTF-8")
     if option.choices and value not in option.choices:
         raise ToolError(f"{option.name} is {_shown(value)}, but one of {', '.join(map(str, option.choices))} is expected")
     return option.type(value)
@@ -116,5 +119,7 @@ def _unknown(tool: Tool, name: str, hint: str) -> str:
 
 
 def _shown(value: Any, bare: bool = False) -> str:
+    if not bare and isinstance(value, (dict, list, tuple)):
+        return kind_of(value)
     text = str(value) if bare else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,6 +11,7 @@ from ..networks.reading.reader import open_file
 from ..plain_json import parse_json
 from ..tools.training.command import checked, given
 from ..tools.training.options import BY_NAME
+from ..tools.validation import typed
 from .algorithms.arguments import without_folder
 from .config_file import options_in
 from .presets import USES
@@ -58,7 +59,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
         asked.update(options_in(Path(own["config_file"])))
     asked.update(own)
     if asked.get("preset_for"):
-        asked = {**USES[asked["preset_for"]], **asked}
+        asked = {**USES[typed(BY_NAME["preset_for"], asked["preset_for"])], **asked}
     if asked.get("masked_loss"):
         asked["alpha_mask"] = True
     settings = Settings(checked(asked), frozenset(asked))

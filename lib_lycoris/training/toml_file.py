@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import ToolError
+from ..errors import ToolError, readable, reason
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,5 +20,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ToolError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ToolError(f"{path.name} is no TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ToolError(f"{path.name} is no TOML: {_said(error)}; mend it there") from error
+
+
+def _said(error: Exception) -> str:
+    """Say what is wrong with a text: its parser's words where they are of the text, ours for what stops Python."""
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return readable(error)
+    if isinstance(error, UnicodeDecodeError):
+        return reason(error)
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number in it has too many digits"

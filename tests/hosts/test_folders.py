@@ -108,3 +108,19 @@ def test_notes_that_are_no_table_are_never_written_over(cards: LibraryCards, tmp
     assert (tmp_path / "b.json").read_text() == "[1]"
     with pytest.raises(HostError, match='no network called "none"'):
         cards.card("none")
+
+
+@pytest.mark.parametrize("weight", ["9" * 399, "1e999", "-1e300", "NaN", "[1]", '"\\ud800"', "{}"])
+def test_a_weight_that_no_tag_can_have_costs_itself_and_no_card(weight: str, cards: LibraryCards, tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text(f'{{"preferred weight": {weight}, "notes": "kept"}}')
+    _, found, _ = cards.cards()
+    assert (found.preferred, found.notes) == (None, "kept")
+
+
+def test_half_a_character_in_notes_costs_itself_and_stays_in_the_file(cards: LibraryCards, tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text('{"notes": "a\\ud800", "other": "\\udfff"}')
+    _, found, _ = cards.cards()
+    assert found.notes == "a?"
+    cards.keep("b", {"favourite": True})
+    assert json.loads((tmp_path / "b.json").read_text("utf-8"))["other"] == "\udfff"
+    assert cards.card("b").favourite

@@ -460,6 +460,11 @@ def test_a_folder_in_diffusers_layout_draws_what_its_model_draws(tmp_path: Path)
         (lambda state: state.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}), "9 input channels"),
         (lambda state: state.update({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(1)}), "SD3"),
         (lambda state: state.update({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}), "Flux"),
+        (lambda state: state.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}), "the wrong shape"),
+        (lambda state: state.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(7, 4, 3, 3)}), "lacks parts of it, or"),
+        (lambda state: state.update({next(key for key in state if "attn2.to_k" in key): torch.zeros(5)}), "lacks parts of it, or"),
+        (lambda state: state.update({"model.diffusion_model.out.2.weight": torch.zeros(10**9, 0, 3, 3)}), "is broken: .* holds no numbers"),
+        (lambda state: state.update({next(key for key in state if "token_embedding" in key): torch.zeros(5)}), "lacks parts of it, or"),
     ],
 )  # fmt: skip
 def test_checkpoints_that_cannot_draw_say_why(

@@ -241,3 +241,37 @@ def test_one_file_of_another_family_names_it_and_what_to_do(family: str, label: 
     save_file({f"model.{name}.weight": torch.zeros(info.shape, dtype=torch.float16) for name, info in small.items()}, path)
     with pytest.raises(HostError, match=rf"{family}\.safetensors is a checkpoint of {label}.*folder in diffusers' layout alone"):
         EmbeddedHost.open(path, None, "cpu", folder)
+
+
+@pytest.mark.parametrize("place", ["unet/evil.py", "unet/diffusers.py", "None.py", "transformer/model.PY"])
+def test_code_in_a_folder_is_never_run(place: str, tmp_path: Path) -> None:
+    """diffusers runs it in the place of its own classes: versions to 0.31 without a question, and also where the index names none."""
+    for index in ({"unet": ["evil", "Evil"]}, {"unet": ["diffusers", "UNet2DConditionModel"]}, {}):
+        folder = tmp_path / "model"
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nclass Evil: pass\n")
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **index}))
+        with pytest.raises(HostError, match=r"model holds code \(.*(py|PY)\), which is never run here"):
+            EmbeddedHost.open(folder, device="cpu", data=tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "index, says",
+    [
+        ({"unet": ["antigravity", "X"]}, "model takes its unet from antigravity, code that is never run here"),
+        ({"vae": ["os", None]}, "model takes its vae from os, code"),
+        ({"unet": ["diffusers", 5]}, "model is a StableDiffusionPipeline and needs 5"),
+        ({"unet": [["a"], "X"], "vae": [[], {}]}, "diffusers cannot load"),
+        ({"_class_name": ["x", "y"]}, "does not say which pipeline it is of: it has another form"),
+        (None, "does not say which pipeline it is of: it has no _class_name"), ([1], "it has another form"),
+        ("[" * 90_000, "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_an_index_that_somebody_made_up_is_one_sentence(index: Any, says: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    whole = {"_class_name": "StableDiffusionPipeline", **index} if isinstance(index, dict) else index or {}
+    (folder / "model_index.json").write_text(index if isinstance(index, str) else json.dumps(whole))
+    with pytest.raises(HostError, match=says):
+        EmbeddedHost.open(folder, device="cpu", data=tmp_path)

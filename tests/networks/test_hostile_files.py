@@ -147,8 +147,10 @@ HEADERS: dict[str, tuple[Any, bytes, str]] = {
     "negative": ({"a": entry(shape=[-1])}, bytes(4), "cannot be right"),
     "200 axes": ({"a": entry(shape=[1] * 200)}, bytes(4), "cannot be right"),
     "deep": (b'{"a":' + b"[" * 100_000, b"", "nested without end|not JSON"),
+    "endless side": ({"a": entry(shape=[9999999999999999999, 0], end=0)}, b"", "the shape of a cannot be right"),
+    "endless sides": ({"a": entry(shape=[1 << 33, 1 << 33, 0], end=0)}, b"", "the shape of a cannot be right"),
     "metadata list": ({"__metadata__": [1], "a": entry()}, bytes(4), "its metadata is a list"),
-    "metadata text": ({"__metadata__": "x", "a": entry()}, bytes(4), "its metadata is a str"),
+    "metadata text": ({"__metadata__": "x", "a": entry()}, bytes(4), "its metadata is a text"),
     "unknown dtype": ({"a": entry("F4")}, bytes(4), "of the type F4, which is not read here; the file is whole"),
     "half a character": (b'{"\\ud800": {"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4), "no valid text"),
     "long name": ({"x" * 5000: entry(begin=4, end=8)}, bytes(8), r"x{50,90}\.\.\.x{50,90} lies behind a hole"),
@@ -262,3 +264,24 @@ def test_a_name_in_a_sentence_is_clean_and_short(tmp_path: Path) -> None:
         load(tmp_path / "odd.safetensors")
     text = str(caught.value)
     assert "\x1b" not in text and "\u202e" not in text and "\n" not in text and len(text) < 800
+
+
+@pytest.mark.parametrize("name", ["x]", "x[T]", "x[]", "x[-1]", "x[99999999999999999999]", "x[\u0663]", "x[1][", "]", "x[0]"])
+def test_brackets_in_names_are_no_slices_of_ours(name: str, tmp_path: Path) -> None:
+    tensors = {key.replace(MODULE, f"{MODULE}{name}"): value for key, value in lora().items()}
+    save(tmp_path / "odd.safetensors", {**lora(), **tensors})
+    network = load(tmp_path / "odd.safetensors")
+    assert set(network.patches) == {PARAMETER} and {item.key for item in network.skipped} == set(tensors)
+
+
+@pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="this torch has no fp8")
+@pytest.mark.parametrize("prepared", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("code", ["float8_e4m3fn", "float8_e5m2"])
+def test_fp8_is_made_ready_for_a_model_of_every_precision(code: str, prepared: torch.dtype, tmp_path: Path) -> None:
+    """torch promotes fp8 and bfloat16 to nothing: such a network could not be put on such a model at all."""
+    tensors = {key: value.to(getattr(torch, code)) if value.dim() else value for key, value in lora().items()}
+    save(tmp_path / "small.safetensors", tensors)
+    patch = load(tmp_path / "small.safetensors", prepared=prepared).patches[PARAMETER]
+    weight = torch.zeros(320, 768)
+    expected = tensors[f"{MODULE}.lora_up.weight"].float() @ tensors[f"{MODULE}.lora_down.weight"].float() * 0.5
+    torch.testing.assert_close(patch.delta(weight).float(), expected, rtol=1e-2, atol=1e-2)

@@ -223,7 +223,7 @@ def test_pefts_config_scales_and_its_patterns_apply(tmp_path: Path) -> None:
     patterns = {"alpha_pattern": {"to_v": 8}, "rank_pattern": {"attn2.to_k": 4}}
     assert values({"peft_type": "LORA", "r": 8, "lora_alpha": 2, **patterns}, second=8) == [2.0, 8.0]
     (tmp_path / "adapter_config.json").write_text("{broken")
-    with pytest.raises(NetworkFormatError, match=r"adapter_config\.json is not JSON"):
+    with pytest.raises(NetworkFormatError, match=r"adapter_config\.json beside .*\.safetensors is not JSON"):
         values(None)
 
 

@@ -216,3 +216,96 @@ def test_a_recipe_in_a_merged_file_that_no_merge_wrote_is_refused(change: dict[s
     save_file(load_file(merged), folder / "case.safetensors", metadata)
     with pytest.raises(ToolError, match=r"the recipe in case\.safetensors is damaged: "):
         VERIFY.run(merged=folder / "case.safetensors")
+
+
+NO_UTF8 = "caf\udce9"  # what Python makes of a Latin-1 name, as old archives unpack to
+
+
+@pytest.fixture
+def odd(folder: Path) -> Path:
+    """A network whose name is no UTF-8, in a folder where there can be such names."""
+    path = folder / f"{NO_UTF8}.safetensors"
+    try:
+        path.write_bytes((folder / "one.safetensors").read_bytes())
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this system has no such names")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tool", "options"),
+    [
+        ("merge", {"sd_model": "base.safetensors"}), ("networks_merge", {}), ("resize", {"new_rank": 1}),
+        ("convert", {"algorithm": "lora"}), ("bake", {"ratio": 0.5}), ("prune", {"save_precision": "fp16"}), ("slim", {"new_rank": 1}),
+        ("metadata", {"title": "x", "repair": True}), ("extract", {"model_org": NO_UTF8, "model_tuned": "tuned.safetensors", "dim": 1}),
+    ],
+)  # fmt: skip
+def test_a_file_whose_name_is_no_utf8_is_read_and_named_in_the_result(tool: str, options: dict[str, Any], odd: Path, folder: Path) -> None:
+    out = folder / "out.safetensors"
+    given = {key: folder / value if key in ("sd_model", "model_tuned") else value for key, value in options.items()}
+    if "model_org" in given:
+        odd.write_bytes((folder / "base.safetensors").read_bytes())
+        given["model_org"] = odd
+    else:
+        names = {option.name for option in TOOLS[tool].options}
+        given["models" if "models" in names else "model"] = [odd] if "models" in names else odd
+    assert TOOLS[tool].run(**given, save_to=out).outputs == (out,)
+    with safe_open(str(out), "pt") as file:  # a reader of others, which takes UTF-8 alone
+        assert "lycoris.recipe" in file.metadata() or tool == "metadata"
+    if tool == "merge":
+        assert VERIFY.run(merged=out, folders=[folder]).report["identical"]
+
+
+def test_many_files_whose_names_are_no_utf8_are_reported(odd: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name cannot be that of a result, which is said of that file; the report of the folder was what could not be written."""
+    (folder / "each").mkdir()
+    names = [str(odd), str(folder / "two.safetensors")]
+    assert main(["convert", "--each", *names, "--save_into", str(folder / "each"), "--save_precision", "fp16"]) == 2
+    said = capsys.readouterr()
+    assert "1 done" in said.out and "1 failed" in said.out
+    assert "cannot be the name of an output" in said.err and "\udce9" not in said.err
+    rows = parse_json((folder / "each" / "lycoris-bulk.json").read_text("utf-8"))["files"]
+    assert set(rows) == {odd.name, "two.safetensors"}
+
+
+@pytest.mark.parametrize("options", [{"title": "a\ud800"}, {"set": ["k=\udfff"]}, {"description": "\udce9"}])
+def test_half_a_character_is_no_text_of_an_option(options: dict[str, Any], folder: Path) -> None:
+    """It was written into the header, which then was no UTF-8: the file could not be opened any more, and undo did not help."""
+    before = (folder / "one.safetensors").read_bytes()
+    with pytest.raises(ToolError, match=f"^{next(iter(options))} holds half a character"):
+        TOOLS["metadata"].run(models=[folder / "one.safetensors"], in_place=True, **options)
+    assert (folder / "one.safetensors").read_bytes() == before
+
+
+def test_what_a_command_line_cannot_be_is_one_short_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", "--algorithm", "a\x1b[31m" + "a" * 9000])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and "invalid choice" in said and len(said) < 2000 and "\x1b" not in said
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e20])
+@pytest.mark.parametrize(
+    "tool, options", [("prune", {"save_precision": "fp16"}), ("split", {"unit": 1}), ("bake", {"ratio": 0.5}), ("resize", {"new_rank": 1})]
+)
+def test_no_tool_writes_a_broken_network(tool: str, options: dict[str, Any], value: float, folder: Path) -> None:
+    tensors = load_file(folder / "one.safetensors")
+    key = next(key for key in tensors if "lora_down" in key)
+    tensors[key].flatten()[0] = value
+    save_file(tensors, folder / "one.safetensors")
+    for act in (TOOLS[tool].run, TOOLS[tool].plan):
+        with pytest.raises(LycorisError, match=rf"^one\.safetensors is broken: {key}"):
+            act(model=folder / "one.safetensors", save_to=folder / "out.safetensors", **options)
+    assert not list(folder.glob("out*"))
+
+
+@pytest.mark.parametrize("tool, options", [("prune", {}), ("split", {"unit": 1}), ("bake", {"ratio": 1.0}), ("convert", {"style": "peft"})])
+def test_a_number_that_the_dtype_of_the_file_cannot_hold_is_said(tool: str, options: dict[str, Any], folder: Path) -> None:
+    tensors = load_file(folder / "one.safetensors")
+    for key in tensors:
+        if "lora_down" in key:
+            tensors[key].flatten()[0] = 1e6
+    save_file(tensors, folder / "one.safetensors")
+    with pytest.raises(ToolError, match=r"holds numbers that torch\.float16 cannot; use `save_precision=bf16` or fp32"):
+        TOOLS[tool].run(model=folder / "one.safetensors", save_to=folder / "out.safetensors", save_precision="fp16", **options)
+    assert not list(folder.glob("out*"))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from lib_lycoris.errors import ModelMismatchError
 from lib_lycoris.networks.writer import save
 from lib_lycoris.tools import TOOLS
+from tests.corpus.test_corpus import CORPUS, layers_of
 
 NAMES = ("wholly.unknown.first", "wholly.unknown.second")
 
@@ -45,3 +46,21 @@ def test_a_style_is_no_more_than_endings_where_the_base_model_is_unknown(tmp_pat
         change = before[f"{name}.lora_up.weight"] @ before[f"{name}.lora_down.weight"]
         torch.testing.assert_close(after[f"{name}.lora_B.weight"] @ after[f"{name}.lora_A.weight"], change)
     assert "keep their names" not in convert.run(**{**options, "style": None, "save_precision": "fp32"}).text
+
+
+@pytest.mark.parametrize("leaf", ["scale", "weight"])
+def test_a_checkpoint_may_call_the_scale_of_its_norms_weight(leaf: str, tmp_path: Path) -> None:
+    """Flux' own files say ``scale``, those of some converters ``weight``: the same model, of which all is read and written."""
+    folder = CORPUS / "w2" / "w2_names_norm_scale"
+    base = {f"model.{name}.weight": layer["weight"] for name, layer in layers_of(folder / "case.json").items()}
+    base = {key.replace("_norm.weight", f"_norm.{leaf}"): value.contiguous() for key, value in base.items()}
+    save(tmp_path / "base.safetensors", base)
+    save(tmp_path / "tuned.safetensors", {key: value + 0.1 for key, value in base.items()})
+    found = TOOLS["measure"].run(model_org=tmp_path / "base.safetensors", model_tuned=tmp_path / "tuned.safetensors")
+    assert found.report["layers"] == len(base)
+    out = tmp_path / "out.safetensors"
+    TOOLS["merge"].run(sd_model=tmp_path / "base.safetensors", models=[folder / "network.safetensors"], save_to=out)
+    merged = load_file(out)
+    changed = [key for key in base if not torch.equal(merged[key], base[key])]
+    assert any(key.endswith(f"_norm.{leaf}") for key in changed)
+    assert TOOLS["verify"].run(merged=out, folders=[folder]).report["identical"]

@@ -14,6 +14,7 @@ from lib_lycoris.errors import ToolError
 from lib_lycoris.tools.training import runs
 from lib_lycoris.training.__main__ import main
 from lib_lycoris.training.algorithms.preset_file import read_preset
+from lib_lycoris.training.data.captions import listed_captions
 from lib_lycoris.training.data.folders import datasets_of
 from lib_lycoris.training.settings import read_settings
 from tests.training.conftest import Words
@@ -75,6 +76,34 @@ def test_datasets_in_a_file_that_are_none(text: str, reason: str, tmp_path: Path
     file.write_text(text.replace("HERE", str(images)))
     with pytest.raises(ToolError, match=f"data.toml: .*({reason})"):
         datasets_of(read_settings(["--dataset_config", str(file), "--output_name", "x"]), 64)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("a = " + "[" * 9000, "is no TOML: it is nested too deeply"),
+        ("a = " + "1" * 9000, "is no TOML: a number in it has too many digits"),
+        ("a = '\udcff'", "is no TOML: it is no text in UTF-8"),
+        ("a =", "is no TOML: Invalid value"),
+        ("preset_for = 'nothing'", "preset_for is 'nothing', but one of character, "),
+        ("preset_for = ['style', 'concept']", "preset_for is 'style,concept', but one of character, "),
+        ("preset_for = true", "preset_for is True, but a text is expected"),
+    ],
+)
+def test_configurations_that_are_none(text: str, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ToolError, match=reason):
+        read_settings(["--config_file", str(file), "--train_data_dir", str(tmp_path), "--output_name", "x"])
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '{"a": 5}', '{"a": {"caption": 5}}', '{"a": {"tags": ["x"]}}', "{", "\udcff", "[" * 90_000])
+def test_captions_in_a_file_that_are_none(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "captions.json"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ToolError, match=r"^captions\.json (must be a table of images|cannot be read: it is no text in UTF-8)") as raised:
+        listed_captions(file)
+    assert "object" not in str(raised.value) and "codec" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

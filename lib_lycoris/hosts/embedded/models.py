@@ -34,6 +34,8 @@ from .shapes import (
 from .tokenizer import clip_tokenizer, demo_tokenizer, demo_vocabulary
 
 State = dict[str, Tensor]
+# what diffusers, transformers and we end with on tensors that a model of the family cannot have
+UNLIKE = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError, StopIteration)
 NARROW, GENTLE = 64, 2.5  # pixels a side, and guidance, for models narrower than any released one, such as the demo model
 
 
@@ -127,17 +129,18 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
             shapes: Shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
             metadata = file.metadata() or {}
             _refuse_scaled(shapes, path.name)
+            _refuse_empty(shapes, path.name)
             if f"{UNET}input_blocks.0.0.weight" not in shapes:
                 _refuse_other_family(path)
             family = family_of(shapes, path.name)
             state = {key: file.get_tensor(key) for key in shapes if _needed(key, family)}
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, *UNLIKE) as error:
         raise HostError(f"{path.name} cannot be read as safetensors (is the download complete?): {first_line(error)}") from error
     notes = _yaml_notes(path)
     try:
         pipe = _assemble(state, shapes, family, notes, dtype)
-    except (KeyError, RuntimeError, StopIteration) as error:
-        raise HostError(f"{path.name} looks like {family} but lacks parts of it: {first_line(error)}") from error
+    except UNLIKE as error:
+        raise HostError(f"{path.name} looks like {family} but lacks parts of it, or has others: {first_line(error)}") from error
     predicted = str(metadata.get("modelspec.prediction_type", "")).lower().replace("-", "_")
     generation = GENERATING[family]
     v = notes.get("v") or predicted == "v" or "v_pred" in predicted
@@ -147,6 +150,14 @@ def _single_file(path: Path, dtype: torch.dtype) -> LoadedModel:
     if shapes[f"{UNET}input_blocks.0.0.weight"][0] < 320:
         return LoadedModel(pipe, family, path.stem, generation.penultimate, NARROW, GENTLE, file=path)
     return LoadedModel(pipe, family, path.stem, generation.penultimate, size, file=path)
+
+
+def _refuse_empty(shapes: Shapes, name: str) -> None:
+    """Raise HostError for a tensor without numbers or without axes, whose lengths a model could be built by: they cost a file nothing."""
+    if empty := next((key for key, shape in shapes.items() if 0 in shape), None):
+        raise HostError(f"{name} is broken: {empty} holds no numbers; download it again")
+    if not shapes.get(f"{UNET}input_blocks.0.0.weight", (1, 1))[1:]:
+        raise HostError(f"{name} is broken: {UNET}input_blocks.0.0.weight has the wrong shape; download it again")
 
 
 def _refuse_scaled(shapes: Shapes, name: str) -> None:
@@ -256,7 +267,7 @@ def _yaml_notes(path: Path) -> dict[str, Any]:
     if not beside.is_file():
         return {}
     text = beside.read_text(encoding="utf-8", errors="replace")
-    head = re.search(r"^\s*num_head_channels:\s*(\d+)", text, re.MULTILINE)
+    head = re.search(r"^\s*num_head_channels:\s*(\d{1,6})\b", text, re.MULTILINE)
     return {"v": bool(re.search(r"""parameterization:\s*["']?v\b""", text)), "head_channels": int(head[1]) if head else None}
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import HostError, LycorisError
+from ...errors import HostError, LycorisError, readable, reason
 from ...models import FAMILIES
 from ...models.families import PIPELINE_PARTS
 from ...patching import Patcher
-from ...plain_json import parse_json
+from ...plain_json import read_json
 from ...prompt import PromptPlan
 from ...prompt.attention import read_attention
 from ...records import dataclass
@@ -120,25 +120,42 @@ def plain_text(prompt: PromptPlan) -> tuple[str, list[str]]:
 
 
 def refuse_unknown(path: Path) -> None:
-    """Raise HostError for a folder whose pipeline or parts the installed libraries do not have, naming the class."""
+    """Raise HostError for a folder that brings code, or whose pipeline or parts the installed libraries do not have, naming them."""
     import diffusers
     import transformers
 
-    try:
-        told = parse_json((path / "model_index.json").read_text("utf-8"))
-        classes = {name: value[1] for name, value in told.items() if isinstance(value, list) and len(value) == 2 and value[1]}
-        wanted = str(told["_class_name"])
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise HostError(f"{path}/model_index.json does not say which pipeline it is of: {first_line(error)}") from error
+    _refuse_code(path)
+    wanted, parts = _told(path)
     versions = {"diffusers": diffusers, "transformers": transformers}
+    for name, (library, _) in parts.items():
+        if library not in versions and not hasattr(diffusers.pipelines, library):
+            raise HostError(f"{path.name} takes its {readable(name, 40)} from {readable(library, 40)}, code that is never run here")
     lacking = [] if hasattr(diffusers, wanted) else [("diffusers", wanted)]
-    libraries = {name: value[0] for name, value in told.items() if name in classes}
-    lacking += [(libraries[n], c) for n, c in classes.items() if libraries[n] in versions and not hasattr(versions[libraries[n]], c)]
+    lacking += [(library, kind) for library, kind in parts.values() if library in versions and not hasattr(versions[library], kind)]
     for library, kind in lacking[:1]:
         installed = f"{library} {versions[library].__version__}"
         raise HostError(
             f"{path.name} is a {wanted} and needs {kind}, which the installed {installed} does not have; install a newer {library}"
         )
+
+
+def _refuse_code(path: Path) -> None:
+    """Raise HostError for a folder with Python code in it, which diffusers may run in the place of its own, whatever the index says."""
+    files = sorted(file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix.lower() == ".py")
+    if files:
+        raise HostError(f"{path.name} holds code ({readable(files[0].relative_to(path), 60)}), which is never run here; take it out")
+
+
+def _told(path: Path) -> tuple[str, dict[str, tuple[str, str]]]:
+    """Return what a folder's index says: the pipeline's class, and part -> (library, class). Raises HostError where it says neither."""
+    try:
+        told = read_json(path / "model_index.json")
+        listed = {name: value for name, value in told.items() if isinstance(value, list) and len(value) == 2}
+        if not isinstance(told["_class_name"], str):
+            raise TypeError
+        return told["_class_name"], {name: (value[0], str(value[1])) for name, value in listed.items() if isinstance(value[0], str)}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise HostError(f"{path}/model_index.json does not say which pipeline it is of: {reason(error)}; download it again") from error
 
 
 def whole_pipeline(path: Path, pipe: Any) -> WholePipeline:

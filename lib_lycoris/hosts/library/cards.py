@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections import Counter
@@ -15,10 +14,11 @@ from typing import Any
 from ...atomic import write_text
 from ...demo import NETWORKS
 from ...errors import HostError
-from ...plain_json import parse_json
+from ...plain_json import json_text, read_json
 from ..protocol import NetworkCard
 from .facts import NetworkFacts
 from .library import Library, NetworkFile
+from .notes import showable, weight
 
 PREVIEWS = tuple(f"{middle}.{kind}" for middle in (".preview", "") for kind in ("png", "jpg", "jpeg", "webp"))  # as the webui looks
 FIELDS = {  # of a card -> key of the webui's file; the favourite is ours: the webui keeps keys that it does not know
@@ -80,15 +80,15 @@ class LibraryCards:
         said: Any = {}
         if path.exists():
             try:
-                said = parse_json(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
+                said = read_json(path)
+            except (OSError, ValueError):
                 said = None
             if not isinstance(said, dict):
                 raise HostError(f"{path.name} is there but holds no table of notes; move it away to save yours")
         self._latest = None
         said.update({FIELDS[field]: value for field, value in changes.items()})
         try:
-            write_text(path, json.dumps(said, indent=4, ensure_ascii=False))
+            write_text(path, json_text(said, indent=4))
         except OSError as error:
             raise HostError(f"{path.name} cannot be written: {error.strerror or error}") from error
 
@@ -112,10 +112,10 @@ class LibraryCards:
         known = self._notes.get(path)
         if known is None or known[0] != changed:
             try:
-                found = parse_json(Path(path).read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError):
+                found = read_json(Path(path))
+            except (OSError, ValueError):
                 found = {}
-            known = self._notes[path] = (changed, found if isinstance(found, dict) else {})
+            known = self._notes[path] = (changed, showable(found) if isinstance(found, dict) else {})
         return known[1]
 
 
@@ -144,7 +144,6 @@ def _listing(folder: str) -> dict[str, int]:
 
 def _made(name: str, file: NetworkFile, facts: NetworkFacts, said: Said, preview: Path | None) -> NetworkCard:
     text = str(said.get("activation text") or facts.listed.get("modelspec.trigger_phrase") or "")
-    weight = said.get("preferred weight")
     version = str(said.get("sd version") or "")
     return NetworkCard(
         name=name, path=file.path, folder=file.place.rpartition("/")[0], base=version if version not in ("", "Unknown") else facts.version,
@@ -152,5 +151,5 @@ def _made(name: str, file: NetworkFile, facts: NetworkFacts, said: Said, preview
         triggers=tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))[:MOST_TRIGGERS],
         title=facts.listed.get("modelspec.title") or facts.alias, broken=facts.broken, preview=preview,
         notes=str(said.get("notes") or ""), favourite=said.get(FIELDS["favourite"]) is True,
-        preferred=float(weight) if isinstance(weight, (int, float)) and weight else None,
+        preferred=weight(said.get("preferred weight")) or None,
     )  # fmt: skip

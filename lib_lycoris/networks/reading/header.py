@@ -12,11 +12,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
+from io import FileIO
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
-from ...errors import NetworkFormatError
+from ...errors import NetworkFormatError, kind_of
 from ...records import dataclass
+from ...wording import storable
 from .foreign import content_name
 from .table import DECODER, TensorInfo, decoded, read_table
 
@@ -71,13 +74,13 @@ def _named(name: str) -> Iterator[None]:
 
 def data_start(path: Path) -> int:
     """Return where the data of a safetensors file begins, in bytes."""
-    with open(path, "rb", buffering=0) as file:
+    with _opened(path) as file:
         return 8 + _length(file.read(SNIFFED), os.fstat(file.fileno()).st_size, path.name)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata alone: without the table of tensors where it comes first, as nearly all writers put it."""
-    with open(path, "rb", buffering=0) as file:
+    with _opened(path) as file:
         start = file.read(8 + LEADING)
         length = _length(start, os.fstat(file.fileno()).st_size, path.name)
         raw = start[8 : 8 + length]
@@ -107,11 +110,18 @@ def leading_metadata(raw: bytes) -> tuple[dict[str, Any], int] | None:
 
 def raw_header(path: Path) -> tuple[bytes, int]:
     """Return a header as it is in the file, and how many bytes lie behind it."""
-    with open(path, "rb", buffering=0) as file:
+    with _opened(path) as file:
         start, size = file.read(8 + LEADING), os.fstat(file.fileno()).st_size
         length = _length(start, size, path.name)
         raw = start[8 : 8 + length]
         return raw + _exactly(file, length - len(raw)), size - 8 - length
+
+
+def _opened(path: Path) -> FileIO:
+    """Open a file; what is none, such as a pipe, would never come to an end."""
+    if not S_ISREG(os.stat(path).st_mode):
+        raise NetworkFormatError(f"{path.name} is no file; give a network file")
+    return open(path, "rb", buffering=0)
 
 
 def _length(start: bytes, size: int, name: str) -> int:
@@ -152,10 +162,10 @@ def _texts(metadata: Any, name: str) -> dict[str, str]:
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
-        raise NetworkFormatError(f"{name}: its metadata is a {type(metadata).__name__}, but a table of texts is expected; save it again")
+        raise NetworkFormatError(f"{name}: its metadata is {kind_of(metadata)}, but a table of texts is expected; save it again")
     return {_text(key): _text(value) for key, value in metadata.items()}
 
 
 def _text(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return storable(text)

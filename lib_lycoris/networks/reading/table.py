@@ -7,16 +7,17 @@ file's name.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
 
-from ...errors import NetworkFormatError, readable
+from ...errors import NetworkFormatError, readable, reason
 from ...records import dataclass
 from .dtypes import BYTES
 
 MOST_AXES = 8  # no weight has more than 5
+LARGEST_COUNT = 1 << 62  # numbers, those of empty axes counted as one: torch multiplies in 64 bits, whatever comes of it
 KEPT_TABLES, LARGEST_KEPT = 8, 1 << 20  # bytes of text; thousands of tensors have less
 _LONG_NUMBER = 19  # digits; a larger offset is in no file
 
@@ -87,8 +88,7 @@ def decoded(text: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise NetworkFormatError(" is no safetensors file: its header is nested without end") from error
     except ValueError as error:
-        said = readable(str(error), 80)
-        raise NetworkFormatError(f" is no safetensors file: its header is not JSON ({said}); download it again") from error
+        raise NetworkFormatError(f" is no safetensors file: its header is not JSON ({reason(error)}); download it again") from error
     if not isinstance(table, dict):
         raise NetworkFormatError(" is no safetensors file: its header is not a table of tensors; download it again")
     return table
@@ -120,7 +120,14 @@ def _info(key: str, entry: Any) -> TensorInfo:
     if info.size != end - begin:
         shown = readable(str(info.shape), 60)
         raise NetworkFormatError(f": {readable(key)} {shown} of type {dtype} does not fill its {end - begin} bytes; download it again")
+    if not is_shape(shape):
+        raise NetworkFormatError(f": the shape of {readable(key)} cannot be right; download it again")
     return info
+
+
+def is_shape(shape: Sequence[int]) -> bool:
+    """Tell whether a tensor can have these lengths of its axes."""
+    return len(shape) <= MOST_AXES and min(shape, default=0) >= 0 and prod(max(1, length) for length in shape) <= LARGEST_COUNT
 
 
 def _check_layout(tensors: Mapping[str, TensorInfo], room: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from ...errors import NetworkFormatError, readable
+from ...errors import NetworkFormatError, readable, reason
 from ...records import dataclass
 from .dtypes import BYTES
 from .foreign import PICKLE, content_name, tensors_name
@@ -58,9 +58,8 @@ def open_torch(path: Path) -> Opened:
     except (NetworkFormatError, OSError):
         raise
     except Exception as error:  # a damaged pickle leads to anything; raised again as the one error that names the file
-        reason = readable(str(error).strip() or type(error).__name__, 100)
         raise NetworkFormatError(
-            f"{path.name} is not opened: it is damaged or no file of torch.save ({reason}); download it again"
+            f"{path.name} is not opened: it is damaged or no file of torch.save ({reason(error)}); download it again"
         ) from error
 
 

@@ -13,10 +13,11 @@ from typing import IO, Any
 from ...errors import readable
 from ...records import dataclass
 from .dtypes import BYTES, CODES
-from .table import MOST_AXES, TensorInfo
+from .table import TensorInfo, is_shape
 
 MOST_STEPS = 20_000_000  # instructions; a checkpoint of 5,000 tensors has 200,000
 MOST_MARKS = 1000
+LARGEST_KEY = 1 << 31  # of a table; multiples of 2^61 - 1 have one hash, and finding one of them looks at all
 _STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
     "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "",
@@ -174,9 +175,7 @@ class _Machine:
         if not isinstance(target, dict) or len(values) % 2:
             raise ValueError("entries are added to what is no table")
         for key, value in zip(values[::2], values[1::2]):
-            if type(key) not in (str, int):  # a nested tuple can take for ever to hash
-                raise NotPlainError(f"holds a table with a {type(key).__name__} as a key")
-            target[key] = value
+            target[_sound_key(key)] = value
 
 
 _PUSHED = {
@@ -228,16 +227,21 @@ def _call(function: Any, arguments: Any) -> Any:
 def _table(pairs: Any = ()) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for key, value in pairs:
-        if type(key) not in (str, int):
-            raise NotPlainError(f"holds a table with a {type(key).__name__} as a key")
-        found[key] = value
+        found[_sound_key(key)] = value
     return found
+
+
+def _sound_key(key: Any) -> str | int:
+    """Return a key of a table. Raises NotPlainError for one that can take for ever: a nested tuple to hash, a number among its like."""
+    if type(key) is str or (type(key) is int and abs(key) <= LARGEST_KEY):
+        return key
+    raise NotPlainError(f"holds a table with a {type(key).__name__ if type(key) is not int else 'huge number'} as a key")
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> StoredTensor:
     if not (isinstance(storage, Storage) and _sizes(shape) and _sizes(stride) and _sizes((offset,))):
         raise ValueError("a tensor without a storage or a shape")
-    if len(shape) != len(stride) or len(shape) > MOST_AXES:
+    if len(shape) != len(stride) or not is_shape(shape):
         raise ValueError("a tensor whose shape and strides do not fit")
     dtype = next((CODES.get(item.name.rpartition(" ")[2], "") for item in more if isinstance(item, Global)), storage.dtype)
     if not dtype:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import NetworkFormatError, readable
+from ...errors import NetworkFormatError, kind_of, reason
 from ...models.families import PIPELINE_PARTS
 from ...plain_json import parse_json
 from ...records import dataclass
@@ -128,9 +128,9 @@ def configs_beside(path: Path) -> dict[str, dict[str, Any]]:
         try:
             if beside.stat().st_size > LARGEST_CONFIG:
                 raise NetworkFormatError(f"{name} beside {path.name} is larger than any config; delete it or save it again")
-            found[component] = _table(beside.read_text("utf-8"), name)
+            found[component] = _table(beside.read_text("utf-8"), f"{name} beside {path.name}")
         except (OSError, UnicodeDecodeError) as error:
-            raise NetworkFormatError(f"{name} beside {path.name} cannot be read: {error}") from error
+            raise NetworkFormatError(f"{name} beside {path.name} cannot be read: {reason(error)}; delete it or save it again") from error
     return found
 
 
@@ -148,9 +148,9 @@ def _table(text: str | None, where: str) -> dict[str, Any]:
     try:
         value = parse_json(text or "{}")
     except ValueError as error:
-        raise NetworkFormatError(f"{where} is not JSON: {readable(error, 80)}") from error
+        raise NetworkFormatError(f"{where} is not JSON: {reason(error)}; save the network again") from error
     if not isinstance(value, dict):
-        raise NetworkFormatError(f"{where} is a {type(value).__name__}, but PEFT's config is a table; save the network again")
+        raise NetworkFormatError(f"{where} is {kind_of(value)}, but PEFT's config is a table; save the network again")
     return value
 
 

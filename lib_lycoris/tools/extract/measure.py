@@ -65,9 +65,9 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     if save_to is not None:
         refuse_inputs(save_to, [request.base.path, request.tuned.path])
     spectra = measure(request, bool(options.get("whole")), progress)
+    points = spectra.curve(CurveRequest(style=request.style))  # raises where nothing is changed
     if save_to is not None:
         write(save_to, spectra)
-    points = spectra.curve(CurveRequest(style=request.style))
     warned = warnings(request.base, request.tuned)
     report = {
         "layers": sum(1 for layer in spectra.layers if layer.energy > 0),
@@ -188,7 +188,7 @@ def read(path: Path) -> Spectra:
         tensors = file.read(file.tensors)
         layers = tuple(_read_layer(tensors, index, row) for index, row in enumerate(facts["layers"]))
         return Spectra(layers, str(facts["family"]), int(facts["notes"]), bool(facts["whole"]))
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ToolError(f"{path.name} does not hold what measure writes; delete it and measure again") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...plain_json import parse_json
+from ...plain_json import read_json
 from ..files.checkpoints.checkpoint import Checkpoint
 
 KEY = "modelspec.prediction_type"
@@ -41,7 +41,7 @@ def _said(metadata: Mapping[str, str]) -> list[str]:
 def _scheduler(checkpoint: Checkpoint) -> str:
     """Return what a diffusers folder's scheduler is set to; nothing where there is none that can be read."""
     try:
-        settings = parse_json((checkpoint.path / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        settings = read_json(checkpoint.path / "scheduler" / "scheduler_config.json")
     except (OSError, ValueError):
         return ""
     return str(settings.get("prediction_type", "")) if isinstance(settings, dict) else ""

@@ -16,12 +16,14 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ... import __version__
-from ...errors import ToolError
+from ...errors import ToolError, readable
 from ...models.families import FAMILIES
 from ...networks.hashes import sha256
+from ...networks.limits import sound
 from ...networks.reading.folder import file_of
 from ...networks.reading.header import header_length
 from ...plain_json import parse_json
+from ...wording import storable
 from ..merge.strengths import NetworkOptions
 from .checkpoints.checkpoint import Checkpoint, open_source
 from .checkpoints.stream import DATA_HASH, INPUT_HASH
@@ -75,7 +77,7 @@ def read_recipe(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
 
 def dumps(recipe: Mapping[str, Any]) -> str:
     """Return a recipe as the text that is stored."""
-    return json.dumps(recipe, separators=(",", ":"), ensure_ascii=False)
+    return storable(json.dumps(recipe, separators=(",", ":"), ensure_ascii=False))
 
 
 def checkpoint_metadata(
@@ -142,7 +144,11 @@ def rank_facts(ranks: Iterable[int | None], alphas: Iterable[float | None]) -> d
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Return the floating tensors in a dtype; alpha and other single numbers stay as they are."""
+    """Return the floating tensors in a dtype; alpha and other single numbers stay as they are. Raises ToolError where one does not fit."""
     if dtype is None:
         return dict(tensors)
-    return {key: t.to(dtype) if t.is_floating_point() and t.numel() > 1 else t for key, t in tensors.items()}
+    made = {key: t.to(dtype) if t.is_floating_point() and t.numel() > 1 else t for key, t in tensors.items()}
+    for key, tensor in made.items():
+        if tensor is not tensors[key] and not sound(tensor):
+            raise ToolError(f"{readable(key)} holds numbers that {dtype} cannot; use `save_precision=bf16` or fp32")
+    return made

@@ -16,7 +16,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 import torch
 from torch import Tensor
 
-from ...errors import ToolError, readable
+from ...errors import ToolError, readable, reason
 from ...networks.reading.dtypes import BYTES
 from ...networks.reading.table import TensorInfo
 from ...plain_json import parse_json
@@ -126,11 +126,11 @@ class Undo:
         try:
             self._zip = ZipFile(path)
         except UNREADABLE as error:
-            raise ToolError(f"{path.name} is no undo file, or is damaged ({error}); give the one that the merge wrote") from error
+            raise ToolError(f"{path.name} is no undo file, or is damaged ({reason(error)}); give the one that the merge wrote") from error
         try:
             found = parse_json(self._packed("manifest.json"))
         except ValueError as error:
-            raise self._damaged("manifest.json", error) from error
+            raise self._damaged("manifest.json", reason(error)) from error
         if isinstance(found, dict) and found.get("format") != FORMAT:
             raise ToolError(f"{path.name} was written by another version (format {readable(found.get('format'), 20)}, not {FORMAT})")
         if not is_manifest(found):
@@ -179,7 +179,7 @@ class Undo:
             with self._zip.open(name) as file:
                 data = file.read(size)
         except UNREADABLE as error:
-            raise self._damaged(name, error) from error
+            raise self._damaged(name, reason(error)) from error
         if len(data) != size:
             raise self._damaged(name, "it is cut off")
         return data

@@ -124,15 +124,16 @@ def _path(value: Any) -> Path | None:
 
 def _thumbnail(path: Path) -> str:
     """Return an image as a model's metadata holds one."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ToolError(f"{path.name} cannot be read: {error.strerror}") from error
+    if not path.is_file():
+        raise ToolError(f"{path.name} is not there, or no file; give an image as the thumbnail")
+    with path.open("rb") as file:  # no more than is needed: it may be a model
+        data = file.read(LARGEST_IMAGE + 1)
     kind = next((kind for start, kind in IMAGES.items() if data.startswith(start)), None)
     if kind is None:
         raise ToolError(f"{path.name} is no PNG, JPEG or WebP image; give one as the thumbnail")
     if len(data) > LARGEST_IMAGE:
-        raise ToolError(f"{path.name} has {megabytes(len(data))}; give a thumbnail of up to {megabytes(LARGEST_IMAGE)}, such as 256x256")
+        had, most = megabytes(path.stat().st_size), megabytes(LARGEST_IMAGE)
+        raise ToolError(f"{path.name} has {had}; give a thumbnail of up to {most}, such as 256x256")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

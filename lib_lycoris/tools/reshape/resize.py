@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from ...errors import ToolError
+from ...errors import ToolError, reason
 from ...networks.reading.dtypes import precision_dtype
 from ...networks.settings.name_patterns import found_in
-from ...plain_json import parse_json
+from ...plain_json import read_json
 from ...records import dataclass
 from ...wording import counted
 from ..declaration import FAMILY, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
@@ -158,11 +158,11 @@ def _patterns(path: Any) -> tuple[tuple[Callable[[str], bool], int], ...]:
         return ()
     name = Path(path).name
     try:
-        table = parse_json(Path(path).read_text("utf-8"))
+        table = read_json(Path(path))
         if not isinstance(table, dict) or any(type(rank) is not int or rank < 0 for rank in table.values()):
             raise ValueError("it must be one table whose values are whole numbers from 0 on")
     except (OSError, ValueError) as error:
-        raise ToolError(f"{name} is no table of ranks: {error}; write a JSON file with names, or parts of them, and ranks") from error
+        raise ToolError(f"{name} is no table of ranks: {reason(error)}; write JSON with names, or parts of them, and ranks") from error
     for pattern in table:
         found_in(pattern, "", name)  # one that is not read is refused before anything is computed
     return tuple((partial(found_in, pattern, where=name), rank) for pattern, rank in table.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ...errors import ToolError
+from ...errors import ToolError, reason
 from ...plain_json import parse_json
 from .subset import Subset
 
@@ -38,8 +38,8 @@ def listed_captions(path: Path | None) -> dict[str, str]:
         return {}
     try:
         text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ToolError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{path.name} cannot be read: {reason(error)}") from error
     return _lines(path, text) if path.suffix == ".jsonl" else _table(path, text)
 
 
@@ -59,8 +59,8 @@ def _table(path: Path, text: str) -> dict[str, str]:
     try:
         content: Any = parse_json(text)
         return {name: ", ".join(filter(None, (entry.get("caption"), entry.get("tags")))) for name, entry in content.items()}
-    except (ValueError, AttributeError) as error:
-        raise ToolError(f'{path.name} must be a table of images, each with "caption" or "tags": {error}') from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ToolError(f'{path.name} must be a table of images, each with "caption" or "tags" as texts: {reason(error)}') from error
 
 
 def caption_at(caption: str, subset: Subset, epoch: int, choose: Random) -> str:

@@ -15,7 +15,7 @@ from ...errors import ToolError
 from ...hosts.embedded.demo import demo_model
 from ...hosts.embedded.models import first_line, load_model
 from ...hosts.embedded.pipelines import CANNOT_READ, refuse_unknown
-from ...plain_json import parse_json
+from ...plain_json import read_json
 from .base import TrainedModel
 from .flux import Flux
 from .stable_diffusion import StableDiffusion
@@ -46,7 +46,7 @@ def open_model(settings: Any, device: torch.device, dtype: torch.dtype) -> Train
 def _pipeline(folder: Path) -> str:
     """Return the class of a folder's pipeline. Raises ToolError for a folder of another kind, or a model that is not trained here."""
     try:
-        name = str(parse_json((folder / INDEX).read_text("utf-8"))["_class_name"])
+        name = str(read_json(folder / INDEX)["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ToolError(f"{folder.name} has no {INDEX} that can be read, so it is no model in diffusers' layout") from error
     if name not in TRANSFORMERS and name not in UNETS:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import ToolError
+from ...errors import ToolError, reason
 from ...records import dataclass
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ToolError(f"{path} cannot be read as text: {error}") from error
+        raise ToolError(f"{path} cannot be read as text: {reason(error)}") from error
     found = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.strip().startswith("#"):

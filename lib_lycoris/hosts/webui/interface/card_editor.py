@@ -11,7 +11,7 @@ from typing import Any
 from modules import shared, sysinfo, ui_extra_networks_user_metadata  # type: ignore[import-not-found,unused-ignore]
 
 from ....atomic import write_text
-from ....plain_json import parse_json
+from ....plain_json import read_json
 from ....wording import counted
 from . import card_files as files
 
@@ -119,7 +119,7 @@ def unreadable(path: Path) -> str:
     if not path.exists():
         return ""
     try:
-        kept = isinstance(parse_json(path.read_text(encoding="utf-8")), dict)
+        kept = isinstance(read_json(path), dict)
     except (OSError, ValueError):
         kept = False
     return "" if kept else f"{path.name} is there but holds no table of notes; move it away to save yours."

@@ -10,9 +10,9 @@ from ....errors import LycorisError
 from ....networks.hashes import short
 from ....networks.tag_counts import top_tags
 from ....plain_json import parse_json
-from ....prompt.number import LARGEST
 from ...library.facts import COVERS, UNKNOWN, VERSIONS, NetworkFacts, read_metadata
 from ...library.library import Library
+from ...library.notes import showable, weight
 
 __all__ = [
     "COVERS", "UNKNOWN", "VERSIONS", "Metadata", "NetworkFacts", "facts", "family_in_use", "known_hash", "library", "showable", "top_tags",
@@ -99,24 +99,6 @@ def known_hash(path: Path, found: NetworkFacts) -> str:
 
     bare = path.suffix.lower() == ".safetensors"
     return found.stored_hash or short(hashes.sha256_from_cache(str(path), f"lora/{path.stem}", use_addnet_hash=bare) or "")
-
-
-def weight(value: Any) -> float:
-    """Return the preferred weight of a file's notes; 0 for none, and for one that no tag can have."""
-    try:
-        found = round(float(value or 0), 4)
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-    return found if abs(found) <= LARGEST else 0.0
-
-
-def showable(value: Any) -> Any:
-    """Return a value of a `<file>.json` with texts that a page can hold: a half of a character would cost the whole page."""
-    if isinstance(value, dict):
-        return {showable(key): showable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [showable(item) for item in value]
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 def _parsed(value: str) -> Any:

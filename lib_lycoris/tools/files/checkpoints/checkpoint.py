@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .... import models
 from ....errors import ModelMismatchError, NetworkFormatError, ToolError, naming
-from ....models import BaseModel, LayerInfo, LiveNames
+from ....models import BaseModel, LayerInfo, LiveNames, Piece
 from ....models.parameters import BARE, SCALED
 from ....networks.keys import sort_out
 from ....networks.reading import dtypes
@@ -99,7 +99,7 @@ class Checkpoint:
     @cached_property
     def model_keys(self) -> frozenset[str]:
         """The keys of the UNet and the text encoders: all that a network could change."""
-        return frozenset(_key(p.module, p.leaf) for pieces in self.names.places.values() for p in pieces)
+        return frozenset(self._key(piece) for pieces in self.names.places.values() for piece in pieces)
 
     def read(self, key: str) -> Tensor:
         """Return one tensor by its key."""
@@ -112,11 +112,13 @@ class Checkpoint:
 
     def places(self, name: str) -> list[TensorLocation]:
         """Return where a canonical parameter, or a part of one, is kept; empty when this checkpoint lacks it."""
-        return [TensorLocation(_key(piece.module, piece.leaf), piece.live_rows, piece.rows) for piece in self.names.pieces(name)]
+        return [TensorLocation(self._key(piece), piece.live_rows, piece.rows) for piece in self.names.pieces(name)]
 
-
-def _key(module: str, leaf: str) -> str:
-    return f"{module}.{leaf}" if module else leaf
+    def _key(self, piece: Piece) -> str:
+        """Return the key of a piece: what one program calls ``scale``, such as Flux' norms, is ``weight`` in another's file."""
+        key = f"{piece.module}.{piece.leaf}" if piece.module else piece.leaf
+        plain = f"{piece.module}.weight"
+        return plain if key not in self.entries and plain in self.entries and not piece.leaf.endswith("bias") else key
 
 
 def torch_dtype(code: str) -> torch.dtype:

@@ -13,7 +13,7 @@ from ....atomic import beside
 from ....errors import ToolError
 from ....models.families import PIPELINE_PARTS
 from ....networks.reading.header import data_start
-from ....plain_json import parse_json
+from ....plain_json import read_json
 from ...jobs.progress import Progress
 from ..output import Output
 from .checkpoint import Checkpoint
@@ -74,7 +74,7 @@ def copy_other_files(checkpoint: Checkpoint, target: Path, progress: Progress) -
 def correct_index(index: Path) -> None:
     """Write the true size into the index of a model in several files; it changes with the dtype."""
     try:
-        facts = parse_json(index.read_text("utf-8"))
+        facts = read_json(index)
     except ValueError:  # whoever loads the folder will say so; no tensor of ours depends on it
         return
     named, told = (facts.get(key) if isinstance(facts, dict) else None for key in ("weight_map", "metadata"))

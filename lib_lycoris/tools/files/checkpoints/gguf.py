@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from ....errors import NetworkFormatError, readable
 from ....networks.reading.header import LARGEST_HEADER
-from ....networks.reading.table import MOST_AXES, TensorInfo
+from ....networks.reading.table import MOST_AXES, TensorInfo, is_shape
 from ....records import dataclass
 from .ggml_blocks import KINDS
 from .packing import Blocks, PackedInfo
@@ -158,8 +158,8 @@ class _Reader:
         """Return the next tensor's (name, lengths of its axes from the innermost, type, offset)."""
         name = self._text()
         count = self._number("I")
-        if count > MOST_AXES:
-            raise self.error(f"gives {readable(name)} {count} axes")
-        axes = tuple(self._number("Q") for _ in range(count))
+        axes = tuple(self._number("Q") for _ in range(min(count, MOST_AXES + 1)))
+        if not is_shape(axes):
+            raise self.error(f"gives {readable(name)} axes that no tensor has")
         kind, offset = self._number("I"), self._number("Q")
         return name, axes, kind, offset

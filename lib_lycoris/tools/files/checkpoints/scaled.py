@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ....errors import NetworkFormatError, readable
+from ....errors import NetworkFormatError, kind_of, readable
 from ....networks.reading.table import TensorInfo
 from ....plain_json import parse_json
 from .packing import PackedInfo, Scaled, parts_of
@@ -85,7 +85,7 @@ def _format(
         except ValueError as error:
             raise NetworkFormatError(f"{name}: {readable(key)} cannot be understood ({readable(error, 60)}); {_INSTEAD}") from error
     if not isinstance(said, dict):
-        raise NetworkFormatError(f"{name}: {readable(key)} is a {type(said).__name__}, where a table is expected; {_INSTEAD}")
+        raise NetworkFormatError(f"{name}: {readable(key)} is {kind_of(said)}, where a table is expected; {_INSTEAD}")
     return said
 
 

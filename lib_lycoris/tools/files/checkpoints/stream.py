@@ -17,6 +17,7 @@ from torch import Tensor
 from ....networks.reading.dtypes import BYTES
 from ....networks.reading.table import TensorInfo
 from ....records import dataclass
+from ....wording import storable
 from ...jobs.progress import Progress
 from ..output import Output
 from .ahead import Ahead
@@ -75,7 +76,7 @@ def lay_out(source: CheckpointFile, dtypes: Mapping[str, str], made: frozenset[s
 
 def encode_header(header: Mapping[str, Any]) -> bytes:
     """Return a header with its length before it, padded so that the data is aligned."""
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw = storable(json.dumps(header, separators=(",", ":"), ensure_ascii=False)).encode()
     raw += b" " * (-len(raw) % 8)
     return len(raw).to_bytes(8, "little") + raw
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from ....errors import ToolError
+from ....errors import ToolError, reason
 from ....models.demo_words import WORDS
-from ....plain_json import parse_json
+from ....plain_json import read_json
 
 REPOSITORY = "openai/clip-vit-large-patch14"  # all Stable Diffusion checkpoints up to SDXL share its vocabulary
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -57,10 +57,10 @@ def _cached() -> Path | None:
 
 def _read(path: Path) -> list[str]:
     try:
-        table = parse_json(path.read_text("utf-8"))
+        table = read_json(path)
         return [word for word, _ in sorted(table.items(), key=lambda item: int(item[1]))]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ToolError(f"{path} is no vocabulary: {error}") from error
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
+        raise ToolError(f"{path.name} is no vocabulary: {reason(error)}; download the folder again") from error
 
 
 def open_clip_merges() -> list[str] | None:

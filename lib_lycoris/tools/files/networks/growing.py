@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....errors import ToolError
 from ....networks.reading.dtypes import CODES
+from ....wording import storable
 from ..checkpoints.stream import as_bytes
 from ..output import Output
 from .own_config import with_own_config
@@ -78,7 +79,7 @@ class GrowingFile:
         """Write the header with the metadata and the hashes of what was written; return the metadata as it is in the file."""
         digest = self._output.digest()
         full = {**with_own_config(metadata, self._output.path), "sshs_model_hash": digest, **self._legacy()}
-        raw = json.dumps({"__metadata__": full, **self._entries}, separators=(",", ":"), ensure_ascii=False).encode()
+        raw = storable(json.dumps({"__metadata__": full, **self._entries}, separators=(",", ":"), ensure_ascii=False)).encode()
         if len(raw) > self._room:
             raise ToolError(
                 f"the metadata of {self._output.path.name} is {len(raw)} bytes long and does not fit into its header; shorten it"

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ....errors import ToolError
+from ....errors import ToolError, reason
 from ....networks.hashes import model_hash
 from ....networks.reading.header import LARGEST_HEADER, Header, read_header
 from ....plain_json import parse_json
+from ....wording import storable
 from ...jobs.progress import Progress
 from ...units import megabytes
 from ..output import Output, require_space
@@ -30,7 +31,8 @@ def with_metadata(header: Header, metadata: Mapping[str, str], name: str) -> byt
     """Return the bytes of a header with other metadata, its tensors as they are. Raises ToolError when it would be too large."""
     table = {key: entry for key, entry in parse_json(header.raw).items() if key != "__metadata__"}
     first = {"__metadata__": dict(metadata)} if metadata else {}
-    raw = json.dumps({**first, **table}, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = json.dumps({**first, **table}, separators=(",", ":"), ensure_ascii=False)
+    raw = storable(text).encode()
     raw += b" " * (-len(raw) % ALIGNED)
     if len(raw) > LARGEST_HEADER:
         raise ToolError(f"{name} would have a header of {megabytes(len(raw))}; the format allows {megabytes(LARGEST_HEADER)}")
@@ -77,7 +79,7 @@ def _kept(undo: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ToolError(f"there is no {undo.name} beside {name}: its metadata was not edited here, or it is restored already") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ToolError(f"{undo.name} is damaged ({error}); the metadata cannot be restored from it") from error
+        raise ToolError(f"{undo.name} is damaged ({reason(error)}); the metadata cannot be restored from it") from error
     return dict(facts)
 
 

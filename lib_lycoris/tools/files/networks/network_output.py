@@ -64,7 +64,8 @@ def open_network(path: Path | str) -> NetworkFile:
     """Read a network file. Raises NetworkFormatError naming it."""
     with naming(path):
         file, source, keys = loading.open_network(path)
-        tensors = file.read(file.tensors)
+        tensors, unused = file.read(file.tensors), keys.unused_alphas()
+        loading.refuse_unsound(file.path.name, {key: tensor for key, tensor in tensors.items() if key not in unused})
         keys.compare(tensors)
         return NetworkFile(file, keys, source, tensors)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from ....errors import LycorisError, ToolError
 from ....hosts.protocol import NetworkCard
 from ....networks.hashes import model_hash
-from ....plain_json import parse_json
+from ....plain_json import json_text, parse_json
 from ....prompt import Tag, TagError, escape_name, find_tags, unescape_name
 from ....records import dataclass
 
@@ -39,7 +38,7 @@ class Stack:
     def as_json(self) -> str:
         """Return it as the text that people share."""
         layers = [{"tag": layer.tag.format(), "hash": layer.hash, "size": layer.size} for layer in self.layers]
-        return json.dumps({KEY: VERSION, "seed": self.seed, "networks": layers}, indent=1, ensure_ascii=False)
+        return json_text({KEY: VERSION, "seed": self.seed, "networks": layers}, indent=1)
 
 
 def stack_of(prompt: str, seed: int, cards: Sequence[NetworkCard], hash_of: Hash = model_hash) -> Stack:

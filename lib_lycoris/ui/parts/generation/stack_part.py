@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ....atomic import write_text
-from ....errors import LycorisError, ToolError
+from ....errors import LycorisError, ToolError, reason
 from ....prompt import find_tags
 from ....tools.jobs.places import check_name, new_file
 from ....wording import counted
@@ -101,7 +101,7 @@ class StackPart:
         except LycorisError as error:
             return gr.update(value=""), gr.update(value=notes(errors=[str(error)]))
         except (OSError, ValueError) as error:
-            return gr.update(value=""), gr.update(value=notes(errors=[f"{name} cannot be read: {error}"]))
+            return gr.update(value=""), gr.update(value=notes(errors=[f"{name} cannot be read: {reason(error)}"]))
 
     def _path(self, name: str | None) -> Path:
         if name not in self.names():

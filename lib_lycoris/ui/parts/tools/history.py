@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from ....atomic import write_text
 from ....errors import ToolError
-from ....plain_json import parse_json
+from ....plain_json import json_text, parse_json
 from ....records import dataclass
 from ....tools.jobs.queue import Job
 
@@ -52,7 +51,7 @@ class History:
         entry = {"id": job.id, "tool": job.tool, "when": job.ended_at, "seconds": job.seconds, "options": _plain(job.options),
                  "outputs": [str(path) for path in job.result.outputs]}  # fmt: skip
         with self._lock:
-            lines = [*self._lines()[-(KEPT - 1) :], json.dumps(entry, ensure_ascii=False)]
+            lines = [*self._lines()[-(KEPT - 1) :], json_text(entry)]
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_text(self.folder / NAME, "\n".join(lines) + "\n")
