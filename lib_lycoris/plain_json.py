@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -29,6 +31,17 @@ def read_json(path: Path) -> Any:
     if info.st_size > LARGEST_FILE:
         raise ValueError(f"it has {info.st_size:,} bytes, more than any such file")
     return parse_json(path.read_text("utf-8-sig"))
+
+
+def plain(value: Any) -> Any:
+    """Return a value as every reader of JSON takes it: no tuples, paths, numbers that are none or halves of characters."""
+    if isinstance(value, Mapping):
+        return {storable(str(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, (int, bool)) else storable(str(value))
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from ..errors import LycorisError, ToolError
+from ..plain_json import plain
 from . import bulk
 from .arguments import check_files, completed, finite, whole
 from .declaration import Option, Tool
@@ -148,7 +149,7 @@ def _run(tools: Sequence[Tool], arguments: argparse.Namespace) -> int:
 def _run_one(tool: Tool, options: Mapping[str, Any], arguments: argparse.Namespace) -> int:
     with _terminable():
         report, text = _do(tool, options, arguments)
-    print(json.dumps(report, indent=2, ensure_ascii=False) if arguments.json else text)
+    print(json.dumps(plain(report), indent=2, ensure_ascii=False) if arguments.json else text)
     return _code(report)
 
 
@@ -171,7 +172,7 @@ def _run_all(jobs: Sequence[tuple[Tool, Mapping[str, Any]]], arguments: argparse
                     break
     finally:
         if arguments.json:
-            print(json.dumps(reports, indent=2, ensure_ascii=False))
+            print(json.dumps(plain(reports), indent=2, ensure_ascii=False))
         failed = sum("failure" in report for report in reports)
         if failed or len(reports) < len(jobs):
             rest = len(jobs) - len(reports)
@@ -196,7 +197,7 @@ def _run_each(tools: Sequence[Tool], given: Mapping[str, Any], arguments: argpar
                 reports.append(report)
     finally:
         summary = bulk.summary(reports, arguments.save_into)
-        print(json.dumps(summary, indent=2, ensure_ascii=False) if arguments.json else summary["text"])
+        print(json.dumps(plain(summary), indent=2, ensure_ascii=False) if arguments.json else summary["text"])
     return FAILED if summary["failed"] else 0
 
 

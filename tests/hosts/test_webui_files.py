@@ -14,11 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from lib_lycoris.hosts.library.library import Library
+from lib_lycoris.hosts.webui.interface import api, paste, xyz
 from lib_lycoris.hosts.webui.interface import card_files as files
-from lib_lycoris.hosts.webui.interface import paste, xyz
 from lib_lycoris.prompt import parse_tag
+from lib_lycoris.tools.examine.inspect import inspect
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = runpy.run_path(str(ROOT / "install.py"))
@@ -244,3 +247,24 @@ def test_a_preferred_weight_is_one_that_a_tag_can_have(said: Any, weight: float)
 def test_notes_of_people_can_be_put_on_a_page() -> None:
     shown = files.showable({"a\ud800": ["\udfff", {"b": "<b>"}], "n": 1})
     assert json.dumps(shown, ensure_ascii=False).encode("utf-8") and shown == {"a?": ["?", {"b": "<b>"}], "n": 1}
+
+
+def test_one_file_costs_the_list_of_the_api_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that are none and halves of characters in a file's metadata or name; the whole list was answered with 500."""
+    odd = tmp_path / "caf\udce9.safetensors"
+    said = {"ss_tag_frequency": '{"a": {"\\ud800": 1}}', "ss_bucket_info": '{"a": NaN, "b": 1e999}', "ss_output_name": "x"}
+    header = json.dumps({"__metadata__": said, "a.alpha": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}).encode()
+    try:
+        odd.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this system has no such names")
+    library = Library([tmp_path])
+    monkeypatch.setattr(api.files, "library", lambda: library)
+    monkeypatch.setitem(sys.modules, "modules", SimpleNamespace(hashes=SimpleNamespace(sha256_from_cache=lambda *_, **__: None)))
+    app = FastAPI()
+    app.add_api_route("/lycos", api.list_networks)
+    app.add_api_route("/inspect", api._inspector(lambda path, family: inspect(path, family=family).as_dict()))
+    client = TestClient(app)
+    (listed,) = client.get("/lycos").json()
+    assert listed["name"] == "caf?" and listed["metadata"]["ss_bucket_info"] == {"a": None, "b": None}
+    assert library.find("caf?").path == odd and client.get("/inspect?name=caf?").json()["name"] == "caf?"

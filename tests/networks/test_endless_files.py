@@ -71,7 +71,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     library.scan()
     library.wait()
     assert "is no file" in library.facts(tmp_path / "pipe.safetensors").broken
-    report = TOOLS["metadata"].run(models=[tmp_path]).report
+    report = TOOLS["metadata"].run(models=[tmp_path / "pipe.safetensors"]).report
     assert "is no file" in report["files"][0]["error"]
 
 

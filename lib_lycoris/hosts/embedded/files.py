@@ -10,6 +10,7 @@ from ...demo import CHECKPOINT
 from ...errors import HostError
 from ...prompt import OwnPresets, Presets
 from ...tools.files.store import ModelFile
+from ...wording import storable
 from ..library.library import Library
 from .folders import OldResults, data_folder, kept_folder, own_networks
 from .host import EmbeddedHost
@@ -74,7 +75,7 @@ class FolderStore:
         self._networks = tuple(ModelFile(name, file.path) for name, file in self.library.named.items())
         taken = {file.path for file in self.library.files}
         found = [path for path in _entries(self._folder) if path not in taken and _is_checkpoint(path)]
-        self._checkpoints = tuple(ModelFile(path.name, path) for path in sorted(found, key=lambda path: path.name.lower()))
+        self._checkpoints = tuple(ModelFile(storable(path.name), path) for path in sorted(found, key=lambda path: path.name.lower()))
 
 
 def open_store(host: EmbeddedHost, ckpt: Path | None, networks: Path | None, data: Path | None) -> FolderStore:

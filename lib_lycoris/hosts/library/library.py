@@ -12,6 +12,7 @@ from ...errors import HostError
 from ...networks.reading.folder import EXTENSIONS, SAFETENSORS, SAVED
 from ...prompt import escape_name, unescape_name
 from ...records import dataclass
+from ...wording import storable
 from .facts import Describer, NetworkFacts
 from .index import NAME, Index
 from .scan import Scan
@@ -193,4 +194,4 @@ def _walk(folder: Path) -> Iterator[NetworkFile]:
         for name, bare in found.items():
             where = relative.as_posix() if alone else below + bare
             places.add(where.lower())
-            yield NetworkFile(os.path.join(place, name), where)
+            yield NetworkFile(os.path.join(place, name), storable(where))

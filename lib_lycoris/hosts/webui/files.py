@@ -8,6 +8,7 @@ from pathlib import Path
 from ...errors import HostError
 from ...prompt import Presets
 from ...tools.files.store import ModelFile
+from ...wording import storable
 from .folders import data_folder, kept_folder
 from .interface.card_files import library
 
@@ -23,7 +24,7 @@ class WebuiFileStore:
         """Return the checkpoints that the webui lists, by their names in its list, without the hash."""
         from modules import sd_models
 
-        found = {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
+        found = {storable(info.name): Path(info.filename) for info in sd_models.checkpoints_list.values()}
         return [ModelFile(name, found[name]) for name in sorted(found, key=str.lower)]
 
     def network_folder(self) -> Path:
@@ -51,7 +52,7 @@ class WebuiFileStore:
         from .host import host
 
         info = host().webui.checkpoint()
-        return None if info is None else ModelFile(info.name, Path(info.filename))
+        return None if info is None else ModelFile(storable(info.name), Path(info.filename))
 
     def presets(self) -> Presets:
         """Return the block weight presets that tags know here."""

@@ -24,6 +24,7 @@ from ...networks.reading.reader import TensorFile
 from ...networks.reading.table import TensorInfo
 from ...networks.settings.source import SettingsSource
 from ...networks.tag_counts import top_tags
+from ...plain_json import plain
 from ...records import dataclass
 from ...wording import counted
 from ..files.checkpoints.checkpoint import layer_infos
@@ -86,7 +87,7 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return asdict(self)
+        return dict(plain(asdict(self)))
 
 
 def inspect(path: str | Path, base: models.BaseModel | None = None, family: str | None = None, base_name: str = "") -> Inspection:

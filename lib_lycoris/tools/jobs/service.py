@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import LycorisError, ToolError
+from ...plain_json import plain
+from ...wording import storable
 from ..declaration import Option, Tool
 from ..files.store import FileStore
 from ..validation import typed
@@ -60,12 +61,12 @@ class JobService:
         job = self.jobs.get(job_id)
         if job.result is None:
             raise NotReady(job.error or f"the job is {job.status}; ask for its result when it is done")
-        outputs = [str(path) for path in job.result.outputs]
-        return {"id": job.id, "tool": job.tool, "report": plain(job.result.report), "text": job.result.text, "outputs": outputs}
+        outputs = [storable(str(path)) for path in job.result.outputs]
+        return {"id": job.id, "tool": job.tool, "report": plain(job.result.report), "text": storable(job.result.text), "outputs": outputs}
 
     def _state(self, job: Job) -> dict[str, Any]:
         state = as_json(job, self.jobs)
-        return {**state, "error": self.sentence(job.error) or None}
+        return {**state, "error": storable(self.sentence(job.error)) or None}
 
     @staticmethod
     def code(error: LycorisError) -> int:
@@ -150,14 +151,3 @@ def _property(option: Option) -> dict[str, Any]:
     if option.default not in (None, ()):
         found["default"] = option.default
     return found
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it: no tuples, paths or numbers that are none."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

@@ -132,8 +132,7 @@ def _thumbnail(path: Path) -> str:
     if kind is None:
         raise ToolError(f"{path.name} is no PNG, JPEG or WebP image; give one as the thumbnail")
     if len(data) > LARGEST_IMAGE:
-        had, most = megabytes(path.stat().st_size), megabytes(LARGEST_IMAGE)
-        raise ToolError(f"{path.name} has {had}; give a thumbnail of up to {most}, such as 256x256")
+        raise ToolError(f"{path.name} has more than {megabytes(LARGEST_IMAGE)}; give a smaller thumbnail, such as 256x256")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

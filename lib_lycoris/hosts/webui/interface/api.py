@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, HTTPException
 
 from ....errors import LycorisError
+from ....plain_json import plain
 from ....tools.jobs.service import JobService
 from ...jobs_api import add_job_routes, same_site
 from ..host import host
@@ -69,7 +70,7 @@ def _origin_allowed(origin: str) -> bool:
 
 def list_networks() -> list[dict[str, Any]]:
     """Return one entry a file."""
-    return [_entry(name, file.path) for name, file in files.library().named.items()]
+    return [plain(_entry(name, file.path)) for name, file in files.library().named.items()]
 
 
 def _entry(name: str, path: Path) -> dict[str, Any]:
