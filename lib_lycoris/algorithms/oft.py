@@ -20,6 +20,9 @@ from ..records import dataclass
 from .activation import Bypass, Cost, Layer, block_rows
 from .base import Algorithm, exact, precise, stored
 from .config import NO_CONFIG, Config
+from .products import row_blocks
+
+PRODUCTS = 1 << 20  # bytes of products at a time: they do not leave the processor's cache before they are added
 
 
 def constrained(skew: Tensor, limit: float) -> Tensor:
@@ -44,11 +47,10 @@ def change_of_rows(matrix: Tensor, weight: Tensor) -> Tensor:
 def add_turned_rows(out: Tensor, base: Tensor, matrix: Tensor, weight: Tensor, strength: float) -> None:
     """Write base + s · blockdiag(matrix) · W into out; matrix: (n, b, b), n·b = out."""
     blocks = precise(matrix, weight) * strength
-    turned, rows = out.view(blocks.shape[0], blocks.shape[1], -1), precise(weight, weight).reshape(blocks.shape[0], blocks.shape[1], -1)
-    if base is weight:  # the first change of a weight: one product does it all
-        torch.bmm(blocks + torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device), rows, out=turned)
-    else:
-        torch.add(base.reshape(turned.shape), torch.bmm(blocks, rows), out=turned)
+    shape = (*blocks.shape[:2], -1)
+    turned, rows, start = out.view(shape), precise(weight, weight).reshape(shape), base.reshape(shape)
+    for some in row_blocks(turned, PRODUCTS):
+        torch.add(start[some], torch.bmm(blocks[some], rows[some]), out=turned[some])
 
 
 def work_of_rows(size: int, shape: Sequence[int]) -> Cost:

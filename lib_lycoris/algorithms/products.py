@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def row_blocks(tensor: Tensor, fits: int = 1 << 19) -> Iterator[slice]:
-    """Give the rows of a matrix in blocks of so many bytes, which stay in a CPU's cache; on other devices all rows at once."""
+    """Give the rows of a tensor in blocks of so many bytes, which stay in a CPU's cache; on other devices all rows at once."""
     rows = tensor.shape[0]
     size = rows if tensor.device.type != "cpu" else max(1, fits * rows // (tensor.numel() * tensor.element_size() or 1))
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))

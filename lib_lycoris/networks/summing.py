@@ -54,10 +54,12 @@ def add_terms(out: Tensor, base: Tensor, terms: Sequence[Term], check: Check = l
                 rows.add_delta(exact, exact, _like(base, block), strength)
             out[block] = check(exact, base[block])
         return
-    own = out.dtype == wide and out.is_contiguous() and out.data_ptr() != base.data_ptr()
-    total = out.copy_(base) if own else base.to(wide, copy=True, memory_format=torch.contiguous_format)
+    own = out.dtype == base.dtype == wide and out.is_contiguous() and out.data_ptr() != base.data_ptr()
+    total = out if own else base.to(wide, copy=True, memory_format=torch.contiguous_format)
+    start = base if own else total  # the first change is made beside the base, which is then read once
     for term in ordered:
-        _add(total, term)
+        _add(total, start, term)
+        start = total
     checked = check(total, base)
     if checked is not out:
         out.copy_(checked)
@@ -70,10 +72,13 @@ def blocks(tensor: Tensor) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
-def _add(total: Tensor, term: Term) -> None:
+def _add(total: Tensor, start: Tensor, term: Term) -> None:
+    """Write start + a change into total, which may be start itself."""
     if term.pieces is None:
-        term.algorithm.add_delta(total, total, term.weight(), term.strength)
+        term.algorithm.add_delta(total, start, term.weight(), term.strength)
         return
+    if start is not total:
+        total.copy_(start)
     delta = term.algorithm.delta(term.weight())
     for mine, its in term.pieces:
         part = delta[its].to(total.dtype)

@@ -95,6 +95,9 @@ def test_what_an_algorithm_says_of_itself_is_true(kind: str, name: str) -> None:
         total = base.clone()
         algorithm.add_delta(total, total, base, 0.3)
         torch.testing.assert_close(total, base + 0.3 * delta, **near)
+        beside = torch.empty_like(base)
+        algorithm.add_delta(beside, base, base, 0.3)
+        assert torch.equal(beside, total), "a sum beside the base has the bits of one in place"
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case[0] not in ("norm", "group")])

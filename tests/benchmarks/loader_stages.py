@@ -35,7 +35,7 @@ class Rising:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: repeats of each change, and of small ones in each; rounds of steps by way, pairs of
+    """How much is measured: repeats of each change, and of the smallest in each; rounds of steps by way, pairs of
     a schedule's steps, networks in a row.
     """
 
@@ -64,15 +64,13 @@ class Stages:
         return loader_networks.write(kind, self.base, self.folder, self.dtype, seed)
 
     def events(self, side: Side, kind: str) -> dict[str, list[float]]:
-        """Return what each kind of change adds, from a fresh start: once, and those that add little several times."""
+        """Return what each kind of change adds, from a fresh start: once, and to take a network off, which adds little, several times."""
         one, other, found = self.file(kind, 0), self.file(kind, 1), {}
-        for name, path in (("first_use", one), ("new_file", other)):
-            found[name] = [added(partial(side.use, path, 0.8), side.model.probe)]
-        strengths = [0.5 + 0.1 * number for number in range(self.plan.small)]
-        found["strength_only"] = [added(partial(side.use, other, strength), side.model.probe) for strength in strengths]
-        found["off"] = []
-        for strength in strengths:
-            side.use(other, strength)
+        for name, path, strength in (("first_use", one, 0.8), ("new_file", other, 0.8), ("strength_only", other, 0.5)):
+            found[name] = [added(partial(side.use, path, strength), side.model.probe)]
+        found["off"] = [added(side.off, side.model.probe)]
+        for _ in range(1, self.plan.small):
+            side.use(other, 0.5)
             side.model.probe()
             found["off"].append(added(side.off, side.model.probe))
         side.reset()
