@@ -1,8 +1,8 @@
 """The host's method beside the loader of a real webui: the ratios between its figures must be those that the webui shows.
 
 The webui makes images of 64x64 in one step from a checkpoint of real size, without our extension. What a change adds is the time of the
-image after it, less that of an image with another prompt and the same tag: the text encoder runs for both. On both sides there is one
-thread, and its processor time is counted: on a busy machine the wall's would say more of the other programs.
+image after it, less that of an image with other prompts and the same tag: the text encoder runs for both, for both prompts. On both sides
+there is one thread, and its processor time is counted: on a busy machine the wall's would say more of the other programs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import gc
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -32,8 +34,7 @@ HERE = Path(__file__).resolve().parent
 
 def results(folder: Path, python: str | None, work: Path, kinds: Sequence[str], repeats: int) -> Iterator[Result]:
     """Yield seconds of both, and by how much a ratio between two of them differs."""
-    folder = folder.resolve()
-    python = python or str(folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    folder, python = folder.resolve(), python_of(folder, python)
     kinds = [kind for kind in kinds if kind in FIGURES]
     method: dict[str, float] = {}
     real: dict[str, float] = {}
@@ -79,46 +80,72 @@ def _strengths(repeats: int) -> list[float]:
 
 def measured_webui(folder: Path, python: str, work: Path, kinds: Sequence[str], repeats: int) -> Iterator[tuple[str, float]]:
     """Yield the same of the webui."""
-    models, data = work / "webui-models", work / "webui-data"
+    webui = WebUI(folder, Path(python), models=checkpoint(folder, python, work), data=work / "webui-data", checkout=None)
+    with serving(webui, {kind: work / f"{kind}-0.safetensors" for kind in kinds}):
+        yield from _measure(Pictures(webui), kinds, repeats)
+
+
+def python_of(folder: Path, python: str | None) -> str:
+    """Return the Python that a webui runs with: the one that was named, or that in its venv."""
+    return python or str(folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+def checkpoint(folder: Path, python: str, work: Path) -> Path:
+    """Return the folder of a random checkpoint of real size, which is made unless it is there."""
+    models = work / "webui-models"
     if not (models / "checkpoints" / "sd1-1.safetensors").exists():
         command = [python, str(HERE / "loader_webui_model.py"), str(folder), str(models)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=work)
         if done.returncode:
             raise RuntimeError(f"the checkpoint could not be made:\n{done.stderr[-2000:]}")
-    webui = WebUI(folder, Path(python), models=models, data=data, checkout=None)
-    for kind in kinds:
-        shutil.copyfile(work / f"{kind}-0.safetensors", webui.lora_dir / f"{kind}.safetensors")
+    return models
+
+
+@contextmanager
+def serving(webui: WebUI, networks: Mapping[str, Path]) -> Iterator[None]:
+    """Run a webui with these networks, by name; what it wrote goes with it."""
+    for name, path in networks.items():
+        os.link(path, webui.lora_dir / f"{name}.safetensors")
     try:
-        yield from _measure(Pictures(webui.start(600)), kinds, repeats)
+        webui.start(600)
+        yield
     finally:
         webui.stop()
-        shutil.rmtree(data)
+        shutil.rmtree(webui.data)
 
 
 class Pictures:
     """Images of a webui, and what they cost."""
 
-    def __init__(self, webui: WebUI) -> None:
-        self.webui, self.number = webui, 0
+    def __init__(self, webui: WebUI, now: Callable[[], float] | None = None) -> None:
+        """Take a running webui; now: another clock than that of its processor time."""
         assert webui.process is not None
-        self.times = Path(f"/proc/{webui.process.pid}/stat")
+        self.webui, self.number, self.process = webui, 0, webui.process.pid
+        self.now = now or (lambda: processor_time(self.process))
 
     def cost(self, tag: str) -> float:
-        """Return the processor time of an image with a prompt that was not there before."""
+        """Return the time of an image with prompts that were not there before.
+
+        Neither of them: the webui keeps what the text encoder made of the negative one too, but for a change of tags.
+        """
         self.number += 1
         before = self.now()
-        self.webui.txt2img(f"image {self.number} {tag}", steps=1)
+        self.webui.txt2img(f"image {self.number} {tag}", negative_prompt=f"none {self.number}", steps=1)
         return self.now() - before
-
-    def now(self) -> float:
-        """Return the server's processor time in seconds (Linux)."""
-        fields = self.times.read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def added(self, tag: str) -> float:
         """Return what the change to a tag adds."""
         first = self.cost(tag)
         return first - median(self.cost(tag) for _ in range(2))
+
+    def same(self, tag: str) -> bytes:
+        """Return the image of prompts that are the same each time."""
+        return self.webui.txt2img(f"image {tag}", steps=1)[0][0].tobytes()
+
+
+def processor_time(process: int) -> float:
+    """Return the processor time of another process in seconds (Linux; its number of that clock: clock_getcpuclockid(3))."""
+    return time.clock_gettime((~process << 3) | 2)
 
 
 def _measure(pictures: Pictures, kinds: Sequence[str], repeats: int) -> Iterator[tuple[str, float]]:

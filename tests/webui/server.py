@@ -46,6 +46,7 @@ OPTIONS = {  # quiet, nothing saved, nothing looked up
 # the Forges paste no prompt before they are started a second time: until then their fields have no value whose kind they could take
 FIELDS = ("Prompt", "Negative Prompt", "Negative prompt")
 SECOND_START = {f"{page}/{field}/value": "" for page in ("txt2img", "img2img") for field in FIELDS}
+NOT_INHERITED = ("COMMANDLINE_ARGS", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # without byte code each start would compile everything
 
 
 class WebUIError(RuntimeError):
@@ -160,7 +161,7 @@ class WebUI:
             "SD_WEBUI_RESTARTING": "1",
             "CUDA_VISIBLE_DEVICES": "",
         }
-        kept = {name: value for name, value in os.environ.items() if name not in ("COMMANDLINE_ARGS", "PYTHONPATH")}
+        kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         return {**kept, **own}
 
     def start(self, timeout: float = 600.0) -> WebUI:
