@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from ...errors import ToolError
+from .seeded import generator
 
 METHODS = ("sum", "ties", "dare", "dare_ties")
 PIECE = 1 << 16  # numbers that are worked on at a time, so that they stay in the processor's cache
@@ -52,7 +52,7 @@ def combined(method: str, density: float, seed: int, name: str, items: Sequence[
 def _weed(method: str, density: float, seed: str, delta: Tensor) -> Weed:
     """Return what leaves out values of a difference, which is handed to it piece by piece in order."""
     if method.startswith("dare"):
-        return partial(_dropped, density, _generator(seed))
+        return partial(_dropped, density, generator(seed))
     if method == "ties":
         return partial(hardshrink, lambd=_largest_left_out(delta, density))
     return _everything
@@ -68,11 +68,6 @@ def _largest_left_out(delta: Tensor, density: float) -> float:
     sizes = delta.abs().reshape(-1)
     sizes.numpy().partition(left_out)  # ten times as fast as torch.topk, in place
     return float(torch.nextafter(sizes[left_out], torch.zeros_like(sizes[left_out])))
-
-
-def _generator(seed: str) -> torch.Generator:
-    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little") >> 1
-    return torch.Generator().manual_seed(number)
 
 
 def _dropped(density: float, generator: torch.Generator, piece: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ...atomic import replacing
 from ...errors import ToolError
-from ...networks.reading.dtypes import FLOATS, PRECISIONS
 from ...records import dataclass
 from ..declaration import (
     DEVICE,
@@ -45,10 +44,10 @@ from ..files.undo_file import UndoFile
 from ..jobs.progress import Progress
 from ..jobs.workers import one_thread_each
 from .deltas import Changes, find_changes
+from .dtypes import require_fp8, target_dtypes
 from .report import as_plan, as_result
+from .rounding import ROUNDINGS
 from .strengths import NetworkOptions, asked
-
-TABLES = ("token_embedding.weight", "position_embedding.weight", "embed_tokens.weight", "shared.weight")  # looked up, never multiplied
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ class CheckpointMerge:
 def prepare(
     sd_model: Path | str, models: Sequence[Path | str], save_to: Path | str, save_precision: str | None = None, device: str = "cpu",
     no_hash: bool = False, no_metadata: bool = False, undo_file: Path | str | None = None, seed: int = 0, family: str | None = None,
-    progress: Progress | None = None, **strengths: Any,
+    rounding: str = "nearest", progress: Progress | None = None, **strengths: Any,
 ) -> CheckpointMerge:  # fmt: skip
     """Read all headers and networks and decide what is written; strengths: ratios, te, te2, unet, lbw, lbwe, dyn."""
     wanted = asked(models, **strengths)
@@ -81,11 +80,14 @@ def prepare(
     save_to = _target(checkpoint, Path(save_to), [checkpoint.path, *(item.file for item in wanted)])
     if undo_file is not None:
         _check_undo(checkpoint, save_to, Path(undo_file))
-    changes = find_changes(checkpoint, wanted, seed, device, progress or Progress(), family)
+    changes = find_changes(checkpoint, wanted, seed, device, progress or Progress(), family, rounding)
     hashed = not (no_hash or checkpoint.path.is_dir())
-    told = {"save_precision": save_precision, "seed": seed or None, "family": family}
+    by_chance = rounding != "nearest"
+    told = {"save_precision": save_precision, "seed": seed or None, "family": family, "rounding": rounding if by_chance else None}
     recipe = _recipe(checkpoint, changes, hashed or undo_file is not None, **told)
     dtypes = target_dtypes(checkpoint, save_precision)
+    if by_chance:
+        require_fp8(checkpoint, changes, dtypes)
     layouts = tuple(_layout(source, changes, dtypes, recipe, save_to, hashed, no_metadata) for source in checkpoint.sources)
     return CheckpointMerge(checkpoint, changes, recipe, layouts, save_to, hashed, Path(undo_file) if undo_file is not None else None)
 
@@ -118,27 +120,6 @@ def _recipe(checkpoint: Checkpoint, changes: Changes, hashed: bool, **options: A
     return make_recipe("merge", sd_model=base_entry(checkpoint, hashed), networks=networks, **options)
 
 
-def target_dtypes(checkpoint: Checkpoint, precision: str | None) -> dict[str, str]:
-    """Return the new dtype of every tensor whose dtype changes; only the UNet's and the text encoders' do.
-
-    fp8 is for what is multiplied: norms, biases and tables that are looked up keep their dtype. Raises ToolError for an unknown name.
-    """
-    if precision is None:
-        return {}
-    if precision not in PRECISIONS:
-        raise ToolError(f'"{precision}" is not a precision; use one of {", ".join(PRECISIONS)}')
-    code = PRECISIONS[precision]
-    found = {}
-    for key in checkpoint.model_keys:
-        entry = checkpoint.entries.get(key)
-        if entry is None or entry.dtype not in FLOATS or entry.dtype == code:
-            continue
-        if code.startswith("F8") and (len(entry.shape) < 2 or key.endswith(TABLES)):
-            continue
-        found[key] = code
-    return found
-
-
 def _layout(
     source: CheckpointFile,
     changes: Changes,
@@ -162,7 +143,8 @@ def run(
     sd_model: FilePath, models: Files, save_to: FilePath, *, ratios: Numbers | None = None, te: Numbers | None = None,
     te2: Numbers | None = None, unet: Numbers | None = None, lbw: Texts | None = None, lbwe: Texts | None = None,
     dyn: Counts | None = None, save_precision: str | None = None, device: str = "cpu", undo_file: FilePath | None = None,
-    no_hash: bool = False, no_metadata: bool = False, seed: int = 0, family: str | None = None, progress: Progress | None = None,
+    no_hash: bool = False, no_metadata: bool = False, seed: int = 0, rounding: str = "nearest", family: str | None = None,
+    progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Merge networks into a checkpoint: W' = round(W + Σ s · ΔW(W)), all from the same W, summed in float32, rounded once.
 
@@ -293,7 +275,9 @@ TOOL = Tool(
         Option("no_hash", "do not hash the checkpoints (faster; verify then compares without them)", bool, False, "--no-hash",
                aliases=("--no_hash",)),
         Option("no_metadata", "leave the metadata as it is, without the recipe; verify cannot check such a file", bool, False),
-        Option("seed", "the seed that R and U block weights are drawn with", int, 0),
+        Option("seed", "the seed that R and U block weights, and stochastic rounding, are drawn with", int, 0),
+        Option("rounding", "how changed weights become fp8: stochastic keeps in sum what is smaller than its steps", default="nearest",
+               choices=ROUNDINGS),
         *IGNORED_KOHYA,
     ),
 )  # fmt: skip

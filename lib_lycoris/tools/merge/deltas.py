@@ -23,6 +23,8 @@ from ...prompt import StrengthMap
 from ...records import dataclass
 from ..files.checkpoints.checkpoint import Checkpoint, TensorLocation, torch_dtype
 from ..jobs.progress import Progress
+from ..linalg.seeded import generator
+from .rounding import stochastic
 from .strengths import NetworkOptions
 
 FP8_LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
@@ -58,6 +60,8 @@ class Changes:
 
     checkpoint: Checkpoint
     device: str = "cpu"
+    rounding: str = "nearest"  # of what is written in fp8
+    seed: int = 0
     networks: list[Mixed] = field(default_factory=list)
     by_key: dict[str, list[TensorChange]] = field(default_factory=dict)  # emptied while it is used
     keys: frozenset[str] = frozenset()  # of the tensors that change
@@ -69,7 +73,7 @@ class Changes:
         values = base.reshape(-1) if base.dim() == 0 else base
         out = values if dtype == base.dtype else torch.empty(values.shape, dtype=dtype, device=values.device)
         terms = [self._term(change, key, values) for change in self.by_key.get(key, [])]
-        moved = _Moved(partial(_fitting, key, code))
+        moved = _Moved(self._rounded(partial(_fitting, key, code), key, code) if terms else partial(_fitting, key, code))
         may_cancel = len(terms) > 1 and any(term.strength < 0 for term in terms)
         add_terms(out, values, terms, moved if may_cancel else moved.check)
         if may_cancel and moved.is_rounding:
@@ -92,6 +96,11 @@ class Changes:
         if self.cancelled and self.cancelled == self.keys:
             name = self.checkpoint.path.name
             raise ToolError(f"the networks cancel each other: every weight of {name} stays as it is; nothing was written")
+
+    def _rounded(self, check: Check, key: str, code: str) -> Check:
+        if self.rounding == "nearest" or code not in FP8_LARGEST:
+            return check  # what is written rounds it
+        return stochastic(check, torch_dtype(code), generator(f"{self.seed} {key}"))
 
     def _read(self, key: str) -> Tensor:
         tensor = self.checkpoint.read(key).to(self.device)
@@ -149,13 +158,14 @@ def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
 
 
 def find_changes(
-    checkpoint: Checkpoint, wanted: Sequence[NetworkOptions], seed: int, device: str, progress: Progress, family: str | None = None
+    checkpoint: Checkpoint, wanted: Sequence[NetworkOptions], seed: int, device: str, progress: Progress, family: str | None = None,
+    rounding: str = "nearest",
 ) -> Changes:  # fmt: skip
     """Load networks and find what they change in a checkpoint.
 
     Raises ModelMismatchError when a network fits nothing of it, ToolError when nothing would change.
     """
-    found = Changes(checkpoint, device)
+    found = Changes(checkpoint, device, rounding, seed)
     progress.start(len(wanted), "reading networks", "networks")
     loaded = []
     for item in wanted:

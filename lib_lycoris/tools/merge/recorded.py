@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import ToolError, readable
 from ...networks.reading.dtypes import PRECISIONS
 from ..files.metadata import read_recipe
+from .rounding import ROUNDINGS
 
 STRENGTHS = ("te", "te2", "unet")
 TEXTS = ("lbw", "lbwe")
@@ -65,5 +66,6 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "sd_model": _is_file,
     "networks": lambda found: isinstance(found, list) and all(map(_is_network, found)),
     "seed": lambda found: found is None or type(found) is int,
+    "rounding": lambda found: found is None or found in ROUNDINGS,
     "save_precision": lambda found: found is None or found in tuple(PRECISIONS),  # what comes out of a file may be no key of a table
 }

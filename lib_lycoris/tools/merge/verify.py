@@ -24,8 +24,8 @@ from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_chec
 from ..files.checkpoints.stream import as_bytes
 from ..files.metadata import header_hash
 from ..jobs.progress import Progress
-from .checkpoint import target_dtypes
 from .deltas import Changes, find_changes
+from .dtypes import target_dtypes
 from .recorded import recorded_merge
 from .report import memory_of
 from .strengths import NetworkOptions
@@ -57,7 +57,8 @@ def prepare(
     base = _locate(recipe["sd_model"], [Path(sd_model)] if sd_model else [], places, "sd_model")
     wanted = [_asked(entry, [Path(m) for m in models], places) for entry in recipe["networks"]]
     checkpoint = open_checkpoint(base)
-    changes = find_changes(checkpoint, wanted, recipe.get("seed", 0), device, progress or Progress(), recipe.get("family"))
+    given = recipe.get("seed", 0), device, progress or Progress(), recipe.get("family"), recipe.get("rounding", "nearest")
+    changes = find_changes(checkpoint, wanted, *given)
     names = [recipe["sd_model"]["name"], *(entry["name"] for entry in recipe["networks"])]
     inputs = list(zip(names, [base, *(item.path for item in wanted)]))
     return Check(opened, recipe, checkpoint, changes, target_dtypes(checkpoint, recipe.get("save_precision")), inputs)
