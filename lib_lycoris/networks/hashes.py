@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .reading.folder import file_of
 from .reading.header import data_start
 
-CHUNK = 1 << 20  # bytes
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+CHUNK = 1 << 20  # bytes, which stay in the processor's cache from the system's to the hash
 
 
 def sha256(path: str | Path) -> str:
@@ -29,8 +34,17 @@ def short(digest: str) -> str:
 
 def _sha256_from(path: Path, offset: int) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(offset)
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
+    for _ in added(digest, path, offset):
+        pass
     return digest.hexdigest()
+
+
+def added(digest: _Hash, path: Path, begin: int = 0, end: int | None = None) -> Iterator[int]:
+    """Add a file's bytes from a place on, to another one or the end, to a hash; give how many were added each time. Raises OSError."""
+    memory = memoryview(bytearray(CHUNK))  # one for all pieces: new memory is made page by page
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        while count := file.readinto(memory if end is None else memory[: end - begin]):
+            digest.update(memory[:count])
+            begin += count
+            yield count

@@ -17,6 +17,7 @@ from ..records import dataclass
 
 ROUNDING = 4 * torch.finfo(torch.float32).eps  # of the norm of what is added up: what that leaves where nothing should be left
 AT_ONCE = 1 << 18  # elements added and rounded at a time on a CPU: they stay in its cache, and nothing of full size is made
+BLOCKS = 8  # of them in a portion, which is read, computed and written on its own
 Rows = slice
 Check = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,11 +32,6 @@ class Term:
     weight: Callable[[], Tensor]  # returns the W (out, in, *k) that ΔW is made of, on the tensor's device
     pieces: tuple[tuple[Rows, Rows], ...] | None = None  # (rows of the tensor, rows of ΔW); None: all of both
 
-    @property
-    def by_rows(self) -> bool:
-        """Whether rows of ΔW can be had alone, without W."""
-        return self.pieces is None and not self.algorithm.reads_weight and self.algorithm.rows(slice(0, 1)) is not None
-
 
 def add_terms(out: Tensor, base: Tensor, terms: Sequence[Term], check: Check = lambda exact, _: exact) -> None:
     """Write base + Σ terms into out, which has the same shape (at least one axis) and device, and may be base itself.
@@ -44,7 +40,7 @@ def add_terms(out: Tensor, base: Tensor, terms: Sequence[Term], check: Check = l
     """
     wide = torch.float64 if base.dtype == torch.float64 else torch.float32
     ordered = sorted(terms, key=lambda term: term.order)
-    if all(term.by_rows for term in ordered):
+    if all(term.pieces is None and by_rows(term.algorithm) for term in ordered):
         ready = [(term.algorithm.moved(base), term.strength) for term in ordered]
         for block in blocks(base):
             exact = base[block].to(wide, copy=True, memory_format=torch.contiguous_format)
@@ -65,11 +61,29 @@ def add_terms(out: Tensor, base: Tensor, terms: Sequence[Term], check: Check = l
         out.copy_(checked)
 
 
+def by_rows(algorithm: Algorithm) -> bool:
+    """Tell whether rows of ΔW can be had alone, without W."""
+    return not algorithm.reads_weight and algorithm.rows(slice(0, 1)) is not None
+
+
 def blocks(tensor: Tensor) -> Iterator[slice]:
     """Give a tensor's rows in blocks that stay in a CPU's cache; on other devices all rows at once."""
     count = tensor.shape[0]
-    step = max(1, AT_ONCE // max(1, prod(tensor.shape[1:]))) if tensor.device.type == "cpu" else max(1, count)
+    return stretches(count, _rows_at_once(tensor.shape) if tensor.device.type == "cpu" else max(1, count))
+
+
+def portions(shape: Sequence[int]) -> Iterator[slice]:
+    """Give a tensor's rows in portions of some blocks, which on a CPU are added up one by one to the same bits as all at once."""
+    return stretches(shape[0], _rows_at_once(shape) * BLOCKS)
+
+
+def stretches(count: int, step: int) -> Iterator[slice]:
+    """Give so many rows in stretches of a number of rows, the last one of those that are left."""
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _rows_at_once(shape: Sequence[int]) -> int:
+    return max(1, AT_ONCE // max(1, prod(shape[1:])))
 
 
 def _add(total: Tensor, start: Tensor, term: Term) -> None:

@@ -33,6 +33,8 @@ WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin")  # what a file may be called 
 FILES = (".undo", ".json", ".safetensors")  # and one that a file of another kind may replace
 Makes = Literal["network", "networks", "checkpoint", "file"]  # networks: several, with a number behind the name
 
+STYLES = ("kohya", "diffusers", "peft", "lycoris", "original")  # of keys; original: dotted, as ComfyUI and ai-toolkit have them
+RULES = ("fixed", "threshold", "ratio", "quantile", "energy", "sv_ratio", "sv_fro", "sv_cumulative")  # by which ranks are chosen
 
 LABELS = {  # fields of options that several tools have: one thing has one name
     "base_model": "Base model", "conv_dim": "Rank of convolutions", "conv_value": "Value for convolutions", "dim": "Rank",
@@ -207,6 +209,7 @@ FAMILY = Option(
     "family", "base model family that the networks are read for, where their layers fit several; else they are put on the layers that fit",
     choices=tuple(FAMILIES),
 )  # fmt: skip
+ALPHA = Option("alpha", "alpha of every layer that has ranks (default: its rank); the change stays the same", float)
 DEVICE = Option("device", "where to compute: cpu, cuda, cuda:0, mps", default="cpu", check=check_device)
 # what is decomposed or multiplied gains by a GPU, unlike what is added up to the very bits that a check computes again
 FASTEST = replace(DEVICE, help=f"{DEVICE.help}; on the command line the GPU where there is one", fastest=True)

@@ -73,8 +73,8 @@ if os.statvfs(folder).f_blocks * os.statvfs(folder).f_frsize > 10**6:
 for check_ahead in (True, False):
     if not check_ahead:  # as when another program takes the room meanwhile
         from lib_lycoris.tools.files import output
-        from lib_lycoris.tools.merge import checkpoint
-        output.require_space = checkpoint.require_space = lambda *_: None
+        from lib_lycoris.tools.merge import into_checkpoint
+        output.require_space = into_checkpoint.require_space = lambda *_: None
     try:
         TOOLS["merge"].run(**moments.options("merge", folder))
         print("worked")

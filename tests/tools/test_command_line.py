@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,13 @@ def test_one_ratio_is_for_all_networks_of_folders_and_patterns(tmp_path: Path, c
     with pytest.raises(SystemExit):
         main(["merge", "--models", str(one), str(two), "--ratios", "0.7,0.3", "--save_to", str(out)])
     assert "separated by spaces, not commas" in capsys.readouterr().err
+
+
+def test_a_merge_is_understood_without_torch() -> None:
+    """Importing it takes as long as a good part of a merge: the checkpoint is hashed meanwhile."""
+    words = ["merge", "--sd_model", "a.safetensors", "--models", "b.safetensors", "--save_to", "c.safetensors"]
+    program = f"import sys, lib_lycoris.cli as cli; cli.command_parser()[0].parse_args({words}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 
 def test_a_folder_that_is_one_network_stays_one(tmp_path: Path) -> None:

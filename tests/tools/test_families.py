@@ -18,7 +18,8 @@ from lib_lycoris.errors import ModelMismatchError, ToolError, UnknownFamilyError
 from lib_lycoris.models import FAMILIES, BaseModel, reference, rows, split_parameter
 from lib_lycoris.networks import Network
 from lib_lycoris.tools import TOOLS
-from lib_lycoris.tools.files.networks.naming import STYLES, named
+from lib_lycoris.tools.declaration import STYLES
+from lib_lycoris.tools.files.networks.naming import named
 
 PROBES = 4
 KINDS = ("Linear", "Conv2d", "MultiheadAttention")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lib_lycoris.cli import main
 from lib_lycoris.errors import LycorisError, ModelMismatchError, ToolError
-from lib_lycoris.networks import load
+from lib_lycoris.networks import load, summing
 from lib_lycoris.prompt import Presets, parse_tag, resolve
 from lib_lycoris.tools.files import output
 from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
@@ -29,6 +29,8 @@ from lib_lycoris.tools.files.metadata import kohya_hashes
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.merge import undo, verify
+from lib_lycoris.tools.merge.deltas import Changes, find_changes
+from lib_lycoris.tools.merge.strengths import asked
 from lib_lycoris.tools.registry import VERBS, tools_of
 from lib_lycoris.tools.reshape import bake, prune, resize, split
 from tests.corpus_loader import apply as live
@@ -359,6 +361,34 @@ def flip_in(path: Path, key: str) -> None:
     flip(path, start + json.loads(raw[8:start])[key]["data_offsets"][1] - 2)
 
 
+@pytest.mark.parametrize("rank", [4, 7])
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_merge_in_portions_is_the_same_file(files: Path, monkeypatch: pytest.MonkeyPatch, rank: int, precision: str | None) -> None:
+    save_file(lora(5, rank=rank), files / "odd.safetensors")
+    monkeypatch.setattr(summing, "AT_ONCE", 5000)
+    portions = [rows for key in (Q, CONV) for rows in changes_of(files, "odd").portions(key)]
+    assert len(portions) > 10 and None not in portions
+    go(files, "odd", "two", ratios=[0.6, 0.2], save_precision=precision)
+    divided = (files / "out.safetensors").read_bytes()
+    monkeypatch.setattr(Changes, "portions", lambda self, key: [None])
+    go(files, "odd", "two", ratios=[0.6, 0.2], save_precision=precision)
+    assert (files / "out.safetensors").read_bytes() == divided
+
+
+def changes_of(folder: Path, name: str, rounding: str = "nearest") -> Changes:
+    """Return what a network of a folder changes in its checkpoint."""
+    wanted = asked([folder / f"{name}.safetensors"])
+    return find_changes(open_checkpoint(folder / "base.safetensors"), wanted, 0, "cpu", Progress(), rounding=rounding)
+
+
+def test_what_needs_the_whole_tensor_is_not_divided(files: Path) -> None:
+    full = {f"{MODULES[Q]}.{part}": torch.randn(shape) for part, shape in (("hada_w1_a", (320, 4)), ("hada_w1_b", (4, 320)))}
+    save_file({**full, **{key.replace("w1", "w2"): value.clone() for key, value in full.items()}}, files / "loha.safetensors")
+    assert changes_of(files, "loha").portions(Q) == changes_of(files, "one", "stochastic").portions(Q) == [None]
+    save_file({**lora(5, (FC1,)), f"{MODULES[FC1]}.dora_scale": torch.ones(96, 1)}, files / "dora.safetensors")
+    assert changes_of(files, "dora").portions(FC1) == [None]
+
+
 @pytest.mark.parametrize("hashed", [True, False])
 @pytest.mark.parametrize("key", [Q, VAE, CONV])
 def test_verify_finds_one_flipped_bit(files: Path, hashed: bool, key: str) -> None:
@@ -368,6 +398,15 @@ def test_verify_finds_one_flipped_bit(files: Path, hashed: bool, key: str) -> No
     flip_in(files / "out.safetensors", key)
     report = verify.run(merged=files / "out.safetensors").report
     assert (report["ok"], report["first"], report["differing"]) == (False, key, [key])
+
+
+def test_verify_tells_a_tensor_of_another_shape(files: Path) -> None:
+    go(files, "one", no_hash=True)
+    with safe_open(files / "out.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file({**tensors, CONV: tensors[CONV][:7].contiguous()}, files / "out.safetensors", metadata)
+    report = verify.run(merged=files / "out.safetensors").report
+    assert (report["ok"], report["differing"]) == (False, [CONV])
 
 
 def test_verify_finds_renamed_inputs_by_their_hashes(files: Path, tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.networks.reading.header import read_metadata
 from lib_lycoris.prompt import Presets
 from lib_lycoris.tools import TOOLS
+from lib_lycoris.tools.declaration import RULES
 from lib_lycoris.tools.examine.network_spectra import network_spectra
 from lib_lycoris.tools.extract import extract, measure
 from lib_lycoris.tools.files.checkpoints.checkpoint import open_checkpoint
 from lib_lycoris.tools.files.store import ModelFile
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.queue import Jobs
-from lib_lycoris.tools.linalg.ranks import RULES
 from lib_lycoris.tools.linalg.size_curve import CurveRequest, Spectra
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.reshape import resize

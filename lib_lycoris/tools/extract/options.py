@@ -14,12 +14,12 @@ from ... import models
 from ...errors import ModelMismatchError, ToolError
 from ...networks.reading.dtypes import precision_dtype
 from ...records import dataclass
-from ..declaration import FASTEST, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, Option
+from ..declaration import ALPHA, FASTEST, IGNORED_KOHYA, NETWORK_PRECISION, RULES, SAVE_TO, STYLES, Option
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.naming import STYLES, Named, named
+from ..files.networks.alpha import check_alpha
+from ..files.networks.naming import Named, named
 from ..linalg.candidates import ALGORITHMS, Wanted
-from ..linalg.ranks import RULES, Rule
+from ..linalg.ranks import Rule
 from ..units import MB
 
 NORMS = ("LayerNorm", "GroupNorm")

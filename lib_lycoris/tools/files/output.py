@@ -10,7 +10,8 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...atomic import beside
 from ...errors import ToolError
+from ...networks.hashes import added
 from ..jobs.progress import Progress
 from ..units import megabytes
 from .output_name import check_name
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 CHUNK = 16 << 20  # bytes copied between two looks at the progress
-BEHIND = 64 << 20  # bytes that may be written before the disk is told to begin with them
-HASHED = 1 << 20  # bytes hashed at a time
+FLUSHED = 64 << 20  # bytes that may be written before the disk is told to begin with them
+HASHED = 4 << 20  # bytes that may be written before they are hashed, while the processor's cache still holds them
 KERNEL_CANNOT = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -47,10 +49,10 @@ class Output:
             self._file: FileIO = open(self.beside, "wb", buffering=0)
         except OSError as error:
             raise ToolError(f"{self.path.name} cannot be written to {self.path.parent}: {error.strerror}") from error
-        self._threads = [_Behind(self, _Flush(self._file.fileno()))]
+        self._threads = [_Behind(self, _Flush(self._file.fileno()), FLUSHED)]
         if self._hashed:
             self._digest = _Digest(self.beside)
-            self._threads.append(_Behind(self, self._digest))
+            self._threads.append(_Behind(self, self._digest, HASHED))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -141,8 +143,8 @@ class Output:
 class _Behind:
     """A thread that follows what is written; its errors are raised in the writer."""
 
-    def __init__(self, output: Output, work: Callable[[int], None]) -> None:
-        self._output, self._work = output, work
+    def __init__(self, output: Output, work: Callable[[int], None], behind: int) -> None:
+        self._output, self._work, self._behind = output, work, behind
         self._changed = threading.Condition()
         self._done, self._ending, self._wait_for_all = 0, False, True
         self._error: OSError | None = None
@@ -153,7 +155,7 @@ class _Behind:
         """Wake the thread if there is enough to do; raise what it failed with."""
         if self._error is not None:
             raise self._error
-        if self._output.size - self._done >= BEHIND:
+        if self._output.size - self._done >= self._behind:
             with self._changed:
                 self._changed.notify()
 
@@ -170,7 +172,7 @@ class _Behind:
         try:
             while True:
                 with self._changed:
-                    while not self._ending and self._output.size - self._done < BEHIND:
+                    while not self._ending and self._output.size - self._done < self._behind:
                         self._changed.wait()
                     if self._ending and (not self._wait_for_all or self._done == self._output.size):
                         return
@@ -202,21 +204,16 @@ class _Digest:
 
     def __call__(self, size: int) -> None:
         self._done = max(self._done, self.start)
-        with self._path.open("rb", buffering=0) as file:
-            file.seek(self._done)
-            while self._done < size:
-                block = file.read(min(HASHED, size - self._done))
-                if not block:
-                    raise OSError(errno.EIO, "the file is shorter than what was written to it")
-                self.value.update(block)
-                self._done += len(block)
+        self._done += sum(added(self.value, self._path, self._done, size)) if self._done < size else 0
+        if self._done < size:
+            raise OSError(errno.EIO, "the file is shorter than what was written to it")
 
 
 class InputHash:
-    """The sha256 of an input file, taken by a thread while the file is worked on."""
+    """The sha256 of an input file from a place on, taken by a thread while the file is worked on."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._stopped = path, False
+    def __init__(self, path: Path, begin: int = 0) -> None:
+        self._path, self._begin, self._stopped = path, begin, False
         self._value = hashlib.sha256()
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -235,11 +232,22 @@ class InputHash:
 
     def _read(self) -> None:
         try:
-            with self._path.open("rb", buffering=0) as file:
-                while not self._stopped and (block := file.read(HASHED)):
-                    self._value.update(block)
+            for _ in added(self._value, self._path, self._begin):
+                if self._stopped:
+                    break
         except OSError as error:
             self._error = error
+
+
+@contextmanager
+def input_hash(path: Path | None, begin: int = 0) -> Iterator[InputHash | None]:
+    """Give the hash of a file from a place on while it is being taken; nothing for no file."""
+    reading = None if path is None else InputHash(path, begin)
+    try:
+        yield reading
+    finally:
+        if reading is not None:
+            reading.stop()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,7 +13,6 @@ from torch.nn.functional import hardshrink
 from ...errors import ToolError
 from .seeded import generator
 
-METHODS = ("sum", "ties", "dare", "dare_ties")
 PIECE = 1 << 16  # numbers that are worked on at a time, so that they stay in the processor's cache
 Weed = Callable[[Tensor], Tensor]
 

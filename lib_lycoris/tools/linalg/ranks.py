@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...errors import ToolError
 from ...records import dataclass
+from ..declaration import RULES
 from .low_rank import Svd, gram_svd, randomized_svd
 
-RULES = ("fixed", "threshold", "ratio", "quantile", "energy", "sv_ratio", "sv_fro", "sv_cumulative")
 SHARES = ("quantile", "energy", "sv_fro", "sv_cumulative")  # rules whose value is a share that is kept
 NEEDS_ALL = ("quantile", "sv_cumulative")  # their sums run over the whole spectrum
 START = 16  # ranks computed at first where the rule decides how many are needed

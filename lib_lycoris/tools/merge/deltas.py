@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import partial
-from math import fsum, isfinite
+from math import fsum, isfinite, prod
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ...errors import ModelMismatchError, ToolError
 from ...models import parameter, split_parameter, with_part
 from ...networks import Network, Skipped, load
 from ...networks.limits import sound
-from ...networks.summing import ROUNDING, Check, Term, add_terms
+from ...networks.summing import ROUNDING, Check, Term, add_terms, by_rows, portions
 from ...prompt import StrengthMap
 from ...records import dataclass
 from ..files.checkpoints.checkpoint import Checkpoint, TensorLocation, torch_dtype
@@ -39,6 +39,17 @@ class TensorChange:
     order: tuple[str, ...]  # the place in the sum
     sources: tuple[TensorLocation, ...]  # what the algorithm's weight is put together from, in order
     mine: tuple[TensorLocation, ...]  # those of them that lie in this tensor
+
+    def is_whole(self, count: int) -> bool:
+        """Tell whether the tensor, of so many rows, is the algorithm's weight."""
+        first, *others = self.sources
+        return not others and self.mine == self.sources and first.its == first.rows == slice(0, count)
+
+    def of_rows(self, rows: slice, base: Tensor) -> Term:
+        """Return the term of some rows of the tensor; base: those rows."""
+        algorithm = self.algorithm.rows(rows)
+        assert algorithm is not None
+        return Term(algorithm, self.strength, self.order, lambda: base)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +78,25 @@ class Changes:
     keys: frozenset[str] = frozenset()  # of the tensors that change
     cancelled: set[str] = field(default_factory=set)  # those in which only rounding is left of the networks: once merged, or foreseen
 
-    def merged(self, key: str, code: str) -> Tensor:
-        """Return the changed tensor in a dtype (safetensors' spelling), on the CPU. Raises ToolError when it does not fit into it."""
-        base, dtype = self._read(key), torch_dtype(code)
+    def portions(self, key: str) -> list[slice | None]:
+        """Return the rows of a tensor that :meth:`merged` can make one after the other, to the same bits; None stands for all of them."""
+        shape, changes = self.checkpoint.entries[key].shape, self.by_key.get(key, [])
+        alone = all(change.is_whole(*shape[:1]) and by_rows(change.algorithm) for change in changes) and not _may_cancel(changes)
+        here = self.device == "cpu" and self.rounding == "nearest"  # others are drawn with one seed for all rows
+        return [*portions(shape)] if prod(shape) > 1 and alone and here else [None]
+
+    def merged(self, key: str, code: str, rows: slice | None = None) -> Tensor:
+        """Return the changed tensor, or one of its portions, in a dtype (safetensors' spelling) and on the CPU.
+
+        Raises ToolError when it does not fit into the dtype.
+        """
+        base, dtype = self._read(key, rows), torch_dtype(code)
         values = base.reshape(-1) if base.dim() == 0 else base
         out = values if dtype == base.dtype else torch.empty(values.shape, dtype=dtype, device=values.device)
-        terms = [self._term(change, key, values) for change in self.by_key.get(key, [])]
+        changes = self.by_key.get(key, [])
+        terms = [self._term(change, key, values) if rows is None else change.of_rows(rows, values) for change in changes]
         moved = _Moved(self._rounded(partial(_fitting, key, code), key, code) if terms else partial(_fitting, key, code))
-        may_cancel = len(terms) > 1 and any(term.strength < 0 for term in terms)
+        may_cancel = _may_cancel(changes)
         add_terms(out, values, terms, moved if may_cancel else moved.check)
         if may_cancel and moved.is_rounding:
             self.cancelled.add(key)
@@ -102,13 +124,12 @@ class Changes:
             return check  # what is written rounds it
         return stochastic(check, torch_dtype(code), generator(f"{self.seed} {key}"))
 
-    def _read(self, key: str) -> Tensor:
-        tensor = self.checkpoint.read(key).to(self.device)
+    def _read(self, key: str, rows: slice | None = None) -> Tensor:
+        tensor = self.checkpoint.read(key, rows).to(self.device)
         return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
     def _term(self, change: TensorChange, key: str, base: Tensor) -> Term:
-        first, *others = change.sources
-        if not others and change.mine == change.sources and first.its == first.rows == slice(0, base.shape[0]):
+        if change.is_whole(base.shape[0]):
             return Term(change.algorithm, change.strength, change.order, lambda: base)
 
         def weight() -> Tensor:
@@ -116,6 +137,10 @@ class Changes:
 
         pieces = tuple((place.rows, place.its) for place in change.mine)
         return Term(change.algorithm, change.strength, change.order, weight, pieces)
+
+
+def _may_cancel(changes: Sequence[TensorChange]) -> bool:
+    return len(changes) > 1 and any(change.strength < 0 for change in changes)
 
 
 class _Moved:

@@ -1,10 +1,10 @@
-"""What is asked of a merge of networks: the networks, their strengths, and which parameters they change together."""
+"""What is asked of a merge of networks: these, their strengths, which parameters they change together; and what it says of its sources."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,52 +16,25 @@ from ...models import BaseModel
 from ...networks import Network, load
 from ...networks.loading import family_of_all
 from ...networks.reading.dtypes import precision_dtype
+from ...networks.tag_counts import FREQUENCIES, joined_counts
 from ...prompt import StrengthMap
 from ...records import dataclass
-from ..declaration import FAMILY, FASTEST, IGNORED_KOHYA, MODELS, NETWORK_PRECISION, PER_NETWORK, SAVE_TO, Option
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
-from ..files.metadata import base_entry, make_recipe, network_entry
-from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.naming import STYLES
+from ..files.metadata import KEY, OWN_HASHES, base_entry, make_recipe, network_entry, triggers
+from ..files.networks.alpha import check_alpha
 from ..files.networks.network_file import Patch, patches, stored_dtype, style_of
 from ..jobs.progress import Progress
-from ..linalg.combine import METHODS
-from ..linalg.ranks import RULES, Rule
+from ..linalg.ranks import Rule
 from ..units import MB
+from .networks import DENSITY, METHODS, OPTIONS
 from .strengths import NetworkOptions, asked
 
 RECORDED = ("dim", "conv_dim", "rule", "value", "size", "method", "density", "seed", "style", "alpha", "save_precision", "family")
-DENSITY = 0.5
+TITLE, TRIGGERS, SOURCES = "modelspec.title", "modelspec.trigger_phrase", "modelspec.merged_from"
+JOINED = (FREQUENCIES, TITLE, TRIGGERS, SOURCES, KEY, *OWN_HASHES)
+SAID = ("modelspec.author", "modelspec.license", "modelspec.description", "modelspec.usage_hint", "modelspec.thumbnail")
 STRENGTHS = ("models", "ratios", "te", "te2", "unet", "lbw", "lbwe")
-
-OPTIONS = (
-    MODELS,
-    *PER_NETWORK,
-    SAVE_TO,
-    Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
-           kind="checkpoint"),
-    Option("dim", "rank of the result, or the largest that the rule may choose (default: exact)", int, aliases=("--new_rank",)),
-    Option("conv_dim", "rank of convolutions (default: `dim`)", int, aliases=("--new_conv_rank",)),
-    Option("rule", "how ranks are chosen, up to `dim`", default="fixed", choices=RULES),
-    Option("value", "the rule's value", float, default=0.0),
-    Option("size", "size of the file in MB; ranks are shared out over the layers", float),
-    Option(
-        "method", "how changes are combined - sum; ties: larger values, where the networks agree on the sign; dare: random values, scaled",
-        default="sum", choices=METHODS,
-    ),
-    Option("density", "share of the values that TIES and DARE keep", float, default=DENSITY),
-    Option("seed", "seed for dare and for random block weights", int, default=0),
-    Option("style", "key names in the file (default: the networks')", choices=STYLES),
-    ALPHA,
-    replace(NETWORK_PRECISION, help="dtype of the file (default: the networks')"),
-    FAMILY,
-    FASTEST,
-    Option("concat", "keep all ranks, side by side: exactly the sum; what would cut them is refused", bool, default=False),
-    Option("shuffle", "", bool, ignored="`shuffle` has no meaning here: the order of ranks changes nothing"),
-    *IGNORED_KOHYA,
-)  # fmt: skip
-
 
 Key = tuple[str, str]  # module, leaf
 
@@ -213,3 +186,30 @@ def recipe_of(request: NetworksMergeOptions, options: Mapping[str, Any]) -> dict
 def sources_of(request: NetworksMergeOptions) -> list[Mapping[str, str]]:
     """Return the metadata of each network, of one that was given twice once."""
     return list({network.digest: network.metadata for network in request.networks}.values())
+
+
+def joined(sources: Sequence[Mapping[str, str]], names: Sequence[str], title: str) -> dict[str, str]:
+    """Return the metadata of a merge of networks.
+
+    Args:
+        sources: the metadata of each different network.
+        names: of all files that were given.
+        title: of the result; that of a single network stays.
+    """
+    first, *others = sources
+    found = {SOURCES: ", ".join(names), TITLE: title}
+    if not others:
+        return {**found, **{key: value for key, value in first.items() if key != KEY}}
+    kept = {key: value for key, value in first.items() if key not in JOINED and all(other.get(key) == value for other in others)}
+    words, tags = triggers(sources), joined_counts(sources)
+    return {
+        **kept,
+        **found,
+        **({TRIGGERS: ", ".join(words)} if words else {}),
+        **({FREQUENCIES: json.dumps(tags, ensure_ascii=False)} if tags else {}),
+    }
+
+
+def disagreed(sources: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return what people wrote into the networks that the result does not say, since they differ in it."""
+    return [key for key in SAID if len({metadata.get(key, "") for metadata in sources}) > 1]

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import ToolError, readable
 from ...networks.reading.dtypes import PRECISIONS
 from ..files.metadata import read_recipe
-from .rounding import ROUNDINGS
+from .checkpoint import ROUNDINGS
 
 STRENGTHS = ("te", "te2", "unet")
 TEXTS = ("lbw", "lbwe")

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ...networks.summing import Check
 
-ROUNDINGS = ("nearest", "stochastic")
-
 
 def rounded_stochastically(exact: Tensor, dtype: torch.dtype, made: torch.Generator) -> Tensor:
     """Return values that the dtype holds exactly, each one of the two neighbours of the exact one (float32, within the dtype's range)."""

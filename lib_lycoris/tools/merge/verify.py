@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkFormatError, ToolError
-from ...networks.hashes import CHUNK, sha256
+from ...networks.hashes import sha256
 from ...networks.reading.folder import file_of
+from ...networks.reading.table import TensorInfo
 from ...records import dataclass
 from ..declaration import DEVICE, FilePath, Files, Option, Plan, Result, Tool, options_of
 from ..files.checkpoints.ahead import Ahead, workers
 from ..files.checkpoints.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
-from ..files.checkpoints.stream import as_bytes
+from ..files.checkpoints.stream import Rows, as_bytes, count
 from ..files.metadata import header_hash
+from ..files.output import input_hash
 from ..jobs.progress import Progress
 from .deltas import Changes, find_changes
 from .dtypes import target_dtypes
@@ -46,11 +47,10 @@ class Check:
 
 
 def prepare(
-    merged: Path | str, sd_model: Path | str | None = None, models: Sequence[Path | str] = (), folders: Sequence[Path | str] = (),
+    opened: Checkpoint, sd_model: Path | str | None = None, models: Sequence[Path | str] = (), folders: Sequence[Path | str] = (),
     device: str = "cpu", progress: Progress | None = None,
 ) -> Check:  # fmt: skip
     """Find the inputs of a merge: those given, else files of the recorded hash beside the merged one or in folders, by any name."""
-    opened = open_checkpoint(merged)
     found = next((s for s in opened.sources if "lycoris.recipe" in s.metadata), opened.sources[0])
     recipe = recorded_merge(found.metadata, opened.path.name)
     places = [opened.path.parent, *map(Path, folders), Path.cwd()]
@@ -116,10 +116,15 @@ def run(
 
 
 def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
-    began = time.monotonic()
-    check = prepare(progress=progress, **options)
-    written = _as_written(check, progress)
-    differing, largest = _compare(check, progress)
+    began, given = time.monotonic(), dict(options)
+    opened = open_checkpoint(given.pop("merged"))
+    with ExitStack() as stack:
+        # begun first, while the inputs are found by their own hashes
+        readings = [stack.enter_context(input_hash(s.path if _recorded(s) else None, s.data_start)) for s in opened.sources]
+        check = prepare(opened, progress=progress, **given)
+        differing, largest = _compare(check, progress)
+        hashes = [None if reading is None else reading.result() for reading in readings]
+    written = None if None in hashes else hashes == [_recorded(source) for source in opened.sources]
     ok = not differing if written is not True else largest <= ROUNDING
     report = {
         "merged": str(check.merged.path), "ok": ok, "identical": not differing, "as_written": written,
@@ -130,52 +135,41 @@ def _run(progress: Progress, options: Mapping[str, Any]) -> Result:
     return Result(report, "\n".join([_text(check, written, differing, ok), *renamed]))
 
 
-def _as_written(check: Check, progress: Progress) -> bool | None:
-    """Tell whether the data is still what was written; None where no hash was recorded."""
-    answers = []
-    for source in check.merged.sources:
-        recorded = source.metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
-        if "lycoris.recipe" not in source.metadata or not recorded:
-            return None
-        answers.append(_data_hash(source, progress) == recorded)
-    return all(answers)
-
-
-def _data_hash(source: CheckpointFile, progress: Progress) -> str:
-    value = hashlib.sha256()
-    progress.start(source.path.stat().st_size - source.data_start, "hashing", "B")
-    with source.path.open("rb") as file:
-        file.seek(source.data_start)
-        while block := file.read(CHUNK):
-            value.update(block)
-            progress.advance(len(block))
-    return value.hexdigest()
+def _recorded(source: CheckpointFile) -> str | None:
+    """Return the hash of a merged file's data that was written into it."""
+    written = source.metadata.get("modelspec.hash_sha256", "").removeprefix("0x")
+    return written if written and "lycoris.recipe" in source.metadata else None
 
 
 def _compare(check: Check, progress: Progress) -> tuple[list[str], float]:
     """Return the keys that differ, in the file's order, and the largest difference in units in the last place."""
     base, merged = check.checkpoint.entries, check.merged.entries
-    missing = sorted(base.keys() ^ merged.keys())
-    if missing:
-        return missing, float("inf")
-    keys = sorted(merged, key=lambda key: merged[key].begin)
+    unlike = sorted(key for key in base.keys() | merged.keys() if _shape(base, key) != _shape(merged, key))
+    if unlike:
+        return unlike, float("inf")
+    portions = [(key, rows) for key in sorted(merged, key=lambda key: merged[key].begin) for rows in check.changes.portions(key)]
     progress.start(sum(entry.end - entry.begin for entry in merged.values()), "comparing", "B")
-    differing, largest = [], 0.0
+    differing: dict[str, None] = {}
+    largest = 0.0
     with workers(check.changes.device) as pool:
-        ahead = Ahead(pool, lambda key: _expected(check, key), [(key, prod(merged[key].shape)) for key in keys])
-        for key in keys:
-            expected, found = ahead.take(), check.merged.read(key)
+        ahead = Ahead(pool, lambda one: _expected(check, *one), [(one, count(merged[one[0]].shape, one[1])) for one in portions])
+        for key, rows in portions:
+            expected, found = ahead.take(), check.merged.read(key, rows)
             if expected.dtype != found.dtype or not torch.equal(_raw(expected), _raw(found)):
-                differing.append(key)
+                differing[key] = None
                 largest = max(largest, _units(expected, found))
-            progress.advance(merged[key].end - merged[key].begin, key)
-    return differing, largest
+            progress.advance(found.nbytes, key)
+    return [*differing], largest
 
 
-def _expected(check: Check, key: str) -> Tensor:
+def _shape(entries: Mapping[str, TensorInfo], key: str) -> tuple[int, ...] | None:
+    return entries[key].shape if key in entries else None
+
+
+def _expected(check: Check, key: str, rows: Rows) -> Tensor:
     if key not in check.changes.by_key and key not in check.dtypes:
-        return check.checkpoint.read(key)
-    return check.changes.merged(key, check.dtypes.get(key, check.checkpoint.entries[key].dtype))
+        return check.checkpoint.read(key, rows)
+    return check.changes.merged(key, check.dtypes.get(key, check.checkpoint.entries[key].dtype), rows)
 
 
 def _raw(tensor: Tensor) -> Tensor:
@@ -210,7 +204,7 @@ def _text(check: Check, written: bool | None, differing: list[str], ok: bool) ->
 
 def plan(**options: Any) -> Plan:
     """Tell what a check would read."""
-    check = prepare(**options)
+    check = prepare(open_checkpoint(options.pop("merged")), **options)
     size = sum(source.path.stat().st_size for source in (*check.merged.sources, *check.checkpoint.sources))
     inputs = [str(path) for _, path in check.inputs]
     report = {"merged": str(check.merged.path), "inputs": inputs, "tensors": len(check.merged.entries)}

@@ -13,13 +13,13 @@ from ...models import FAMILIES, UNKNOWN, BaseModel, reference, split_part
 from ...networks import Network, load
 from ...networks.reading.dtypes import precision_dtype
 from ...records import dataclass
-from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, Option
+from ..declaration import ALPHA, FAMILY, NETWORK_PRECISION, RULES, SAVE_TO, STYLES, Option
 from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import open_checkpoint
-from ..files.networks.alpha import ALPHA, check_alpha
-from ..files.networks.naming import STYLES, known_style, named
+from ..files.networks.alpha import check_alpha
+from ..files.networks.naming import known_style, named
 from ..files.networks.network_file import Patch, changes_nothing, patches, stored_dtype, style_of, with_own
-from ..linalg.ranks import RULES, Rule
+from ..linalg.ranks import Rule
 
 OPTIONS = (
     Option("model", "the network file", Path, required=True, kind="network"),

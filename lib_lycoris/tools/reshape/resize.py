@@ -21,9 +21,9 @@ from ...networks.settings.name_patterns import found_in
 from ...plain_json import read_json
 from ...records import dataclass
 from ...wording import counted
-from ..declaration import FAMILY, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
+from ..declaration import ALPHA, FAMILY, IGNORED_KOHYA, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.foretold import piece_of
-from ..files.networks.alpha import ALPHA, check_alpha
+from ..files.networks.alpha import check_alpha
 from ..files.networks.left_out import left_out
 from ..files.networks.network_file import Patch, stored_dtype, style_of
 from ..jobs.cost import cost

@@ -21,10 +21,10 @@ from ...prompt.elements import ElementRule, expand_blocks
 from ...prompt.strength import flat_name
 from ...records import dataclass
 from ...wording import counted
-from ..declaration import FAMILY, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
+from ..declaration import ALPHA, FAMILY, NETWORK_PRECISION, SAVE_TO, FilePath, Option, Plan, Result, Texts, Tool, as_list, options_of
 from ..extract.difference import Reader
 from ..files.foretold import piece_of
-from ..files.networks.alpha import ALPHA, check_alpha
+from ..files.networks.alpha import check_alpha
 from ..files.networks.left_out import left_out
 from ..files.networks.network_file import Patch, stored_dtype, style_of
 from ..jobs.cost import cost

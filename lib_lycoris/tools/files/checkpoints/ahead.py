@@ -14,11 +14,12 @@ from typing import Generic, TypeVar
 
 import torch
 
-from ...jobs.workers import count, one_thread_each
+from ...jobs.workers import LARGEST, count, one_thread_each
 
 T = TypeVar("T")
 R = TypeVar("R")
 IN_FLIGHT = 32 << 20  # elements of all tensors that are being computed or wait to be written; a larger one is alone
+MOST = 2 * LARGEST  # tensors that are: more of them would leave the processor's cache before they are written
 
 
 class Ahead(Generic[T, R]):
@@ -40,7 +41,7 @@ class Ahead(Generic[T, R]):
         return result
 
     def _fill(self) -> None:
-        while self._waiting and (not self._running or self._elements + self._waiting[0][1] <= IN_FLIGHT):
+        while self._waiting and (not self._running or (len(self._running) < MOST and self._elements + self._waiting[0][1] <= IN_FLIGHT)):
             item, count = self._waiting.popleft()
             self._elements += count
             self._running.append((self._pool.submit(self._make, item), count))

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,14 +54,21 @@ class CheckpointFile:
     metadata: Mapping[str, str]
     data_start: int  # where the data begins in the file, in bytes
 
-    def read(self, key: str) -> Tensor:
-        """Return one tensor, in memory of its own: as it is stored, or the float32 numbers that a packed one stands for."""
+    def read(self, key: str, rows: slice | None = None) -> Tensor:
+        """Return one tensor, or some of its rows, in memory of its own.
+
+        It is as it is stored, or the float32 numbers that a packed one stands for.
+        """
         entry = self.entries[key]
-        values = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+        packing, shape, first, size = packing_of(entry), entry.shape, 0, entry.end - entry.begin
+        if rows is not None:
+            shape = (rows.stop - rows.start, *shape[1:])
+            first, size = rows.start * prod(shape[1:]), packing.size(prod(shape))
+        values = torch.empty(size, dtype=torch.uint8)
         with self.path.open("rb", buffering=0) as file:
-            file.seek(self.data_start + entry.begin)
+            file.seek(self.data_start + entry.begin + packing.size(first))
             fill(file, values, self.path)
-        return packing_of(entry).numbers(values, 0).reshape(entry.shape)
+        return packing.numbers(values, first).reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +109,10 @@ class Checkpoint:
         """The keys of the UNet and the text encoders: all that a network could change."""
         return frozenset(self._key(piece) for pieces in self.names.places.values() for piece in pieces)
 
-    def read(self, key: str) -> Tensor:
-        """Return one tensor by its key."""
+    def read(self, key: str, rows: slice | None = None) -> Tensor:
+        """Return one tensor, or some of its rows, by its key."""
         source = self.source_of(key)
-        return source.read(key[len(source.prefix) :])
+        return source.read(key[len(source.prefix) :], rows)
 
     def source_of(self, key: str) -> CheckpointFile:
         """Return the file that holds a tensor."""

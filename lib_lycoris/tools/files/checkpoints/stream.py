@@ -6,10 +6,10 @@ The order of the tensors and of the header stays; memory holds one tensor at a t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,8 +27,20 @@ from .checkpoint import CheckpointFile
 DATA_HASH = "sha256-of-the-data-behind-this-header".ljust(64, "-")
 INPUT_HASH = "sha256-of-the-input-file".ljust(64, "-")
 
-Make = Callable[[str, str], Tensor]  # (key of the file, dtype in safetensors' spelling) -> tensor
-Done = Callable[[str, str, Tensor], None]
+Rows = slice | None  # of a tensor; None: all of them
+
+
+class Maker(Protocol):
+    """Makes the tensors of a file that are not copied; keys are the file's own."""
+
+    def portions(self, key: str) -> Sequence[Rows]:
+        """Return the rows that can be made one after the other."""
+
+    def make(self, key: str, dtype: str, rows: Rows) -> Tensor:
+        """Return a tensor, or one of its portions, in a dtype (safetensors' spelling); any thread may call this."""
+
+    def written(self, key: str, dtype: str, last: Tensor) -> None:
+        """Learn that a tensor is in the file; last: its last portion."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +94,31 @@ def encode_header(header: Mapping[str, Any]) -> bytes:
 
 
 def write_stream(
-    output: Output, source: CheckpointFile, layout: Layout, make: Make, done: Done, pool: ThreadPoolExecutor, progress: Progress
-) -> None:
-    """Write the new file behind what the output holds; done is called with every made tensor, progress counts bytes written."""
+    output: Output, source: CheckpointFile, layout: Layout, maker: Maker, pool: ThreadPoolExecutor, progress: Progress
+) -> None:  # fmt: skip
+    """Write the new file behind what the output holds; progress counts bytes written."""
     output.hash_from(output.size + len(layout.head))
     output.write(layout.head)
-    ahead = Ahead(pool, lambda slot: make(slot.key, slot.dtype), [(slot, prod(slot.old.shape)) for slot in layout.slots if slot.made])
+    portions = {slot.key: maker.portions(slot.key) for slot in layout.slots if slot.made}
+    items = [((slot, rows), count(slot.old.shape, rows)) for slot in layout.slots if slot.made for rows in portions[slot.key]]
+    ahead = Ahead(pool, lambda item: maker.make(item[0].key, item[0].dtype, item[1]), items)
     with source.path.open("rb", buffering=0) as file:
         for run in runs(layout.slots):
-            if run[0].made:
-                tensor = ahead.take()
-                output.write(as_bytes(tensor))
-                done(run[0].key, run[0].dtype, tensor)
-                progress.advance(run[0].end - run[0].begin, run[0].key)
+            slot = run[0]
+            if slot.made:
+                for _ in portions[slot.key]:
+                    tensor = ahead.take()
+                    output.write(as_bytes(tensor))
+                    progress.advance(tensor.nbytes, slot.key)
+                maker.written(slot.key, slot.dtype, tensor)
             else:
                 start = source.data_start + run[0].old.begin
                 output.copy(file, start, run[-1].old.end - run[0].old.begin, progress)
+
+
+def count(shape: Sequence[int], rows: Rows) -> int:
+    """Return how many elements some rows of a tensor have."""
+    return prod(shape) if rows is None else (rows.stop - rows.start) * prod(shape[1:])
 
 
 def runs(slots: tuple[Slot, ...]) -> Iterator[list[Slot]]:

@@ -12,10 +12,8 @@ from torch import Tensor
 from ....algorithms import parse
 from ....errors import ToolError
 from ....wording import counted
-from ...declaration import Option
 
 STYLES = ("kohya", "lycoris")  # that write alpha beside the factors
-ALPHA = Option("alpha", "alpha of every layer that has ranks (default: its rank); the change stays the same", float)
 
 
 def check_alpha(alpha: float | None, style: str) -> float | None:

@@ -12,8 +12,8 @@ from ....errors import ToolError
 from ....models import BaseModel, rows, split_part, with_part
 from ....models.families import UNET_PREFIX
 from ....records import dataclass
+from ...declaration import STYLES
 
-STYLES = ("kohya", "diffusers", "peft", "lycoris", "original")  # original: dotted, as ComfyUI and ai-toolkit have them
 DOTTED = ("diffusers", "peft", "original")  # factors are called as PEFT calls them
 WHOLE = slice(0, None)
 
