@@ -21,11 +21,9 @@ else:
         from lib_lycoris.ui.settings import Settings
     applies = host.webui.applies
     if applies:
-        register.register()
         LycorisRun = register.script()  # the webui looks for classes of scripts in this module
-        interface.register()
-    else:
-        register.refuse()
+        interface.register_settings()
+    ours = (register.register, interface.register) if applies else (register.refuse,)
 
     store, cards, generator = files.WebuiFileStore(), LibraryCards(files.library), WebuiGenerator() if applies else None
 
@@ -37,4 +35,5 @@ else:
             context.generator, context.send, context.use_checkpoint = generator, "txt2img", files.use_checkpoint
         return HostTab(context)
 
-    interface.register_tools(LoadedModel(lambda: generator, store).described, tab, JobService(shared(), store))
+    inspect, service = LoadedModel(lambda: generator, store).described, JobService(shared(), store)
+    register.before_ui(*ours, lambda: interface.register_tools(inspect, tab, service))

@@ -46,7 +46,7 @@ class WebuiRig:
         make_networks(self.folder, self.host, self.layers)
 
     def read_script(self) -> None:
-        webui_register.register()
+        webui_register.before_ui(webui_register.register)
         self.program.script = webui_register.script()()
 
     def picture(self, tags: str, **fields: Any) -> Tensor:
@@ -85,6 +85,24 @@ class TestWebuiWithoutItsLoader(HostContract):
     def rig(self, tmp_path: Path) -> Iterator[WebuiRig]:
         with running(tmp_path, built_in=False) as program:
             yield WebuiRig(program)
+
+
+def test_while_scripts_are_read_one_callback_is_registered(webui: WebuiRig) -> None:
+    """Each takes the webui 25 ms there."""
+    webui.program.callbacks.clear()
+    webui.read_script()
+    assert {event: len(found) for event, found in webui.program.callbacks.items()} == {"before_ui": 1}
+    webui.program.before_ui()
+    assert {"cfg_denoiser", "model_loaded", "script_unloaded"} <= webui.program.callbacks.keys()
+
+
+def test_what_fails_before_the_ui_is_built_stops_nothing_else_and_is_told(webui: WebuiRig) -> None:
+    done: list[int] = []
+    webui.program.callbacks.clear()
+    webui_register.before_ui(lambda: done.append(1), lambda: done.append(1 // 0), lambda: done.append(2))
+    with pytest.raises(ZeroDivisionError):
+        webui.program.before_ui()
+    assert done == [1, 2]
 
 
 def test_nothing_is_hooked_before_the_first_tag(webui: WebuiRig) -> None:

@@ -66,7 +66,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     with running(tmp_path, program=made):
         adapters.adapter.cache_clear()
         webui_host.host.cache_clear()
-        register.refuse()
+        register.before_ui(register.refuse)
         made.before_ui()
         yield made
     adapters.adapter.cache_clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from .activation import Refusal, network
@@ -10,23 +12,32 @@ from .folders import summary
 from .host import WebuiHost, host
 
 
-def register() -> None:
-    """Register callbacks; the webui forgets them when its UI is reloaded, so our script calls this each time it runs."""
+def before_ui(*actions: Callable[[], None]) -> None:
+    """Have all of this done right before the webui builds its UI; it forgets callbacks when that is reloaded, and our script runs again.
+
+    With one callback, and the others registered by these: for each the webui looks through its whole stack, and while scripts are read that
+    has frames for which Python compares all modules, 25 ms a time.
+    """
     from modules import script_callbacks
 
-    script_callbacks.on_before_ui(_before_ui)
-    script_callbacks.on_cfg_denoiser(lambda params: network().before_call(params))
-    script_callbacks.on_model_loaded(_model_loaded)
-    script_callbacks.on_script_unloaded(_unload)
+    def run() -> None:
+        with ExitStack() as stack:  # runs the others where one fails too, whose error the webui then shows
+            for action in reversed(actions):
+                stack.callback(action)
+
+    script_callbacks.on_before_ui(run)
 
 
-def _before_ui() -> None:
-    """Register the network here: the webui forgets those that are registered while scripts are read."""
-    from modules import extra_networks
+def register() -> None:
+    """Register the network, which the webui forgets while scripts are read, and its callbacks."""
+    from modules import extra_networks, script_callbacks
 
     from .lora import watch
 
     ours = network()
+    script_callbacks.on_cfg_denoiser(lambda params: network().before_call(params))
+    script_callbacks.on_model_loaded(_model_loaded)
+    script_callbacks.on_script_unloaded(_unload)
     extra_networks.register_extra_network(ours)
     _find_files(ours.host)
     watch()
@@ -41,12 +52,6 @@ def _model_loaded(_model: Any) -> None:
 
 def refuse() -> None:
     """Have tags told of in a webui where networks cannot be put on the model; without us it would only drop them."""
-    from modules import script_callbacks
-
-    script_callbacks.on_before_ui(_before_ui_refusing)
-
-
-def _before_ui_refusing() -> None:
     from modules import extra_networks
 
     extra_networks.register_extra_network(Refusal(host()))

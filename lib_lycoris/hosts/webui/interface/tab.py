@@ -12,15 +12,22 @@ Tab = Callable[[], Any]  # returns what adds the tab's components to the webui's
 
 
 def register() -> None:
-    """Register what belongs to networks in prompts."""
-    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
+    """Register what belongs to networks in prompts; the webui forgets all pages of cards before it builds its UI."""
+    from modules import ui_extra_networks  # type: ignore[import-not-found,unused-ignore]
 
-    from . import paste, settings, xyz
+    from . import paste, xyz
+    from .cards import Page
+
+    paste.register()
+    xyz.add_axes()
+    ui_extra_networks.register_page(Page())
+
+
+def register_settings() -> None:
+    """Register our settings, which the webui wants while it reads scripts."""
+    from . import settings
 
     settings.register()
-    paste.register()
-    xyz.register()
-    script_callbacks.on_before_ui(_add_page)
 
 
 def register_tools(inspect: api.Inspect | None = None, tab: Tab | None = None, service: JobService | None = None) -> None:
@@ -33,12 +40,3 @@ def register_tools(inspect: api.Inspect | None = None, tab: Tab | None = None, s
     api.register(inspect, service)
     if tab is not None:
         script_callbacks.on_ui_tabs(lambda: [(tab(), "LyCORIS", "lycoris")])
-
-
-def _add_page() -> None:
-    """Add the page; the host forgets all pages before it builds its UI."""
-    from modules import ui_extra_networks  # type: ignore[import-not-found,unused-ignore]
-
-    from .cards import Page
-
-    ui_extra_networks.register_page(Page())

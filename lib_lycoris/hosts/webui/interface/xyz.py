@@ -19,15 +19,8 @@ UNET = ("unet", "hrunet")
 Edit = Callable[[Tag], Tag]
 
 
-def register() -> None:
-    """Add our axes once the host's script for plots is loaded."""
-    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
-
-    script_callbacks.on_before_ui(add_axes)
-
-
 def add_axes() -> None:
-    """Add the axes to the script's list; a second time changes nothing."""
+    """Add our axes to the list of the host's script for plots, once that is loaded; a second time changes nothing."""
     from modules import scripts  # type: ignore[import-not-found,unused-ignore]
 
     for data in scripts.scripts_data:
