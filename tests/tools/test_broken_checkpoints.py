@@ -37,7 +37,7 @@ def test_merge_names_the_tensor_that_is_broken(value: float, precision: str | No
     tensors = small()
     tensors[Q][3, 3] = value
     save_file(tensors, files / "base.safetensors")
-    with pytest.raises(ToolError, match=rf"the checkpoint is broken: {Q} holds NaN or infinity before anything is merged"):
+    with pytest.raises(ToolError, match=rf"base.safetensors is broken: {Q} holds NaN or infinity before anything is merged"):
         MERGE.run(
             sd_model=files / "base.safetensors", models=[files / "one.safetensors"], save_to=files / "out.safetensors",
             save_precision=precision,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -309,3 +310,28 @@ def test_a_number_that_the_dtype_of_the_file_cannot_hold_is_said(tool: str, opti
     with pytest.raises(ToolError, match=r"holds numbers that torch\.float16 cannot; use `save_precision=bf16` or fp32"):
         TOOLS[tool].run(model=folder / "one.safetensors", save_to=folder / "out.safetensors", save_precision="fp16", **options)
     assert not list(folder.glob("out*"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 3e38])
+@pytest.mark.parametrize(
+    "tool, options",
+    [
+        ("convert", {"algorithm": "lora", "dim": 2}), ("networks_merge", {"dim": 2}), ("bake", {"ratio": 0.5}), ("compare", {}),
+    ],
+)  # fmt: skip
+def test_a_change_that_depends_on_a_broken_weight_is_refused(tool: str, options: dict[str, Any], value: float, folder: Path) -> None:
+    """What is decomposed then was no number, and the decomposition ended in a traceback."""
+    base, tensors = load_file(folder / "base.safetensors"), load_file(folder / "one.safetensors")
+    key = next(key for key in tensors if key.endswith("attn1_to_q.lora_up.weight"))
+    save_file({**tensors, key.replace("lora_up.weight", "dora_scale"): torch.ones(16, 1)}, folder / "one.safetensors")
+    broken = next(key for key in base if key.endswith("attn1.to_q.weight"))
+    base[broken][0, 0] = value
+    save_file(base, folder / "base.safetensors")
+    names = {option.name for option in TOOLS[tool].options}
+    files: dict[str, Any] = {"model": folder / "one.safetensors"} if "model" in names else {"models": [folder / "one.safetensors"]}
+    files["sd_model" if "sd_model" in names else "base_model"] = folder / "base.safetensors"
+    if "save_to" in names:
+        files["save_to"] = folder / "out.safetensors"
+    with pytest.raises(LycorisError, match=r"^base\.safetensors is broken: .*attn1\.to_q\.weight holds NaN"):
+        TOOLS[tool].run(**files, **options)
+    assert not (folder / "out.safetensors").exists()

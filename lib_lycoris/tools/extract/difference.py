@@ -105,7 +105,7 @@ class Reader:
         for piece in self.pieces(segments):
             out[done : done + piece.numel()].copy_(piece)
             done += piece.numel()
-        return out.reshape(shape)
+        return self.checkpoint.unbroken(name, out).reshape(shape)
 
     def close(self) -> None:
         """Close the files of all threads."""

@@ -95,7 +95,8 @@ class Changes:
         out = values if dtype == base.dtype else torch.empty(values.shape, dtype=dtype, device=values.device)
         changes = self.by_key.get(key, [])
         terms = [self._term(change, key, values) if rows is None else change.of_rows(rows, values) for change in changes]
-        moved = _Moved(self._rounded(partial(_fitting, key, code), key, code) if terms else partial(_fitting, key, code))
+        fitting = partial(_fitting, self.checkpoint.path.name, key, code)
+        moved = _Moved(self._rounded(fitting, key, code) if terms else fitting)
         may_cancel = _may_cancel(changes)
         add_terms(out, values, terms, moved if may_cancel else moved.check)
         if may_cancel and moved.is_rounding:
@@ -162,7 +163,7 @@ class _Moved:
         return self._moved <= ROUNDING**2 * self._base
 
 
-def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
+def _fitting(name: str, key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
     """Return values that fit into a dtype: fp8's are cut off at its largest, fp16 that would become infinite is refused.
 
     base: the checkpoint's own values, which may be broken from the start.
@@ -174,10 +175,10 @@ def _fitting(key: str, code: str, exact: Tensor, base: Tensor) -> Tensor:
         largest = torch.finfo(torch_dtype(code)).max
         if not (-largest <= low and high <= largest):
             if not sound(base, torch.finfo(torch.float32).max):
-                raise ToolError(f"the checkpoint is broken: {key} holds NaN or infinity before anything is merged; use another copy of it")
+                raise ToolError(f"{name} is broken: {key} holds NaN or infinity before anything is merged; use another copy of it")
             raise ToolError(
-                f"{key} would hold values from {low:g} to {high:g}, which {code} (up to {largest:g}) cannot; lower the strengths or use "
-                "`save_precision=bf16` or fp32"
+                f"{name}: {key} would hold values from {low:g} to {high:g}, which {code} (up to {largest:g}) cannot; lower the strengths "
+                "or use `save_precision=bf16` or fp32"
             )
     return exact
 
@@ -232,8 +233,7 @@ def _missing(checkpoint: Checkpoint, name: str) -> str | None:
 def _weight_beside(checkpoint: Checkpoint, name: str) -> Tensor:
     """Return the weight of the layer whose bias has this name."""
     module, _, part = split_parameter(name)
-    places = sorted(checkpoint.places(parameter(with_part(module, part), "weight")), key=lambda place: place.its.start)
-    return torch.cat([checkpoint.read(place.key)[place.rows].float() for place in places])
+    return checkpoint.parameter(parameter(with_part(module, part), "weight"))
 
 
 def _add_change(

@@ -150,11 +150,9 @@ def _changed(
 def _differences(module: str, patches: dict[str, Algorithm], strength: float, checkpoint: Checkpoint) -> dict[str, Tensor]:
     found = {}
     for name, algorithm in patches.items():
-        places = sorted(checkpoint.places(name), key=lambda place: place.its.start)
-        if places:
-            weight = torch.cat([checkpoint.read(place.key)[place.rows].float() for place in places])
+        if checkpoint.places(name):
             suffix = "diff_b" if split_parameter(name)[1] == "bias" else "diff"
-            found[f"{module}.{suffix}"] = algorithm.delta(weight) * strength
+            found[f"{module}.{suffix}"] = algorithm.delta(checkpoint.parameter(name)) * strength
     return found
 
 

@@ -22,6 +22,7 @@ from ....errors import ModelMismatchError, NetworkFormatError, ToolError, naming
 from ....models import BaseModel, LayerInfo, LiveNames, Piece
 from ....models.parameters import BARE, SCALED
 from ....networks.keys import sort_out
+from ....networks.limits import sound
 from ....networks.reading import dtypes
 from ....networks.reading.foreign import content_name, is_torch_zip
 from ....networks.reading.header import SNIFFED, looks_like_header
@@ -121,6 +122,17 @@ class Checkpoint:
     def places(self, name: str) -> list[TensorLocation]:
         """Return where a canonical parameter, or a part of one, is kept; empty when this checkpoint lacks it."""
         return [TensorLocation(self._key(piece), piece.live_rows, piece.rows) for piece in self.names.pieces(name)]
+
+    def parameter(self, name: str) -> Tensor:
+        """Return a canonical parameter that it has, or a part of one, in float32. Raises ToolError for one that is broken."""
+        places = sorted(self.places(name), key=lambda place: place.its.start)
+        return self.unbroken(name, torch.cat([self.read(place.key)[place.rows].float() for place in places]))
+
+    def unbroken(self, name: str, values: Tensor) -> Tensor:
+        """Return the values of a parameter. Raises ToolError where they are none that a weight can have."""
+        if sound(values):
+            return values
+        raise ToolError(f"{self.path.name} is broken: {name} holds NaN or infinity, or numbers that no weight has; use another copy of it")
 
     def _key(self, piece: Piece) -> str:
         """Return the key of a piece: what one program calls ``scale``, such as Flux' norms, is ``weight`` in another's file."""
