@@ -27,7 +27,7 @@ def readable(text: object, longest: int = LONGEST_NAME) -> str:
 def kind_of(value: object) -> str:
     """Return what a value of JSON is, in words."""
     kinds = {dict: "a table", list: "a list", tuple: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
-    return kinds.get(type(value), "nothing" if value is None else type(value).__name__)
+    return kinds.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")
 
 
 def reason(error: Exception) -> str:

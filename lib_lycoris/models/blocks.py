@@ -23,7 +23,7 @@ LAYOUTS: Mapping[int, tuple[str, ...]] = {
     61: ("CLIP", "T5", "IN", *_ids("D", range(19)), *_ids("S", range(38)), "OUT"),
 }
 
-_NUMBERED = re.compile(r"(?P<section>.*?)\.(?P<number>\d+)(\.|$)")  # the list of blocks that a name begins with, and the place in it
+_NUMBERED = re.compile(r"(?P<section>.*?)\.(?P<number>\d{1,6})(\.|$)")  # the list of blocks that a name begins with, and the place in it
 
 
 @cache

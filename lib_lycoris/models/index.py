@@ -18,7 +18,7 @@ ANY = ""  # component of a name that may stand behind any prefix
 Size = tuple[int | None, int | None]  # rows, columns; None: not known
 Key = tuple[str, str | None]  # family, variant; no variant for a text encoder's layer, which all variants have
 
-_NUMBER = re.compile(r"(?:(?<=_)|^)\d+(?=_|$)")
+_NUMBER = re.compile(r"(?:(?<=_)|^)\d{1,6}(?=_|$)")
 
 
 @dataclass(frozen=True, eq=False)

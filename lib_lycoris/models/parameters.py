@@ -17,7 +17,7 @@ SCALED = (".norm.query_norm", ".norm.key_norm")
 FUSED = ".attn"
 PARTS = ("q", "k", "v", "mlp", "swap", "T", "qkv", "grouped_k", "grouped_v")  # and fractions of the rows: 0/2, 1/2
 
-_FRACTION = re.compile(r"(\d+)/([1-9]\d*)")
+_FRACTION = re.compile(r"(\d{1,6})/([1-9]\d{0,5})")
 
 
 @dataclass(frozen=True)

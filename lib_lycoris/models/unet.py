@@ -134,14 +134,14 @@ _RESNET = {
     "skip_connection": "conv_shortcut",
 }
 _RESNET_BACK = {other: canonical for canonical, other in _RESNET.items()}
-_LDM = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(.+)")
-_DIFFUSERS = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
-_DIFFUSERS_MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
+_LDM = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d{1,6})\.(.+)")
+_DIFFUSERS = re.compile(r"(down_blocks|up_blocks)\.(\d{1,6})\.(resnets|attentions|downsamplers|upsamplers)\.(\d{1,6})\.(.+)")
+_DIFFUSERS_MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d{1,6})\.(.+)")
 _IS_DIFFUSERS = re.compile(r"(down_blocks|up_blocks|mid_block|time_embedding|add_embedding)\.|(conv_in|conv_out|conv_norm_out)$")
 _IS_LDM = re.compile(r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)\.")
 _UPSAMPLER = re.compile(r"(output_blocks\.\d+)\.\d+\.conv")
 _ATTENTION = re.compile(r"(input_blocks\.\d+)\.1\.(transformer_blocks\..+)")
-_UP_ATTENTION = re.compile(r"up_blocks\.(\d+)\.attentions\.")
+_UP_ATTENTION = re.compile(r"up_blocks\.(\d{1,6})\.attentions\.")
 
 
 class UNetNames:

@@ -285,3 +285,11 @@ def test_fp8_is_made_ready_for_a_model_of_every_precision(code: str, prepared: t
     weight = torch.zeros(320, 768)
     expected = tensors[f"{MODULE}.lora_up.weight"].float() @ tensors[f"{MODULE}.lora_down.weight"].float() * 0.5
     torch.testing.assert_close(patch.delta(weight).float(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("start", ["lora_unet_down_blocks_", "unet.up_blocks.", "diffusion_model.input_blocks.", "lora_unet_blocks_"])
+def test_a_number_of_thousands_of_digits_in_a_name_is_a_name_like_others(start: str, tmp_path: Path) -> None:
+    end = ".0.proj_in" if "." in start else "_0_proj_in"
+    save(tmp_path / "long.safetensors", {**lora(), f"{start}{'9' * 5000}{end}.lora_up.weight": torch.ones(2, 2)})
+    network = load(tmp_path / "long.safetensors")
+    assert set(network.patches) == {PARAMETER} and len(network.skipped) == 1

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from ...errors import NetworkFormatError, readable, reason
+from ...errors import NetworkFormatError, kind_of, readable, reason
 from ...records import dataclass
 from .dtypes import BYTES
 from .foreign import PICKLE, content_name, tensors_name
@@ -134,7 +134,7 @@ def _from_pickles(file: BinaryIO, size: int) -> tuple[Any, Places]:
 
 def _bare(content: Any) -> str:
     """Say what a pickle is that torch.save did not write."""
-    return f"is a pickle of a {type(content).__name__}, not a file of torch.save"
+    return f"is a pickle of {kind_of(content)}, not a file of torch.save"
 
 
 def _storages(content: Any) -> dict[str, Storage]:
@@ -159,7 +159,7 @@ def _flattened(content: Any, places: Places, size: int) -> Opened:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise NotPlainError(f"holds a {type(content).__name__}, but a table of tensors is expected")
+        raise NotPlainError(f"holds {kind_of(content)}, but a table of tensors is expected")
     kind = tensors_name(str(key) for key in content)
     found: dict[str, TensorInfo] = {}
     for key, value in content.items():
