@@ -31,7 +31,7 @@ from lib_lycoris.tools.linalg.low_rank import randomized_svd
 from lib_lycoris.tools.merge import checkpoint as merge
 from lib_lycoris.tools.reshape import resize
 
-from . import tools_plans, tools_verbs
+from . import tools_merge, tools_plans, tools_verbs
 from .memory import peak_of
 from .tools_networks import RANKS, network
 
@@ -44,7 +44,7 @@ LIMITS = {
     "extract_memory_sdxl_mb": 1000.0, "merge_memory_sdxl_mb": 1000.0, "resize_memory_sdxl_mb": 1000.0,
     **tools_verbs.LIMITS, **tools_plans.LIMITS,
 }  # fmt: skip
-STAGES = ("residual", "extract", "resize", "merge", "memory", "verbs", "plans")
+STAGES = ("residual", "extract", "resize", "merge", "processes", "memory", "verbs", "plans")
 AT_LEAST = ("extract_time_ratio", "resize_time_ratio")
 PREFIXES = {
     "sd1": {"diffusion_model.": "model.diffusion_model.", "transformer.": "cond_stage_model.transformer."},
@@ -228,6 +228,11 @@ class Bench:
             ours.append(seconds(lambda: merge.run(**options)))
         yield "merge_seconds", min(ours)
         yield "merge_time_ratio", min(ours) / min(plain)
+
+    def processes(self) -> Iterable[tuple[str, float]]:
+        """How long whole processes of a merge, a check and an undo take."""
+        base, _ = make_models("sd1", self.folder)
+        yield from tools_merge.whole(self.folder, base, Path(self.network("sd1")))
 
     def memory(self, family: str = "sd1") -> Iterable[tuple[str, float]]:
         """How much memory each of them takes."""

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ PREFIXES = {"sd1": ("cond_stage_model.",), "sdxl": ("conditioner.embedders.",)}
 VAE = 83_653_863  # parameters of the autoencoder, which no network touches
 TIMES = 3  # each measured so often, taking turns; the medians are compared
 LIMITS = {"merge_time_ratio": 1.5, "merge_memory_mb": 400.0, "merge_memory_mb_sdxl": 1000.0}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def checkpoint_shapes(family: str) -> dict[str, tuple[int, ...]]:
@@ -123,9 +125,7 @@ class Peak:
 def merge_once(checkpoint: Path, network: Path, target: Path) -> dict[str, float]:
     """Merge in a process of its own; return its seconds and its peak memory above `import torch`."""
     command = [sys.executable, __file__, "--merge", str(checkpoint), str(network), str(target)]
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    )
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     target.unlink()
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -139,6 +139,45 @@ def _merge_here(checkpoint: str, network: str, target: str) -> None:
         run(sd_model=checkpoint, models=[network], save_to=target, no_hash=True)
         seconds = time.perf_counter() - began
     print(json.dumps({"seconds": seconds, "memory_mb": peak.highest / 1e6}))
+
+
+def whole(folder: Path, checkpoint: Path, network: Path) -> Iterator[tuple[str, float]]:
+    """Merge with both hashes and with none, verify and undo from the command line: whole processes, beside the least that they could take.
+
+    That least is, one after the other, the import of torch, `cp` where a file is written, and one sha256 of the file for each that is
+    needed: a second hash and all sums can run beside them, and so the ratio can be below 1 on many cores.
+    """
+    merged, kept, back = (folder / f"process.{ending}" for ending in ("safetensors", "undo", "back.safetensors"))
+    imported = taken([sys.executable, "-c", "import torch"])
+    copied = taken(["cp", str(checkpoint), str(merged)])
+    hashed = taken([sys.executable, "-c", f"from lib_lycoris.networks.hashes import sha256; sha256({str(checkpoint)!r})"])
+    yield from {"import_seconds": imported, "cp_seconds": copied, "sha256_seconds": hashed}.items()
+    program = [sys.executable, "-m", "lib_lycoris"]
+    merge = [*program, "merge", "--sd_model", str(checkpoint), "--models", str(network), "--ratios", "0.8", "--save_to", str(merged)]
+    yield from _beside("merge_process_no_hash", taken([*merge, "--no-hash"]), imported + copied)
+    yield from _beside("merge_process", taken(merge), imported + copied + hashed)
+    yield from _beside("verify_process", taken([*program, "verify", str(merged), "--sd_model", str(checkpoint), "--models", str(network)]),
+                       imported + 2 * hashed)  # fmt: skip
+    yield "merge_with_undo_seconds", taken([*merge, "--undo-file", str(kept)], 1)
+    undo = [*program, "undo", str(merged), "--undo-file", str(kept), "--save_to", str(back)]
+    yield from _beside("undo_process", taken(undo, 1), imported + copied + hashed)
+    for path in (merged, kept, back):
+        path.unlink()
+
+
+def taken(command: list[str], times: int = 2) -> float:
+    """Return how long a process takes, at best."""
+    found = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def _beside(name: str, seconds: float, least: float) -> Iterator[tuple[str, float]]:
+    yield f"{name}_seconds", seconds
+    yield f"{name}_ratio", seconds / least
 
 
 def measure(family: str, folder: Path) -> dict[str, float]:
