@@ -88,7 +88,7 @@ class TestWebuiWithoutItsLoader(HostContract):
 
 
 def test_while_scripts_are_read_one_callback_is_registered(webui: WebuiRig) -> None:
-    """Each takes the webui 25 ms there."""
+    """Each takes the webui 40 ms there."""
     webui.program.callbacks.clear()
     webui.read_script()
     assert {event: len(found) for event, found in webui.program.callbacks.items()} == {"before_ui": 1}
