@@ -11,6 +11,7 @@ LONGEST_NAME = 160  # characters of a key, or of anything else out of a file, in
 LONGEST_WORD = 300  # a path may be longer than a key
 LONGEST_CAUSE = 120  # of an error that is not ours
 LONGEST_SENTENCE = 1200
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # how torch says it, of a GPU and of the machine
 # controls, marks that turn the direction of text, and halves of surrogate pairs: nothing that a log or a page should be handed
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff9-\ufffb]")
 
@@ -76,6 +77,11 @@ class HostError(LycorisError):
     """The program that we run in lacks something that we need."""
 
 
+def says_no_memory(error: BaseException) -> bool:
+    """Tell whether an error is the machine's memory, or a GPU's, that ran out."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY))
+
+
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Turn whatever else goes wrong while a file is read and understood into one sentence that names it.
@@ -87,11 +93,11 @@ def naming(path: str | Path) -> Iterator[None]:
         yield
     except LycorisError:
         raise
-    except MemoryError as error:
-        raise NetworkFormatError(f"{name} needs more memory than there is; close other programs, or use a smaller file") from error
     except OSError as error:
         raise NetworkFormatError(f"{name} cannot be read: {error.strerror or type(error).__name__}") from error
     except Exception as error:  # raised again as a sentence, with what it was as its cause
+        if says_no_memory(error):
+            raise NetworkFormatError(f"{name} needs more memory than there is; close other programs, or use a smaller file") from error
         said = readable(" ".join(str(error).split()), LONGEST_CAUSE)
         raise NetworkFormatError(f"{name} cannot be understood ({type(error).__name__}: {said}); download it again or report it") from error
 

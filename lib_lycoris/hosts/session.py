@@ -25,6 +25,7 @@ class ResolvedTag:
     tag: Tag
     network: Network
     strength: StrengthMap
+    stamp: tuple[int, int]  # time and size of the file when it was read
 
 
 @dataclass
@@ -113,6 +114,6 @@ class Session:
         self._stamps[path] = stamp
         plan.activations.append(Activation(network, strength, tag.dyn))
         plan.networks[tag.name] = network
-        plan.chosen.append(ResolvedTag(tag, network, strength))
+        plan.chosen.append(ResolvedTag(tag, network, strength, stamp))
         plan.effects.append((network.digest, stamp, tag.dyn, strength.digest))
         plan.problems += strength.notes

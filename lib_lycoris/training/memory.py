@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import LONGEST_CAUSE, ToolError, readable
-from ..tools.jobs.faults import says_no_memory
+from ..errors import LONGEST_CAUSE, ToolError, readable, says_no_memory
 
 SAVINGS = (
     ("gradient_checkpointing", "--gradient_checkpointing: the activations by more than half"),

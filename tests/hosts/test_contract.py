@@ -248,6 +248,17 @@ def test_hashes_of_both_loaders_are_in_one_list(webui: WebuiRig) -> None:
         assert found["Lyco hashes"] in found["Lora hashes"] and "x: 000000000000" in found["Lora hashes"]
 
 
+def test_a_file_that_went_after_it_was_read_has_its_effect_and_no_hash(webui: WebuiRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = webui.picture("<lyco:one:0.7>")
+
+    def gone(path: str, *_: object, **__: object) -> str:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr(webui.program.modules["modules.hashes"], "sha256", gone)
+    assert same(webui.picture("<lyco:one:0.7>"), wanted)
+    assert webui.program.p is not None and "Lyco hashes" not in webui.program.p.extra_generation_params
+
+
 def test_words_of_a_network_are_there_while_it_is(webui: WebuiRig) -> None:
     table = webui.program.modules["modules.sd_hijack"].model_hijack.embedding_db
     table.word_embeddings["taken"] = mine = object()

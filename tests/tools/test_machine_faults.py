@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lib_lycoris.errors import ToolError
+from lib_lycoris.errors import NetworkFormatError, ToolError, naming
 from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.files.output import Output
 from lib_lycoris.tools.jobs.faults import machine_faults
@@ -28,6 +28,12 @@ from tests.fuzz.tiny_files import prepared
 )  # fmt: skip
 def test_what_the_machine_does_is_a_sentence(error: Exception, sentence: str) -> None:
     with pytest.raises(ToolError, match=sentence), machine_faults():
+        raise error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_a_network_for_which_there_is_no_memory_is_not_called_broken(error: Exception) -> None:
+    with pytest.raises(NetworkFormatError, match=r"^a\.safetensors needs more memory than there is"), naming(Path("x/a.safetensors")):
         raise error
 
 

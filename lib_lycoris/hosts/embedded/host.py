@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...demo import NETWORKS
-from ...errors import HostError
+from ...errors import HostError, LycorisError
 from ...models import BaseModel
 from ...networks import Network
 from ...networks.hashes import model_hash, short
@@ -26,11 +26,12 @@ from ...wording import counted
 from ..fitting import apply_fitting, base_weight
 from ..infotext import infotext
 from ..library.cache import KEPT_MIB
+from ..library.facts import stamp_of
 from ..library.library import Library
 from ..library.model_hash import model_file_hash
 from ..memory import memory_in_use
 from ..protocol import GeneratedImage, GenerationProgress, GenerationRequest, TagsRefused
-from ..session import Plan, Session
+from ..session import Plan, ResolvedTag, Session
 from .conditioning import TextNetwork, conditionings
 from .demo import ABOUT, EXAMPLE, demo_model
 from .demo import NAME as DEMO
@@ -54,7 +55,7 @@ class EmbeddedHost:
     def __init__(self, model: LoadedModel, folders: Sequence[Path], data: Path | None = None) -> None:
         self.data = data  # for what can be made again; None: nothing is kept
         self.session = Session(Library(folders), Presets.default)
-        self._hashes: dict[tuple[Path, int], str] = {}
+        self._hashes: dict[tuple[Path, tuple[int, int]], str] = {}
         self._busy = Lock()
         self.use(model)
 
@@ -62,6 +63,7 @@ class EmbeddedHost:
         """Make images with this model from now on."""
         with self._busy:
             self.model, self.patcher = model, Patcher(model.parts())
+            self._stamp = _stamp(model.file) if model.file is not None else None
             self.session = Session(self.session.library, self.session.presets)
 
     @classmethod
@@ -181,7 +183,7 @@ class EmbeddedHost:
                     raise TagsRefused(plan.refused)
                 model_hash = beside.submit(self._model_hash)  # seconds, where the file is large
                 image, problems = self._draw(request, prompt, plan, seed, progress or (lambda _: None), cancel or Event())
-        hashes = {one.network.name: self._hash(one.network) for one in plan.chosen}
+        hashes = {one.network.name: digest for one in plan.chosen if (digest := self._hash(one, plan.problems))}
         text = infotext(request, seed, self.model.name, hashes, model_hash.result())
         return GeneratedImage(image, text, seed, applied, tuple(dict.fromkeys(plan.problems + report.problems + unfollowed + problems)))
 
@@ -204,17 +206,32 @@ class EmbeddedHost:
             plan.problems.append("a tag in the negative prompt does nothing; write it in the prompt, its strength may be negative")
         return plan
 
-    def _hash(self, network: Network) -> str:
-        stored = network.metadata.get("sshs_model_hash")
+    def _hash(self, one: ResolvedTag, problems: list[str]) -> str:
+        """Return the hash of a network as it was read; none, with a sentence, where its file is another one meanwhile."""
+        path, stored = one.network.path, one.network.metadata.get("sshs_model_hash")
         if stored:
             return short(stored)
-        key = (network.path, network.path.stat().st_mtime_ns)
+        key = (path, one.stamp)
         if key not in self._hashes:
-            self._hashes[key] = short(model_hash(network.path))
+            try:
+                digest = short(model_hash(path))
+            except (OSError, LycorisError):
+                digest = ""
+            if _stamp(path) != one.stamp:
+                problems.append(f"{path.name} was changed or removed after it was read, so the image's text has no hash of it")
+                return ""
+            self._hashes[key] = digest
         return self._hashes[key]
 
     def _model_hash(self) -> str:
-        return model_file_hash(self.model.file, self.data) if self.model.file is not None else ""
+        """Return the hash of the model's file, none of one that is another since the model was loaded."""
+        file = self.model.file
+        if file is None or self._stamp is None or _stamp(file) != self._stamp:
+            return ""
+        try:
+            return model_file_hash(file, self.data)
+        except OSError:  # taken away meanwhile
+            return ""
 
     def _words(self, network: Network, problems: list[str]) -> dict[str, Any]:
         """Return the words that a network brings; one for a text encoder of another width is reported."""
@@ -242,6 +259,14 @@ class EmbeddedHost:
             return self.model.draw(request, prompt, negative[0], seed, go_to, progress, cancel)
         steps = conditionings(self.model, prompt, negative, networks, go_to)
         return sample(self.model.pipe, request, seed, steps, go_to, progress, cancel)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return the time and size of a file; None where it cannot be seen."""
+    try:
+        return stamp_of(path)
+    except OSError:
+        return None
 
 
 def _check(request: GenerationRequest, samplers: Sequence[str]) -> None:

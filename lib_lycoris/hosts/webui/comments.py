@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...networks import Network
@@ -62,9 +63,9 @@ def note_hashes(p: Any, networks: Mapping[str, Network]) -> None:
         return
     found = dict(getattr(p, "lyco_hashes", None) or {})
     for name, network in networks.items():
-        digest = hash_of(network.path, network.metadata)
-        if digest:
-            found[name.translate(_UNWANTED)] = digest
+        with suppress(OSError):  # a file that was taken away after it was read has no hash any more, and keeps its effect
+            if digest := hash_of(network.path, network.metadata):
+                found[name.translate(_UNWANTED)] = digest
     p.lyco_hashes = found
     if found:
         p.extra_generation_params[OURS] = _written(found)

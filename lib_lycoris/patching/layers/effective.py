@@ -49,7 +49,9 @@ class Effective:
         made_of = (device, dtype, *self.reads, *((edit.algorithm, strength) for edit, strength in zip(self.edits, strengths)))
         if self._value is None or made_of != self._made_of or not (self._state and self._state.holds()):
             again = not all(isinstance(edit.strength, (int, float)) for edit in self.edits)
-            self._value = self._parameter(strengths, device, dtype, self._memory(device, dtype), again)
+            memory = self._memory(device, dtype)
+            self._value = None  # where it ends in the middle, its memory holds neither the old value nor the new one
+            self._value = self._parameter(strengths, device, dtype, memory, again)
             self._state, self._made_of = BaseState(self.reads), made_of
         return self._value
 

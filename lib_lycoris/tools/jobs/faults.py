@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...errors import ToolError, readable
-
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # how torch says it, of a GPU and of the machine
+from ...errors import ToolError, readable, says_no_memory
 
 
 @contextmanager
@@ -24,8 +22,3 @@ def machine_faults() -> Iterator[None]:
             raise
         sentence = "there is not enough memory for this; close other programs, or use another device. Nothing was written"
         raise ToolError(sentence) from error
-
-
-def says_no_memory(error: BaseException) -> bool:
-    """Tell whether an error is the machine's memory, or a GPU's, that ran out."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY))
