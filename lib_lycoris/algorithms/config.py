@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import NetworkFormatError, readable
 
+LONGEST_WORD = 200  # characters of a word, which is one of a few short ones
 LARGEST = 1e12  # of any number in a config: products with it still are numbers in float32
 
 
@@ -15,6 +16,7 @@ class Config:
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
         self._values = {key: value for key, value in (values or {}).items() if value is not None}
+        self._quoted: dict[str, str] = {}  # what a sentence says of a value: it may be long, and every module asks for it
 
     def __bool__(self) -> bool:
         return bool(self._values)
@@ -38,30 +40,31 @@ class Config:
         """Return a number. Raises NetworkFormatError for what is none, or of no usual size."""
         value = self._checked(key, default, (int, float), "a number")
         if isinstance(value, bool) or not abs(value) <= LARGEST:  # NaN neither; a whole number may be too long for a float
-            raise _refused(key, value, "a number of a usual size")
+            raise self._refused(key, value, "a number of a usual size")
         return float(value)
 
     def integer(self, key: str, default: int, least: int = 0, most: int = 1 << 31) -> int:
         """Return a whole number within bounds. Raises NetworkFormatError for what is none."""
         value = self._checked(key, default, (int,), "a whole number")
         if isinstance(value, bool) or not least <= value <= most:
-            raise _refused(key, value, f"a whole number from {least} to {most}")
+            raise self._refused(key, value, f"a whole number from {least} to {most}")
         return int(value)
 
     def text(self, key: str, default: str = "") -> str:
         """Return a word; the empty one for what is true, false or a number, as PEFT's inits may be."""
         value = self._values.get(key, default)
-        return value if isinstance(value, str) else ""
+        return value[:LONGEST_WORD] if isinstance(value, str) else ""
 
     def _checked(self, key: str, default: Any, kinds: tuple[type, ...], wanted: str) -> Any:
         value = self._values.get(key, default)
         if not isinstance(value, kinds):
-            raise _refused(key, value, wanted)
+            raise self._refused(key, value, wanted)
         return value
 
-
-def _refused(key: str, value: Any, wanted: str) -> NetworkFormatError:
-    return NetworkFormatError(f"adapter_config.json says {key} = {readable(repr(value), 40)}, but {wanted} is expected")
+    def _refused(self, key: str, value: Any, wanted: str) -> NetworkFormatError:
+        if key not in self._quoted:
+            self._quoted[key] = readable(repr(value), 40)
+        return NetworkFormatError(f"adapter_config.json says {key} = {self._quoted[key]}, but {wanted} is expected")
 
 
 NO_CONFIG = Config()

@@ -29,6 +29,9 @@ PREFIXES: tuple[tuple[str, str], ...] = (
 
 # What may stand before a name that is otherwise one of the known styles.
 _WRAPPERS = ("base_model.model.", "lycoris_", "text_encoders.", "cond_stage_model.", "conditioner.embedders.", "module.", "pipe.dit.")
+_WRAPPED = re.compile(f"(?:{'|'.join(map(re.escape, _WRAPPERS))})+")
+_BEGINNING = re.compile("|".join(re.escape(prefix) for prefix, _ in PREFIXES))
+_SLOTS = dict(PREFIXES)
 _REPEATED = re.compile(r"^(unet|transformer|text_encoder(?:_[23])?)\.(?:base_model\.model\.|\1\.|module\.)+")
 
 _COMPONENTS = ("unet.", "transformer.", "text_encoder")
@@ -52,8 +55,8 @@ def flat(name: str) -> str:
 def unwrap(name: str) -> str:
     """Take away what programs put before a name of a known style."""
     name = name.replace("_orig_mod.", "")
-    while name.startswith(_WRAPPERS):
-        name = name[next(len(wrapper) for wrapper in _WRAPPERS if name.startswith(wrapper)) :]
+    if wrapped := _WRAPPED.match(name):
+        name = name[wrapped.end() :]
     return _REPEATED.sub(r"\1.", name) if name.startswith(_COMPONENTS) else name
 
 
@@ -86,9 +89,8 @@ def fused_parts(path: str) -> list[tuple[str, ...]]:
 def split_prefix(name: str) -> tuple[str | None, str]:
     """Return what component a module's name begins with (None: it does not say) and the flattened rest."""
     name = unwrap(name)
-    for prefix, slot in PREFIXES:
-        if name.startswith(prefix):
-            return slot, flat(name[len(prefix) :])
+    if begins := _BEGINNING.match(name):
+        return _SLOTS[begins[0]], flat(name[begins.end() :])
     return None, flat(name)
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from .. import models
 from ..algorithms import SHARED
-from ..errors import readable
+from ..errors import NetworkFormatError, readable
 from . import numbered
 from .limits import alpha_counts, same_numbers
 from .reading.table import TensorInfo
+from .settings.name_patterns import Endings
 from .settings.source import component_of
 from .spellings import WHOLE, split
 
@@ -34,6 +35,7 @@ EMBEDDING_PARTS = (
     "qwen",
     "*",
 )
+MOST_MODULES = 6_000  # three times those of the largest model
 LONGEST_SUFFIX = 3  # parts of an unknown suffix that still belong to the module before them
 NAMED = frozenset({"lora_up.weight", "lora_down.weight"})  # in a file of PEFT with an adapter's name, or without one in all its keys
 NO_SUFFIX = "no known algorithm has a tensor of this name"
@@ -69,9 +71,12 @@ class Keys:
 
 
 def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Keys:
-    """Sort a file's keys. saved: ends of the names of modules whose parameters a config says to be whole, "*.bias" for all biases."""
+    """Sort a file's keys. saved: ends of the names of modules whose parameters a config says to be whole, "*.bias" for all biases.
+
+    Raises NetworkFormatError, in words that follow the file's name, for keys of which no network has as many.
+    """
     found = Keys()
-    listed = _numbered(tensors)
+    listed, whole, biases = _numbered(tensors), Endings(f".{name}" for name in saved), "*.bias" in saved
     named: dict[str, dict[str, str]] = {}  # module -> adapter -> a key of it
     for key in tensors:
         if key.startswith("bundle_emb."):
@@ -80,7 +85,7 @@ def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Ke
             found.unknown.append((key, "side data of the program that wrote the file, not a weight"))
         elif ".oft_blocks." in key and (match := SLICES.match(key)):
             _add(found, f"{match['module']}[{match['slice']}]", "oft_blocks", key)
-        elif parts := listed.get(key) or _saved_whole(key, saved):
+        elif parts := listed.get(key) or _saved_whole(key, whole, biases):
             _add(found, *parts, key)
         elif (spelling := split(key)) and spelling[0]:
             module, suffix, adapter = spelling
@@ -89,6 +94,8 @@ def sort_out(tensors: Mapping[str, TensorInfo], saved: Sequence[str] = ()) -> Ke
                 named.setdefault(module, {}).setdefault(adapter or "", key)
         else:
             found.unknown.append((key, NO_SUFFIX))
+    if len(found.modules) > MOST_MODULES:
+        raise NetworkFormatError(f"it holds {len(found.modules)} modules, more than any model has layers")
     found.doubtful.update(_several_adapters(named))
     _share_alpha(found)
     _share(found)
@@ -156,15 +163,13 @@ def _numbered(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[str, str]]:
     return numbered.names({key: info.shape for key, info in tensors.items()}) if numbered.KEY.fullmatch(first) else {}
 
 
-def _saved_whole(key: str, saved: Sequence[str]) -> tuple[str, str] | None:
-    """Split a key of a parameter that PEFT saved as it is because its config says so."""
+def _saved_whole(key: str, whole: Endings, biases: bool) -> tuple[str, str] | None:
+    """Split a key of a parameter that PEFT saved as it is because its config says so; biases: whether it says so of every bias."""
     module, _, leaf = key.rpartition(".")
-    if leaf not in WHOLE or not saved:
-        return None
-    named = any(module == name or module.endswith(f".{name}") for name in saved)
-    return (
-        (module, WHOLE[leaf]) if named or (leaf == "bias" and "*.bias" in saved and not module.endswith(("lora_B", "base_layer"))) else None
-    )
+    named = leaf in WHOLE and whole.end(f".{module}")
+    if named or (biases and leaf == "bias" and not module.endswith(("lora_B", "base_layer"))):
+        return module, WHOLE[leaf]
+    return None
 
 
 def _add(found: Keys, module: str, suffix: str, key: str) -> None:

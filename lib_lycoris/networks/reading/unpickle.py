@@ -15,7 +15,7 @@ from ...records import dataclass
 from .dtypes import BYTES, CODES
 from .table import TensorInfo, is_shape
 
-MOST_STEPS = 3_000_000  # instructions; a checkpoint of 5,000 tensors has 200,000, and each may make an object of 80 bytes
+MOST_STEPS = 600_000  # instructions; a checkpoint of 5,000 tensors has 200,000, and each may make an object of 80 bytes
 MOST_MARKS = 1000
 LARGEST_KEY = 1 << 31  # of a table; multiples of 2^61 - 1 have one hash, and finding one of them looks at all
 _STORAGES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ...errors import NetworkFormatError, kind_of, reason
 from ...models.families import PIPELINE_PARTS
 from ...plain_json import parse_json
 from ...records import dataclass
-from .peft import peft_settings
+from .peft import PeftConfig
 
 SIDECARS = {"te": "text_encoder", "text_encoder": "text_encoder", "te2": "text_encoder_2", "text_encoder_2": "text_encoder_2",
             "unet": "unet", "transformer": "transformer"}  # fmt: skip
@@ -66,20 +67,24 @@ class SettingsSource:
             found["alpha_is_cubed_scale"] = True  # LyCORIS multiplies by √dim and saves dim · √dim
         if "cdka_alpha" in self.arguments or ("krona_alpha" in self.arguments and _true(self.arguments.get("use_cdka_scale"))):
             found["alpha_over_root"] = True
-        config = self.config(module)
+        config = self._config(module)
         if config is not None:
-            found.update(peft_settings(config, module))
+            found.update(config.settings(module))
         elif "oft_R.weight" in suffixes and not self.peft:
             found["transposed_convolutions"] = True  # OneTrainer
         return found
 
-    def config(self, module: str) -> Mapping[str, Any] | None:
+    @cached_property
+    def _read(self) -> dict[str, PeftConfig]:
+        return {component: PeftConfig(values) for component, values in self.configs.items()}
+
+    def _config(self, module: str) -> PeftConfig | None:
         """Return the PEFT config that a module falls under."""
-        component = component_of(module)
-        if component in self.configs:
-            return self.configs[component]
-        unet = self.configs.get("unet") or self.configs.get("transformer")
-        return self.configs.get("") or (unet if component == "" else None)
+        component, known = component_of(module), self._read
+        if component in known:
+            return known[component]
+        unet = known.get("unet" if self.configs.get("unet") else "transformer")
+        return known[""] if self.configs.get("") else unet if component == "" else None
 
     def _split_scale(self, module: str, suffixes: Mapping[str, Sequence[int]]) -> int | None:
         """Return the rank that alpha is divided by where kohya's split_qkv saved 3 or 4 adapters as one block-diagonal one."""
@@ -102,6 +107,8 @@ def read_source(path: Path, metadata: Mapping[str, str], keys: Sequence[str]) ->
     dim = metadata.get("ss_network_dim", "")
     configs = configs_within(path, metadata) or configs_beside(path)
     peft = bool(configs) or any(key.startswith("base_model.model.") for key in keys)
+    for values in configs.values():
+        PeftConfig(values).check([key.rpartition(".")[0] for key in keys])
     return SettingsSource(
         configs, {k: str(v) for k, v in arguments.items()}, int(dim) if dim.isdecimal() and len(dim) <= LONGEST_DIM else None, peft
     )

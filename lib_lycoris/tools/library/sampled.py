@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 
 from ...algorithms import Algorithm
-from ...errors import LycorisError, NetworkFormatError, ToolError
+from ...errors import LycorisError, NetworkFormatError, ToolError, naming
 from ...models import FAMILIES, BaseModel, recognise, split_parameter, with_part
 from ...networks.keys import Keys, sort_out
 from ...networks.loading import fits_by_shapes, module_shapes, no_network, open_keys, open_network
@@ -108,6 +108,10 @@ class SampledReader:
 
     def read(self, path: Path, layers: Layers = by_hash) -> SampledNetwork:
         """Return a file with its layers that are looked at. Raises NetworkFormatError for one that is no network."""
+        with naming(path):
+            return self._read(path, layers)
+
+    def _read(self, path: Path, layers: Layers) -> SampledNetwork:
         file, source, keys = open_keys(path, self._sort_out)
         self._refuse_others(file, source, keys)
         said = {key: file.metadata[key] for key in NAMED if file.metadata.get(key)}

@@ -17,7 +17,7 @@ import torch
 
 from ...errors import ToolError, reason
 from ...networks.reading.dtypes import precision_dtype
-from ...networks.settings.name_patterns import found_in
+from ...networks.settings.name_patterns import LITERAL, found_in
 from ...plain_json import read_json
 from ...records import dataclass
 from ...wording import counted
@@ -33,6 +33,7 @@ from ..linalg.ranks import Rule, share_out
 from ..units import MB, megabytes
 from .shrink import Shrinking, Shrunk, UnchangedError, Writing, fixed_bytes, is_kernel, measured, opened, recipe_of, refuse_little, share
 
+MOST_PATTERNS, MOST_EXPRESSIONS = 6_000, 200  # of a table of ranks: names of three times as many layers as any model has, and patterns
 METHODS = ("sv_ratio", "sv_fro", "sv_cumulative")
 RECORDED = ("new_rank", "new_conv_rank", "dynamic_method", "dynamic_param", "size", "alpha", "save_precision", "family")
 
@@ -161,6 +162,8 @@ def _patterns(path: Any) -> tuple[tuple[Callable[[str], bool], int], ...]:
         table = read_json(Path(path))
         if not isinstance(table, dict) or any(type(rank) is not int or rank < 0 for rank in table.values()):
             raise ValueError("it must be one table whose values are whole numbers from 0 on")
+        if len(table) > MOST_PATTERNS or sum(not LITERAL.fullmatch(pattern) for pattern in table) > MOST_EXPRESSIONS:
+            raise ValueError(f"it has {len(table)} patterns, of which at most {MOST_PATTERNS}, {MOST_EXPRESSIONS} with signs, are read")
     except (OSError, ValueError) as error:
         raise ToolError(f"{name} is no table of ranks: {reason(error)}; write JSON with names, or parts of them, and ranks") from error
     for pattern in table:
