@@ -256,6 +256,24 @@ def test_code_in_a_folder_is_never_run(place: str, tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "x.PT"])
+def test_pickled_weights_of_a_folder_are_not_opened(name: str, beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where safetensors lie beside them these are read; torch's reader is never asked."""
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle is read"))
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / name).write_bytes(b"PK")
+    if beside:
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    (folder / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]})
+    )
+    says = "diffusers cannot load" if beside else rf"model/unet has its weights in {name}, a pickle.*safe_serialization=True"
+    with pytest.raises(HostError, match=says):
+        EmbeddedHost.open(folder, device="cpu", data=tmp_path)
+
+
 @pytest.mark.parametrize(
     "index, says",
     [

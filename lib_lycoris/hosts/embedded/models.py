@@ -106,7 +106,7 @@ def _folder(path: Path, dtype: torch.dtype) -> LoadedModel:
         raise HostError(f"{path} is a folder without model_index.json, so it is not a model in diffusers' layout")
     refuse_unknown(path)
     try:
-        pipe = DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True)
+        pipe = DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
     except (*CANNOT_READ, SafetensorError) as error:
         raise HostError(f"diffusers cannot load {path}: {first_line(error)}") from error
     if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...errors import HostError, LycorisError, readable, reason
 from ...models import FAMILIES
 from ...models.families import PIPELINE_PARTS
+from ...networks.reading.folder import PICKLES, SAFETENSORS
 from ...patching import Patcher
 from ...plain_json import read_json
 from ...prompt import PromptPlan
@@ -126,6 +127,8 @@ def refuse_unknown(path: Path) -> None:
 
     _refuse_code(path)
     wanted, parts = _told(path)
+    for name in parts:
+        refuse_pickles(path / Path(name).name)
     versions = {"diffusers": diffusers, "transformers": transformers}
     for name, (library, _) in parts.items():
         if library not in versions and not hasattr(diffusers.pipelines, library):
@@ -144,6 +147,17 @@ def _refuse_code(path: Path) -> None:
     files = sorted(file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix.lower() == ".py")
     if files:
         raise HostError(f"{path.name} holds code ({readable(files[0].relative_to(path), 60)}), which is never run here; take it out")
+
+
+def refuse_pickles(part: Path) -> None:
+    """Raise HostError for a part of a model whose weights are pickles alone: torch would read them, and old ones run what is in them."""
+    files = sorted(file for file in part.iterdir() if file.is_file()) if part.is_dir() else []
+    pickles = [file.name for file in files if file.suffix.lower() in PICKLES]
+    if pickles and not any(file.suffix.lower() == SAFETENSORS for file in files):
+        raise HostError(
+            f"{part.parent.name}/{part.name} has its weights in {readable(pickles[0], 40)}, a pickle, which is not opened here; "
+            "save the model with safe_serialization=True"
+        )
 
 
 def _told(path: Path) -> tuple[str, dict[str, tuple[str, str]]]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from ...errors import ToolError
 from ...hosts.embedded.demo import demo_model
 from ...hosts.embedded.models import first_line, load_model
-from ...hosts.embedded.pipelines import CANNOT_READ, refuse_unknown
+from ...hosts.embedded.pipelines import CANNOT_READ, refuse_pickles, refuse_unknown
 from ...plain_json import read_json
 from .base import TrainedModel
 from .flux import Flux
@@ -68,8 +68,9 @@ def _vae(folder: Path) -> Any:
     """Return the VAE of a folder. Raises ToolError for anything else."""
     if not folder.is_dir():
         raise ToolError(f"--vae takes a folder in diffusers' layout, with config.json and its weights, but {folder} is none")
+    refuse_pickles(folder)
     try:
-        return diffusers.AutoencoderKL.from_pretrained(str(folder), local_files_only=True)
+        return diffusers.AutoencoderKL.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
     except (*CANNOT_READ, SafetensorError) as error:
         raise ToolError(f"diffusers cannot load the VAE {folder.name}: {first_line(error)}") from error
 
@@ -78,7 +79,7 @@ def _transformer(kind: type[FlowTransformer], settings: Any, device: torch.devic
     path = settings.pretrained_model_name_or_path
     refuse_unknown(path)
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
     except (*CANNOT_READ, SafetensorError) as error:
         raise ToolError(f"diffusers cannot load {path.name}: {first_line(error)}") from error
     if settings.vae:
