@@ -66,7 +66,7 @@ def run_case(seed: int, targets: Sequence[Target]) -> tuple[str, str]:
     return outcome, f"{target.__name__}: {said}"
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
     """Have an allocation that is far too large fail in this process, not on the machine."""
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     if pages:
@@ -82,7 +82,7 @@ def main(surface: str, first: int, count: int) -> dict[str, Any]:
 
     targets = import_module(f".{surface}", __package__).TARGETS
     signal.signal(signal.SIGPROF, too_long)
-    _limit_memory()
+    limit_memory()
     torch.set_num_threads(1)
     counts: Counter[str] = Counter()
     began = time.monotonic()
