@@ -118,7 +118,7 @@ def test_what_goes_wrong_is_a_sentence_and_the_next_job_runs(jobs: Jobs, capsys:
         ({"count": 1, "kind": "round"}, "kind is 'round', but one of plain, odd is expected"),
         ({"count": 1, "loud": 1}, "loud is 1, but true or false is expected"),
         ({"count": 1, "names": [1]}, "names is 1, but a text is expected"),
-        ({"count": 1, "save_to": {}}, "save_to is {}, but the name of a file is expected"),
+        ({"count": 1, "save_to": {}}, "save_to is a table, but the name of a file is expected"),
         ({"count": 1, "bad": "x"}, "--bad would change the result; use --count"),
     ],
 )
