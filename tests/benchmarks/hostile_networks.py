@@ -29,6 +29,7 @@ from .hostile_surface import DEEP, DIGITS, SMALL, Surface, Use
 FOLDER = "networks"  # beside the good files: what lies beside one network speaks of every one there
 LAYERS = 5_000  # of a LoRA whose table of tensors fills a small file
 LARGEST_LAYER = 1 << 16
+OF_PLACES = ("lora_sparse", "shira", "supertuning", "supertuning_supra")  # their samples are drawn from all places of a weight
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -58,7 +59,7 @@ def lora(modules: Iterable[str], up: str = "lora_up.weight", down: str = "lora_d
 def of_algorithm(name: str, folder: Path) -> None:
     """Write the largest layer of an algorithm that still is a small file."""
     generator, chosen, size = torch.Generator().manual_seed(0), {}, 16
-    while size <= LARGEST_LAYER:
+    while size <= (8192 if name in OF_PLACES else LARGEST_LAYER):
         made = {f"model.layer.{suffix}": value for suffix, value in samples.LINEAR[name](generator, (size, size)).items()}
         made = {key: value.half() if value.is_floating_point() else value for key, value in made.items()}
         if sum(value.numel() * value.element_size() for value in made.values()) > SMALL - 20_000:
