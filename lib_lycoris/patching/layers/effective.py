@@ -25,6 +25,7 @@ class Effective:
         self._value: nn.Parameter | None = None  # kept
         self._state: BaseState | None = None
         self._made_of: tuple[object, ...] = ()
+        self._made_at = -1  # the step
 
     @property
     def reads(self) -> list[LiveParameter]:
@@ -52,7 +53,7 @@ class Effective:
             memory = self._memory(device, dtype)
             self._value = None  # where it ends in the middle, its memory holds neither the old value nor the new one
             self._value = self._parameter(strengths, device, dtype, memory, again)
-            self._state, self._made_of = BaseState(self.reads), made_of
+            self._state, self._made_of, self._made_at = BaseState(self.reads), made_of, self.workspace.progress.step
         return self._value
 
     def start(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -62,12 +63,17 @@ class Effective:
 
     def adopt(self, other: Effective) -> None:
         """Take over what another one of the same parameter keeps: its value if that is still right, else its memory."""
-        self._value, self._state, self._made_of = other._value, other._state, other._made_of
+        self._value, self._state, self._made_of, self._made_at = other._value, other._state, other._made_of, other._made_at
 
     @property
     def is_stale(self) -> bool:
         """Whether a value is kept whose base is no longer what it was made of."""
         return self._value is not None and not (self._state and self._state.holds())
+
+    @property
+    def is_of_this_step(self) -> bool:
+        """Whether what is kept was made in the step that is now."""
+        return self._made_at == self.workspace.progress.step
 
     def let_go(self) -> Tensor | None:
         """Return the value that is kept, and keep it no longer."""

@@ -42,7 +42,6 @@ class PatchedLayer:
         self._all = [edit for found in self.edits.values() for edit in found]
         self.varies = not all(isinstance(edit.strength, (int, float)) for edit in self._all)
         self.leaves = False  # whether the module is moved within a step, so that what is kept is of no use at the next one
-        self._merged_at = -1  # the step
         self._ways: dict[int, Way] = {}
         self._calls: dict[tuple[object, ...], Call] = {}
         self._stack: tuple[list[LowRank], Stacked] | None = None
@@ -76,8 +75,6 @@ class PatchedLayer:
         if not any(edit.now(self.workspace.progress) for edit in self._all):
             return Call(unchanged, None, now)
         way = self.way(*args, **kwargs)
-        if way == "merged":
-            self._merged_at = self.workspace.progress.step
         prepare = {"functional": self.prepare_bypass, "merged": self.prepare_merged, "recompute": self.prepare_recompute}[way]
         run, reads = prepare(inner, *args, **kwargs)
         memory_is_reused = way == "recompute" or (way == "merged" and self.varies)
@@ -95,11 +92,12 @@ class PatchedLayer:
     def moved(self) -> None:
         """Drop what is kept of a base weight that is no longer there: after the module went to another device or dtype."""
         with self.workspace.lock:
-            if any(effective.is_stale for effective in self.effective.values()):
+            stale = [effective for effective in self.effective.values() if effective.is_stale]
+            if stale:
                 self.let_go()
-                if self._merged_at == self.workspace.progress.step and not self.leaves:
-                    self.leaves = True
-                    self._ways.clear()
+            if not self.leaves and any(effective.is_of_this_step for effective in stale):
+                self.leaves = True
+                self._ways.clear()
 
     def let_go(self) -> list[Tensor]:
         """Return the effective parameters that are kept, and keep them no longer."""
