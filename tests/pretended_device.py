@@ -92,9 +92,10 @@ def _inner(leaf: Any) -> Any:
 
 
 def places(tensor: Tensor, there: bool) -> Tensor:
-    """Return a tensor where it is wanted."""
-    plain = tensor.value if isinstance(tensor, Placed) else tensor
-    return Placed(plain) if there else plain
+    """Return a tensor where it is wanted; one that is there as it is."""
+    if isinstance(tensor, Placed) == there:
+        return tensor
+    return Placed(tensor) if there else tensor.value  # type: ignore[attr-defined]
 
 
 def move(model: nn.Module, there: bool) -> None:
