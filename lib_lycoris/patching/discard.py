@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from threading import Event, Thread
+from threading import Event, Thread, main_thread
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from .layers.layer import PatchedLayer
 WORTH_A_THREAD = 64 << 20  # bytes
 AT_ONCE = 16 << 20  # bytes
 SHARE = 0.1  # of the time is spent on it: the next image's steps do not feel it, and what was merged is gone two seconds later
+LONGEST = 0.1  # seconds between two times: the end of the program is not kept waiting
 
 _slow: list[Event] = []  # one for each thread that gives something back and could be done sooner
 
@@ -24,7 +25,9 @@ def discard(layers: Iterable[PatchedLayer]) -> None:
     values = [value for layer in layers for value in layer.let_go()]
     if sum(value.nbytes for value in values if value.device.type == "cpu") >= WORTH_A_THREAD:
         _slow.append(hurry := Event())
-        Thread(target=_give_back, args=(values, hurry), daemon=True).start()  # holds the last reference to them
+        # It holds the last reference to them, and the program's end waits for it: a thread that is ended while torch frees something aborts
+        # the process.
+        Thread(target=_give_back, args=(values, hurry)).start()
 
 
 def _give_back(values: list[Tensor], hurry: Event) -> None:
@@ -33,4 +36,5 @@ def _give_back(values: list[Tensor], hurry: Event) -> None:
         began, size = time.monotonic(), 0
         while values and size < AT_ONCE:
             size += values.pop().nbytes
-        hurry.wait((time.monotonic() - began) * (1 / SHARE - 1))
+        if main_thread().is_alive():
+            hurry.wait(min(LONGEST, (time.monotonic() - began) * (1 / SHARE - 1)))
