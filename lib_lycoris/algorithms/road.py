@@ -61,21 +61,27 @@ class RoAd(Algorithm):
             return (one * first.cos()).flatten(), (two * second.sin()).flatten()
         return (lengths * theta.cos()).flatten(), (lengths * theta.sin()).flatten()
 
-    def _exchanged(self, rows: Tensor) -> Tensor:
-        """Return (-second half, first half) of every group along the first axis."""
-        halves = rows.reshape(-1, 2, self.group // 2, *rows.shape[1:])
-        return torch.stack((-halves[:, 1], halves[:, 0]), 1).reshape(rows.shape)
+    def _exchanged(self, values: Tensor, axis: int) -> Tensor:
+        """Return (second half, first half) of every group along an axis; the sign is the sine's."""
+        before, behind = values.shape[:axis], values.shape[axis + 1 :]
+        halves = values.reshape(*before, values.shape[axis] // self.group, 2, self.group // 2, *behind)
+        return halves.flip(axis + 1).reshape(values.shape)
+
+    def _signed(self, sin: Tensor) -> Tensor:
+        """Return a vector (out,) with the first half of every group negated."""
+        halves = sin.reshape(-1, 2, self.group // 2)
+        return torch.stack((-halves[:, 0], halves[:, 1]), 1).flatten()
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the turned rows minus the rows; of a bias too."""
         base = precise(weight, weight)
-        cos, sin = (gain.reshape(-1, *(1,) * (base.dim() - 1)) for gain in self._gains(base, base.shape[0]))
-        return (cos - 1) * base + sin * self._exchanged(base)
+        cos, sin = self._gains(base, base.shape[0])
+        less, sin = (gain.reshape(-1, *(1,) * (base.dim() - 1)) for gain in (cos - 1, self._signed(sin)))
+        return less * base + sin * self._exchanged(base, 0)
 
     def bypass(self, layer: Layer) -> Bypass:
         """Return the turned output minus the output."""
         cos, sin = (layer.to_compute(gain) for gain in self._gains(layer.weight, layer.shape[0]))
-        less = layer.on_channels(layer.to_compute(cos - 1))
-        sin = layer.on_channels(sin)
-        axis = -1 if layer.convolution is None else 1
-        return Bypass(lambda x, y: less * y + sin * self._exchanged(y.movedim(axis, 0)).movedim(0, axis))
+        less, sin = (layer.on_channels(gain) for gain in (layer.to_compute(cos - 1), self._signed(sin)))
+        linear = layer.convolution is None
+        return Bypass(lambda x, y: less * y + sin * self._exchanged(y, y.dim() - 1 if linear else 1))
