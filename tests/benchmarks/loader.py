@@ -3,6 +3,7 @@
 Each figure is a ratio of two things measured in turns in one run; between the brackets lies the middle half of the single measurements.
 ``first_use``, ``new_file``, ``strength_only`` and ``off``: the time that a change adds to the next image, ours of the host's.
 ``steady``: a UNet step with a network, of one without. ``image``: a change and twenty steps, of twenty plain steps.
+``least``: what a change and a step could take at the least, in seconds.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import torch
 
 from lib_lycoris.patching import Mode
 
-from . import loader_gpu, loader_memory, loader_networks, loader_webui, scan
+from . import loader_floors, loader_gpu, loader_memory, loader_networks, loader_webui, scan
 from .loader_models import make
 from .loader_stages import QUICK, Plan, Stages
 from .loader_timing import Clock, Result
 
 SDXL = Plan(1, 1, {"functional": 1}, 2, 0, ways=("functional",))
-STAGES = ("changes", "steady", "schedule", "memory", "start", "webui", "gpu", "sdxl")
+STAGES = ("changes", "steady", "floors", "schedule", "memory", "start", "webui", "gpu", "sdxl")
 
 
 def start() -> Iterator[Result]:
@@ -61,7 +62,7 @@ class Run:
 
     def default(self) -> list[str]:
         """Return the stages of a run that names none."""
-        found = ["changes", "steady", "schedule", "memory", "start"]
+        found = ["changes", "steady", "floors", "schedule", "memory", "start"]
         wanted = {"webui": self.given.webui, "gpu": self.given.device != "cpu", "sdxl": self.given.sdxl}
         return found + [name for name, asked in wanted.items() if asked]
 
@@ -70,6 +71,7 @@ class Run:
         given = self.given
         work: dict[str, Callable[[], Iterator[Result]]] = {
             "changes": lambda: self.stages.changes(), "steady": lambda: self.stages.steady(), "schedule": lambda: self.stages.schedule(),
+            "floors": lambda: loader_floors.results(self.stages),
             "memory": self.memory, "start": start, "gpu": lambda: loader_gpu.results(self.stages), "sdxl": self.sdxl,
             "webui": lambda: loader_webui.results(given.webui, given.webui_python, self.folder, self.kinds, self.plan.repeats),
         }  # fmt: skip
