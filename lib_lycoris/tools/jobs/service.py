@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +90,18 @@ class JobService:
         value = typed(option, value)
         if option.kind == "output":
             return value
-        return [self._file(option, str(item)) for item in value] if isinstance(value, list) else self._file(option, str(value))
+        known = self._known(option)
+        return [known(str(item)) for item in value] if isinstance(value, list) else known(str(value))
 
-    def _file(self, option: Option, name: str) -> Path:
+    def _known(self, option: Option) -> Callable[[str], Path]:
+        """Return what finds the files that an option may name; the folders are looked through once for all of them."""
         networks = {file.name: file.path for file in self.store.networks()}
         checkpoints = {file.name: file.path for file in self.store.checkpoints()}
         places = {"network": (networks, "network"), "networks": (networks, "network"), "checkpoint": (checkpoints, "checkpoint")}
         offered, what = places.get(option.kind, ({}, option.kind))
         first, second = self.store.network_folder(), self.store.checkpoint_folder()
         folders = [second, first] if what == "checkpoint" else [first, second]
-        return known_file(name, offered, folders, what)
+        return lambda name: known_file(name, offered, folders, what)
 
     def _output(self, option: Option, options: Mapping[str, Any], tool: Tool, replace: bool) -> Path:
         name = str(options[option.name])
