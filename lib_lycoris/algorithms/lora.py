@@ -24,6 +24,8 @@ from .base import Algorithm, Factors, Scaled, columns, expect, flat, precise, st
 from .factored import energy_of, flattened, shaped
 from .products import add_product, tucker
 
+LARGEST_SPARSE = 1 << 27  # numbers of a layer, twice those of the largest known one: a small file may not ask for any amount of memory
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoRA(Scaled):
@@ -92,6 +94,8 @@ class LoRA(Scaled):
             return None if self.sparse_size is None else "bias_size stands without bias_indices and bias_values"
         if indices is None or values is None or tuple(indices.shape) != (2, len(values)) or len(shape) < 2:
             return "bias_indices and bias_values do not belong together"
+        if prod(shape) > LARGEST_SPARSE:
+            return f"bias_indices speaks of a layer {tuple(shape)}, larger than any known one: what is stored sparse is added in full size"
         limits = torch.tensor([shape[0], columns(shape)])[:, None]
         inside = ((indices >= 0) & (indices < limits)).all()
         return None if bool(inside) else f"bias_indices points outside of the layer {tuple(shape)}"
@@ -106,11 +110,24 @@ class LoRA(Scaled):
         up, down, core = self.factors(weight)
         product = up @ down if core is None else tucker(core, up, down)
         product = product.reshape(weight.shape)
-        return product if self.sparse_values is None else product + self.sparse(weight).reshape(weight.shape)
+        return product if self.sparse_values is None else product.add_(self.sparse(weight).reshape(weight.shape))
 
     def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
-        """Return the factors; what is stored sparse has none."""
-        return flattened(*self.factors(shaped(shape, torch.float32))) if self.sparse_values is None else None
+        """Return the factors, with one rank more for every row in which something is stored sparse; None where those are many."""
+        up, down = flattened(*self.factors(shaped(shape, torch.float32)))
+        if self.sparse_indices is None:
+            return up, down
+        rows = self.sparse_indices[0].long().unique()
+        if 2 * (len(rows) + down.shape[0]) > min(up.shape[0], down.shape[1]):
+            return None
+        places = torch.zeros(len(up), len(rows)).index_put_((rows, torch.arange(len(rows))), torch.tensor(1.0))
+        return torch.cat((up, places), 1), torch.cat((down, self._sparse_rows(rows, down.shape[1])))
+
+    def _sparse_rows(self, rows: Tensor, width: int) -> Tensor:
+        """Return these rows, in rising order, of the sparse rest (n, in·k), scaled."""
+        assert self.sparse_indices is not None and self.sparse_values is not None
+        its, cols = self.sparse_indices.long()
+        return torch.zeros(len(rows), width).index_put_((torch.searchsorted(rows, its), cols), self.sparse_values.float() * self.scale)
 
     def energy(self, shape: Sequence[int]) -> float | None:
         """Return ‖ΔW‖² from the factors' Gram matrices."""
@@ -122,7 +139,7 @@ class LoRA(Scaled):
         assert self.sparse_indices is not None and self.sparse_values is not None
         rows, cols = self.sparse_indices.to(device=weight.device, dtype=torch.int64)
         full = torch.zeros(weight.shape[0], columns(weight.shape), device=weight.device)
-        return full.index_put((rows, cols), precise(self.sparse_values, weight).to(full.dtype)) * self.scale
+        return full.index_put_((rows, cols), precise(self.sparse_values, weight).to(full.dtype) * self.scale)
 
     def bypass(self, layer: Layer) -> Bypass:
         """Return two thin products; what is stored sparse over the full size is a full-size one."""

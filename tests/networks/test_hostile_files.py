@@ -187,3 +187,17 @@ def test_a_number_of_thousands_of_digits_in_a_name_is_a_name_like_others(start: 
     save(tmp_path / "long.safetensors", {**lora(), f"{start}{'9' * 5000}{end}.lora_up.weight": torch.ones(2, 2)})
     network = load(tmp_path / "long.safetensors")
     assert set(network.patches) == {PARAMETER} and len(network.skipped) == 1
+
+
+@pytest.mark.parametrize(("side", "fits"), [(8_192, True), (40_000, False)])
+def test_a_few_places_do_not_ask_for_a_weight_of_any_size(side: int, fits: bool, tmp_path: Path) -> None:
+    path = tmp_path / "sparse.safetensors"
+    factors = {"lora_up.weight": torch.ones(side, 1).half(), "lora_down.weight": torch.ones(1, side).half()}
+    sparse = {"bias_indices": torch.tensor([[1, 3], [5, side - 1]]), "bias_values": torch.ones(2).half()}
+    save(path, {f"model.layer.{suffix}": tensor for suffix, tensor in {**factors, **sparse}.items()})
+    if fits:
+        (patch,) = load(path).patches.values()
+        assert patch.low_rank((side, side))[0].shape == (side, 3)  # type: ignore[index]
+    else:
+        with pytest.raises(LycorisError, match=r"sparse\.safetensors.*\(40000, 40000\), larger than any known one"):
+            load(path)

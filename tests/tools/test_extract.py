@@ -437,6 +437,16 @@ def test_peft_reads_its_configuration(base: Path, tmp_path: Path) -> None:
     assert_same(deltas(new, checkpoint), deltas(old, checkpoint), 1e-6)
 
 
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (16, 8, 3, 3)], ids=str)
+def test_a_change_without_ranks_is_the_same_to_the_bit_where_no_rank_is_asked_for(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path, out = tmp_path / "full.safetensors", tmp_path / "lora.safetensors"
+    delta = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    save_file({"model.layer.diff": delta}, path)
+    convert.run(model=path, save_to=out, algorithm="lora", save_precision="fp32")
+    (patch,) = load(out).patches.values()
+    assert patch.name == "lora" and patch.rank == min(shape[0], delta[0].numel()) and torch.equal(patch.delta(torch.zeros(shape)), delta)
+
+
 def test_what_depends_on_the_base_is_cut_to_a_rank(base: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(base)
     path, out = network_file(tmp_path, {"attn1.to_q": "lora", "fc1": "lora"}, 4), tmp_path / "c.safetensors"

@@ -114,6 +114,23 @@ def test_what_depends_on_base_weights_is_cut_with_them(tmp_path: Path) -> None:
     assert {(row["algorithm"], row["rank"]) for row in report["modules"]} == {("lora", 1)} and 0 < report["error"] < 1
 
 
+@pytest.mark.parametrize("places", [7, 700])
+def test_places_of_a_large_layer_are_never_decomposed_whole(places: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[int] = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: sides.append(matrix.shape[0]) or eigh(matrix))
+    old, out, shape, g = tmp_path / "a.safetensors", tmp_path / "b.safetensors", (1024, 1536), torch.Generator().manual_seed(1)
+    indices = torch.stack((torch.randperm(shape[0], generator=g)[:places], torch.randint(shape[1], (places,), generator=g)))
+    made = {**samples.lora(g, shape), "bias_indices": indices, "bias_values": torch.randn(places, generator=g)}
+    save_file({f"model.layer.{suffix}": tensor.contiguous() for suffix, tensor in made.items()}, old)
+    report = slim.run(old, out, new_rank=2).report
+    (before,), (after,) = (change(path, torch.zeros(shape)).values() for path in (old, out))
+    best = torch.linalg.svdvals(before.double())
+    least, found = float(best[2:].square().sum()), float((before - after).double().square().sum())
+    assert found <= least * 1.01 and max(sides, default=0) < 200
+    assert report["error"] == pytest.approx(sqrt(found / float(best.square().sum())), abs=1e-3)
+
+
 def test_what_changes_nothing_or_cannot_be_met_is_refused(tmp_path: Path) -> None:
     old, out = network(tmp_path / "a.safetensors", "lora"), tmp_path / "b.safetensors"
     for given, words in (

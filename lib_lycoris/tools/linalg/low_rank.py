@@ -46,6 +46,11 @@ class Svd:
         """Return the energy of the first ranks (all of them: None)."""
         return float(self.s[:rank].double().square().sum())
 
+    def left(self, rank: int) -> float:
+        """Return the energy beyond the first ranks: of those that are here, and of those that were not computed."""
+        here, beyond = float(self.s[rank:].double().square().sum()), self.total - self.captured()
+        return here + beyond if beyond > TINY * self.total else here  # less is the rounding of the two sums
+
     def factors(self, rank: int | None = None) -> tuple[Tensor, Tensor]:
         """Return up (m, r) and down (r, n), the square roots of the singular values on both sides for fp16's sake."""
         root = self.s[:rank].clamp_min(0).sqrt()

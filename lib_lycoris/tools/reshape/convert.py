@@ -36,9 +36,9 @@ from ..files.output import refuse_inputs
 from ..jobs.cost import KEPT, Piece, cost
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
-from ..linalg.expand import plain_delta, shortened
+from ..linalg.expand import beside_units, plain_delta, shortened
 from ..linalg.low_rank import energy, relative, residual
-from ..linalg.ranks import Rule, truncated_svd
+from ..linalg.ranks import truncated_svd
 from ..units import megabytes
 from .convert_options import OPTIONS, ConvertOptions, understand
 from .parts import divided, is_named, not_renamed, stored_magnitude, united
@@ -248,10 +248,11 @@ def _factors(request: ConvertOptions, patch: Patch) -> tuple[Tensor, Tensor, flo
         return *pair, 0.0, 0.0
     delta = flat(plain_delta(patch.algorithm, patch.shape) if weight is None else patch.algorithm.delta(weight))
     size = energy(delta)
-    rule = request.rule or Rule("fixed", largest=min(delta.shape))
     if not size:
         return delta.new_zeros(delta.shape[0], 1), delta.new_zeros(1, delta.shape[1]), 0.0, 0.0
-    svd = truncated_svd(delta, rule, size)
+    if request.rule is None:
+        return *beside_units(delta), size, 0.0
+    svd = truncated_svd(delta, request.rule, size)
     lost = 0.0 if svd.rank == min(delta.shape) else residual(delta, svd)
     return *svd.factors(), size, lost
 

@@ -14,9 +14,11 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from ...algorithms.base import flat
 from ...errors import ToolError
 from ...networks import Network, load
 from ...records import dataclass
+from ..extract.difference import Reader
 from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.metadata import describe, make_recipe
 from ..files.networks.alpha import alpha_notes, with_alpha
@@ -27,7 +29,8 @@ from ..files.networks.reading_back import ReadingBack
 from ..files.output import refuse_inputs
 from ..jobs.progress import Progress
 from ..jobs.workers import count, one_thread_each, ordered
-from ..linalg.low_rank import Svd, qr_svd
+from ..linalg.expand import plain_delta
+from ..linalg.low_rank import Svd, qr_svd, randomized_svd
 from ..linalg.ranks import Share
 from ..units import too_little
 from .parts import with_endings
@@ -61,6 +64,29 @@ def decomposed(patch: Patch) -> Svd | None:
         return None
     pair = patch.algorithm.direction.low_rank(patch.shape)
     return None if pair is None else qr_svd(*pair)
+
+
+def decomposed_whole(patch: Patch, weights: Reader | None, largest: int | None) -> Svd | None:
+    """Return the decomposition of a change; None where that is not known or no matrix.
+
+    One without factors is decomposed in its full size, in as many ranks as may be written: where the user names none, more than take the
+    room of the change as it is stored never are, and for a change at a few places of a large weight those are few.
+    """
+    found = decomposed(patch)
+    if found is not None or patch.leaf != "weight" or len(patch.shape) < 2 or patch.algorithm.magnitudes():
+        return found
+    if not patch.algorithm.reads_weight:
+        change = flat(plain_delta(patch.algorithm, patch.shape))
+    elif weights is not None and weights.has(patch.name):
+        change = flat(patch.algorithm.delta(weights.read(patch.name, patch.shape)))
+    else:
+        return None
+    return randomized_svd(change, largest or max(1, numbers(patch) // sum(change.shape)))
+
+
+def numbers(patch: Patch) -> int:
+    """Return how many numbers a change is stored in."""
+    return sum(tensor.numel() for tensor in patch.algorithm.to_state_dict().values())
 
 
 @dataclass(frozen=True)
@@ -108,8 +134,7 @@ def shrunk(job: Shrinking, patch: Patch, choose: Choose) -> tuple[Shrunk, Patch 
         tensors = with_endings(job.style, kept.algorithm, kept.shape)
         same = tensors.keys() == kept.algorithm.to_state_dict().keys()
         return row, kept if same else None, to_dtype(tensors, job.dtype, whose)
-    left = float(svd.s[rank:].double().square().sum())
-    row = Shrunk(module, patch.algorithm.rank, rank, svd.total, left, "lora", patch.algorithm.name)
+    row = Shrunk(module, patch.algorithm.rank, rank, svd.total, svd.left(rank), "lora", patch.algorithm.name)
     if not rank:
         return row, None, {}
     up, down = svd.factors(rank)
@@ -189,8 +214,8 @@ def _none_left(job: Shrinking) -> str:
 
 def fixed_bytes(job: Shrinking, whole: Iterable[Patch]) -> int:
     """Return the bytes of what is written whatever the ranks: the modules without any, and embeddings."""
-    numbers = sum(t.numel() for patch in whole for t in patch.algorithm.to_state_dict().values())
-    return (numbers + sum(t.numel() for parts in job.network.embeddings.values() for t in parts.values())) * job.width
+    own = sum(map(numbers, whole))
+    return (own + sum(t.numel() for parts in job.network.embeddings.values() for t in parts.values())) * job.width
 
 
 def refuse_little(job: Shrinking, size: int, room: int) -> None:

@@ -12,7 +12,6 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from ...algorithms.base import flat
 from ...errors import ToolError
 from ...models import block_of
 from ...networks import Network
@@ -31,9 +30,22 @@ from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..linalg.expand import plain_delta
 from ..linalg.frontier import Choice, Step, steps, within_bytes, within_error
-from ..linalg.low_rank import Svd, energy, gram_svd, relative
+from ..linalg.low_rank import Svd, energy, relative
 from ..units import MB, megabytes
-from .shrink import Shrinking, Shrunk, UnchangedError, Writing, decomposed, fixed_bytes, measured, opened, recipe_of, refuse_little, share
+from .shrink import (
+    Shrinking,
+    Shrunk,
+    UnchangedError,
+    Writing,
+    decomposed_whole,
+    fixed_bytes,
+    measured,
+    numbers,
+    opened,
+    recipe_of,
+    refuse_little,
+    share,
+)  # fmt: skip
 
 POINTS = 16  # of the curve in the report
 SHOWN = 6  # of them in the text
@@ -148,9 +160,10 @@ def _understand(options: Mapping[str, Any]) -> SlimOptions:
     weights = Reader(checkpoint) if checkpoint else None
     style, dtype = style_of(network.modules.values()), precision_dtype(given["save_precision"], stored_dtype(network))
     left = [patch for patch in work if patch.name not in gone]
-    job = Shrinking(network, left, style, dtype, check_alpha(given["alpha"], style), lambda patch: _decomposed(patch, weights))
+    most = given["new_rank"]
+    job = Shrinking(network, left, style, dtype, check_alpha(given["alpha"], style), lambda patch: decomposed_whole(patch, weights, most))
     size = int(given["size"] * MB) if given["size"] else None
-    return SlimOptions(job, [p for p in work if p.name in gone], weights, size, given["error"], given["new_rank"])
+    return SlimOptions(job, [p for p in work if p.name in gone], weights, size, given["error"], most)
 
 
 def _selected(network: Network, work: Sequence[Patch], blocks: Sequence[str], elements: Sequence[str]) -> set[str]:
@@ -165,18 +178,6 @@ def _selected(network: Network, work: Sequence[Patch], blocks: Sequence[str], el
             raise ToolError(f"no layer of {network.path.name} is in {', '.join(words)}; {its}")
     rule = ElementRule(" ".join(blocks), " ".join(elements), 0.0)
     return {name for name, text in texts.items() if rule.matches(text)}
-
-
-def _decomposed(patch: Patch, weights: Reader | None) -> Svd | None:
-    """Return the decomposition of a change, from its full size where it has no factors; None where that is not known or no matrix."""
-    found = decomposed(patch)
-    if found is not None or patch.leaf != "weight" or len(patch.shape) < 2 or patch.algorithm.magnitudes():
-        return found
-    if not patch.algorithm.reads_weight:
-        return gram_svd(flat(plain_delta(patch.algorithm, patch.shape)))
-    if weights is None or not weights.has(patch.name):
-        return None
-    return gram_svd(flat(patch.algorithm.delta(weights.read(patch.name, patch.shape))))
 
 
 def _measure(request: SlimOptions, progress: Progress) -> Measured:
@@ -210,7 +211,7 @@ def _choices(request: SlimOptions, patch: Patch, svd: Svd) -> list[Choice]:
     rank = patch.algorithm.rank
     if request.largest is not None and (rank is None or rank > request.largest):
         return found
-    own = sum(tensor.numel() for tensor in patch.algorithm.to_state_dict().values()) * request.job.width
+    own = numbers(patch) * request.job.width
     return [*(choice for choice in found if choice.bytes < own), Choice(own, svd.total, None)] if svd.total else []
 
 
