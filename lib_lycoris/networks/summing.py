@@ -40,19 +40,22 @@ def add_terms(out: Tensor, base: Tensor, terms: Sequence[Term], check: Check = l
     """
     wide = torch.float64 if base.dtype == torch.float64 else torch.float32
     ordered = sorted(terms, key=lambda term: term.order)
+    own = out.dtype == wide and out.is_contiguous() and out.data_ptr() != base.data_ptr()  # nothing is made beside it
     if all(term.pieces is None and by_rows(term.algorithm) for term in ordered):
         ready = [(term.algorithm.moved(base), term.strength) for term in ordered]
         for block in blocks(base):
-            exact = base[block].to(wide, copy=True, memory_format=torch.contiguous_format)
+            place = out[block]
+            exact = place.copy_(base[block]) if own else base[block].to(wide, copy=True, memory_format=torch.contiguous_format)
             for algorithm, strength in ready:
                 rows = algorithm if block == slice(0, base.shape[0]) else algorithm.rows(block)
                 assert rows is not None
                 rows.add_delta(exact, exact, _like(base, block), strength)
-            out[block] = check(exact, base[block])
+            if (checked := check(exact, base[block])) is not place:
+                place.copy_(checked)
         return
-    own = out.dtype == base.dtype == wide and out.is_contiguous() and out.data_ptr() != base.data_ptr()
-    total = out if own else base.to(wide, copy=True, memory_format=torch.contiguous_format)
-    start = base if own else total  # the first change is made beside the base, which is then read once
+    beside = own and base.dtype == wide
+    total = out if beside else base.to(wide, copy=True, memory_format=torch.contiguous_format)
+    start = base if beside else total  # the first change is made beside the base, which is then read once
     for term in ordered:
         _add(total, start, term)
         start = total
