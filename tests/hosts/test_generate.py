@@ -465,6 +465,11 @@ def test_a_folder_in_diffusers_layout_draws_what_its_model_draws(tmp_path: Path)
         (lambda state: state.update({next(key for key in state if "attn2.to_k" in key): torch.zeros(5)}), "lacks parts of it, or"),
         (lambda state: state.update({"model.diffusion_model.out.2.weight": torch.zeros(10**9, 0, 3, 3)}), "is broken: .* holds no numbers"),
         (lambda state: state.update({next(key for key in state if "token_embedding" in key): torch.zeros(5)}), "lacks parts of it, or"),
+        (lambda state: lengthen(state, "input_blocks.0.0.weight", 0, channels=4), "would fit the other tensors"),
+        (lambda state: lengthen(state, "attn2.to_k.weight", 1), "would fit the other tensors"),
+        (lambda state: lengthen(state, "encoder.down.0.block.0.conv1.weight", 0), "lacks parts of it, or"),
+        (lambda state: lengthen(state, "token_embedding", 1), "would fit the other tensors"),
+        (lambda state: lengthen(state, "mlp.fc1.weight", 0), "would fit the other tensors"),
     ],
 )  # fmt: skip
 def test_checkpoints_that_cannot_draw_say_why(
@@ -477,6 +482,14 @@ def test_checkpoints_that_cannot_draw_say_why(
     with pytest.raises(HostError, match=says) as raised:
         EmbeddedHost.open(ckpt=tmp_path / "odd.safetensors", device="cpu")
     assert "odd.safetensors" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def lengthen(state: dict[str, torch.Tensor], part: str, axis: int, channels: int = 1) -> None:
+    """Make one side of the first tensor of a name so long that a model of that width would not fit into any memory."""
+    key = next(key for key in state if part in key)
+    shape = [1, channels, 1, 1][: state[key].dim()]
+    shape[axis] = 3_000_000
+    state[key] = torch.zeros(shape, dtype=torch.float16)
 
 
 @pytest.mark.parametrize("name, content", [("cut.safetensors", b"\x10\x00\x00"), ("old.ckpt", b"x")])

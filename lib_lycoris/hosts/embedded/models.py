@@ -201,27 +201,42 @@ def _assemble(state: State, shapes: Shapes, family: str, notes: dict[str, Any], 
 
 def _filled(kind: Any, config: dict[str, Any], convert: Any, state: State, dtype: torch.dtype) -> nn.Module:
     """Build one diffusers model and give it its part of the checkpoint, renamed by diffusers' own conversion."""
+    with torch.device("meta"):
+        planned = kind(**config)
+    part = convert(state, config=dict(planned.config))
+    _refuse_unlike(planned, part, kind.__name__)
     model = kind(**config)
-    part = convert(state, config=dict(model.config))
-    problems = model.load_state_dict(part, strict=False)
-    if problems.missing_keys:
-        raise KeyError(f"{kind.__name__} finds no {problems.missing_keys[0]} and {len(problems.missing_keys) - 1} more")
+    model.load_state_dict(part, strict=False)
     ready: nn.Module = model.to(dtype).eval()
     return ready
+
+
+def _refuse_unlike(planned: nn.Module, part: State, whose: str) -> None:
+    """Raise what tells that a file lacks tensors of a model, or has them in other shapes, before the model asks for any memory.
+
+    Its sides are those of single tensors: one that is absurdly long makes all others that long, of which the file then has none.
+    """
+    wanted = {name: tensor for name, tensor in planned.state_dict().items() if not name.endswith("position_ids")}
+    if missing := [name for name in wanted if name not in part]:
+        raise KeyError(f"{whose} finds no {missing[0]} and {len(missing) - 1} more")
+    for name, tensor in wanted.items():
+        if part[name].shape != tensor.shape:
+            raise ValueError(f"{whose} finds {name} as {tuple(part[name].shape)}, where {tuple(tensor.shape)} would fit the other tensors")
 
 
 def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: bool, dtype: torch.dtype) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig(**text_config(shapes, tower)))
+    kind, config = CLIPTextModelWithProjection if projected else CLIPTextModel, CLIPTextConfig(**text_config(shapes, tower))
+    with torch.device("meta"):
+        planned = kind(config)
     root = clip_root(shapes, tower)
     named = _from_open_clip(state, tower) if tower.open_clip else {k[len(root) :]: v for k, v in state.items() if k.startswith(root)}
-    wanted = [name for name in model.state_dict() if not name.endswith("position_ids")]
-    source = {name: name.removeprefix("text_model.") for name in wanted}  # transformers 5 has the inner names only
-    missing = [name for name in wanted if source[name] not in named]
-    if missing:
-        raise KeyError(f"the text encoder {tower.prefix} finds no {missing[0]} and {len(missing) - 1} more")
-    model.load_state_dict({name: named[source[name]] for name in wanted}, strict=False)
+    source = {name: name.removeprefix("text_model.") for name in planned.state_dict()}  # transformers 5 has the inner names only
+    part = {name: named[key] for name, key in source.items() if key in named}
+    _refuse_unlike(planned, part, f"the text encoder {tower.prefix}")
+    model = kind(config)
+    model.load_state_dict(part, strict=False)
     ready: nn.Module = model.to(dtype).eval()
     return ready
 
