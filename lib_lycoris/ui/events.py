@@ -37,6 +37,23 @@ def tab_of(component: Any) -> Any:
     return block
 
 
+def sights(component: Any) -> list[Callable[..., Any]]:
+    """Return the events at which a component comes to be seen: its tab is chosen, and the page loads if it is in the first tab or in none.
+
+    The focus alone would come too late: Gradio 3 does not draw an open list again when its choices come.
+    """
+    block, found = tab_of(component), []
+    first = block
+    if isinstance(block, gr.Tab):
+        found.append(block.select)
+        first = next(sibling for sibling in block.parent.children if isinstance(sibling, gr.Tab))
+    if first is block:
+        while block.parent is not None:
+            block = block.parent
+        found.append(block.load)
+    return found
+
+
 def by_hand(component: Any) -> Callable[..., Any]:
     """Return the event of a component at which the user changes it; a change by us is none."""
     event: Callable[..., Any] = component.input if hasattr(component, "input") else component.change

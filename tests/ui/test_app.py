@@ -419,7 +419,7 @@ def test_a_person_merges_networks_and_uses_the_result(tab: Any) -> None:
 
 def choose(tab: Any, place: str, name: str) -> None:
     """Choose a name in a dropdown as the user does, who clicks again where the list closed because new choices came."""
-    wanted = f'{place} ul li:has-text("{name}")'
+    wanted = f"{place} ul li:has-text({json.dumps(name, ensure_ascii=False)})"
     for _ in range(10):
         tab.click(f"{place} input")
         tab.wait_for_timeout(300)

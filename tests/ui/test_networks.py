@@ -18,6 +18,7 @@ from lib_lycoris.hosts.library.cards import LibraryCards
 from lib_lycoris.hosts.protocol import NetworkCard
 from lib_lycoris.tools.jobs.queue import Jobs
 from lib_lycoris.ui.context import PageContext
+from lib_lycoris.ui.events import tab_of
 from lib_lycoris.ui.pages import PAGES
 from lib_lycoris.ui.pages.networks import NetworksPage
 from lib_lycoris.ui.parts.card_list import SHOWN, Wanted, cards_html, found, options_of
@@ -66,6 +67,12 @@ def test_a_card_whose_file_tells_no_base_model_says_whether_it_fits_the_loaded_o
     assert "loaded model" not in cards_html([told], 1, 0, 0, [], Wanted(), "")
 
 
+def test_a_word_that_is_no_base_model_says_nothing_of_what_a_network_fits() -> None:
+    named = replace(ONE, base="PonyXL")
+    assert not Wanted(loaded="SDXL").is_for_another(named) and Wanted(loaded="SDXL", fits=lambda _: False).is_for_another(named)
+    assert options_of([named])[0] == ["any", "PonyXL"]
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> NetworksPage:
     host = EmbeddedHost.open(device="cpu", data=tmp_path)
@@ -80,6 +87,14 @@ def page(tmp_path: Path) -> NetworksPage:
         context.finish(blocks)
     found: NetworksPage = pages["Networks"]
     return found
+
+
+def test_the_cards_come_by_themselves_also_where_the_page_is_the_first(page: NetworksPage) -> None:
+    """As in the webui: the first tab is never selected by anybody, and the page said that it reads the files until one left it."""
+    root = tab_of(page.form).parent.parent
+    shows = [event for event in root.get_config_file()["dependencies"] if page.cards._id in event["outputs"]]
+    triggers = [event.get("trigger") or event["targets"][0][1] for event in shows]
+    assert {"load", "select"} <= set(triggers)
 
 
 FIELDS = ("", "any", "any", "any", "", "by name", "everything")

@@ -14,6 +14,7 @@ SD1 = ("lora_unet_down_blocks_0_attentions_0_", 320)
 TINY = ("lora_unet_down_blocks_0_attentions_0_", 32)  # of the tiny checkpoints: a file of no known family, which fits them all the same
 SDXL = ("lora_unet_input_blocks_4_1_", 640)
 EVIL = "<img src=x onerror=window.HACKED=1>"
+HOSTILE = f"'\">{EVIL}"  # ends attributes too
 
 
 def write_network(path: Path, kind: tuple[str, int] = TINY, scale: float = 0.5, **metadata: str) -> None:
@@ -34,6 +35,17 @@ def write_network(path: Path, kind: tuple[str, int] = TINY, scale: float = 0.5, 
 def notes(path: Path, said: object) -> None:
     """Write what the user noted about a file."""
     path.with_suffix(".json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def write_hostile(folder: Path) -> None:
+    """Fill a folder, itself called so, with networks whose names, metadata and notes all are HTML."""
+    texts = ("ss_output_name", "ss_sd_model_name", "ss_training_comment", "ss_network_module")
+    said = ("modelspec.title", "modelspec.description", "modelspec.trigger_phrase", "modelspec.author", "modelspec.tags")
+    fields = ("description", "activation text", "preferred weight", "negative text", "notes", "sd version", HOSTILE)
+    for name in (EVIL, HOSTILE):
+        path = folder / HOSTILE / f"{name}.safetensors"
+        write_network(path, **dict.fromkeys((*texts, *said), HOSTILE), ss_tag_frequency=json.dumps({HOSTILE: {HOSTILE: 3}}))
+        notes(path, dict.fromkeys(fields, HOSTILE))
 
 
 def write_traps(folder: Path) -> None:

@@ -198,6 +198,7 @@ def test_a_network_is_looked_into_and_compared(webui: WebUI, page: Any) -> None:
 
 
 def test_every_page_of_the_tab_opens(page: Any) -> None:
+    wait_until_says(page, "#lyco_networks_cards", NAME)  # the first one, without a click
     tabs = page.locator("#lyco_tabs > .tab-nav button")
     assert tabs.all_inner_texts() == [label for label, _, _ in PAGES]
     for label, name, _ in PAGES:

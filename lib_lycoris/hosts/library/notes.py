@@ -6,6 +6,7 @@ from typing import Any
 
 from ...prompt.number import LARGEST
 from ...wording import storable
+from .facts import VERSIONS
 
 
 def weight(value: Any) -> float:
@@ -15,6 +16,11 @@ def weight(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         return 0.0
     return found if abs(found) <= LARGEST else 0.0
+
+
+def version(value: Any, detected: str) -> str:
+    """Return the kind of checkpoint that a file's notes name; the detected one if they have another word, as reForge's `PonyXL`."""
+    return str(value) if value in VERSIONS.values() else detected
 
 
 def showable(value: Any) -> Any:

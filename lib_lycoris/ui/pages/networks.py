@@ -11,7 +11,7 @@ from ...errors import LycorisError
 from ...hosts.protocol import NetworkCard
 from ...plain_json import parse_json
 from ..context import PageContext, Receiver
-from ..events import QUICK, Update, on_any, tab_of
+from ..events import QUICK, Update, on_any, sights
 from ..parts.card_list import ANY, SHOWN, SORTS, Wanted, cards_html, chosen, found, options_of
 from ..style import REFRESH, idle, notes, opens, scripted
 
@@ -92,7 +92,8 @@ class NetworksPage:
 
     def _wire_pages(self, _: Any) -> None:
         inputs = [self.picked, self.leaf, *self.fields]
-        tab_of(self.form).select(self.opened, inputs, [*self.view, *self.fields[1:4]], show_progress="hidden")
+        for event in sights(self.form):
+            event(self.opened, inputs, [*self.view, *self.fields[1:4]], **QUICK)
         for name, button in self.opens.items():
             receiver = self.context.receivers.get(name)
             if receiver is not None:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from ...hosts.protocol import NetworkCard
+from ...models import FAMILIES
 from ...prompt import escape_name
 from ...prompt.number import format_number
 from ...records import dataclass
@@ -19,6 +20,7 @@ from .generation.images import thumbnail
 SHOWN = 24  # cards of a leaf
 SIDE = 192  # pixels of a preview
 ANY, UNKNOWN, TOP = "any", "Unknown", "(top)"
+BASES = {family.short for family in FAMILIES.values()}  # notes may have other words, which say nothing of what a network fits
 TRIGGERS = 4  # words on a card
 SORTS: dict[str, Callable[[NetworkCard], Any]] = {
     "by name": lambda card: card.name.lower(),
@@ -41,11 +43,11 @@ class Wanted:
     sort: str = "by name"
     only: str = "everything"
     loaded: str = ""  # the loaded model's family, as cards call it
-    fits: Callable[[NetworkCard], bool] = lambda _: True  # the loaded model, of networks whose files tell no base model
+    fits: Callable[[NetworkCard], bool] = lambda _: True  # the loaded model, of networks whose base model is not known
 
     def is_for_another(self, card: NetworkCard) -> bool:
         """Tell whether a network is for another model than the loaded one."""
-        return bool(self.loaded) and (not self.fits(card) if card.base in (UNKNOWN, "") else card.base != self.loaded)
+        return bool(self.loaded) and (card.base != self.loaded if card.base in BASES else not self.fits(card))
 
 
 def found(cards: Sequence[NetworkCard], wanted: Wanted) -> list[NetworkCard]:

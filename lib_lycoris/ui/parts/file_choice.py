@@ -11,7 +11,7 @@ import gradio as gr
 
 from ...errors import ToolError
 from ...tools.files.store import FileStore, ModelFile
-from ..events import QUICK, Update, on_any, tab_of
+from ..events import QUICK, Update, on_any, sights, tab_of
 from ..style import REFRESH
 
 NEAR = 3  # names offered for one that is not there
@@ -135,7 +135,7 @@ class PickersOfTab:
         """Add the events to the open gr.Blocks."""
         components = [picker.component for picker in self.pickers]
         known = gr.State([None] * len(components))  # which lists the browser has: one is sent again only after a change
-        for event in _sights(components[0]):
+        for event in sights(components[0]):
             event(self.opened, [known, *components], [*components, known], **QUICK)
         inputs = [known, *(component for component in components if component.multiselect)]  # of the others no value is asked for
         on_any([component.focus for component in components], self.listed, inputs, [*components, known], queue=False)
@@ -170,23 +170,6 @@ def wire_pickers(blocks: Any) -> None:
 def _row(found: Iterable[tuple[Update, int]]) -> list[Any]:
     updates, stamps = zip(*found)
     return [*updates, list(stamps)]
-
-
-def _sights(component: Any) -> list[Callable[..., Any]]:
-    """Return the events at which a component comes to be seen: its tab is chosen, and the page loads if it is in the first tab or in none.
-
-    The focus alone would come too late: Gradio 3 does not draw an open list again when its choices come.
-    """
-    block, sights = tab_of(component), []
-    first = block
-    if isinstance(block, gr.Tab):
-        sights.append(block.select)
-        first = next(sibling for sibling in block.parent.children if isinstance(sibling, gr.Tab))
-    if first is block:
-        while block.parent is not None:
-            block = block.parent
-        sights.append(block.load)
-    return sights
 
 
 def network_picker(store: FileStore, label: str, elem_id: str, multiselect: bool = False, info: str = "") -> Picker:

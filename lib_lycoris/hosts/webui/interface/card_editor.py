@@ -55,8 +55,9 @@ class Editor(ui_extra_networks_user_metadata.UserMetadataEditor):  # type: ignor
         """Add the choice of the base model."""
         choices = [*dict.fromkeys(files.VERSIONS.values()), files.UNKNOWN]
         self.select_version = gr.Dropdown(
-            choices, value=files.UNKNOWN, label="Base model", info="Unknown: as detected", interactive=True, allow_custom_value=True
-        )
+            choices, value=files.UNKNOWN, label="Base model", info="Unknown, and words of your own: as detected", interactive=True,
+            allow_custom_value=True,
+        )  # fmt: skip
 
     def create_editor(self) -> None:
         """Draw the form and connect its buttons; the webui calls this."""

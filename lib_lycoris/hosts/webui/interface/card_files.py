@@ -12,11 +12,11 @@ from ....networks.tag_counts import top_tags
 from ....plain_json import parse_json
 from ...library.facts import COVERS, UNKNOWN, VERSIONS, NetworkFacts, read_metadata
 from ...library.library import Library
-from ...library.notes import showable, weight
+from ...library.notes import showable, version, weight
 
 __all__ = [
     "COVERS", "UNKNOWN", "VERSIONS", "Metadata", "NetworkFacts", "facts", "family_in_use", "known_hash", "library", "showable", "top_tags",
-    "weight",
+    "version", "weight",
 ]  # fmt: skip
 
 

@@ -66,8 +66,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc] # the web
             "label": facts.label, "alias": facts.alias, "broken": facts.broken, "algorithms": facts.algorithms,
         }  # fmt: skip
         self.read_user_metadata(item)
-        said = str(item["user_metadata"].get("sd version") or files.UNKNOWN)
-        item["sd_version"] = facts.version if said == files.UNKNOWN else said
+        item["sd_version"] = files.version(item["user_metadata"].get("sd version"), facts.version)
         item["click"] = self._click(name, file, facts, item["user_metadata"])
         # for hosts that draw cards in another way than create_item_html below
         item["prompt"], item["negative_prompt"] = json.dumps(f"<lyco:{item['click']['name']}:1>"), '""'
@@ -77,7 +76,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc] # the web
     def _search_terms(self, item: dict[str, Any], facts: files.NetworkFacts) -> list[str]:
         words = [self.search_terms_from_path(item["filename"]), item["shorthash"], facts.alias, item["sd_version"], *facts.algorithms]
         words += facts.listed.values()
-        words += [str(item["user_metadata"].get(key) or "") for key in ("activation text", "notes")]
+        words += [str(item["user_metadata"].get(key) or "") for key in ("sd version", "activation text", "notes")]
         words += [tag for tag, _ in facts.tags]
         return [word for word in dict.fromkeys(words) if word]
 
@@ -131,16 +130,14 @@ class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc] # the web
         return text
 
     def create_card_view_html(self, tabname: str, *, none_message: str | None) -> str:
-        """Draw all cards, or the reason why there is none."""
-        if not self.items and self.hidden and not none_message:
-            none_message = f"<div class='nocards'><h1>{self._hidden_note()}</h1></div>"
-        text: str = super().create_card_view_html(tabname, none_message=none_message)
+        """Draw all cards; where all are hidden, without the webui's words that there is no file, which the note above would contradict."""
+        text: str = super().create_card_view_html(tabname, none_message=none_message or (" " if self.hidden else None))
         return text
 
     def create_html(self, tabname: str, **options: Any) -> str:
-        """Draw the page; above the cards stands how many are not shown and why."""
+        """Draw the page; above the cards, whose place the webui's script clears, stands how many are not shown and why."""
         text: str = super().create_html(tabname, **options)
-        if not self.items or not self.hidden or options.get("empty"):
+        if not self.hidden or options.get("empty"):
             return text
         return f"<p class='lycoris-note'>{self._hidden_note()}</p>{text}"
 
