@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import cache
-from math import inf
+from math import inf, prod
 from sys import float_info
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkFormatError, readable
+from ..models.stored import layer_shape
 
 LARGEST_FACTOR = 1e9  # a product of several such still is a number in float32; trained factors are below 100
 LARGEST_NUMBER = 1e12  # alpha and scales: LyCORIS writes 1e10 where alpha is not used
+LARGEST_LAYER = 1 << 30  # numbers of a weight, three times those of the largest of any model; a few factors can tell of any size
 PIECE = 1 << 17  # values that are looked at together
 # One number, which files keep with or without an axis of its own.
 NUMBERS = frozenset({"alpha", "scale", "scalar", "on_input", "oft_R.scaled_oft", "delora_lambda"})
@@ -38,7 +40,10 @@ def alpha_counts(suffixes: Collection[str]) -> bool:
 
 
 def check_tensors(tensors: Mapping[str, Tensor]) -> None:
-    """Raise NetworkFormatError naming a tensor, suffix -> tensor of a module, that is empty or has no axis where it needs one."""
+    """Raise NetworkFormatError naming a tensor, suffix -> tensor of a module, that is empty or has no axis where it needs one.
+
+    So does a module whose tensors make a weight that no model has: what is made of it would take memory and time without end.
+    """
     for suffix, tensor in tensors.items():
         values, axes = tensor.numel(), tensor.dim()
         if values == 0:
@@ -52,6 +57,9 @@ def check_tensors(tensors: Mapping[str, Tensor]) -> None:
         if values == 1 and not abs(number := single(tensor, suffix)) <= _largest(suffix, tensors):
             what = "strength of a network" if suffix in NUMBERS else "weight"
             raise NetworkFormatError(f"{suffix} is {number:.3g}, which is no {what}")
+    shape = layer_shape({suffix: tuple(tensor.shape) for suffix, tensor in tensors.items()})
+    if shape and prod(shape) > LARGEST_LAYER:
+        raise NetworkFormatError(f"its tensors make a layer of {shape}, which is larger than any model's")
 
 
 def _largest(suffix: str, beside: Collection[str]) -> float:

@@ -61,6 +61,16 @@ def _check(option: Option, value: Any) -> None:
             option.check(one)
 
 
+def at_least(least: int, name: str) -> Callable[[int], None]:
+    """Return the check of an option that counts something: a rank, rows, words."""
+
+    def check(value: int) -> None:
+        if value < least:
+            raise ToolError(f"`{name}` is {least} or more, but got {value}")
+
+    return check
+
+
 def missing(tool: Tool, given: Mapping[str, Any]) -> list[Option]:
     """Return the options that a tool requires and that were not given."""
     return [option for option in tool.options if option.required and given.get(option.name) in EMPTY]

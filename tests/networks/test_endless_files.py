@@ -38,6 +38,25 @@ def test_many_names_take_a_time_in_proportion_to_their_number(names: list[str], 
     assert time.process_time() - began < 6
 
 
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"lora_up.weight": (1000, 1, 1, 1), "lora_down.weight": (1, 1000, 1, 1), "lora_mid.weight": (1, 1, 900, 900)},
+        {"lokr_w1": (2, 2), "lokr_t2": (1, 1, 300, 300), "lokr_w2_a": (1, 1000), "lokr_w2_b": (1, 1000)},
+        {"lokr_w1": (400, 400), "lokr_w2": (400, 400)},
+        {"hada_w1_a": (150_000, 1), "hada_w1_b": (1, 150_000), "hada_w2_a": (150_000, 1), "hada_w2_b": (1, 150_000)},
+    ],
+    ids=["tucker", "lokr-tucker", "lokr", "loha"],
+)
+def test_small_factors_of_a_weight_that_no_model_has_are_refused_in_a_moment(factors: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    save(tmp_path / "small.safetensors", {f"{module}.{suffix}": torch.ones(shape).half() for suffix, shape in factors.items()})
+    began = time.process_time()
+    with pytest.raises(LycorisError, match="larger than any model's"):
+        TOOLS["convert"].run(model=tmp_path / "small.safetensors", algorithm="lora", save_to=tmp_path / "out.safetensors")
+    assert time.process_time() - began < 3 and not (tmp_path / "out.safetensors").exists()
+
+
 def test_what_is_kept_for_all_layers_twice_is_no_guess(tmp_path: Path) -> None:
     tensors = {
         "a.vera_lambda_b": torch.ones(8), "a.vera_lambda_d": torch.ones(2), "one.vera_A": torch.ones(2, 8), "one.vera_B": torch.ones(8, 2),

@@ -54,6 +54,23 @@ def test_a_file_of_another_kind_is_never_replaced(option: str, folder: Path) -> 
     assert notes.read_text() == "mine"
 
 
+@pytest.mark.parametrize("value", [-1, 0])
+@pytest.mark.parametrize(
+    "tool, option, more",
+    [
+        ("extract", "block", {"algorithm": "oft"}), ("extract", "lokr_rank", {"algorithm": "lokr"}), ("interrogate", "count", {}),
+        ("networks_merge", "dim", {}), ("networks_merge", "conv_dim", {"dim": 2}), ("convert", "dim", {"algorithm": "lora"}),
+    ],
+)  # fmt: skip
+def test_a_count_below_one_is_refused_by_its_name(tool: str, option: str, more: dict[str, Any], value: int, folder: Path) -> None:
+    """A block of no rows and no words ended in a traceback; a rank of -1 left out the last one in silence."""
+    required = {one.name for one in TOOLS[tool].options if one.required}
+    places = {"model": "one", "base_model": "base", "model_org": "base", "model_tuned": "base", "models": "one", "save_to": "out"}
+    files = {name: folder / f"{places[name]}.safetensors" for name in required}
+    with pytest.raises(ToolError, match=f"`{option}` is 1 or more, but got {value}"):
+        TOOLS[tool].run(**files, **more, **{option: value})
+
+
 @pytest.mark.parametrize("device", ["", "gpu", "cpu:-1", "meta", "cuda:99", "\ud800", "0.5,0.5", "IN05:attn:0"])
 def test_a_device_that_is_not_there_is_refused_before_anything_is_read(device: str, folder: Path) -> None:
     with pytest.raises(ToolError, match="there is no device"):

@@ -21,6 +21,7 @@ from ..files.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..files.checkpoints.vocabulary import BOS, END, vocabulary
 from ..files.networks.network_file import patches
 from ..jobs.progress import Progress
+from ..validation import at_least
 from .clip import Both, Encoder, Weights, encoders, hidden_states, normed
 
 COUNT = 30
@@ -186,7 +187,7 @@ TOOL = Tool(
         Option("base_model", "the checkpoint that it is for, with its text encoders", Path, required=True, kind="checkpoint",
                aliases=("--sd_model",)),
         Option("words", "look at these words only (default: all that are one token)", nargs="+"),
-        Option("count", "how many words are listed", int, COUNT),
+        Option("count", "how many words are listed", int, COUNT, check=at_least(1, "count")),
         FASTEST,
     ),
 )  # fmt: skip

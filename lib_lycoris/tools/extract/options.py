@@ -21,6 +21,7 @@ from ..files.networks.naming import Named, named
 from ..linalg.candidates import ALGORITHMS, Wanted
 from ..linalg.ranks import Rule
 from ..units import MB
+from ..validation import at_least
 
 NORMS = ("LayerNorm", "GroupNorm")
 LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "MultiheadAttention")
@@ -41,8 +42,8 @@ OPTIONS = (
     Option("conv_value", "the rule's value for convolutions (default: `value`)", float),
     Option("size", "size of the file in MB; ranks are shared out over the layers", float),
     Option("factor", "size of LoKr's first matrix; -1 for as even as possible", int, default=-1),
-    Option("lokr_rank", "rank of LoKr's second matrix (default: whole)", int),
-    Option("block", "rows that OFT rotates together", int, default=32),
+    Option("lokr_rank", "rank of LoKr's second matrix (default: whole)", int, check=at_least(1, "lokr_rank")),
+    Option("block", "rows that OFT rotates together", int, default=32, check=at_least(1, "block")),
     Option("style", "key names in the file", default="kohya", choices=STYLES),
     ALPHA,
     replace(NETWORK_PRECISION, help="dtype of the file", default="fp16"),

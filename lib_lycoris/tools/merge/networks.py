@@ -33,6 +33,7 @@ from ..declaration import (
     options_of,
 )
 from ..jobs.progress import Progress
+from ..validation import at_least
 
 METHODS = ("sum", "ties", "dare", "dare_ties")
 DENSITY = 0.5
@@ -43,8 +44,9 @@ OPTIONS = (
     SAVE_TO,
     Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
            kind="checkpoint"),
-    Option("dim", "rank of the result, or the largest that the rule may choose (default: exact)", int, aliases=("--new_rank",)),
-    Option("conv_dim", "rank of convolutions (default: `dim`)", int, aliases=("--new_conv_rank",)),
+    Option("dim", "rank of the result, or the largest that the rule may choose (default: exact)", int, aliases=("--new_rank",),
+           check=at_least(1, "dim")),
+    Option("conv_dim", "rank of convolutions (default: `dim`)", int, aliases=("--new_conv_rank",), check=at_least(1, "conv_dim")),
     Option("rule", "how ranks are chosen, up to `dim`", default="fixed", choices=RULES),
     Option("value", "the rule's value", float, default=0.0),
     Option("size", "size of the file in MB; ranks are shared out over the layers", float),

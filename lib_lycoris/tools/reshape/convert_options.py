@@ -20,6 +20,7 @@ from ..files.networks.alpha import check_alpha
 from ..files.networks.naming import known_style, named
 from ..files.networks.network_file import Patch, changes_nothing, patches, stored_dtype, style_of, with_own
 from ..linalg.ranks import Rule
+from ..validation import at_least
 
 OPTIONS = (
     Option("model", "the network file", Path, required=True, kind="network"),
@@ -29,7 +30,7 @@ OPTIONS = (
            choices=("keep", "lora")),
     Option("base_model", "the checkpoint, for networks whose change depends on its weights or of a model of unusual size", Path,
            kind="checkpoint"),
-    Option("dim", "largest rank of what cannot become a LoRA exactly", int),
+    Option("dim", "largest rank of what cannot become a LoRA exactly", int, check=at_least(1, "dim")),
     Option("rule", "how that rank is chosen, up to `dim`", default="fixed", choices=RULES),
     Option("value", "the rule's value", float, default=0.0),
     ALPHA,
