@@ -15,6 +15,7 @@ from lib_lycoris.errors import NetworkFormatError, ToolError, naming
 from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.files.output import Output
 from lib_lycoris.tools.jobs.faults import machine_faults
+from lib_lycoris.tools.jobs.progress import Progress, ProgressState
 from tests.fuzz.tiny_files import prepared
 
 
@@ -64,6 +65,23 @@ def test_memory_that_runs_out_leaves_nothing(name: str, tmp_path: Path, monkeypa
         TOOLS[name].run(**options[name], save_to=tmp_path / "out.safetensors")
     assert sorted(os.listdir(tmp_path)) == sorted(inputs)
     assert all((tmp_path / one).read_bytes() == data for one, data in inputs.items())
+
+
+def test_a_checkpoint_that_is_changed_while_it_is_merged_makes_no_file(tmp_path: Path) -> None:
+    """The merged file was a mixture then, whose recipe and undo file were of another: verify and undo refused it."""
+    prepared(tmp_path)
+    base, before = tmp_path / "base.safetensors", sorted(path.name for path in tmp_path.iterdir())
+
+    def change(state: ProgressState) -> None:
+        with base.open("r+b") as file:
+            file.seek(-2, os.SEEK_END)
+            file.write(b"\0\0")
+        os.utime(base, ns=(0, 0))  # a clock of coarse steps has not moved on yet
+
+    options = {"sd_model": base, "models": [tmp_path / "one.safetensors"], "undo_file": tmp_path / "m.undo"}
+    with pytest.raises(ToolError, match=r"^base\.safetensors was changed while it was read"):
+        TOOLS["merge"].run(Progress(change), **options, save_to=tmp_path / "m.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_an_undo_file_gets_its_name_after_its_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,16 +214,19 @@ class InputHash:
 
     def __init__(self, path: Path, begin: int = 0) -> None:
         self._path, self._begin, self._stopped = path, begin, False
+        self._version = _version(path)
         self._value = hashlib.sha256()
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def result(self) -> str:
-        """Wait for the hash and return it."""
+        """Wait for the hash and return it. Raises ToolError where the file was changed: others read other bytes of it than these."""
         self._thread.join()
         if self._error is not None:
             raise ToolError(f"{self._path.name} cannot be read: {self._error.strerror}") from self._error
+        if _version(self._path) not in (self._version, None):  # what was only moved away is still what was read
+            raise ToolError(f"{self._path.name} was changed while it was read; run it again when nothing writes to it")
         return self._value.hexdigest()
 
     def stop(self) -> None:
@@ -237,6 +240,15 @@ class InputHash:
                     break
         except OSError as error:
             self._error = error
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    """Return what differs after a file was written to or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextmanager
