@@ -1,7 +1,8 @@
 """Networks, notes, folders and a preset that are HTML, in a real webui: nothing of them is executed on our cards, form and tab.
 
-Without the webui's built-in loader, whose own page takes names of files as HTML. The webui's own script ends in an error where a
-card is drawn anew after *Save* and its name has a quotation mark: that is done with a name that has none.
+Without the webui's built-in loader, whose own page takes names of files as HTML; so in the webuis whose loader is the extension `Lora`. The
+webui's own script ends in an error where a card is drawn anew after *Save* and its name has a quotation mark: that is done with a name
+that has none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tests.webui.test_webui_browser import CARDS, PROMPT, context, page, prompts
 from tests.webui.test_webui_person import Person
 from tests.webui.test_webui_tab import CHECKPOINT, merge, open_page, wait_until_says
 
-pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.new_set, pytest.mark.only_in("a1111")]
+pytestmark = [pytest.mark.webui, pytest.mark.browser, pytest.mark.new_set, pytest.mark.only_in("a1111", "reforge")]
 FORM, POPUP = "#txt2img_lycoris_edit_user_metadata", ".global-popup-inner"
 assert context and page  # fixtures
 
