@@ -16,7 +16,7 @@ from ..networks.reading.dtypes import OF_NETWORKS, PRECISIONS
 from ..records import dataclass
 from ..wording import duration
 from .files.output import refuse_inputs, refuse_strangers, require_space
-from .files.output_name import check_network_name
+from .files.output_name import check_network_name, refuse_weights
 from .jobs.devices import check_device
 from .jobs.faults import machine_faults
 from .jobs.progress import Progress
@@ -161,6 +161,8 @@ class Tool:
                 if option.makes == "network":
                     check_network_name(path)
                 refuse_strangers(path, FILES if option.makes == "file" else WEIGHTS, option.name)
+                if option.makes == "file":
+                    refuse_weights(path, option.name)
 
     @contextmanager
     def _naming_the_base_model(self, given: Mapping[str, Any]) -> Iterator[None]:

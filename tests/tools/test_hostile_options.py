@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,27 @@ def test_a_file_of_another_kind_is_never_replaced(option: str, folder: Path) -> 
     with pytest.raises(ToolError, match=r"notes.txt is there already and is no .* file, so it is not replaced"):
         merge(folder, **{option: notes})
     assert notes.read_text() == "mine"
+
+
+def test_no_undo_file_and_nothing_measured_takes_the_place_of_a_network(folder: Path) -> None:
+    other = folder / "tuned.safetensors"
+    before, measure = other.read_bytes(), {"model_org": folder / "base.safetensors", "model_tuned": other}
+    with pytest.raises(ToolError, match=r"^tuned\.safetensors is there already and is a network or a checkpoint"):
+        merge(folder, undo_file=other)
+    with pytest.raises(ToolError, match=r"^one\.safetensors is there already and is a network or a checkpoint.*`save_to`"):
+        TOOLS["measure"].run(**measure, save_to=folder / "one.safetensors")
+    assert other.read_bytes() == before and not (folder / "out.safetensors").exists()
+    for _ in range(2):  # one of its own kind is replaced
+        TOOLS["measure"].run(**measure, save_to=folder / "curve.safetensors")
+        merge(folder, undo_file=folder / "undo.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_is_not_replaced(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.safetensors")
+    with pytest.raises(ToolError, match=r"^pipe\.safetensors is there already and is no file"):
+        merge(folder, save_to=folder / "pipe.safetensors")
+    assert (folder / "pipe.safetensors").is_fifo()
 
 
 @pytest.mark.parametrize("value", [-1, 0])

@@ -26,6 +26,7 @@ from ...wording import counted
 from ..declaration import FASTEST, FilePath, Option, Plan, Result, Tool, options_of
 from ..files.networks.naming import select
 from ..files.output import Output, refuse_inputs, require_space
+from ..files.output_name import MEASURED
 from ..jobs.progress import Progress
 from ..jobs.workers import count, ordered
 from ..linalg.candidates import leading_values
@@ -39,7 +40,6 @@ from .report import metadata, warnings
 
 WHOLE_SECONDS = 1.2e-7  # for a number of the models, on two cores
 MEMORY = 12  # bytes for a number of the largest tensor
-KEY = "lycoris_spectra"  # of the file's metadata
 PLAIN = ("name", "shape", "factorised", "text", "longest", "keys", "energy", "whole", "reserved")
 KEPT = 24  # files that a cache folder keeps
 
@@ -174,7 +174,7 @@ def write(path: Path, spectra: Spectra) -> None:
         if len(layer.parts) > 1:
             tensors.update({f"{index}.{number}": part.values for number, part in enumerate(layer.parts)})
     facts = {"layers": rows, "family": spectra.family, "notes": spectra.notes, "whole": spectra.whole}
-    data = serialise(tensors, {KEY: json.dumps(facts)})
+    data = serialise(tensors, {MEASURED: json.dumps(facts)})
     require_space(path.parent, len(data), path.name)
     with Output(path) as output:
         output.write(data)
@@ -184,7 +184,7 @@ def read(path: Path) -> Spectra:
     """Read spectra that :func:`write` wrote. Raises ToolError, NetworkFormatError for another file."""
     file = open_file(path)
     try:
-        facts = parse_json(file.metadata[KEY])
+        facts = parse_json(file.metadata[MEASURED])
         tensors = file.read(file.tensors)
         layers = tuple(_read_layer(tensors, index, row) for index, row in enumerate(facts["layers"]))
         return Spectra(layers, str(facts["family"]), int(facts["notes"]), bool(facts["whole"]))

@@ -284,6 +284,8 @@ def require_space(folder: Path, needed: int, name: str) -> None:
 
 def refuse_strangers(path: Path, suffixes: Sequence[str], option: str) -> None:
     """Raise ToolError when an output would replace a file of another kind than itself: somebody's notes, a file of the system."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ToolError(f"{path.name} is there already and is no file but a pipe or a device; give `{option}` another name")
     if path.is_file() and path.suffix.lower() not in suffixes:
         kinds = " or ".join(suffixes)
         raise ToolError(f"{path.name} is there already and is no {kinds} file, so it is not replaced; give `{option}` another name")
