@@ -27,6 +27,7 @@ from .shapes import (
     clip_root,
     family_of,
     family_of_pipeline,
+    from_open_clip,
     text_config,
     unet_config,
     vae_config,
@@ -231,7 +232,7 @@ def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: boo
     with torch.device("meta"):
         planned = kind(config)
     root = clip_root(shapes, tower)
-    named = _from_open_clip(state, tower) if tower.open_clip else {k[len(root) :]: v for k, v in state.items() if k.startswith(root)}
+    named = from_open_clip(state, tower) if tower.open_clip else {k[len(root) :]: v for k, v in state.items() if k.startswith(root)}
     source = {name: name.removeprefix("text_model.") for name in planned.state_dict()}  # transformers 5 has the inner names only
     part = {name: named[key] for name, key in source.items() if key in named}
     _refuse_unlike(planned, part, f"the text encoder {tower.prefix}")
@@ -244,36 +245,6 @@ def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: boo
 def _tokenizer(text_encoder: Any, tower: TextTower) -> Any:
     words = text_encoder.get_input_embeddings().weight.shape[0]
     return demo_tokenizer() if words == demo_vocabulary() else clip_tokenizer(pad_with_zero=tower.open_clip)
-
-
-_OPEN_CLIP = {
-    "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
-    "attn.out_proj": "self_attn.out_proj",
-}  # fmt: skip
-
-
-def _from_open_clip(state: State, tower: TextTower) -> State:
-    """Return an open_clip text tower under transformers' names: q, k, v split, the projection transposed."""
-    found: State = {}
-    for key, tensor in state.items():
-        if not key.startswith(tower.prefix):
-            continue
-        name = key[len(tower.prefix) :]
-        match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)", name)
-        if match and match[2] == "attn.in_proj":
-            for part, rows in zip("qkv", tensor.chunk(3)):
-                found[f"encoder.layers.{match[1]}.self_attn.{part}_proj.{match[3]}"] = rows
-        elif match and match[2] in _OPEN_CLIP:
-            found[f"encoder.layers.{match[1]}.{_OPEN_CLIP[match[2]]}.{match[3]}"] = tensor
-        elif name == "text_projection":
-            found["text_projection.weight"] = tensor.T.contiguous()
-        elif name == "positional_embedding":
-            found["embeddings.position_embedding.weight"] = tensor
-        elif name == "token_embedding.weight":
-            found["embeddings.token_embedding.weight"] = tensor
-        elif name.startswith("ln_final."):
-            found["final_layer_norm." + name.removeprefix("ln_final.")] = tensor
-    return found
 
 
 def _yaml_notes(path: Path) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 Everything but the number of attention heads can be read from shapes. Heads follow the released models (SD1: 8 heads; SD2
 and SDXL: 64 channels a head; text encoders: 64 channels a head), scaled down for checkpoints narrower than any of those. Group norms
-have 32 groups in all released models, and FEW in narrow ones whose widths 32 does not divide, such as the demo model.
+have 32 groups in all released models, and FEW in narrow ones whose widths 32 does not divide, such as the demo model. SD2 and SDXL
+hold a text encoder under open_clip's names.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from ...errors import HostError
 from ...models.families import FAMILIES
@@ -135,3 +139,33 @@ def _added_conditions(shapes: Shapes, tower: TextTower) -> dict[str, Any]:
         "addition_embed_type": "text_time", "projection_class_embeddings_input_dim": total,
         "addition_time_embed_dim": (total - pooled) // 6,  # original size, crop and target size: six numbers
     }  # fmt: skip
+
+
+_OPEN_CLIP = {
+    "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}  # fmt: skip
+
+
+def from_open_clip(state: Mapping[str, Tensor], tower: TextTower) -> dict[str, Tensor]:
+    """Return an open_clip text tower under transformers' names: q, k, v split, the projection transposed."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if not key.startswith(tower.prefix):
+            continue
+        name = key[len(tower.prefix) :]
+        match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)", name)
+        if match and match[2] == "attn.in_proj":
+            for part, rows in zip("qkv", tensor.chunk(3)):
+                found[f"encoder.layers.{match[1]}.self_attn.{part}_proj.{match[3]}"] = rows
+        elif match and match[2] in _OPEN_CLIP:
+            found[f"encoder.layers.{match[1]}.{_OPEN_CLIP[match[2]]}.{match[3]}"] = tensor
+        elif name == "text_projection":
+            found["text_projection.weight"] = tensor.T.contiguous()
+        elif name == "positional_embedding":
+            found["embeddings.position_embedding.weight"] = tensor
+        elif name == "token_embedding.weight":
+            found["embeddings.token_embedding.weight"] = tensor
+        elif name.startswith("ln_final."):
+            found["final_layer_norm." + name.removeprefix("ln_final.")] = tensor
+    return found
