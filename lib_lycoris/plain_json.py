@@ -23,12 +23,12 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def read_json(path: Path) -> Any:
-    """Return the value in a JSON file. Raises OSError, and ValueError for one that is none, is no file or is larger than any such text."""
+def read_json(path: Path, largest: int = LARGEST_FILE) -> Any:
+    """Return the value in a JSON file. Raises OSError, and ValueError for one that is none, is no file or has more bytes than that."""
     info = path.stat()
     if not S_ISREG(info.st_mode):
         raise ValueError("it is no file")
-    if info.st_size > LARGEST_FILE:
+    if info.st_size > largest:
         raise ValueError(f"it has {info.st_size:,} bytes, more than any such file")
     return parse_json(path.read_text("utf-8-sig"))
 

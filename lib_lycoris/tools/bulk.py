@@ -15,13 +15,14 @@ from ..atomic import write_text
 from ..errors import ToolError, readable, reason
 from ..networks.hashes import sha256
 from ..networks.reading.folder import files_below
-from ..plain_json import json_text, parse_json
+from ..plain_json import json_text, read_json
 from ..records import dataclass
 from ..wording import counted
 from .arguments import networks_at
 from .declaration import Tool
 
 REPORT = "lycoris-bulk.json"  # in the folder of the results
+LARGEST_REPORT = 256 << 20  # bytes: of some hundred thousand files
 INPUT, OUTPUT = "model", "save_to"
 
 
@@ -82,7 +83,7 @@ class Done:
         self._rows: dict[str, Any] = {}
         if self._path.exists():
             try:
-                self._rows = dict(parse_json(self._path.read_text("utf-8"))["files"])
+                self._rows = dict(read_json(self._path, LARGEST_REPORT)["files"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ToolError(f"{self._path} is damaged ({reason(error)}); delete it, all files are then done anew") from error
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lib_lycoris import load
+from lib_lycoris.cli import main
 from lib_lycoris.errors import LycorisError, NetworkFormatError
 from lib_lycoris.hosts.library.library import Library
 from lib_lycoris.networks.writer import save
@@ -92,6 +93,20 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     assert "is no file" in library.facts(tmp_path / "pipe.safetensors").broken
     report = TOOLS["metadata"].run(models=[tmp_path / "pipe.safetensors"]).report
     assert "is no file" in report["files"][0]["error"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_pipes_under_the_names_of_our_own_files_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, results = tmp_path / "one.safetensors", tmp_path / "results"
+    save(one, {"a.lora_up.weight": torch.ones(4, 2), "a.lora_down.weight": torch.ones(2, 4)})
+    results.mkdir()
+    for pipe in (tmp_path / "one.safetensors.metadata-undo", results / "lycoris-bulk.json"):
+        os.mkfifo(pipe)
+    for change in ({"undo": True}, {"title": "x", "in_place": True}):
+        report = TOOLS["metadata"].run(models=[one], **change).report
+        assert "one.safetensors.metadata-undo is damaged (it is no file)" in report["files"][0]["error"]
+    assert main(["resize", "--each", str(one), "--save_into", str(results), "--new_rank", "1"]) == 2
+    assert "lycoris-bulk.json is damaged (it is no file)" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no such device")

@@ -11,13 +11,14 @@ from typing import Any
 from ....errors import ToolError, reason
 from ....networks.hashes import model_hash
 from ....networks.reading.header import LARGEST_HEADER, Header, read_header
-from ....plain_json import parse_json
+from ....plain_json import parse_json, read_json
 from ....wording import storable
 from ...jobs.progress import Progress
 from ...units import megabytes
 from ..output import Output, require_space
 
 SUFFIX = ".metadata-undo"  # behind the whole name of the file, in its folder
+LARGEST_UNDO = 6 * LARGEST_HEADER + 1000  # bytes: a header as a text in JSON, all of it escapes
 FORMAT = 1
 ALIGNED = 8  # bytes: where the data of a safetensors file begins
 
@@ -72,7 +73,7 @@ def restore(path: Path, progress: Progress) -> None:
 
 def _kept(undo: Path, name: str) -> dict[str, Any]:
     try:
-        facts = parse_json(undo.read_text(encoding="utf-8"))
+        facts = read_json(undo, LARGEST_UNDO)
         header = facts["header"].encode("utf-8", "surrogateescape")
         if facts["format"] != FORMAT or not isinstance(facts["data_sha256"], str) or not header:
             raise ValueError("it was written by another version")
