@@ -6,6 +6,7 @@ page that sends one must be ours.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
@@ -14,14 +15,19 @@ from urllib.parse import urlsplit
 
 from starlette.websockets import WebSocketDisconnect
 
+from ..errors import readable
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST = 8 << 20  # bytes of a request: prompts, settings, images
 UPLOAD, LARGEST_FILE = "/upload", 4 << 30  # Gradio's route for files, which it writes to the disk as they come; bytes of a request to it
 LONGEST_NAME = 255  # bytes, of a part of a path: more makes the file system raise where it is asked
+GRADIOS = ("/queue/", "/run/", "/call/", "/api/", UPLOAD, "/file")  # Gradio's routes, whose code takes a request for one of its pages'
 TO_OTHERS = ("/proxy=", "/proxy/")  # Gradio's route that fetches from another server
 _FOREIGN_TAG = re.compile(
     rb"<(script|link|iframe|img)\b[^>]*?\b(?:src|href)\s*=\s*[\"'](?:https?:)?//[^>]*>(?:\s*</script>)?", re.IGNORECASE
 )
+
+_log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -78,11 +84,16 @@ class SiteGuard:
         answer = _Answer(send, host, limited)
         try:
             await self.app(scope, limited, answer)
-        except Exception:
+        except Exception as error:
             if not limited.exceeded or answer.is_the_applications:
-                raise  # else it is what the application makes of a body that was cut off: below it is said what is wrong
+                if answer.begun or not scope["path"].startswith(GRADIOS):
+                    raise
+                what = f"{type(error).__name__}: {error}"
+                _log.warning("%s was sent what no page of the app sends: %s", readable(scope["path"], 80), readable(what, 200))
+                await answer.refuse(422, "the pages of this app send no such request")
+            # else it is what the application makes of a body that was cut off: below it is said what is wrong
         if limited.exceeded:
-            await answer.refuse()
+            await answer.refuse(413, _too_large(limited.largest))
 
     def _refusal(self, scope: Scope, headers: list[tuple[str, str]]) -> tuple[int, str] | None:
         """Return the HTTP status and the sentence of a refusal; None for what may pass."""
@@ -163,10 +174,10 @@ class _Answer:
         """Whether the application's own answer is under way, so that nothing else can be said any more."""
         return self.begun and not self.dropped
 
-    async def refuse(self) -> None:
-        """Answer that the body is too large, unless something was answered already: an application may say nothing then."""
+    async def refuse(self, status: int, sentence: str) -> None:
+        """Answer so, unless something was answered already."""
         if not self.begun:
-            await self._instead(413, _too_large(self.request.largest))
+            await self._instead(status, sentence)
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -183,8 +194,8 @@ class _Answer:
     async def _begin(self, message: Message) -> None:
         headers = [(name.lower(), value) for name, value in message.get("headers", [])]
         found = dict(headers)
-        if self.request.exceeded:
-            await self.refuse()
+        if self.request.exceeded:  # an application may say nothing then
+            await self.refuse(413, _too_large(self.request.largest))
             return
         self.begun = True
         if 300 <= message["status"] < 400 and self._is_foreign(found.get(b"location", b"").decode("latin-1")):

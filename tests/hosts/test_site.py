@@ -180,6 +180,16 @@ def test_errors_of_the_application_are_not_hidden() -> None:
         TestClient(SiteGuard(broken), base_url=f"http://{HOST}").get("/")
 
 
+@pytest.mark.parametrize("path", ["/queue/join", "/run/predict", "/call/x", "/upload", "/file=a"])
+def test_what_gradios_routes_make_of_requests_of_no_page_is_a_sentence(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def odd(*_: Any) -> None:
+        raise IndexError("no such function")
+
+    found = TestClient(SiteGuard(odd), base_url=f"http://{HOST}").post(path)
+    assert (found.status_code, found.text) == (422, "the pages of this app send no such request")
+    assert f"{path} was sent what no page of the app sends: IndexError: no such function" in caplog.text
+
+
 def test_errors_behind_an_answer_are_not_hidden_by_a_large_body() -> None:
     async def broken(_scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
