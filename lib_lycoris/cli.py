@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -45,13 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps({"failure": parser.said, "kind": "UsageError"}, indent=2, ensure_ascii=False))
         raise
     try:
-        run: Callable[[argparse.Namespace], int] = arguments.run
-        code = run(arguments)
+        code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever read the output has seen enough, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read it has seen enough, such as `head`; or it is a full disk
+        return 0 if error.errno == errno.EPIPE else _failed(f"the output cannot be written: {error.strerror}", "OutputError", False)
     except LycorisError as error:
         return _failed(str(error), type(error).__name__, getattr(arguments, "json", False))
     except KeyboardInterrupt:
@@ -181,12 +183,10 @@ def _app(arguments: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end by a service manager tidies up as Ctrl-C does
     store, jobs = open_store(host, arguments.ckpt, arguments.networks, arguments.data_dir), shared()
-    print(host.about(), file=sys.stderr)
-    print(f"Results, images and presets are kept in {store.kept_folder()}", file=sys.stderr)
+    print(host.about(), f"Results, images and presets are kept in {store.kept_folder()}", sep="\n", file=sys.stderr)
     if old := store.old.sentence():
         print(f"{old} The page can move them to your results.", file=sys.stderr)
-    settings = Settings(store.kept_folder() / "pages.json")
-    context = PageContext(store, jobs, host, settings, "Generate", lambda path: use_checkpoint(host, path))
+    context = PageContext(store, jobs, host, Settings(store.kept_folder() / "pages.json"), "Generate", lambda path: use_checkpoint(host, path))
     context.networks, context.any_path, context.trains_here = LibraryCards(lambda: host.library), True, True
     service = JobService(jobs, store)
 

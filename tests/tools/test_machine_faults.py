@@ -112,3 +112,12 @@ def test_a_name_that_the_terminal_lacks_is_printed_by_its_code(tmp_path: Path) -
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run(words, env=environment, cwd=Path(__file__).parents[2], capture_output=True, check=False)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")
+def test_a_place_for_the_output_that_is_full_is_one_sentence(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    words = [sys.executable, "-m", "lib_lycoris", "inspect", str(tmp_path / "one.safetensors"), "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == 2 and done.stderr.strip() == "error: the output cannot be written: No space left on device"
