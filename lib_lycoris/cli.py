@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read it has seen enough, such as `head`; or it is a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read it has seen enough, as `head` has; or a disk is full
         return 0 if error.errno == errno.EPIPE else _failed(f"the output cannot be written: {error.strerror}", "OutputError", False)
     except LycorisError as error:
         return _failed(str(error), type(error).__name__, getattr(arguments, "json", False))
@@ -183,10 +183,11 @@ def _app(arguments: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end by a service manager tidies up as Ctrl-C does
     store, jobs = open_store(host, arguments.ckpt, arguments.networks, arguments.data_dir), shared()
-    print(host.about(), f"Results, images and presets are kept in {store.kept_folder()}", sep="\n", file=sys.stderr)
+    kept = store.kept_folder()
+    print(host.about(), f"Results, images and presets are kept in {kept}", sep="\n", file=sys.stderr)
     if old := store.old.sentence():
         print(f"{old} The page can move them to your results.", file=sys.stderr)
-    context = PageContext(store, jobs, host, Settings(store.kept_folder() / "pages.json"), "Generate", lambda path: use_checkpoint(host, path))
+    context = PageContext(store, jobs, host, Settings(kept / "pages.json"), "Generate", lambda path: use_checkpoint(host, path))
     context.networks, context.any_path, context.trains_here = LibraryCards(lambda: host.library), True, True
     service = JobService(jobs, store)
 
@@ -220,9 +221,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     try:
         picture = _with_bar(host, request)
     except TagsRefused as error:
-        for sentence in error.sentences:
-            print(f"error: {sentence}", file=sys.stderr)
-        print("No image was made; --lenient makes it without these networks.", file=sys.stderr)
+        sentences = [f"error: {sentence}" for sentence in error.sentences]
+        print(*sentences, "No image was made; --lenient makes it without these networks.", sep="\n", file=sys.stderr)
         if arguments.json:
             print(json.dumps({"failure": "\n".join(error.sentences), "kind": type(error).__name__}, indent=2, ensure_ascii=False))
         return REFUSED
