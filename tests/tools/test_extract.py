@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lib_lycoris import load, models
 from lib_lycoris.algorithms import parse
+from lib_lycoris.algorithms.lokr import LoKr
 from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.networks import Network
 from lib_lycoris.networks.hashes import model_hash
@@ -27,7 +28,7 @@ from lib_lycoris.tools.files.networks.network_file import delta_on, patches
 from lib_lycoris.tools.jobs.progress import Cancelled, Progress
 from lib_lycoris.tools.jobs.workers import one_thread_each
 from lib_lycoris.tools.linalg.factorise import loha, nearest_kronecker, rotation, scaling
-from lib_lycoris.tools.linalg.low_rank import gram_svd, qr_svd, randomized_svd, residual
+from lib_lycoris.tools.linalg.low_rank import MANY, gram_svd, qr_svd, randomized_svd, residual
 from lib_lycoris.tools.linalg.ranks import Rule, Share, share_out, truncated_svd
 from lib_lycoris.tools.merge import networks as networks_merge
 from lib_lycoris.tools.merge import networks_options as networks_request
@@ -183,6 +184,20 @@ def test_factors_give_the_spectrum_of_their_product(m: int, r: int, n: int, seed
     dense = torch.linalg.svdvals((up @ down).double())
     assert torch.allclose(svd.s.double(), dense[: svd.rank], atol=1e-5 * float(dense[0]) + 1e-7)
     assert torch.allclose((svd.u * svd.s) @ svd.v, up @ down, atol=1e-4)
+
+
+def test_a_kronecker_product_is_decomposed_by_its_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The singular vectors of w1 ⊗ w2 are those of w1 and w2: what is orthogonal already is not decomposed again in its full size."""
+    g = torch.Generator().manual_seed(1)
+    algorithm, shape = LoKr(w1=torch.randn(33, 34, generator=g), w2=torch.randn(35, 32, generator=g)), (33 * 35, 34 * 32)
+    up, down = algorithm.low_rank(shape)  # type: ignore[misc]
+    assert up.shape[1] == 33 * 32 > MANY
+    monkeypatch.setattr(torch.linalg, "qr", lambda *_: pytest.fail("decomposed again"))
+    svd, delta = qr_svd(up, down), algorithm.delta(torch.zeros(shape))
+    assert bool((svd.s.diff() <= 0).all())
+    torch.testing.assert_close((svd.u * svd.s) @ svd.v, delta, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(svd.u.T @ svd.u, torch.eye(1056), rtol=0, atol=1e-4)
+    torch.testing.assert_close(svd.total, float(delta.double().square().sum()), rtol=1e-4, atol=0)
 
 
 def test_rules_choose_what_they_say() -> None:

@@ -21,6 +21,8 @@ PASSES = 6  # over the matrix; more have not been needed for any spectrum
 BLOCK = 1 << 19  # numbers that are summed or converted at a time, so that they stay in the processor's cache
 PIECE = 1024  # rows of a matrix that lies on its longer side, worked on at a time
 NOTHING = 1e-12  # a share of the energy that is rounding alone: the matrix is of this rank, and nothing is left to be found
+MANY = 1024  # ranks, from which on it is worth looking whether factors are orthogonal already
+ROUNDING = 1e-4  # cosine between vectors of float32 that were orthogonal
 TINY = 1e-4  # a share of the energy that differences of float32 sums do not show
 
 
@@ -68,11 +70,30 @@ def energy(tensor: Tensor) -> float:
 
 def qr_svd(up: Tensor, down: Tensor) -> Svd:
     """Return all min(m, r, n) singular values and vectors of up (m, r) · down (r, n), which is never formed; same dtype."""
+    if up.shape[1] > MANY and _are_orthogonal(up.T) and _are_orthogonal(down):
+        return _of_orthogonal(up, down)
     q, left = torch.linalg.qr(up)
     p, right = torch.linalg.qr(down.T)
     u, s, v = torch.linalg.svd((left.double() @ right.double().T), full_matrices=False)
     kept = min(up.shape[0], up.shape[1], down.shape[1])
     return Svd(q @ u[:, :kept].to(up.dtype), s[:kept].to(up.dtype), v[:kept].to(up.dtype) @ p.T, float(s.square().sum()))
+
+
+def _are_orthogonal(rows: Tensor) -> bool:
+    """Tell whether rows (r, n) are orthogonal, to rounding: as the factors of a Kronecker product of singular vectors are."""
+    lengths = torch.linalg.vector_norm(rows, dim=1).clamp_min(torch.finfo(rows.dtype).tiny)
+    cosines = (rows @ rows.T).div_(lengths).div_(lengths[:, None]).fill_diagonal_(0)
+    return float(cosines.abs_().max()) < ROUNDING
+
+
+def _of_orthogonal(up: Tensor, down: Tensor) -> Svd:
+    """Return the decomposition of up · down whose columns and rows are orthogonal: their lengths are the singular values."""
+    left, right = torch.linalg.vector_norm(up, dim=0), torch.linalg.vector_norm(down, dim=1)
+    s, order = (left * right).sort(descending=True, stable=True)
+    order = order[: min(up.shape[0], up.shape[1], down.shape[1])]
+    tiny = torch.finfo(up.dtype).tiny
+    u, v = (up / left.clamp_min(tiny))[:, order], (down / right.clamp_min(tiny)[:, None])[order]
+    return Svd(u, s[: len(order)], v, float(s.double().square().sum()))
 
 
 def gram_svd(matrix: Tensor) -> Svd:
