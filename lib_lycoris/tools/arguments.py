@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from glob import glob, has_magic
 from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import LycorisError, NetworkFormatError, ToolError
-from .declaration import Option, Tool, as_list
+from .declaration import Tool, as_list
 from .jobs.devices import fastest
 from .validation import check_path
 
@@ -98,23 +98,3 @@ def networks_at(path: Path) -> list[Path]:
     if not files:
         raise ToolError(f"{path} holds no network file ({', '.join(EXTENSIONS)})")
     return files
-
-
-def check_files(jobs: Sequence[tuple[Tool, Mapping[str, Any]]]) -> None:
-    """Raise ToolError naming every file that a job of a recipe reads and that is neither there nor written by a job before it."""
-    written: set[Path] = set()
-    lost = []
-    for number, (tool, options) in enumerate(jobs, 1):
-        paths = [(option, Path(path)) for option in tool.options for path in _paths(option, options)]
-        for option, path in paths:
-            if option.kind != "output" and not path.exists() and path.absolute() not in written:
-                lost.append(f"job {number}: there is no {path} (--{option.name})")
-            if option.kind == "output" and not path.absolute().parent.is_dir():
-                lost.append(f"job {number}: there is no folder {path.absolute().parent} (--{option.name})")
-        written |= {path.absolute() for option, path in paths if option.kind == "output"}
-    if lost:
-        raise ToolError("\n".join(["nothing was done, since files are missing", *lost]))
-
-
-def _paths(option: Option, options: Mapping[str, Any]) -> list[Any]:
-    return as_list(options.get(option.name)) if option.type is Path else []

@@ -18,12 +18,12 @@ from typing import Any
 from ..errors import LycorisError, ToolError
 from ..plain_json import plain
 from . import bulk
-from .arguments import check_files, completed, finite, whole
+from .arguments import completed, finite, whole
 from .declaration import Option, Tool
 from .jobs.freed_memory import share_freed_memory
 from .jobs.progress import Progress, ProgressState
 from .option_names import as_flag, spelled
-from .recipe_jobs import read_jobs
+from .recipe_jobs import check_files, read_jobs
 from .registry import VERBS, load_tools, tools_of
 from .validation import missing, validated
 

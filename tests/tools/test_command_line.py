@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -144,6 +145,30 @@ def test_a_recipe_looks_for_all_files_before_its_first_job(tmp_path: Path, capsy
     assert not (tmp_path / "b.safetensors").exists()
     assert main(recipe(tmp_path, *chain)) == 0
     assert (tmp_path / "c.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "x/../a.safetensors", "link.safetensors"])
+def test_no_job_of_a_recipe_replaces_what_an_earlier_one_reads(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = network(tmp_path / "a.safetensors", 1).read_bytes()
+    (tmp_path / "x").mkdir()
+    if name == "link.safetensors":
+        os.link(tmp_path / "a.safetensors", tmp_path / name)
+    there_and_back = {"model": "a.safetensors", "save_to": "b.safetensors"}, {"model": "b.safetensors", "save_to": name, "new_rank": 1}
+    assert main(recipe(tmp_path, *there_and_back)) == 2
+    said = capsys.readouterr().err
+    assert f"job 2 would replace {Path(name).name}, which job 1 reads" in said and "give --save_to another name" in said
+    assert said.count("\n") == 1 and not (tmp_path / "b.safetensors").exists()
+    assert (tmp_path / "a.safetensors").read_bytes() == before
+
+
+def test_a_recipe_may_write_its_own_files_again(tmp_path: Path) -> None:
+    network(tmp_path / "a.safetensors", 1)
+    through = [
+        {"model": "a.safetensors", "save_to": "b.safetensors"}, {"model": "b.safetensors", "save_to": "c.safetensors", "new_rank": 1},
+        {"model": "a.safetensors", "save_to": "b.safetensors", "new_rank": 3},
+    ]  # fmt: skip
+    for _ in range(2):  # the second time all of them are there
+        assert main(recipe(tmp_path, *through)) == 0
 
 
 def test_a_recipe_reports_what_was_done_before_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

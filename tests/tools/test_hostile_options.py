@@ -37,6 +37,12 @@ def merge(folder: Path, **options: Any) -> None:
     MERGE.run(**{**inputs, **options})
 
 
+def required(tool: str, folder: Path) -> dict[str, Path]:
+    """Return the files that a tool cannot do without."""
+    places = {"model_org": "base", "base_model": "base", "sd_model": "base", "model_tuned": "tuned", "save_to": "out"}
+    return {o.name: folder / f"{places.get(o.name, 'one')}.safetensors" for o in TOOLS[tool].options if o.required}
+
+
 @pytest.mark.parametrize("name", ["one.safetensors", "base.safetensors", "out.safetensors"])
 def test_an_undo_file_takes_no_place_of_another_file_of_its_run(name: str, folder: Path) -> None:
     before = (folder / "one.safetensors").read_bytes(), (folder / "base.safetensors").read_bytes()
@@ -86,11 +92,33 @@ def test_a_pipe_is_not_replaced(folder: Path) -> None:
 )  # fmt: skip
 def test_a_count_below_one_is_refused_by_its_name(tool: str, option: str, more: dict[str, Any], value: int, folder: Path) -> None:
     """A block of no rows and no words ended in a traceback; a rank of -1 left out the last one in silence."""
-    required = {one.name for one in TOOLS[tool].options if one.required}
-    places = {"model": "one", "base_model": "base", "model_org": "base", "model_tuned": "base", "models": "one", "save_to": "out"}
-    files = {name: folder / f"{places[name]}.safetensors" for name in required}
     with pytest.raises(ToolError, match=f"`{option}` is 1 or more, but got {value}"):
-        TOOLS[tool].run(**files, **more, **{option: value})
+        TOOLS[tool].run(**required(tool, folder), **more, **{option: value})
+
+
+@pytest.mark.parametrize("value", [0, -0.0, -1, 1e-9, 1e305])
+@pytest.mark.parametrize("tool, more", [("networks_merge", {}), ("extract", {}), ("resize", {"new_rank": 1}), ("slim", {"new_rank": 1})])
+def test_a_size_that_no_file_has_is_not_taken_as_none(tool: str, more: dict[str, Any], value: float, folder: Path) -> None:
+    """0 and what rounds to no bytes wrote a file of any size; 1e305 ended in a traceback."""
+    with pytest.raises(ToolError, match="`size` is in MB and above 0, from 1e-06 to 1e"):
+        TOOLS[tool].run(**required(tool, folder), **more, size=value)
+    assert not (folder / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "tool, options, said",
+    [
+        ("merge", {"dyn": [-1]}, "`dyn` is 0 or more, but got -1"),
+        ("extract", {"algorithm": "lokr", "factor": 0}, "`factor` is 1 or more, or -1 for as even as possible, but got 0"),
+        ("extract", {"algorithm": "lokr", "factor": -2}, "`factor` is 1 or more, or -1 for as even as possible, but got -2"),
+        ("split", {"ranks": [1], "unit": 0}, "`unit` is 1 or more, but got 0"),
+        ("resize", {"new_rank": 1, "dynamic_param": 0}, "`dynamic_param=0` is the limit of a method"),
+    ],
+)
+def test_a_number_that_means_nothing_is_not_taken_as_another(tool: str, options: dict[str, Any], said: str, folder: Path) -> None:
+    with pytest.raises(ToolError, match=said):
+        TOOLS[tool].run(**required(tool, folder), **options)
+    assert not list(folder.glob("out*"))
 
 
 @pytest.mark.parametrize("device", ["", "gpu", "cpu:-1", "meta", "cuda:99", "\ud800", "0.5,0.5", "IN05:attn:0"])

@@ -20,12 +20,18 @@ from ..files.networks.alpha import check_alpha
 from ..files.networks.naming import Named, named
 from ..linalg.candidates import ALGORITHMS, Wanted
 from ..linalg.ranks import Rule
-from ..units import MB
+from ..units import MB, check_size
 from ..validation import at_least
 
 NORMS = ("LayerNorm", "GroupNorm")
 LAYERS = ("Linear", "Conv1d", "Conv2d", "Conv3d", "MultiheadAttention")
 DIM = 32  # of an extraction that says nothing else
+
+
+def _check_factor(factor: int) -> None:
+    if factor < 1 and factor != -1:
+        raise ToolError(f"`factor` is 1 or more, or -1 for as even as possible, but got {factor}")
+
 
 OPTIONS = (
     Option("model_org", "the checkpoint that the tuned one was made from", Path, required=True, kind="checkpoint"),
@@ -40,8 +46,8 @@ OPTIONS = (
     Option("rule", "how ranks are chosen, up to `dim`", default="fixed", choices=RULES),
     Option("value", "the rule's value", float, default=0.0),
     Option("conv_value", "the rule's value for convolutions (default: `value`)", float),
-    Option("size", "size of the file in MB; ranks are shared out over the layers", float),
-    Option("factor", "size of LoKr's first matrix; -1 for as even as possible", int, default=-1),
+    Option("size", "size of the file in MB; ranks are shared out over the layers", float, check=check_size),
+    Option("factor", "size of LoKr's first matrix; -1 for as even as possible", int, default=-1, check=_check_factor),
     Option("lokr_rank", "rank of LoKr's second matrix (default: whole)", int, check=at_least(1, "lokr_rank")),
     Option("block", "rows that OFT rotates together", int, default=32, check=at_least(1, "block")),
     Option("style", "key names in the file", default="kohya", choices=STYLES),

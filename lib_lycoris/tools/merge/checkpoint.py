@@ -32,6 +32,7 @@ from ..declaration import (
 )  # fmt: skip
 from ..files.output import input_hash
 from ..jobs.progress import Progress
+from ..validation import at_least
 
 if TYPE_CHECKING:
     from .strengths import NetworkOptions
@@ -91,7 +92,7 @@ TOOL = Tool(
         Option("sd_model", "the checkpoint: .safetensors, .ckpt or a folder (diffusers', or of one model in numbered files)", Path,
                required=True, kind="checkpoint"),
         MODELS, *PER_NETWORK,
-        Option("dyn", "first n ranks of each network, 0 for all (DyLoRA)", int, nargs="+", per_network=True),
+        Option("dyn", "first n ranks of each network, 0 for all (DyLoRA)", int, nargs="+", per_network=True, check=at_least(0, "dyn")),
         replace(SAVE_TO, makes="checkpoint"), SAVE_PRECISION, FAMILY, DEVICE,
         Option("undo_file", "also write a file from which undo restores the checkpoint", Path, flag="--undo-file", kind="output",
                makes="file", aliases=("--undo_file",)),

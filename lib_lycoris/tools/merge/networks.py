@@ -33,6 +33,7 @@ from ..declaration import (
     options_of,
 )
 from ..jobs.progress import Progress
+from ..units import check_size
 from ..validation import at_least
 
 METHODS = ("sum", "ties", "dare", "dare_ties")
@@ -49,7 +50,7 @@ OPTIONS = (
     Option("conv_dim", "rank of convolutions (default: `dim`)", int, aliases=("--new_conv_rank",), check=at_least(1, "conv_dim")),
     Option("rule", "how ranks are chosen, up to `dim`", default="fixed", choices=RULES),
     Option("value", "the rule's value", float, default=0.0),
-    Option("size", "size of the file in MB; ranks are shared out over the layers", float),
+    Option("size", "size of the file in MB; ranks are shared out over the layers", float, check=check_size),
     Option(
         "method", "how changes are combined - sum; ties: larger values, where the networks agree on the sign; dare: random values, scaled",
         default="sum", choices=METHODS,

@@ -30,7 +30,7 @@ from ..jobs.cost import cost
 from ..jobs.progress import Progress
 from ..linalg.low_rank import Svd, relative
 from ..linalg.ranks import Rule, share_out
-from ..units import MB, megabytes
+from ..units import MB, check_size, megabytes
 from .shrink import Shrinking, Shrunk, UnchangedError, Writing, fixed_bytes, is_kernel, measured, opened, recipe_of, refuse_little, share
 
 MOST_PATTERNS, MOST_EXPRESSIONS = 6_000, 200  # of a table of ranks: names of three times as many layers as any model has, and patterns
@@ -138,6 +138,8 @@ def _understand(options: Mapping[str, Any]) -> ResizeOptions:
     method, value, rank = given["dynamic_method"], given["dynamic_param"], given["new_rank"]
     if method and value is None:
         raise ToolError(f"`dynamic_method={method}` needs `dynamic_param`")
+    if value is not None and not method:
+        raise ToolError(f"`dynamic_param={value:g}` is the limit of a method; choose one with `dynamic_method`, or leave it out")
     for name in ("new_rank", "new_conv_rank"):
         if given[name] is not None and given[name] < 1:
             raise ToolError(f"`{name}={given[name]}`: a network needs at least rank 1; prune leaves out modules that change nothing")
@@ -253,7 +255,7 @@ TOOL = Tool(
         Option("dynamic_method", "choose each layer's rank by its singular values", choices=METHODS),
         Option("dynamic_param", "the method's limit - sv_ratio: largest over smallest value; sv_fro: share of norm, sv_cumulative: of sum",
                float),
-        Option("size", "size of the new file in MB; ranks are shared out over the layers", float),
+        Option("size", "size of the new file in MB; ranks are shared out over the layers", float, check=check_size),
         Option("module_ranks", "JSON file of names, or patterns such as attn[12], and their ranks", Path, kind="file"),
         Option("base_model", "the checkpoint, for networks of a model of unusual size", Path, kind="checkpoint"),
         ALPHA,

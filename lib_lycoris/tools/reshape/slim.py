@@ -31,7 +31,7 @@ from ..jobs.progress import Progress
 from ..linalg.expand import plain_delta
 from ..linalg.frontier import Choice, Step, steps, within_bytes, within_error
 from ..linalg.low_rank import Svd, energy, relative
-from ..units import MB, megabytes
+from ..units import MB, check_size, megabytes
 from .shrink import (
     Shrinking,
     Shrunk,
@@ -287,7 +287,7 @@ TOOL = Tool(
         Option("blocks", "blocks to leave out: IN01, IN05-OUT05, BASE; NOT before them leaves out all others", nargs="+"),
         Option("elements", "kinds of layers to leave out, by a part of their names: attn1, ff, to_k; in the blocks given, else in all",
                nargs="+"),
-        Option("size", "size of the new file in MB", float),
+        Option("size", "size of the new file in MB", float, check=check_size),
         Option("error", "relative error of the whole that is allowed, such as 0.1, what is left out counted", float),
         Option("new_rank", "largest rank of a layer", int),
         Option("base_model", "the checkpoint, for changes that depend on its weights or networks of a model of unusual size", Path,

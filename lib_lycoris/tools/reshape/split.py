@@ -20,6 +20,7 @@ from ..files.networks.network_output import UNKNOWN, NetworkFile, open_network, 
 from ..files.output_name import check_network_name
 from ..jobs.cost import cost
 from ..jobs.progress import Progress
+from ..validation import at_least
 
 
 def run(
@@ -135,7 +136,7 @@ TOOL = Tool(
     (
         Option("model", "the network file", Path, required=True, kind="network", aliases=("--models",)),
         replace(SAVE_TO, makes="networks"),
-        Option("unit", "write every multiple of this rank, for example 4", int),
+        Option("unit", "write every multiple of this rank, for example 4", int, check=at_least(1, "unit")),
         Option("ranks", "write these ranks", int, (), nargs="+"),
         Option("alpha", "how strong smaller ranks are - scale: as dyn= in a prompt; keep: more, as with kohya's tool", default="scale",
                choices=("scale", "keep")),
