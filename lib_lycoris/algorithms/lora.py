@@ -24,8 +24,6 @@ from .base import Algorithm, Factors, Scaled, columns, expect, flat, precise, st
 from .factored import energy_of, flattened, shaped
 from .products import add_product, tucker
 
-LARGEST_SPARSE = 1 << 27  # numbers of a layer, twice those of the largest known one: a small file may not ask for any amount of memory
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoRA(Scaled):
@@ -94,8 +92,6 @@ class LoRA(Scaled):
             return None if self.sparse_size is None else "bias_size stands without bias_indices and bias_values"
         if indices is None or values is None or tuple(indices.shape) != (2, len(values)) or len(shape) < 2:
             return "bias_indices and bias_values do not belong together"
-        if prod(shape) > LARGEST_SPARSE:
-            return f"bias_indices speaks of a layer {tuple(shape)}, larger than any known one: what is stored sparse is added in full size"
         limits = torch.tensor([shape[0], columns(shape)])[:, None]
         inside = ((indices >= 0) & (indices < limits)).all()
         return None if bool(inside) else f"bias_indices points outside of the layer {tuple(shape)}"

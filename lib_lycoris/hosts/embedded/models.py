@@ -217,12 +217,17 @@ def _refuse_unlike(planned: nn.Module, part: State, whose: str) -> None:
 
     Its sides are those of single tensors: one that is absurdly long makes all others that long, of which the file then has none.
     """
-    wanted = {name: tensor for name, tensor in planned.state_dict().items() if not name.endswith("position_ids")}
+    wanted = _trained(planned)
     if missing := [name for name in wanted if name not in part]:
         raise KeyError(f"{whose} finds no {missing[0]} and {len(missing) - 1} more")
     for name, tensor in wanted.items():
         if part[name].shape != tensor.shape:
             raise ValueError(f"{whose} finds {name} as {tuple(part[name].shape)}, where {tuple(tensor.shape)} would fit the other tensors")
+
+
+def _trained(planned: nn.Module) -> State:
+    """Return what a model has to be given: places of words are numbers that it makes itself, which files hold rounded at times."""
+    return {name: tensor for name, tensor in planned.state_dict().items() if not name.endswith("position_ids")}
 
 
 def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: bool, dtype: torch.dtype) -> nn.Module:
@@ -233,7 +238,7 @@ def _text_encoder(state: State, shapes: Shapes, tower: TextTower, projected: boo
         planned = kind(config)
     root = clip_root(shapes, tower)
     named = from_open_clip(state, tower) if tower.open_clip else {k[len(root) :]: v for k, v in state.items() if k.startswith(root)}
-    source = {name: name.removeprefix("text_model.") for name in planned.state_dict()}  # transformers 5 has the inner names only
+    source = {name: name.removeprefix("text_model.") for name in _trained(planned)}  # transformers 5 has the inner names only
     part = {name: named[key] for name, key in source.items() if key in named}
     _refuse_unlike(planned, part, f"the text encoder {tower.prefix}")
     model = kind(config)
