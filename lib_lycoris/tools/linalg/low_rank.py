@@ -22,7 +22,7 @@ BLOCK = 1 << 19  # numbers that are summed or converted at a time, so that they 
 PIECE = 1024  # rows of a matrix that lies on its longer side, worked on at a time
 NOTHING = 1e-12  # a share of the energy that is rounding alone: the matrix is of this rank, and nothing is left to be found
 MANY = 1024  # ranks, from which on it is worth looking whether factors are orthogonal already
-ROUNDING = 1e-4  # cosine between vectors of float32 that were orthogonal
+ROUNDING = 1e-5  # cosine between vectors of float32 that were orthogonal
 TINY = 1e-4  # a share of the energy that differences of float32 sums do not show
 
 
