@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -14,6 +15,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped before anything was done.", file=sys.stderr)
         return 130
+    finally:
+        gc.freeze()  # Python looks through all objects as it ends, for nobody: 0.4 s with torch's
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ..plain_json import plain
 from . import bulk
 from .arguments import completed, finite, whole
 from .declaration import Option, Tool
-from .jobs.freed_memory import share_freed_memory
+from .jobs.freed_memory import keep_freed_memory, share_freed_memory
 from .jobs.progress import Progress, ProgressState
 from .option_names import as_flag, spelled
 from .recipe_jobs import check_files, read_jobs
@@ -61,6 +61,7 @@ def _filled_first(parser: argparse.ArgumentParser, verb: str) -> Callable[..., A
             filled.append(True)
             gc.set_threshold(COLLECTED)
             share_freed_memory()  # before there are threads
+            keep_freed_memory()
             fill(parser, verb, tools_of(verb))
         return own(*args, **kwargs)
 

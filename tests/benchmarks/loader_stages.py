@@ -40,7 +40,7 @@ class Plan:
     """
 
     repeats: int = 2
-    small: int = 3
+    small: int = 5
     rounds: dict[str, int] = field(default_factory=lambda: {"functional": 3, "merged": 3, "recompute": 1, "auto": 3})
     pairs: int = 10
     row: int = 100

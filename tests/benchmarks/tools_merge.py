@@ -144,31 +144,33 @@ def _merge_here(checkpoint: str, network: str, target: str) -> None:
 def whole(folder: Path, checkpoint: Path, network: Path) -> Iterator[tuple[str, float]]:
     """Merge with both hashes and with none, verify and undo from the command line: whole processes, beside the least that they could take.
 
-    That least is, one after the other, the import of torch, `cp` where a file is written, and one sha256 of the file for each that is
-    needed: a second hash and all sums can run beside them, and so the ratio can be below 1 on many cores.
+    That least is, one after the other, the import of torch, a copy of the file that is put on the disk, and one sha256 of the file for
+    each that is needed: a second hash and all sums can run beside them, and so the ratio can be below 1 on many cores.
     """
     merged, kept, back = (folder / f"process.{ending}" for ending in ("safetensors", "undo", "back.safetensors"))
     imported = taken([sys.executable, "-c", "import torch"])
-    copied = taken(["cp", str(checkpoint), str(merged)])
+    copied = min(plain_copy(checkpoint, merged) for _ in range(2))
     hashed = taken([sys.executable, "-c", f"from lib_lycoris.networks.hashes import sha256; sha256({str(checkpoint)!r})"])
-    yield from {"import_seconds": imported, "cp_seconds": copied, "sha256_seconds": hashed}.items()
+    yield from {"import_seconds": imported, "copy_seconds": copied, "sha256_seconds": hashed}.items()
     program = [sys.executable, "-m", "lib_lycoris"]
     merge = [*program, "merge", "--sd_model", str(checkpoint), "--models", str(network), "--ratios", "0.8", "--save_to", str(merged)]
-    yield from _beside("merge_process_no_hash", taken([*merge, "--no-hash"]), imported + copied)
-    yield from _beside("merge_process", taken(merge), imported + copied + hashed)
+    yield from _beside("merge_process_no_hash", taken([*merge, "--no-hash"], merged), imported + copied)
+    yield from _beside("merge_process", taken(merge, merged), imported + copied + hashed)
     yield from _beside("verify_process", taken([*program, "verify", str(merged), "--sd_model", str(checkpoint), "--models", str(network)]),
                        imported + 2 * hashed)  # fmt: skip
-    yield "merge_with_undo_seconds", taken([*merge, "--undo-file", str(kept)], 1)
+    yield "merge_with_undo_seconds", taken([*merge, "--undo-file", str(kept)], merged, kept)
     undo = [*program, "undo", str(merged), "--undo-file", str(kept), "--save_to", str(back)]
-    yield from _beside("undo_process", taken(undo, 1), imported + copied + hashed)
+    yield from _beside("undo_process", taken(undo, back), imported + copied + hashed)
     for path in (merged, kept, back):
         path.unlink()
 
 
-def taken(command: list[str], times: int = 2) -> float:
-    """Return how long a process takes, at best."""
+def taken(command: list[str], *made: Path) -> float:
+    """Return how long a process takes, the better of two; what it makes is not there before: removing gigabytes takes its time too."""
     found = []
-    for _ in range(times):
+    for _ in range(2):
+        for path in made:
+            path.unlink(missing_ok=True)
         began = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         found.append(time.perf_counter() - began)

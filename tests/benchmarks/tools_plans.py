@@ -43,9 +43,10 @@ def results(cases: Iterable[tuple[str, str, Mapping[str, Any]]]) -> Iterable[tup
 def _measure(tool: str, options: dict[str, Any]) -> dict[str, float]:
     import torch  # noqa: F401 - the level that memory is measured from is with it
 
-    from lib_lycoris.tools.jobs.freed_memory import share_freed_memory
+    from lib_lycoris.tools.jobs.freed_memory import keep_freed_memory, share_freed_memory
 
     share_freed_memory()  # as on the command line
+    keep_freed_memory()
 
     with watched() as peak:
         from lib_lycoris.tools.registry import load_tools

@@ -75,18 +75,23 @@ def loha_to_lora(folder: Path) -> Iterator[tuple[str, float]]:
 
 def slimmed(folder: Path) -> Iterator[tuple[str, float]]:
     """A LoCon cut to an error, beside reading it, one decomposition of each layer, and writing what is left."""
-    source, out, plain = Path(network("locon", folder)), folder / "verb.safetensors", folder / "plain"
+    source, out = Path(network("locon", folder)), folder / "verb.safetensors"
     ours = seconds(lambda: slim.run(source, out, error=0.2))
-    tensors = load_file(source)
+    yield from _compared("slim", ours, seconds(decompositions(source, out)))
+
+
+def decompositions(source: Path, made: Path) -> Callable[[], None]:
+    """Return the least that making one network of another takes: reading it, one decomposition of each layer, writing what was made."""
+    tensors, plain = load_file(source), made.with_suffix(".plain")
     names = [key.removesuffix(".lora_up.weight") for key in tensors if key.endswith(".lora_up.weight")]
 
     def fewest() -> None:
         read(source)
         for name in names:
             qr_svd(*(tensors[f"{name}.lora_{part}.weight"].float().flatten(1) for part in ("up", "down")))
-        written(plain, out.stat().st_size)
+        written(plain, made.stat().st_size)
 
-    yield from _compared("slim", ours, seconds(fewest))
+    return fewest
 
 
 def library(folder: Path) -> Path:

@@ -51,7 +51,7 @@ class Ahead(Generic[T, R]):
 def workers(device: str = "cpu") -> Iterator[ThreadPoolExecutor]:
     """Give a pool of threads for computing beside the one that writes."""
     with one_thread_each():
-        pool = ThreadPoolExecutor(max(1, count(device) - 1), initializer=torch.set_num_threads, initargs=(1,))
+        pool = ThreadPoolExecutor(count(device), initializer=torch.set_num_threads, initargs=(1,))
         try:
             yield pool
         finally:
