@@ -74,6 +74,7 @@ def cases(folder: Path, base: Path, tuned: Path, networks: Mapping[str, str]) ->
         ("extract_lokr", "extract", {**pair, "save_to": out, "algorithm": "lokr"}),
         ("measure", "measure", pair),
         ("merge", "merge", {**merge, "undo_file": undo}),
+        ("merge_alone", "merge", {**merge, "save_to": out}),
         ("merge_two", "merge", {**merge, "models": [locon, loha], "ratios": [0.8, 0.5], "save_to": out, "no_hash": True}),
         ("verify", "verify", {"merged": merged, "sd_model": str(base), "models": [locon]}),
         ("undo", "undo", {"merged": merged, "undo_file": undo, "save_to": out}),

@@ -21,7 +21,7 @@ from ..files.checkpoints.folder import OutputFolder, copy_other_files
 from ..files.checkpoints.stream import DATA_HASH, INPUT_HASH, Layout, Rows, fill_in, lay_out, write_stream
 from ..files.metadata import OWN_HASHES, base_entry, checkpoint_metadata, make_recipe, network_entry
 from ..files.output import InputHash, Output, input_hash, refuse_inputs, require_space
-from ..files.undo_file import UndoFile
+from ..files.undo_file import Kept, UndoFile
 from ..jobs.progress import Progress
 from ..jobs.workers import one_thread_each
 from .deltas import Changes, find_changes
@@ -185,20 +185,24 @@ def _write_folder(job: CheckpointMerge, progress: Progress) -> None:
 
 
 class _Merging:
-    """Makes the changed tensors of a file, and keeps the old ones for an undo."""
+    """Makes the changed tensors of a file, and packs and keeps the old ones for an undo."""
 
     def __init__(self, job: CheckpointMerge, source: CheckpointFile, undo: UndoFile) -> None:
         self._changes, self._prefix, self._undo = job.changes, source.prefix, undo
-        self._whole = job.undo is not None  # which packs whole tensors
+        self._kept: dict[str, Kept] | None = {} if job.undo is not None else None  # of whole tensors
 
     def portions(self, key: str) -> Sequence[Rows]:
-        return [None] if self._whole else self._changes.portions(self._prefix + key)
+        return [None] if self._kept is not None else self._changes.portions(self._prefix + key)
 
     def make(self, key: str, dtype: str, rows: Rows) -> Tensor:
-        return self._changes.merged(self._prefix + key, dtype, rows)
+        made = self._changes.merged(self._prefix + key, dtype, rows)
+        if self._kept is not None:
+            self._kept[key] = self._undo.packed(key, dtype, made)
+        return made
 
-    def written(self, key: str, dtype: str, last: Tensor) -> None:
-        self._undo.keep(key, dtype, last)
+    def written(self, key: str) -> None:
+        if self._kept is not None:
+            self._undo.keep(key, self._kept.pop(key))
         self._changes.by_key.pop(self._prefix + key, None)  # its networks' tensors are needed no more
 
 

@@ -13,9 +13,9 @@ from ..units import megabytes
 from .deltas import Changes, Mixed
 from .strengths import NetworkOptions
 
-BYTES_A_SECOND, ELEMENTS_A_SECOND = 8e8, 3e8  # of a common disk, and of two processor cores
-HASHED_A_SECOND = 8e8  # bytes, by both hashes
-PACKED_A_SECOND = 1e8  # bytes that an undo file keeps
+BYTES_A_SECOND, ELEMENTS_A_SECOND = 8e8, 4e8  # of a common disk, and of two processor cores
+HASHED_A_SECOND = 1.2e9  # bytes, by both hashes
+PACKED_A_SECOND = 1.5e8  # bytes that an undo file keeps
 
 
 def as_result(changes: Changes, save_to: Path, undo: Path | None, size: int, digest: str | None, seconds: float) -> Result:
@@ -35,17 +35,22 @@ def as_plan(changes: Changes, save_to: Path, size: int, undo: bool, hashed: bool
     memory, largest = memory_of(changes), max((_count(entry.shape) for entry in touched), default=0)
     if undo:
         seconds += sum(entry.end - entry.begin for entry in touched) / PACKED_A_SECOND
-        memory += largest * 6  # the old bytes, the new ones and what they are packed into
+        memory += largest * 12  # all of it: the old bytes, the new ones and what they are packed into
     report = {**_facts(changes), "output": str(save_to), "bytes": size}
     text = [*_lines(changes), f"would write {save_to}"]
     return Plan(report, "\n".join(text), round(seconds, 1), memory, size)
 
 
 def memory_of(changes: Changes) -> int:
-    """Return the bytes that computing the changed tensors takes: the networks, and the largest tensor with its sum and deltas."""
+    """Return the bytes that computing the changed tensors takes: the networks, and the largest tensor with its sum and deltas.
+
+    Of a tensor that is made in portions of rows, some of them.
+    """
     entries = changes.checkpoint.entries
-    largest = max((_count(entries[key].shape) for key in changes.by_key if key in entries), default=0)
-    return sum(mixed.asked.file.stat().st_size for mixed in changes.networks) + largest * (8 if len(changes.networks) == 1 else 12)
+    counts = {key: _count(entries[key].shape) for key in changes.by_key if key in entries}
+    whole = max((count for key, count in counts.items() if len(changes.portions(key)) == 1), default=0)
+    networks = sum(mixed.asked.file.stat().st_size for mixed in changes.networks)
+    return networks + max(4 * max(counts.values(), default=0), whole * (8 if len(changes.networks) == 1 else 15))
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -100,7 +100,7 @@ def plan(merged: Path | str, undo_file: Path | str, save_to: Path | str) -> Plan
     checkpoint, undo = prepare(merged, undo_file, save_to)
     size = sum(source.path.stat().st_size for source in checkpoint.sources)
     tensors = sum(len(facts["tensors"]) for facts in undo.files)
-    memory = 5 * max((entry.end - entry.begin for entry in checkpoint.entries.values()), default=0)
+    memory = 6 * max((entry.end - entry.begin for entry in checkpoint.entries.values()), default=0)
     report: dict[str, Any] = {"merged": str(merged), "restored_tensors": tensors, "output": str(save_to), "bytes": size}
     return Plan(
         report, f"would restore {counted(tensors, 'tensor')} and write {save_to}: {megabytes(size)}", round(size / 1.8e8, 1), memory, size

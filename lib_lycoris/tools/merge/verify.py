@@ -211,7 +211,7 @@ def plan(**options: Any) -> Plan:
     return Plan(
         report,
         f"would compute {check.merged.path.name} again from {', '.join(inputs)}",
-        round(size / 4.5e8, 1),
+        round(size / 8e8, 1),
         memory_of(check.changes),
         0,
     )

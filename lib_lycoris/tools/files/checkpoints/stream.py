@@ -39,8 +39,8 @@ class Maker(Protocol):
     def make(self, key: str, dtype: str, rows: Rows) -> Tensor:
         """Return a tensor, or one of its portions, in a dtype (safetensors' spelling); any thread may call this."""
 
-    def written(self, key: str, dtype: str, last: Tensor) -> None:
-        """Learn that a tensor is in the file; last: its last portion."""
+    def written(self, key: str) -> None:
+        """Learn that a tensor is in the file."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def write_stream(
                     tensor = ahead.take()
                     output.write(as_bytes(tensor))
                     progress.advance(tensor.nbytes, slot.key)
-                maker.written(slot.key, slot.dtype, tensor)
+                maker.written(slot.key)
             else:
                 start = source.data_start + run[0].old.begin
                 output.copy(file, start, run[-1].old.end - run[0].old.begin, progress)
