@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import LycorisError
-from .tools.arguments import Parser
+from .tools.arguments import Parser, size
 from .tools.cli import add_tool_commands
 
 if TYPE_CHECKING:
@@ -50,15 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except OSError as error:
-        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read it has seen enough, as `head` has; or a disk is full
-        return 0 if error.errno == errno.EPIPE else _failed(f"the output cannot be written: {error.strerror}", "OutputError", False)
+        return _no_output(error, "--json" in words)
     except LycorisError as error:
         return _failed(str(error), type(error).__name__, getattr(arguments, "json", False))
     except KeyboardInterrupt:
         print("\nStopped; no file is left half written.", file=sys.stderr)
         return STOPPED
+
+
+def _no_output(error: OSError, as_json: bool) -> int:
+    """Return the exit code where the system takes no output; raise any other fault."""
+    if "No usable temporary directory" in str(error):  # torch asks for one as it is imported
+        return _failed("no folder for temporary files can be written to; name one in TMPDIR", "OutputError", as_json)
+    if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read it has seen enough, as `head` has; or a disk is full
+    return 0 if error.errno == errno.EPIPE else _failed(f"the output cannot be written: {error.strerror}", "OutputError", False)
 
 
 def _failed(sentence: str, kind: str, as_json: bool) -> int:
@@ -120,7 +127,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", default="", help="what to stay away from")
     parser.add_argument("--seed", type=int, default=-1, help="the same seed gives the same image (default: a random one)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: %(default)s)")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels, such as 512x768 (default: what suits the model)")
+    parser.add_argument("--size", type=size, metavar="WxH", help="pixels, such as 512x768 (default: what suits the model)")
     parser.add_argument("--cfg", type=float, help="how closely to follow the prompt, such as 7 (default: what suits the model)")
     parser.add_argument("--sampler", help='DDIM (the default), Euler, "Euler a", "DPM++ 2M" or "DPM++ 2M Karras"; of SD 1, 2 and XL alone')
     parser.add_argument("--out", type=Path, default=Path("image.png"), metavar="FILE", help="the image, a PNG (default: %(default)s)")
@@ -155,14 +162,6 @@ def _train(arguments: argparse.Namespace) -> int:
     from .tools.training.runs import run_to_end
 
     return run_to_end(arguments.words)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    try:
-        return int(width), int(height or width)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'"{text}" is not a size; write WIDTHxHEIGHT in pixels, such as 512x768') from None
 
 
 def _app(arguments: argparse.Namespace) -> int:

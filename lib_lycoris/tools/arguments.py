@@ -98,3 +98,12 @@ def networks_at(path: Path) -> list[Path]:
     if not files:
         raise ToolError(f"{path} holds no network file ({', '.join(EXTENSIONS)})")
     return files
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read the width and height of an image in pixels: WxH, or one number for both."""
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height or width)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a size; write WIDTHxHEIGHT in pixels, such as 512x768') from None

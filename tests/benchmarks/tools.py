@@ -32,6 +32,7 @@ LIMITS = {
     "merge_time_ratio": 1.5, "extract_memory_mb": 800.0, "merge_memory_mb": 400.0, "resize_memory_mb": 400.0,
     "extract_memory_sdxl_mb": 1000.0, "merge_memory_sdxl_mb": 1000.0, "resize_memory_sdxl_mb": 1000.0, "extract_sdxl_seconds": 45.0,
     "extract_accelerator_memory_ratio": 1.25, "merge_accelerator_memory_ratio": 1.25,
+    "merge_process_ratio": 1.75, "merge_process_no_hash_ratio": 2.0, "verify_process_ratio": 1.5, "undo_process_ratio": 3.0,
     **tools_verbs.LIMITS, **tools_plans.LIMITS,
 }  # fmt: skip
 STAGES = ("residual", "extract", "resize", "merge", "processes", "memory", "verbs", "plans")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lib_lycoris.cli import main
 from lib_lycoris.errors import NetworkFormatError, ToolError, naming
 from lib_lycoris.tools import TOOLS
 from lib_lycoris.tools.files.output import Output
@@ -121,3 +123,16 @@ def test_a_place_for_the_output_that_is_full_is_one_sentence(tmp_path: Path) -> 
     with open("/dev/full", "w") as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
     assert done.returncode == 2 and done.stderr.strip() == "error: the output cannot be written: No space left on device"
+
+
+def test_without_a_folder_for_temporary_files_a_verb_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def imported(*_: Any) -> None:  # as torch is: it asks for such a folder
+        monkeypatch.setattr("tempfile.tempdir", None)
+        monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+        tempfile.gettempdir()
+
+    monkeypatch.setattr("lib_lycoris.cli._inspect", imported)
+    assert main(["inspect", str(tmp_path / "a.safetensors")]) == 2
+    assert capsys.readouterr().err == "error: no folder for temporary files can be written to; name one in TMPDIR\n"
