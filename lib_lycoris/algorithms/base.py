@@ -205,6 +205,11 @@ class Algorithm(ABC):
         """
         torch.add(base, self.delta(weight) * strength, out=out)  # not fused: that rounds otherwise at the end of a row of lanes
 
+    @property
+    def adds_directly(self) -> bool:
+        """Tell whether :meth:`add_delta` makes nothing of the weight's size beside what it writes."""
+        return False
+
     def cost(self, shape: Sequence[int]) -> Cost:
         """Return what either form costs on a weight of this shape; unless an algorithm knows better, a second full-size product."""
         size = float(prod(shape))

@@ -20,7 +20,7 @@ from ..records import dataclass
 from .activation import Bypass, Cost, Layer, dense, low_rank
 from .base import Factors, Scaled, columns, expect, flat, precise, stored
 from .factored import energy_of, flattened, shaped
-from .products import row_blocks, tucker
+from .products import FEW, row_blocks, tucker
 from .stored_values import Ways
 
 
@@ -109,9 +109,9 @@ class LoHa(Scaled):
             super().add_delta(out, base, weight, strength)
             return
         target, source = out.view(out.shape[0], -1), base.reshape(out.shape[0], -1)
-        blocks = list(row_blocks(target))
+        blocks = list(row_blocks(target, few=FEW))
         # one piece of memory for all blocks: to get one for each takes longer than the products
-        one, other = torch.empty(2, blocks[0].stop, target.shape[1], dtype=a.dtype, device=a.device)
+        one, other = torch.empty(2, blocks[-1].stop - blocks[-1].start, target.shape[1], dtype=a.dtype, device=a.device)
         for rows in blocks:
             count = rows.stop - rows.start
             product = torch.mm(a[rows], b, out=one[:count]).mul_(torch.mm(c[rows], d, out=other[:count]))

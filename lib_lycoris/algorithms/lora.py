@@ -145,6 +145,11 @@ class LoRA(Scaled):
         rest = dense(layer, self.sparse(layer.weight))
         return Bypass(lambda x, y: act(x, y) + rest(x, y))
 
+    @property
+    def adds_directly(self) -> bool:
+        """Tell that only the product of factors does; what is stored sparse is made dense."""
+        return self.sparse_values is None
+
     def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
         """Write base + s · ΔW into out, without ΔW in between."""
         up, down, core = self.factors(weight)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms import Algorithm
+from ..algorithms.products import FEW, stretches
 from ..records import dataclass
 
 ROUNDING = 4 * torch.finfo(torch.float32).eps  # of the norm of what is added up: what that leaves where nothing should be left
@@ -41,7 +42,9 @@ def add_terms(out: Tensor, base: Tensor, terms: Sequence[Term], check: Check = l
     wide = torch.float64 if base.dtype == torch.float64 else torch.float32
     ordered = sorted(terms, key=lambda term: term.order)
     own = out.dtype == wide and out.is_contiguous() and out.data_ptr() != base.data_ptr()  # nothing is made beside it
-    if all(term.pieces is None and by_rows(term.algorithm) for term in ordered):
+    beside = own and base.dtype == wide
+    directly = beside and all(term.algorithm.adds_directly for term in ordered)
+    if not directly and all(term.pieces is None and by_rows(term.algorithm) for term in ordered):
         ready = [(term.algorithm.moved(base), term.strength) for term in ordered]
         for block in blocks(base):
             place = out[block]
@@ -53,7 +56,6 @@ def add_terms(out: Tensor, base: Tensor, terms: Sequence[Term], check: Check = l
             if (checked := check(exact, base[block])) is not place:
                 place.copy_(checked)
         return
-    beside = own and base.dtype == wide
     total = out if beside else base.to(wide, copy=True, memory_format=torch.contiguous_format)
     start = base if beside else total  # the first change is made beside the base, which is then read once
     for term in ordered:
@@ -80,13 +82,9 @@ def portions(shape: Sequence[int]) -> Iterator[slice]:
     return stretches(shape[0], _rows_at_once(shape) * BLOCKS)
 
 
-def stretches(count: int, step: int) -> Iterator[slice]:
-    """Give so many rows in stretches of a number of rows, the last one of those that are left."""
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))
-
-
 def _rows_at_once(shape: Sequence[int]) -> int:
-    return max(1, AT_ONCE // max(1, prod(shape[1:])))
+    columns = max(1, prod(shape[1:]))
+    return max(1, AT_ONCE // columns, min(FEW, 4 * AT_ONCE // columns))
 
 
 def _add(total: Tensor, start: Tensor, term: Term) -> None:

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lib_lycoris import Patcher
 
 from . import loader_networks
@@ -39,9 +41,9 @@ class Plan:
     a schedule's steps, networks in a row.
     """
 
-    repeats: int = 2
-    small: int = 5
-    rounds: dict[str, int] = field(default_factory=lambda: {"functional": 3, "merged": 3, "recompute": 1, "auto": 3})
+    repeats: int = 3
+    small: int = 3
+    rounds: dict[str, int] = field(default_factory=lambda: {"functional": 3, "merged": 5, "recompute": 1, "auto": 3})
     pairs: int = 10
     row: int = 100
     size: int = 64  # of a step's latents
@@ -66,6 +68,7 @@ class Stages:
     def events(self, side: Side, kind: str) -> dict[str, list[float]]:
         """Return what each kind of change adds, from a fresh start: once, and to take a network off, which adds little, several times."""
         one, other, found = self.file(kind, 0), self.file(kind, 1), {}
+        self.at_hand(one, other)
         for name, path, strength in (("first_use", one, 0.8), ("new_file", other, 0.8), ("strength_only", other, 0.5)):
             found[name] = [added(partial(side.use, path, strength), side.model.probe)]
         found["off"] = [added(side.off, side.model.probe)]
@@ -75,6 +78,17 @@ class Stages:
             found["off"].append(added(side.off, side.model.probe))
         side.reset()
         return found
+
+    def at_hand(self, *files: Path) -> None:
+        """Have the system hold memory of the model's size, and files in its cache.
+
+        A virtual machine's memory goes back to its host seconds after it is freed, and a gigabyte takes up to two seconds to come again:
+        whichever side was measured next would wait for that.
+        """
+        size = sum(tensor.numel() * tensor.element_size() for part in self.model.parts.values() for tensor in part.parameters())
+        torch.ones(size, dtype=torch.uint8)
+        for path in files:
+            path.read_bytes()
 
     def changes(self) -> Iterator[Result]:
         """Yield what changes add, ours of the host's, and each in seconds."""
@@ -120,6 +134,7 @@ class Stages:
                 yield change
                 whole = (max(change.value, 0.0) + STEPS * step(rounds, "auto")) / (STEPS * step(rounds, "plain"))
                 yield Result(f"picture_{kind}", whole, PICTURE_LIMIT)
+            yield Result(f"step_{kind}_plain_seconds", step(rounds, "plain"), unit="s")
             for side in sides.values():
                 side.reset()
 
