@@ -38,6 +38,7 @@ class Algorithm(ABC):
     reads_output: ClassVar[bool] = False  # whether the activation-side form looks at y, or only at its shape
     binds_weight: ClassVar[bool] = False  # whether preparing that form reads values of W, and so must be done again for another W
     additive: ClassVar[bool] = False  # whether ΔW is the same for every base weight
+    adds_directly: ClassVar[bool] = False  # whether add_delta makes nothing of the weight's size beside what it writes
     keeps_zero: ClassVar[bool] = False  # whether weights of zero stay so: what is only turned or multiplied
     ways: ClassVar[Ways] = ()  # of what is stored in one of several ways
     one_of_each_term: ClassVar[tuple[str, ...]] = ()  # fields that multiply ΔW when all of them are multiplied; (): there are none
@@ -172,10 +173,7 @@ class Algorithm(ABC):
         return None
 
     def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
-        """Return up (out, r) and down (r, in·k), float32, with up · down = ΔW exactly.
-
-        None where ΔW has no closed low-rank form, or depends on a base weight that is not given.
-        """
+        """Return up (out, r) and down (r, in·k), float32, with up · down = ΔW exactly; None where no such are known without the weight."""
         return None
 
     def energy(self, shape: Sequence[int]) -> float | None:
@@ -204,11 +202,6 @@ class Algorithm(ABC):
         All have the weight's shape; out is float32 (float64 for float64), contiguous, and may be base itself.
         """
         torch.add(base, self.delta(weight) * strength, out=out)  # not fused: that rounds otherwise at the end of a row of lanes
-
-    @property
-    def adds_directly(self) -> bool:
-        """Tell whether :meth:`add_delta` makes nothing of the weight's size beside what it writes."""
-        return False
 
     def cost(self, shape: Sequence[int]) -> Cost:
         """Return what either form costs on a weight of this shape; unless an algorithm knows better, a second full-size product."""

@@ -31,6 +31,7 @@ class LoRA(Scaled):
 
     name: ClassVar[str] = "lora"
     additive: ClassVar[bool] = True
+    adds_directly: ClassVar[bool] = True
     one_of_each_term: ClassVar[tuple[str, ...]] = ("up", "sparse_values")
 
     up: Tensor = stored("lora_up.weight", axes=(2, 5))  # (out, r) or (out, r, 1, 1)
@@ -144,11 +145,6 @@ class LoRA(Scaled):
             return act
         rest = dense(layer, self.sparse(layer.weight))
         return Bypass(lambda x, y: act(x, y) + rest(x, y))
-
-    @property
-    def adds_directly(self) -> bool:
-        """Tell that only the product of factors does; what is stored sparse is made dense."""
-        return self.sparse_values is None
 
     def add_delta(self, out: Tensor, base: Tensor, weight: Tensor, strength: float) -> None:
         """Write base + s · ΔW into out, without ΔW in between."""
