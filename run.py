@@ -517,7 +517,7 @@ def run_inside(arguments: list[str]) -> int:
     sys.path[:0] = [str(ROOT)]
     try:
         if arguments[:1] not in (["bench"], ["dev"]):
-            from lib_lycoris.cli import main as command_line
+            from lib_lycoris.__main__ import main as command_line
 
             return command_line(arguments) or 0
         folder, what = {"bench": ("benchmarks", "benchmark"), "dev": ("development", "program")}[arguments[0]]

@@ -173,7 +173,7 @@ class Algorithm(ABC):
         return None
 
     def low_rank(self, shape: Sequence[int], weight: Tensor | None = None) -> Factors | None:
-        """Return up (out, r) and down (r, in·k), float32, with up · down = ΔW exactly; None where no such are known without the weight."""
+        """Return up (out, r) and down (r, in·k), float32, up · down = ΔW exactly; None where there are none, or not without the weight."""
         return None
 
     def energy(self, shape: Sequence[int]) -> float | None:

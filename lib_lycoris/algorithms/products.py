@@ -31,8 +31,11 @@ def add_product(out: Tensor, base: Tensor, up: Tensor, down: Tensor, strength: f
 
     In one product: it takes two thirds of the time of one for each block of rows, and rows in a block of few may get other last bits.
     """
-    target, source = out.view(out.shape[0], -1), base.reshape(out.shape[0], -1)
-    torch.addmm(source, up, down, alpha=strength, out=target)
+    target = out.view(out.shape[0], -1)
+    if out is base:
+        target.addmm_(up, down, alpha=strength)
+    else:
+        torch.addmm(base.reshape(target.shape), up, down, alpha=strength, out=target)
 
 
 def tucker(core: Tensor, up: Tensor, down: Tensor) -> Tensor:

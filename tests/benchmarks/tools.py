@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -39,20 +38,6 @@ STAGES = ("residual", "extract", "resize", "merge", "processes", "memory", "verb
 AT_LEAST = ("extract_time_ratio", "resize_time_ratio")
 EXTRACT = {"dim": 32, "conv_dim": 16}
 MB = 1e6
-
-
-def copy_seconds(source: Path, target: Path) -> float:
-    """Return how long a plain read and write of a file takes, with fsync."""
-
-    def copy() -> None:
-        with source.open("rb", buffering=0) as read, target.open("wb", buffering=0) as write:
-            while block := read.read(16 << 20):
-                write.write(block)
-            os.fsync(write.fileno())
-
-    taken = seconds(copy)
-    target.unlink()
-    return taken
 
 
 class Bench:
@@ -112,7 +97,7 @@ class Bench:
         ours = min(seconds(lambda: resize.run(**options)) for _ in range(3))
         yield "resize_seconds", ours
         yield "resize_time_ratio", self.peer_seconds(True) / ours
-        yield "resize_floor_ratio", ours / seconds(tools_verbs.decompositions(Path(options["model"]), Path(options["save_to"])))
+        yield "resize_floor_ratio", ours / tools_verbs.seconds(tools_verbs.decompositions(Path(options["model"]), Path(options["save_to"])))
 
     def merge_options(self, family: str) -> dict[str, Any]:
         """Return the options of the merge that is measured."""
@@ -126,7 +111,7 @@ class Bench:
         options = self.merge_options("sd1")
         plain, ours = [], []
         for _ in range(2):
-            plain.append(copy_seconds(Path(options["sd_model"]), self.folder / "copy.safetensors"))
+            plain.append(tools_merge.plain_copy(Path(options["sd_model"]), self.folder / "copy.safetensors"))
             ours.append(seconds(lambda: merge.run(**options)))
         yield "merge_seconds", min(ours)
         yield "merge_time_ratio", min(ours) / min(plain)
