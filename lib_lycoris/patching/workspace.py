@@ -22,6 +22,11 @@ Gains = Callable[[str], Iterable[tuple[float, int]]]  # kind of device -> what e
 LENT_SHARE = 0.15  # of the networks' own bytes: what "functional" may borrow for the weight of one layer at a time
 
 
+def _nothing(device: str) -> tuple[()]:
+    """Return what no layers would gain."""
+    return ()
+
+
 @dataclass
 class Workspace:
     """Decides for each layer how its changes are applied, and lends it memory for an effective weight."""
@@ -33,7 +38,7 @@ class Workspace:
     _kept: int = 0
     _room: int | None = None
     _least_gain: float = 0.0
-    _gains: Gains = lambda device: ()
+    _gains: Gains = field(default=_nothing, repr=False)
     _lent_bytes: float = 0
     lock: Any = field(default_factory=RLock, repr=False)  # held while a layer is prepared, or used as one thread at a time may
     _scratch: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
@@ -44,8 +49,9 @@ class Workspace:
         self._room, self._least_gain = None, 0.0
 
     def free(self) -> None:
-        """Let the shared memory go."""
+        """Let the shared memory go, and the layers, which hold their networks."""
         self._scratch.clear()
+        self._gains = _nothing
 
     def way(
         self, works: Sequence[Cost], positions: int, size: int, dtype: torch.dtype, device: torch.device, constant: bool, kept: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -292,7 +292,8 @@ def test_the_least_recently_used_networks_are_forgotten_first(tmp_path: Path) ->
 
 
 @torch.no_grad()
-def test_nothing_is_left_of_a_network_whose_tag_is_gone(tmp_path: Path, x: Tensor) -> None:
+@pytest.mark.parametrize("take_off", [Patcher.restore, lambda patcher: patcher.apply([])], ids=["restore", "none"])
+def test_nothing_is_left_of_a_network_whose_tag_is_gone(tmp_path: Path, x: Tensor, take_off: Callable[[Patcher], object]) -> None:
     model = TinyModel()
     patcher, loaded = Patcher(model), NetworkCache()
     path = write_network(tmp_path / "n.safetensors", "lokr", 1)
@@ -305,7 +306,7 @@ def test_nothing_is_left_of_a_network_whose_tag_is_gone(tmp_path: Path, x: Tenso
         patcher.pause()
         loaded.end_run(0)
         assert gone[0]() is not None  # used by the last prompt
-        patcher.apply([], mode)  # type: ignore[arg-type]
+        take_off(patcher)
         loaded.end_run(0)
         gc.collect()
         assert not [reference for reference in gone if reference() is not None], mode
