@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +41,7 @@ PHASES = (  # of the webui's timer: those in which an extension runs
     "load scripts", "reload script modules", "initialize extra networks", "scripts before_ui_callback", "create ui", "gradio launch",
     "add APIs", "app_started_callback",
 )  # fmt: skip
+SMALL = 3  # measurements behind each of what adds less than one image differs from the next
 WARMING = 4  # images after which the process' memory grows no more
 Times = dict[str, list[float]]
 Tag = Callable[[int, float], str]
@@ -61,14 +63,18 @@ NO_ROOM = Side("lyco", settings={"lyco_merged_mib": 0})
 
 def changes(pictures: Pictures, tag: Tag, repeats: int) -> Times:
     """Return what each kind of change adds; tag: of the network with this number, of which there are one more than repeats."""
-    last, again = tag(repeats, 0.8), []
+    last = tag(repeats, 0.8)
     found = {"first_use": [pictures.added(tag(0, 0.8))]}
     found["new_file"] = [pictures.added(tag(number, 0.8)) for number in range(1, repeats + 1)]
     found["strength_only"] = [pictures.added(tag(repeats, 0.7 - 0.1 * number)) for number in range(repeats)]
-    for _ in range(repeats):
-        pictures.cost(last)
-        again.append(pictures.added(""))
-    return {**found, "off": again}
+    found["off"] = [median(_off(pictures, last) for _ in range(SMALL)) for _ in range(repeats)]
+    return found
+
+
+def _off(pictures: Pictures, tag: str) -> float:
+    """Return what it adds to take a network off."""
+    pictures.cost(tag)
+    return pictures.added("")
 
 
 @contextmanager

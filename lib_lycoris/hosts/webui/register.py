@@ -7,37 +7,33 @@ from contextlib import ExitStack
 from typing import Any
 
 from .activation import Refusal, network
+from .callbacks import listen
 from .comments import merge_hashes
 from .folders import summary
 from .host import WebuiHost, host
 
 
 def before_ui(*actions: Callable[[], None]) -> None:
-    """Have all of this done right before the webui builds its UI; it forgets callbacks when that is reloaded, and our script runs again.
-
-    With one callback, and the others registered by these: for each the webui looks through its whole stack, and while scripts are read that
-    has frames for which Python compares all modules, 40 ms a time.
-    """
-    from modules import script_callbacks
+    """Have all of this done right before the webui builds its UI; it forgets callbacks when that is reloaded, and our script runs again."""
 
     def run() -> None:
         with ExitStack() as stack:  # runs the others where one fails too, whose error the webui then shows
             for action in reversed(actions):
                 stack.callback(action)
 
-    script_callbacks.on_before_ui(run)
+    listen("before_ui", run)
 
 
 def register() -> None:
     """Register the network, which the webui forgets while scripts are read, and its callbacks."""
-    from modules import extra_networks, script_callbacks
+    from modules import extra_networks
 
     from .lora import watch
 
     ours = network()
-    script_callbacks.on_cfg_denoiser(lambda params: network().before_call(params))
-    script_callbacks.on_model_loaded(_model_loaded)
-    script_callbacks.on_script_unloaded(_unload)
+    listen("cfg_denoiser", lambda params: network().before_call(params))
+    listen("model_loaded", _model_loaded)
+    listen("script_unloaded", _unload)
     extra_networks.register_extra_network(ours)
     _find_files(ours.host)
     watch()

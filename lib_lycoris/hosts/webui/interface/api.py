@@ -13,6 +13,7 @@ from ....errors import LycorisError
 from ....plain_json import plain
 from ....tools.jobs.service import JobService
 from ...jobs_api import add_job_routes, same_site
+from ..callbacks import listen
 from ..host import host
 from . import card_files as files
 
@@ -22,9 +23,7 @@ ADDRESS = "/sdapi/v1"
 
 def register(inspect: Inspect | None, service: JobService | None = None) -> None:
     """Add the routes when the web application starts; without `inspect` there is no route for it, without `service` none for tools."""
-    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
-
-    script_callbacks.on_app_started(lambda _, app: add_routes(app, inspect, service))
+    listen("app_started", lambda _, app: add_routes(app, inspect, service))
 
 
 def add_routes(app: FastAPI, inspect: Inspect | None, service: JobService | None = None) -> None:

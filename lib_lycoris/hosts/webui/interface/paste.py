@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ....prompt import escape_name, unescape_name
+from ..callbacks import listen
 from . import card_files as files
 
 NOT_LISTED = str.maketrans("", "", ":,")  # what a list of hashes leaves out of a name
@@ -18,9 +19,7 @@ TAG = re.compile(r"<lyco:([^:>]+)(?=[:>])")
 
 def register() -> None:
     """Ask the host to show us every pasted infotext."""
-    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
-
-    script_callbacks.on_infotext_pasted(on_pasted)
+    listen("infotext_pasted", on_pasted)
 
 
 def on_pasted(_: str, fields: dict[str, Any]) -> None:

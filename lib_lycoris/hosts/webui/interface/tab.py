@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ....tools.jobs.service import JobService
+from ..callbacks import listen
 from . import api
 
 Tab = Callable[[], Any]  # returns what adds the tab's components to the webui's page when its render() is called
@@ -35,8 +36,6 @@ def register_tools(inspect: api.Inspect | None = None, tab: Tab | None = None, s
 
     `inspect` describes one file and is what the API's inspect answers with; `tab` builds our tab; `service` runs the tools for the API.
     """
-    from modules import script_callbacks  # type: ignore[import-not-found,unused-ignore]
-
     api.register(inspect, service)
     if tab is not None:
-        script_callbacks.on_ui_tabs(lambda: [(tab(), "LyCORIS", "lycoris")])
+        listen("ui_tabs", lambda: [(tab(), "LyCORIS", "lycoris")])
