@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from lib_lycoris import Patcher
 
 from . import loader_networks
@@ -20,6 +18,7 @@ from .loader_models import Model
 from .loader_sides import STEPS, Hosts, Ours, Side
 from .loader_steps import Steps, Times, share, step
 from .loader_timing import Result, added, of, ratio, seconds
+from .memory import at_hand
 
 EVENTS = ("first_use", "new_file", "strength_only", "off")
 CHANGE_LIMITS = {"functional": 0.10, "merged": 1 / 3}
@@ -82,13 +81,8 @@ class Stages:
         return {event: median(found[event] for found in measured) for event in EVENTS}
 
     def at_hand(self, *files: Path) -> None:
-        """Have the system hold memory of the model's size, and files in its cache.
-
-        A virtual machine's memory goes back to its host seconds after it is freed, and a gigabyte takes up to two seconds to come again:
-        whichever side was measured next would wait for that.
-        """
-        size = sum(tensor.numel() * tensor.element_size() for part in self.model.parts.values() for tensor in part.parameters())
-        torch.ones(size, dtype=torch.uint8)
+        """Have the system hold memory of the model's size, and files in its cache."""
+        at_hand(sum(tensor.numel() * tensor.element_size() for part in self.model.parts.values() for tensor in part.parameters()))
         for path in files:
             path.read_bytes()
 

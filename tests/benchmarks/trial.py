@@ -32,6 +32,7 @@ from .loader_sides import Ours
 from .loader_stages import EVENTS
 from .loader_timing import Result, of, ratio
 from .loader_webui import FIGURES, Pictures, checkpoint, python_of, serving
+from .memory import at_hand
 
 MB = 1e6
 LIMITS = {"auto": 0.1, "merged": 1 / 3}  # of what the built-in loader adds
@@ -109,6 +110,10 @@ class Trial:
             options=side.settings, flags=flags,
         )  # fmt: skip
 
+    def at_hand(self) -> None:
+        """Have the system hold memory of the model's size: both loaders take as much at a first use."""
+        at_hand((self.models / "checkpoints" / "sd1-1.safetensors").stat().st_size)
+
     @contextmanager
     def side(self, side: Side, kind: str) -> Iterator[tuple[Pictures, Tag, float]]:
         """Give the images of a process with networks of a kind, their tags, and the process' peak without them."""
@@ -128,6 +133,7 @@ class Trial:
     def measured(self, side: Side, kind: str) -> tuple[Times, float]:
         """Return what changes add in one process, and by how many bytes its peak lies above that of images without tags."""
         with self.side(side, kind) as (pictures, tag, resting):
+            self.at_hand()
             with peak(pictures.process) as highest:
                 found = changes(pictures, tag, self.repeats)
             return found, highest.bytes - resting
@@ -182,7 +188,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--webui-python", metavar="PYTHON", help="the Python that this webui runs with (default: the one in its venv)")
     parser.add_argument("--kinds", nargs="*", default=[*FIGURES], choices=FIGURES, metavar="KIND", help=f"of {', '.join(FIGURES)}")
     parser.add_argument("--repeats", type=int, default=2, help="of each change; a first use comes once a process")
-    parser.add_argument("--starts", type=int, default=5, help="with and without the extension; 0: the start is not measured")
+    parser.add_argument("--starts", type=int, default=8, help="with and without the extension; 0: the start is not measured")
     parser.add_argument("--processor-time", action="store_true", help="on a busy machine: the webui's processor time instead of the wall's")
     parser.add_argument("--json", type=Path, help="write the results to a file")
     parser.add_argument("--folder", type=Path, help="keep checkpoint and networks here, for the next run (default: a temporary folder)")
