@@ -12,7 +12,7 @@ from .layers.layer import PatchedLayer
 
 WORTH_A_THREAD = 64 << 20  # bytes
 AT_ONCE = 16 << 20  # bytes
-SHARE = 0.04  # of the time is spent on it: the next images do not feel it, and three gigabytes are gone some seconds later
+SHARE = 0.1  # of the time is spent on it: the next image's steps do not feel it, and what was merged is gone two seconds later
 LONGEST = 0.1  # seconds between two times: the end of the program is not kept waiting
 
 _slow: list[Event] = []  # one for each thread that gives something back and could be done sooner

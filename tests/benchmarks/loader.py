@@ -28,7 +28,8 @@ from .loader_models import make
 from .loader_stages import QUICK, Plan, Stages
 from .loader_timing import Clock, Result
 
-SDXL = Plan(1, 1, {"functional": 1}, 2, 0, ways=("functional",))
+SDXL = Plan(2, 3, {"functional": 5}, 2, 0, ways=("functional",))
+SDXL_STEADY_LIMITS = {"steady_lora_functional": 1.05}
 STAGES = ("changes", "steady", "floors", "schedule", "memory", "start", "webui", "gpu", "sdxl")
 
 
@@ -91,7 +92,8 @@ class Run:
         model = make("sdxl", self.given.device, torch.bfloat16 if cpu else torch.float16)
         stages = Stages(model, folder, self.kinds, replace(SDXL, size=64 if cpu else 128))
         for result in (*stages.changes(), *stages.steady()):
-            yield replace(result, name=f"sdxl_{result.name}")
+            limit = SDXL_STEADY_LIMITS.get(result.name, result.limit)
+            yield replace(result, name=f"sdxl_{result.name}", limit=limit)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
