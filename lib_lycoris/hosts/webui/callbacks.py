@@ -11,7 +11,7 @@ def listen(event: str, action: Callable[..., Any]) -> None:
     """Register a callback as the webui's ``on_<event>`` does, under the same name.
 
     To learn which file it is from, that function looks through the whole stack and all modules: 20 to 70 ms a time while scripts are read.
-    It is told instead, where it can be told (since webui 1.9, in the Forges too).
+    It is told instead, where it can be told, as in webui 1.10.
     """
     from modules import script_callbacks
 
