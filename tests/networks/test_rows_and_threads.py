@@ -26,6 +26,8 @@ SHAPES = [
     (640, 2560, 3, 3),
     (3, 9),
 ]
+LARGE = 6_000_000  # values, from which a layer takes a second
+PARAMETERS = [pytest.param(shape, marks=[pytest.mark.slow] if prod(shape) > LARGE else [], id=str(shape)) for shape in SHAPES]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,7 @@ def summed(base: torch.Tensor, network: Algorithm) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", PARAMETERS)
 def test_bits_do_not_depend_on_portions_and_threads(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     made, ones = torch.Generator().manual_seed(0), (1,) * (len(shape) - 2)
     base = (torch.randn(shape, generator=made) * 0.02).to(dtype)
@@ -58,7 +60,7 @@ def test_bits_do_not_depend_on_portions_and_threads(shape: tuple[int, ...], dtyp
     assert all(torch.equal(found[0], other) for other in found)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", PARAMETERS)
 def test_bits_of_a_product_of_two_changes_do_not_depend_on_threads(shape: tuple[int, ...]) -> None:
     made, cols = torch.Generator().manual_seed(0), prod(shape[1:])
     base = torch.randn(shape, generator=made) * 0.02
