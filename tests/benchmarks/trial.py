@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ from .loader_sides import Ours
 from .loader_stages import EVENTS
 from .loader_timing import Result, of, ratio
 from .loader_webui import FIGURES, Pictures, checkpoint, python_of, serving
-from .memory import at_hand
+from .memory import at_hand_of
 
 MB = 1e6
 LIMITS = {"auto": 0.1, "merged": 1 / 3}  # of what the built-in loader adds
@@ -110,9 +110,9 @@ class Trial:
             options=side.settings, flags=flags,
         )  # fmt: skip
 
-    def at_hand(self) -> None:
+    def at_hand(self, process: int) -> AbstractContextManager[None]:
         """Have the system hold memory of the model's size: both loaders take as much at a first use."""
-        at_hand((self.models / "checkpoints" / "sd1-1.safetensors").stat().st_size)
+        return at_hand_of(process, (self.models / "checkpoints" / "sd1-1.safetensors").stat().st_size)
 
     @contextmanager
     def side(self, side: Side, kind: str) -> Iterator[tuple[Pictures, Tag, float]]:
@@ -133,8 +133,7 @@ class Trial:
     def measured(self, side: Side, kind: str) -> tuple[Times, float]:
         """Return what changes add in one process, and by how many bytes its peak lies above that of images without tags."""
         with self.side(side, kind) as (pictures, tag, resting):
-            self.at_hand()
-            with peak(pictures.process) as highest:
+            with self.at_hand(pictures.process), peak(pictures.process) as highest:
                 found = changes(pictures, tag, self.repeats)
             return found, highest.bytes - resting
 

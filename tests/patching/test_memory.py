@@ -17,6 +17,7 @@ from torch import nn
 
 from lib_lycoris import Patcher
 from lib_lycoris.patching import discard, room
+from lib_lycoris.patching.memory import WORTH_A_MAPPING, lasting
 from tests.patching.test_modes import WIDE_BYTES, constant, random_lora, wide_layer
 from tests.pretended_device import Device, Placed, move, places
 from tests.tiny_model import TinyModel, networks
@@ -39,6 +40,39 @@ def test_gigabytes_are_given_back_beside_what_comes_next(tmp_path: Path, monkeyp
         if thread.name.endswith("(_give_back)"):
             thread.join(5)
     assert not [reference for reference in kept if reference() is not None]
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2))
+@pytest.mark.parametrize("rows", (3, 1001))
+def test_memory_for_what_stays_is_as_any_other(dtype: torch.dtype, rows: int) -> None:
+    assert (3 * 257 * 8 < WORTH_A_MAPPING < 1001 * 257) and lasting((0, 4), dtype, torch.device("cpu")).shape == (0, 4)
+    found = lasting((rows, 257), dtype, torch.device("cpu"))
+    values = torch.arange(rows * 257).remainder(7).reshape(rows, 257).to(dtype)
+    found.copy_(values)
+    assert found.is_contiguous() and found.dtype == dtype and torch.equal(found.float(), values.float())
+    assert torch.equal(found.clone().float(), values.float()) and found.untyped_storage().nbytes() == rows * 257 * dtype.itemsize
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process' memory this way")
+def test_all_memory_of_what_stayed_goes_back_to_the_system() -> None:
+    """Also where something small, which is still there, lies behind it in malloc's heap."""
+    program = """
+import torch
+from lib_lycoris.patching.memory import lasting
+from tests.benchmarks.memory import anonymous
+make = lambda: lasting((1 << 18,), torch.float32, torch.device("cpu")).zero_()
+make(), torch.empty(30 << 18)  # what is freed raises the size from which malloc maps
+before, values, small = anonymous(), [], []
+for _ in range(100):
+    values.append(make())
+    small.append(bytes(2000))
+taken = anonymous() - before
+values.clear()
+print(taken >> 20, anonymous() - before >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    taken, left = map(int, done.stdout.split())
+    assert taken >= 99 and left <= 2  # 99 with torch.empty
 
 
 def test_what_goes_slowly_goes_at_once_where_memory_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

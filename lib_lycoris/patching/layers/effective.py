@@ -11,6 +11,7 @@ from ...networks.summing import add_terms
 from ..edit import Edit
 from ..live.base_state import BaseState
 from ..live.layer_access import LiveParameter
+from ..memory import lasting
 from ..workspace import Workspace
 
 
@@ -97,7 +98,7 @@ class Effective:
     def _sum(self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None, again: bool) -> Tensor:
         """Return the sum, in the given memory if there is some."""
         base, known = self.start(device, dtype)
-        total = torch.empty(base.shape, dtype=dtype, device=device) if memory is None else memory
+        total = lasting(base.shape, dtype, device) if memory is None else memory
         terms = [edit.term(strength, device, known, again) for edit, strength in zip(self.edits, strengths) if strength]
         add_terms(total, base, terms)
         return total
