@@ -140,7 +140,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr("tests.benchmarks.loader_sides.Ours.names", lambda model: None)
     monkeypatch.setattr("tests.benchmarks.loader_networks.write", lambda *network: tmp_path)
     monkeypatch.setattr(trial.Trial, "webui", webui)
-    monkeypatch.setattr(trial.Trial, "at_hand", lambda self, process: nullcontext())
+    monkeypatch.setattr(trial.Trial, "at_hand", lambda self, process, kind: nullcontext())
     monkeypatch.setattr(trial.Trial, "start_of", lambda self, side: 2.7 if side.ours else 2.5)
     return ["--webui", str(tmp_path), "--folder", str(tmp_path / "work"), "--kinds", "lora", "--starts", "1"]
 

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -110,9 +110,13 @@ class Trial:
             options=side.settings, flags=flags,
         )  # fmt: skip
 
-    def at_hand(self, process: int) -> AbstractContextManager[None]:
-        """Have the system hold memory of the model's size: both loaders take as much at a first use."""
-        return at_hand_of(process, (self.models / "checkpoints" / "sd1-1.safetensors").stat().st_size)
+    @contextmanager
+    def at_hand(self, process: int, kind: str) -> Iterator[None]:
+        """Have the system hold the networks' files, and memory of the model's size: both loaders take as much at a first use."""
+        with at_hand_of(process, (self.models / "checkpoints" / "sd1-1.safetensors").stat().st_size):
+            for file in self.work.glob(f"{kind}-*.safetensors"):
+                file.read_bytes()
+            yield
 
     @contextmanager
     def side(self, side: Side, kind: str) -> Iterator[tuple[Pictures, Tag, float]]:
@@ -133,7 +137,7 @@ class Trial:
     def measured(self, side: Side, kind: str) -> tuple[Times, float]:
         """Return what changes add in one process, and by how many bytes its peak lies above that of images without tags."""
         with self.side(side, kind) as (pictures, tag, resting):
-            with self.at_hand(pictures.process), peak(pictures.process) as highest:
+            with self.at_hand(pictures.process, kind), peak(pictures.process) as highest:
                 found = changes(pictures, tag, self.repeats)
             return found, highest.bytes - resting
 
