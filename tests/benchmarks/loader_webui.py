@@ -105,7 +105,8 @@ def checkpoint(folder: Path, python: str, work: Path) -> Path:
 def serving(webui: WebUI, networks: Mapping[str, Path]) -> Iterator[None]:
     """Run a webui with these networks, by name; what it wrote goes with it."""
     for name, path in networks.items():
-        os.link(path, webui.lora_dir / f"{name}.safetensors")
+        (place := webui.lora_dir / f"{name}.safetensors").unlink(missing_ok=True)  # of a run that was stopped
+        os.link(path, place)
     try:
         webui.start(600)
         yield

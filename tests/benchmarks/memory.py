@@ -46,7 +46,8 @@ def at_hand_of(process: int, size: int) -> Iterator[None]:
     """
     import torch
 
-    pieces = [torch.ones(PIECE, dtype=torch.uint8) for _ in range((size + AHEAD) // PIECE)]
+    pieces = [torch.ones(PIECE, dtype=torch.uint8) for _ in range(size // PIECE)]
+    at_hand(AHEAD)
     ending, start = threading.Event(), anonymous(process)
 
     def give() -> None:

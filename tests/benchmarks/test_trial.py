@@ -158,6 +158,15 @@ def test_a_trial_holds_every_figure_to_its_limit(
     assert trial.main(given) == 1
 
 
+def test_of_first_uses_the_shortest_counts(given: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What disturbs one adds to it; each is in a process of its own, of either side."""
+    others = {True: iter((0.12, 9.0, 9.0, 9.0)), False: iter((9.0, 9.0))}
+    monkeypatch.setattr(trial.Trial, "first_use", lambda self, side, kind: next(others[side.ours]))
+    assert trial.main(given) == 0
+    lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()}
+    assert (lines["first_use_lora_auto"], lines["first_use_lora_merged"]) == ("0.020", "0.050")  # of the built-in loader's 6 s
+
+
 def test_a_network_that_changes_nothing_and_a_webui_without_that_loader_end_the_trial(
     given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
