@@ -15,13 +15,12 @@ from types import SimpleNamespace
 from typing import Any
 
 PERIOD = 1 / 100  # seconds between two samples
-PIECE, AHEAD = 64 << 20, 1 << 30  # bytes
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def anonymous(process: int | str = "self") -> int:
-    """Return a process' anonymous resident memory in bytes (Linux)."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+def anonymous() -> int:
+    """Return the process' anonymous resident memory in bytes (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("this system does not tell anonymous memory")
@@ -36,32 +35,6 @@ def at_hand(size: int) -> None:
     import torch
 
     torch.ones(size, dtype=torch.uint8)
-
-
-@contextmanager
-def at_hand_of(process: int, size: int) -> Iterator[None]:
-    """Have the system hold memory while another process takes so many bytes: given back here as they are taken there, and a little ahead.
-
-    What takes longer than those seconds would find the rest gone that was given back at once.
-    """
-    import torch
-
-    pieces = [torch.ones(PIECE, dtype=torch.uint8) for _ in range(size // PIECE)]
-    at_hand(AHEAD)
-    ending, start = threading.Event(), anonymous(process)
-
-    def give() -> None:
-        while pieces and not ending.wait(PERIOD):
-            left = size - (anonymous(process) - start)
-            del pieces[max(0, left // PIECE) :]
-
-    thread = threading.Thread(target=give)
-    thread.start()
-    try:
-        yield
-    finally:
-        ending.set()
-        thread.join()
 
 
 @contextmanager

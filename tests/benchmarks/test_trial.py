@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.benchmarks import memory, trial
+from tests.benchmarks import trial
 from tests.benchmarks.loader_webui import Pictures, processor_time
 from tests.webui.server import WebUI
 
@@ -72,27 +71,6 @@ def test_the_processor_time_and_the_peak_are_another_process_s() -> None:
     assert 45e6 < first.bytes - second.bytes < 60e6, "a peak of before must not count"
 
 
-def test_memory_at_hand_is_given_back_as_another_process_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    piece = 34 << 20  # beyond malloc's largest threshold: what is given back goes back to the system
-    monkeypatch.setattr(memory, "PIECE", piece)
-    monkeypatch.setattr(memory, "AHEAD", 2 * piece)
-    work = f"input()\ntaken = b'1' * {3 * piece}\nprint(flush=True)\ninput()"
-    own, held = memory.anonymous(), []
-    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
-        assert process.stdout is not None and process.stdin is not None
-        time.sleep(0.5)  # it has started
-        with memory.at_hand_of(process.pid, 6 * piece):
-            time.sleep(0.2)
-            held.append(memory.anonymous() - own)
-            process.stdin.write(b"\n")
-            process.stdout.readline()
-            time.sleep(0.2)
-            held.append(memory.anonymous() - own)
-        process.stdin.close()
-    held.append(memory.anonymous() - own)
-    assert [round(size / piece) for size in held] == [6, 2, 0]  # one more than was taken is given: whole pieces
-
-
 def test_the_start_is_what_the_webui_s_timer_says_of_the_phases_with_extensions() -> None:
     records = {"import torch": 9.0, "load scripts": 1.5, "load scripts/ours.py": 0.2, "create ui": 1.0, "app_started_callback": 0.125}
     assert trial.started(records) == 2.625, "phases alone, not what they are made of"
@@ -140,7 +118,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr("tests.benchmarks.loader_sides.Ours.names", lambda model: None)
     monkeypatch.setattr("tests.benchmarks.loader_networks.write", lambda *network: tmp_path)
     monkeypatch.setattr(trial.Trial, "webui", webui)
-    monkeypatch.setattr(trial.Trial, "at_hand", lambda self, process, kind: nullcontext())
+    monkeypatch.setattr(trial.Trial, "at_hand", lambda self, kind: None)
     monkeypatch.setattr(trial.Trial, "start_of", lambda self, side: 2.7 if side.ours else 2.5)
     return ["--webui", str(tmp_path), "--folder", str(tmp_path / "work"), "--kinds", "lora", "--starts", "1"]
 

@@ -32,7 +32,7 @@ from .loader_sides import Ours
 from .loader_stages import EVENTS
 from .loader_timing import Result, of, ratio
 from .loader_webui import FIGURES, Pictures, checkpoint, python_of, serving
-from .memory import at_hand_of
+from .memory import at_hand
 
 MB = 1e6
 LIMITS = {"auto": 0.1, "merged": 1 / 3}  # of what the built-in loader adds
@@ -42,7 +42,6 @@ PHASES = (  # of the webui's timer: those in which an extension runs
     "load scripts", "reload script modules", "initialize extra networks", "scripts before_ui_callback", "create ui", "gradio launch",
     "add APIs", "app_started_callback",
 )  # fmt: skip
-FIRST = 3  # processes for a first use, of which the shortest counts: others, and where a machine's new pages come from, only add to it
 SMALL = 3  # measurements behind each of what adds less than one image differs from the next
 WARMING = 4  # images after which the process' memory grows no more
 Times = dict[str, list[float]]
@@ -97,9 +96,11 @@ def started(records: Mapping[str, float]) -> float:
 class Trial:
     """A webui, the files that it is given, and how often each thing is measured."""
 
-    def __init__(self, folder: Path, python: str | None, work: Path, repeats: int, now: Callable[[], float] | None) -> None:
-        """Make the checkpoint, unless it is there; now: see Pictures."""
-        self.folder, self.work, self.repeats, self.now = folder.resolve(), work, repeats, now
+    def __init__(
+        self, folder: Path, python: str | None, work: Path, repeats: int, firsts: int, now: Callable[[], float] | None
+    ) -> None:  # fmt: skip
+        """Make the checkpoint, unless it is there; firsts: how many processes are asked for a first use; now: see Pictures."""
+        self.folder, self.work, self.repeats, self.firsts, self.now = folder.resolve(), work, repeats, firsts, now
         self.python = python_of(self.folder, python)
         self.models = checkpoint(self.folder, self.python, work)
         self.base = Ours.names(make("sd1", "meta"))
@@ -111,13 +112,11 @@ class Trial:
             options=side.settings, flags=flags,
         )  # fmt: skip
 
-    @contextmanager
-    def at_hand(self, process: int, kind: str) -> Iterator[None]:
-        """Have the system hold the networks' files, and memory of the model's size: both loaders take as much at a first use."""
-        with at_hand_of(process, (self.models / "checkpoints" / "sd1-1.safetensors").stat().st_size):
-            for file in self.work.glob(f"{kind}-*.safetensors"):
-                file.read_bytes()
-            yield
+    def at_hand(self, kind: str) -> None:
+        """Have the system hold memory of the model's size, and the networks' files: both loaders take as much at a first use."""
+        at_hand((self.models / "checkpoints" / "sd1-1.safetensors").stat().st_size)
+        for file in self.work.glob(f"{kind}-*.safetensors"):
+            file.read_bytes()
 
     @contextmanager
     def side(self, side: Side, kind: str) -> Iterator[tuple[Pictures, Tag, float]]:
@@ -138,13 +137,15 @@ class Trial:
     def measured(self, side: Side, kind: str) -> tuple[Times, float]:
         """Return what changes add in one process, and by how many bytes its peak lies above that of images without tags."""
         with self.side(side, kind) as (pictures, tag, resting):
-            with self.at_hand(pictures.process, kind), peak(pictures.process) as highest:
+            self.at_hand(kind)
+            with peak(pictures.process) as highest:
                 found = changes(pictures, tag, self.repeats)
             return found, highest.bytes - resting
 
     def first_use(self, side: Side, kind: str) -> float:
         """Return what a first use adds, in a process of its own."""
-        with self.side(side, kind) as (pictures, tag, _), self.at_hand(pictures.process, kind):
+        with self.side(side, kind) as (pictures, tag, _):
+            self.at_hand(kind)
             return pictures.added(tag(0, 0.8))
 
     def without_room(self, kind: str) -> float:
@@ -161,14 +162,14 @@ class Trial:
         found, peaks = dict[str, Times](), dict[str, float]()
         for name, side in SIDES.items():
             found[name], peaks[name] = self.measured(side, kind)
-            found[name]["first_use"] += [self.first_use(side, kind) for _ in range(FIRST - 1)]
+            found[name]["first_use"] += [self.first_use(side, kind) for _ in range(self.firsts - 1)]
             for event in EVENTS:
                 yield of(f"{event}_{kind}_{name}_seconds", found[name][event], unit="s")
             yield Result(f"memory_{kind}_{name}_mb", peaks[name] / MB, unit="MB")
         for way, limit in LIMITS.items():
             for event in EVENTS:
                 ours, theirs = (found[name][event] for name in (way, "built_in"))
-                if event == "first_use":
+                if event == "first_use":  # others, and where a machine's new pages come from, only add to it
                     ours, theirs = [min(ours)], [min(theirs)]
                 yield ratio(f"{event}_{kind}_{way}", ours, theirs, limit)
             yield Result(f"memory_{kind}_{way}", peaks[way] / peaks["built_in"], MEMORY_LIMIT)
@@ -200,7 +201,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--webui", type=Path, metavar="DIR", required=True, help="a folder of AUTOMATIC1111's webui, which stays as it is")
     parser.add_argument("--webui-python", metavar="PYTHON", help="the Python that this webui runs with (default: the one in its venv)")
     parser.add_argument("--kinds", nargs="*", default=[*FIGURES], choices=FIGURES, metavar="KIND", help=f"of {', '.join(FIGURES)}")
-    parser.add_argument("--repeats", type=int, default=2, help=f"of each change; a first use comes once in {FIRST} processes")
+    parser.add_argument("--repeats", type=int, default=2, help="of each change but a first use")
+    parser.add_argument("--first-uses", type=int, default=3, help="processes that are asked for one, of which the shortest counts")
     parser.add_argument("--starts", type=int, default=8, help="with and without the extension; 0: the start is not measured")
     parser.add_argument("--processor-time", action="store_true", help="on a busy machine: the webui's processor time instead of the wall's")
     parser.add_argument("--json", type=Path, help="write the results to a file")
@@ -217,7 +219,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def results(given: argparse.Namespace, work: Path) -> Iterator[Result]:
     """Yield all that was asked for."""
-    trial = Trial(given.webui, given.webui_python, work, given.repeats, None if given.processor_time else time.perf_counter)
+    trial = Trial(
+        given.webui, given.webui_python, work, given.repeats, given.first_uses, None if given.processor_time else time.perf_counter
+    )
     if given.starts:
         yield from trial.start(given.starts)
     for kind in given.kinds:
