@@ -88,7 +88,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
     A file comes from a stranger and may lead a parser to any exception; each is meant to say itself what is wrong, this is the net below.
     """
-    name = Path(path).name
+    name = Path(path).name or str(path)
     try:
         yield
     except LycorisError:

@@ -170,10 +170,11 @@ class Tool:
         try:
             yield
         except ModelMismatchError as error:
-            free = [o.name for o in self.options if o.kind == "checkpoint" and not o.required and given.get(o.name) is None]
-            if not free:
+            names = [option.name for option in self.options if option.kind == "checkpoint" and not option.required]
+            name = "base_model" if "base_model" in names else next(iter(names), "")
+            if not name or given.get(name) is not None:
                 raise
-            raise ModelMismatchError(f"{error}; if it is for a model of unusual size, give that checkpoint as `{free[0]}`") from error
+            raise ModelMismatchError(f"{error}; if it is for a model of unusual size, give that checkpoint as `{name}`") from error
 
     def defaults(self) -> dict[str, Any]:
         """Return the default of every option that means something here."""

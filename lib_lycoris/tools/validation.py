@@ -96,7 +96,8 @@ def _one(option: Option, value: Any) -> Any:
         raise ToolError(f"{option.name} holds half a character, which no file can hold; write it anew, in UTF-8")
     if option.choices and value not in option.choices:
         raise ToolError(f"{option.name} is {_shown(value)}, but one of {', '.join(map(str, option.choices))} is expected")
-    return option.type(value)
+    found = option.type(value)
+    return found.resolve() if option.type is Path and option.kind != "output" and value and found.name in ("", "..") else found
 
 
 def check_path(name: str, path: Path, new: bool = False) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from lib_lycoris.cli import main
 from lib_lycoris.demo import CHECKPOINT, NETWORKS
-from lib_lycoris.errors import ModelMismatchError, ToolError
+from lib_lycoris.errors import LycorisError, ModelMismatchError, ToolError
 from lib_lycoris.tools.library import find
 from lib_lycoris.tools.merge import checkpoint as merge
+from lib_lycoris.tools.registry import load_tools
 from lib_lycoris.tools.reshape import bake, convert
 from tests import samples
 from tests.tools.test_extract import random_weights
@@ -173,6 +174,12 @@ def base_model(path: Path, dtype: torch.dtype) -> Path:
         tensors[f"{text}.weight"] = torch.randn(768, 768, generator=g) * 0.05
     save_file({key: tensor.to(dtype) for key, tensor in tensors.items()}, path)
     return path
+
+
+def test_a_network_given_as_base_model_is_not_advised_to_be_given_as_something_else(library: Path) -> None:
+    with pytest.raises(LycorisError) as refused:
+        load_tools()["find"].run(library=[str(library)], base_model=str(library / "0.safetensors"))
+    assert "0.safetensors" in str(refused.value) and "`checkpoint`" not in str(refused.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_lycoris import inspect
 from lib_lycoris.demo import CHECKPOINT
-from lib_lycoris.errors import ToolError
+from lib_lycoris.errors import LycorisError, ToolError
 from lib_lycoris.tools.examine.network_spectra import network_spectra
 from lib_lycoris.tools.registry import load_tools
 
@@ -85,6 +85,18 @@ def test_a_folder_is_looked_at_by_its_own_name(folder: Path) -> None:
     assert TOOLS["interrogate"].run(model=folder, base_model=CHECKPOINT, count=3).report["words"]
     assert TOOLS["metadata"].run(models=[folder]).report["files"][0]["file"] == str(folder / FILE)
     assert TOOLS["find"].run(library=[folder], model=folder).report["is"] == []  # the file itself is none of the others
+
+
+def test_the_folder_that_one_is_in_is_told_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it holds no network."""
+    monkeypatch.chdir(folder)
+    assert inspect(".").name == "style"
+    (described,) = TOOLS["compare"].run(models=["."], base_model=CHECKPOINT).report["networks"]
+    assert described["name"] == "style"
+    monkeypatch.chdir(folder.parent)
+    for model in (".", "style/.."):
+        with pytest.raises(LycorisError, match=folder.parent.name):
+            TOOLS["interrogate"].run(model=model, base_model=CHECKPOINT)
 
 
 def test_spectra_are_those_of_the_file_as_it_is_now(folder: Path) -> None:

@@ -115,7 +115,7 @@ def _inspect(path: str | Path, base: models.BaseModel | None, family: str | None
     open_question = base is not None and told.family is None and no_network(file, source, keys) is None
     fits = base is not None and open_question and fits_by_shapes(file, source, keys, told, base)
     return Inspection(
-        name=Path(path).name if Path(path).is_dir() else file.path.stem, path=str(file.path),
+        name=Path(path).resolve().name if Path(path).is_dir() else file.path.stem, path=str(file.path),
         bytes=file.path.stat().st_size, hashes=_hashes(file),
         family=told.family, family_reason=reason, candidates=told.candidates, compared_with=compared.label,
         compared_family=compared.family, fits=(base_name or compared.label) if fits else "",
