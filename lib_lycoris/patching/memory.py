@@ -21,7 +21,11 @@ def lasting(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> T
     On a CPU it is mapped for itself, and all of it goes back to the system when the parameter goes. Of a LoCon's 3.3 GB for SD 1.5 that
     came from malloc, 1.3 stayed in A1111's process after its tag was gone, and the next image's time hung on the gaps in malloc's heaps.
     """
-    count = prod(shape)
-    if device.type != "cpu" or count * dtype.itemsize < WORTH_A_MAPPING:
+    size = prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < WORTH_A_MAPPING:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
-    return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize, **_PRIVATE), dtype=dtype).view(tuple(shape))
+    try:
+        mapped = mmap.mmap(-1, size, **_PRIVATE)
+    except OSError:  # no memory, or no more mappings: torch finds room, or says what it says of all memory
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    return torch.frombuffer(mapped, dtype=dtype).view(tuple(shape))

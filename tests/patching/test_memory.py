@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from lib_lycoris import Patcher
-from lib_lycoris.patching import discard, room
+from lib_lycoris.patching import discard, memory, room
 from lib_lycoris.patching.memory import WORTH_A_MAPPING, lasting
 from tests.patching.test_modes import WIDE_BYTES, constant, random_lora, wide_layer
 from tests.pretended_device import Device, Placed, move, places
@@ -51,6 +52,27 @@ def test_memory_for_what_stays_is_as_any_other(dtype: torch.dtype, rows: int) ->
     found.copy_(values)
     assert found.is_contiguous() and found.dtype == dtype and torch.equal(found.float(), values.float())
     assert torch.equal(found.clone().float(), values.float()) and found.untyped_storage().nbytes() == rows * 257 * dtype.itemsize
+
+
+def test_what_is_merged_on_a_cpu_is_mapped_for_itself_and_where_it_cannot_be_is_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, refused = list[int](), list[bool]()
+
+    def mapping(*given: Any, **options: Any) -> mmap.mmap:
+        if refused:
+            raise OSError(12, "Cannot allocate memory")
+        made.append(given[1])
+        return mmap.mmap(*given, **options)
+
+    monkeypatch.setattr(memory, "mmap", types.SimpleNamespace(mmap=mapping))
+    outputs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        patcher, wide = wide_layer()
+        patcher.apply([constant(random_lora(patcher), 0.5)], "merged")
+        with torch.no_grad():
+            outputs.append(wide(torch.ones(1, 320)))
+        refused.append(True)
+    assert made == [320 * 320 * 4] and torch.equal(*outputs)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process' memory this way")
