@@ -23,6 +23,7 @@ from .context import PageContext
 from .lean import LeanBlocks
 from .pages import build_pages
 from .pages.generate import GeneratePage
+from .parts.generation.model_part import about
 from .style import APP_CSS, notes, page_css, script, scripted
 
 LOOPBACK = "127.0.0.1"
@@ -47,22 +48,16 @@ def build(host: Generator, save: Callable[[GeneratedImage, Path], None], context
     blocks = LeanBlocks(title="LyCORIS", css=page_css() + APP_CSS, theme=theme, analytics_enabled=False)
     with blocks, gr.Column(elem_id="lyco_page"):
         gr.Markdown("# LyCORIS", elem_id="lyco_title")
-        about = gr.Markdown(_about(host), elem_id="lyco_about")
+        line = gr.Markdown(about(host), elem_id="lyco_about")
         _offer_to_move(context)
         with gr.Tabs(elem_id="lyco_tabs"):
             with gr.Tab("Generate", elem_id="lyco_tab_generate") as tab:
                 page.build()
             build_pages(context)
-        tab.select(lambda: _about(host), None, about, queue=False, show_progress="hidden")
-        context.on_load(lambda: _about(host), [about])
+        page.follow(tab, line)
         context.finish(blocks)
         run_in_browser(blocks, script())
     return blocks, page
-
-
-def _about(host: Generator) -> str:
-    """Return what is loaded, and how much memory is in use."""
-    return " · ".join(filter(None, (host.about().removesuffix("."), host.memory())))
 
 
 def _offer_to_move(context: PageContext) -> None:

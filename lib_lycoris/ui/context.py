@@ -15,7 +15,7 @@ from ..hosts.protocol import Generator, NetworkCards
 from ..records import dataclass
 from ..tools.files.store import FileStore
 from ..tools.jobs.places import SUFFIX, new_file
-from ..tools.jobs.queue import Jobs
+from ..tools.jobs.queue import Job, Jobs
 from .events import by_hand, on_any
 from .loaded import LoadedModel
 from .parts.file_choice import wire_pickers
@@ -54,6 +54,7 @@ class PageContext:
     trains_here: bool = False  # whether this process's own packages may train: the app's, never a webui's
     maker: Maker = field(default_factory=Maker)  # makes images, one piece of work at a time for all pages
     unload: Callable[[], str] | None = None  # gives the memory of the loaded model back until it is used again; returns a sentence
+    told_of_jobs: list[Callable[[Job], None]] = field(default_factory=list)  # are told of each job that ran, before its end is seen
     used: Path | None = None  # the checkpoint that was chosen here last
     loaded: LoadedModel = field(init=False)
     _used: list[Path] = field(default_factory=list)  # checkpoints that images were made with before
@@ -63,6 +64,13 @@ class PageContext:
 
     def __post_init__(self) -> None:
         self.loaded = LoadedModel(lambda: self.generator, self.store)
+        self.jobs.on_end = self._job_ended
+
+    def _job_ended(self, job: Job) -> None:
+        for told in self.told_of_jobs:
+            told(job)
+        if job.result is not None and job.result.outputs:
+            self.store.refresh()  # what it made is in every list when its end is seen
 
     def new_network(self, name: str) -> Path:
         """Return the path of a new network of this name. Raises ToolError for a bad name or one that is taken."""

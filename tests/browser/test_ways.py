@@ -46,6 +46,7 @@ def test_an_image_gives_its_settings_back_and_a_checkpoint_is_chosen_and_left(pa
     wait_until_says(page, "#lyco_checkpoint_told", "Images are made with merged now")
     page.click("#lyco_checkpoint_back")
     page.wait_for_function(f"document.querySelector('#lyco_checkpoint input').value === '{CHECKPOINT.name}'")
+    wait_until_says(page, "#lyco_about", CHECKPOINT.stem)
     go_to(page, "Inspect")
     go_to(page, "Generate")
     wait_until_says(page, "#lyco_about", " GB")
@@ -115,6 +116,10 @@ def test_a_result_is_run_again_used_undone_and_deleted(page: Any, data: Path) ->
     assert (data / "checkpoints" / f"{CHECKPOINT.stem}-restored.safetensors").read_bytes() == CHECKPOINT.read_bytes()
     press("kept-2.safetensors", "use")
     wait_until_says(page, "#lyco_results_told", "Images are made with kept-2 now")
+    go_to(page, "Generate")
+    page.wait_for_function("document.querySelector('#lyco_checkpoint input').value === 'kept-2.safetensors'")
+    wait_until_says(page, "#lyco_about", "kept-2 (")
+    go_to(page, "Results")
     press("kept-2.safetensors", "delete")
     wait_until_says(page, "#lyco_results_told", "Moved to")
     assert not (data / "checkpoints" / "kept-2.safetensors").exists()
@@ -122,6 +127,7 @@ def test_a_result_is_run_again_used_undone_and_deleted(page: Any, data: Path) ->
     wait_until_says(page, "#lyco_results_told", "is empty")
     assert not list((data / "deleted").glob("*"))
     go_to(page, "Generate")
+    page.wait_for_function("document.querySelector('#lyco_checkpoint input').value === ''")  # it is no file of the folder any more
     page.click("#lyco_checkpoint_back")
     page.wait_for_function(f"document.querySelector('#lyco_checkpoint input').value === '{CHECKPOINT.name}'")
 

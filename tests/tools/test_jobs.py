@@ -105,6 +105,20 @@ def test_what_goes_wrong_is_a_sentence_and_the_next_job_runs(jobs: Jobs, capsys:
     assert fine.status == "done"
 
 
+def test_who_listens_hears_of_the_end_first_and_his_faults_hold_nothing_up(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[tuple[str, bool]] = []
+
+    def listen(job: Any) -> None:
+        heard.append((job.status, job.ended))
+        raise RuntimeError("a fault of the listener")
+
+    jobs.on_end = listen
+    for kind in ("plain", "odd"):
+        assert jobs.start("count", {"count": 1, "kind": kind}).wait(10)
+    assert heard == [("done", False), ("failed", False)]
+    assert capsys.readouterr().err.count("RuntimeError: a fault of the listener") == 2
+
+
 @pytest.mark.parametrize(
     "given, words",
     [

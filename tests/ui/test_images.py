@@ -102,14 +102,38 @@ def test_a_checkpoint_is_chosen_and_the_one_before_comes_back(page: GeneratePage
 
     with gr.Blocks(analytics_enabled=False), gr.Tab("Generate"):
         page.build()
-    assert page.checkpoint.opened(None)[0]["value"] == CHECKPOINT.name
-    said, chosen = page.use("other.safetensors")
-    assert "made with other" in said["value"] and chosen["value"] == "other.safetensors"
-    said, chosen = page.use("bad.safetensors")
-    assert "lyco_note worse" in said["value"] and chosen["value"] == "other.safetensors"
-    said, chosen = page.use_the_one_before()
-    assert chosen["value"] == CHECKPOINT.name and "demo-scenes" in said["value"]
-    assert "no other checkpoint" in page.use_the_one_before()[0]["value"]
+
+    def loaded() -> tuple[str, str]:
+        checkpoint, sampler, about = page.model.shown("Euler a")
+        assert sampler["value"] == "Euler a" and "DDIM" in sampler["choices"]
+        return checkpoint["value"], about.split()[0]
+
+    assert page.model.picker.opened(None)[0]["value"] == CHECKPOINT.name
+    assert "made with other" in page.model.use("other.safetensors")["value"]
+    assert loaded() == ("other.safetensors", "other")
+    assert "lyco_note worse" in page.model.use("bad.safetensors")["value"]
+    assert loaded() == ("other.safetensors", "other")
+    assert "demo-scenes" in page.model.use_the_one_before()["value"]
+    assert loaded() == (CHECKPOINT.name, "demo-scenes")
+    assert "no other checkpoint" in page.model.use_the_one_before()["value"]
+    page.context.use(tmp_path / "checkpoints" / "other.safetensors")  # as another page does, or another window
+    assert loaded() == ("other.safetensors", "other")
+    page.context.use_the_one_before()
+
+
+def test_a_model_without_the_chosen_sampler_gets_one_of_its_own_and_the_next_the_kept_one(
+    page: GeneratePage, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    import gradio as gr
+
+    with gr.Blocks(analytics_enabled=False), gr.Tab("Generate"):
+        page.build()
+    page.context.settings.keep("generate", "sampler", "Euler a")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(page.host), "samplers", lambda _: ["FlowMatchEuler"])
+        assert page.model.shown("DDIM")[1]["value"] == "FlowMatchEuler"
+    assert page.model.shown("FlowMatchEuler")[1]["value"] == "Euler a"
+    assert page.model.shown("DDIM")[1]["value"] == "DDIM"
 
 
 def test_a_network_for_another_model_is_not_held_to_the_loaded_one(page: GeneratePage, tmp_path: Path) -> None:

@@ -147,8 +147,7 @@ def test_results_stay_listed_run_again_and_are_deleted_into_a_folder(context: Pa
                "ratios": [0.5], "save_to": merged, "undo_file": merged.with_suffix(".undo")}  # fmt: skip
     job = context.jobs.start("merge", options)
     assert job.wait(60) and job.status == "done"
-    while not page.history.entries():
-        pass
+    assert len(page.history.entries()) == 1 and "merged.safetensors" in [file.name for file in context.store.checkpoints()]  # at once
     again = ResultsPage(context)  # as after a restart
     (entry,) = again.history.entries()
     assert entry.outputs[0] == merged and "merged.safetensors (5.7 MB)" in again.shown()[0]["value"]

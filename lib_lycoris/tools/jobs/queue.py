@@ -62,14 +62,14 @@ class Job:
         self._progress.cancel()
         with self._change:
             if self.status == "waiting":
-                self._end("cancelled", error="stopped before it began")
+                self._end("cancelled", "stopped before it began")
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for its end; tell whether it came in that time."""
         return self._ended.wait(seconds)
 
-    def run(self) -> None:
-        """Run it in this thread; whatever goes wrong is kept as a sentence."""
+    def run(self, told: Callable[[Job], None]) -> None:
+        """Run it in this thread; whatever goes wrong is kept as a sentence. ``told`` hears of the end before anybody else sees it."""
         with self._change:
             if self.status != "waiting":
                 return
@@ -77,21 +77,26 @@ class Job:
         try:
             self.result = self._declared.run(progress=self._progress, **self.options)
         except Cancelled as error:
-            self._end("cancelled", error=str(error))
+            ended: tuple[Status, str] = ("cancelled", str(error))
         except LycorisError as error:
-            self._end("failed", error=str(error))
+            ended = ("failed", str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours ends its job, not the thread: page and API tell it, the log has the rest
             traceback.print_exc(file=sys.stderr)
-            self._end("failed", error=f"{self._declared.pretty} failed: {type(error).__name__}: {error}")
+            ended = ("failed", f"{self._declared.pretty} failed: {type(error).__name__}: {error}")
         else:
-            self._end("done")
+            ended = ("done", "")
+        self._end(*ended, told)
 
     def _tell(self, state: ProgressState) -> None:
         self.progress = state
 
-    def _end(self, status: Status, error: str = "") -> None:
+    def _end(self, status: Status, error: str, told: Callable[[Job], None] = lambda _: None) -> None:
         self.error, self.ended_at = error, time.time()
         self.status = status
+        try:
+            told(self)
+        except Exception:  # noqa: BLE001 - who listens must not keep the job from ending, nor the next from beginning
+            traceback.print_exc(file=sys.stderr)
         self._ended.set()
 
 
@@ -202,8 +207,7 @@ class Jobs:
                     return
                 job = self._order.pop(0) if self._order else None
             if job is not None:
-                job.run()
-                self.on_end(job)
+                job.run(self.on_end)
 
     def _forget_old(self) -> None:
         ended = [job.id for job in self._jobs.values() if job.ended]

@@ -14,10 +14,10 @@ from ...prompt import escape_name
 from ...prompt.number import format_number
 from ..context import PageContext
 from ..events import QUICK, Update, states
-from ..parts.file_choice import checkpoint_picker
 from ..parts.generation.grid_part import BeforeAfterPart, GridPart
 from ..parts.generation.images import LIMIT, ImageFolder, Save, text_of
 from ..parts.generation.making import LABEL, Work
+from ..parts.generation.model_part import ModelPart
 from ..parts.generation.request import read_generation_text, read_request
 from ..parts.generation.stack_part import StackPart
 from ..style import REFRESH, bar, idle, notes
@@ -38,12 +38,13 @@ class GeneratePage:
         self.host = context.generator
         self.images = ImageFolder(context.store.kept_folder() / "images", save)
         self.maker = context.maker
+        self.model = ModelPart(context, self.host)
 
     def build(self) -> None:
         """Add the components to the open gr.Blocks."""
         with gr.Row():
             with gr.Column(scale=5, min_width=340):
-                self._checkpoint()
+                self.model.build()
                 texts = self._texts()
                 with gr.Row(elem_id="lyco_generate_row"):
                     start = gr.Button("Generate", variant="primary", elem_id="lyco_generate", scale=3)
@@ -62,33 +63,9 @@ class GeneratePage:
         BeforeAfterPart(self.context, self.host, self.images).build(self.inputs)
         StackPart(self.context).build(self.prompt, self.inputs[FIELDS.index("seed")])
 
-    def _checkpoint(self) -> None:
-        with gr.Row(elem_classes=["lyco_buttons"]):
-            self.checkpoint = checkpoint_picker(self.context.store, "Checkpoint", "lyco_checkpoint")
-            back = gr.Button("Back", size="sm", elem_id="lyco_checkpoint_back", min_width=60, scale=0)
-        told = gr.HTML("", elem_id="lyco_checkpoint_told")
-        self.checkpoint.component.input(self.use, self.checkpoint.component, [told, self.checkpoint.component], show_progress="minimal")
-        back.click(self.use_the_one_before, None, [told, self.checkpoint.component], show_progress="minimal")
-
-    def use(self, name: str | None) -> tuple[Update, Update]:
-        """Make images with a checkpoint of the list from now on; the field shows what is loaded, also after a failure."""
-        try:
-            said = notes([self.context.use(self.checkpoint.path(name))]) if name else ""
-        except LycorisError as error:
-            said = notes(errors=[str(error)])
-        return gr.update(value=said), self._loaded()
-
-    def use_the_one_before(self) -> tuple[Update, Update]:
-        """Go back to the checkpoint that was used before."""
-        try:
-            said = notes([self.context.use_the_one_before()])
-        except LycorisError as error:
-            said = notes(problems=[str(error)])
-        return gr.update(value=said), self._loaded()
-
-    def _loaded(self) -> Update:
-        found = self.context.store.loaded()
-        return self.checkpoint.shown(None if found is None else found.name)
+    def follow(self, tab: Any, about: Any) -> None:
+        """Show the model that images are made with, also in the line about it; to be called after all fields were built."""
+        self.model.follow(tab, self.inputs[FIELDS.index("sampler")], about)
 
     def _texts(self) -> tuple[Any, Any]:
         names = list(self.host.networks())
@@ -109,7 +86,6 @@ class GeneratePage:
         with gr.Row():
             seed = gr.Number(value=-1, precision=0, label="Seed (-1: a new one each time)", elem_id="lyco_seed", min_width=140)
             sampler = gr.Dropdown(samplers, value=samplers[0], label="Sampler", elem_id="lyco_sampler", min_width=140)
-            self.context.on_load(lambda: gr.update(choices=list(self.host.samplers())), [sampler])  # another model may be loaded by then
         with gr.Row():
             steps = gr.Slider(1, 100, value=20, step=1, label="Steps", elem_id="lyco_steps")
             cfg = gr.Slider(1, 20, value=self.host.cfg, step=0.5, label="Guidance (CFG)", elem_id="lyco_cfg")

@@ -37,7 +37,7 @@ class ResultsPage:
         folder = context.store.kept_folder()
         self.history = History(folder)
         self.images = ImageFolder(folder / "images", lambda *_: None)
-        context.jobs.on_end = self.ended
+        context.told_of_jobs.append(self.ended)
 
     def ended(self, job: Job) -> None:
         """Keep a job that ended, but for one that made what only this program reads again."""

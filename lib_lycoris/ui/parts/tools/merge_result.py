@@ -52,7 +52,6 @@ class MergeResult:
         if job is None or job.result is None:
             hidden = gr.update(visible=False)
             return [gr.update(value=""), hidden, hidden, gr.update(value=""), hidden, hidden]
-        self.context.store.refresh()
         tag = self._tag(job.result.outputs[0]) if job.tool == "networks_merge" else ""
         can_use = self.context.use_checkpoint is not None and job.tool in ("merge", "undo")
         figure, problem = (None, "") if job.tool == "undo" else _figure(job)
