@@ -2,8 +2,9 @@
 
 ``bench trial --webui DIR`` makes a random checkpoint of SD 1.5's real sizes and networks for it; the same files are ``<lora:...>`` to the
 webui's loader, in a process without the extension, and ``<lyco:...>`` to ours. Every side starts anew for each kind of network, and makes
-images of 64x64 in one step through the API, with one thread. A change adds the time of the image after it, less that of an image with other
-prompts and the same tag: what a network costs at every step is not in it. Peaks are the process' resident memory above images without tags.
+images of 64x64 in one step through the API, with as many threads as the webui takes by itself. A change adds the time of the image after
+it, less that of an image with other prompts and the same tag: what a network costs at every step is not in it. Peaks are the process'
+resident memory above images without tags.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Trial:
         """Return a webui that nothing has run in."""
         return WebUI(
             self.folder, Path(self.python), models=self.models, data=self.work / "webui-data", checkout=CHECKOUT if side.ours else None,
-            options=side.settings, flags=flags,
+            options=side.settings, flags=flags, threads=None,
         )  # fmt: skip
 
     def at_hand(self, kind: str) -> None:

@@ -47,6 +47,7 @@ OPTIONS = {  # quiet, nothing saved, nothing looked up
 FIELDS = ("Prompt", "Negative Prompt", "Negative prompt")
 SECOND_START = {f"{page}/{field}/value": "" for page in ("txt2img", "img2img") for field in FIELDS}
 NOT_INHERITED = ("COMMANDLINE_ARGS", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # without byte code each start would compile everything
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class WebUIError(RuntimeError):
@@ -110,14 +111,19 @@ class WebUI:
         checkpoint: str = "sd1-1.safetensors",
         flags: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
+        threads: int | None = 1,
     ) -> None:
-        """Prepare `data`; `checkout=None` starts without our extension, `extensions` are further folders to copy in."""
+        """Prepare `data`; `checkout=None` starts without our extension, `extensions` are further folders to copy in.
+
+        threads: that torch computes with; None: as many as it takes by itself.
+        """
         self.folder, self.python, self.models, self.data = Path(folder), Path(python), Path(models), Path(data)
         self.lora_dir, self.lyco_dir = self.data / "models" / "Lora", self.data / "models" / "LyCORIS"
         self.embeddings_dir = self.data / "embeddings"
         self.log_path = self.data / "webui.log"
         self.kind = recognise(self.folder)
         self.flags = list(flags)
+        self.threads = threads
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.startup_seconds = 0.0
@@ -142,10 +148,8 @@ class WebUI:
         return [*self.kind.command(self.python, self.folder, self.data, self.models, self.port), *self.flags]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment: offline hubs, one thread, and byte code and temporary files outside of the webui."""
+        """Return the environment: offline hubs, and byte code and temporary files outside of the webui."""
         own = {
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
             "NO_PROXY": "127.0.0.1,localhost",
             "HF_HUB_OFFLINE": "1",
@@ -161,8 +165,9 @@ class WebUI:
             "SD_WEBUI_RESTARTING": "1",
             "CUDA_VISIBLE_DEVICES": "",
         }
-        kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        return {**kept, **own}
+        kept = {name: value for name, value in os.environ.items() if name not in (*NOT_INHERITED, *THREADS)}
+        threads = {} if self.threads is None else dict.fromkeys(THREADS, str(self.threads))
+        return {**kept, **own, **threads}
 
     def start(self, timeout: float = 600.0) -> WebUI:
         """Start and wait until /sdapi/v1/options answers and the model is there; raise WebUIError after `timeout` s."""
