@@ -1,4 +1,4 @@
-"""Lets gigabytes go beside what comes next: to give them back to the system takes tenths of a second, and holds up who asks for memory."""
+"""Lets gigabytes go while nothing is computed: to give them back to the system takes tenths of a second, which an image would wait for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from .layers.layer import PatchedLayer
 
 WORTH_A_THREAD = 64 << 20  # bytes
 AT_ONCE = 16 << 20  # bytes
-SHARE = 0.1  # of the time is spent on it: the next image's steps do not feel it, and what was merged is gone two seconds later
-LONGEST = 0.1  # seconds between two times: the end of the program is not kept waiting
+LOOK = 0.01  # seconds for which the process is watched: three gigabytes are gone in as many seconds if it does nothing
+BUSY = 0.5  # processors in use at which something is computed
+PAUSE = 0.1  # seconds until the next look then: an image gets 2 % longer at the most, and the end of the program is not kept waiting
 
 _slow: list[Event] = []  # one for each thread that gives something back and could be done sooner
 
 
 def discard(layers: Iterable[PatchedLayer]) -> None:
-    """Drop what layers keep that are no longer on a model."""
-    while _slow:
-        _slow.pop().set()  # what was dropped before makes room for what is about to be made
+    """Drop what layers keep that are no longer on a model: at once where it is little, else when there is time for it."""
     values = [value for layer in layers for value in layer.let_go()]
     if sum(value.nbytes for value in values if value.device.type == "cpu") >= WORTH_A_THREAD:
         _slow.append(hurry := Event())
@@ -30,11 +29,24 @@ def discard(layers: Iterable[PatchedLayer]) -> None:
         Thread(target=_give_back, args=(values, hurry)).start()
 
 
+def make_room() -> None:
+    """Have all that is still to be dropped go at once: memory is about to be taken."""
+    while _slow:
+        _slow.pop().set()
+
+
 def _give_back(values: list[Tensor], hurry: Event) -> None:
     """Let tensors go a few at a time."""
     while values:
-        began, size = time.monotonic(), 0
+        size = 0
         while values and size < AT_ONCE:
             size += values.pop().nbytes
-        if main_thread().is_alive():
-            hurry.wait(min(LONGEST, (time.monotonic() - began) * (1 / SHARE - 1)))
+        if main_thread().is_alive() and _is_computing(hurry):
+            hurry.wait(PAUSE)
+
+
+def _is_computing(hurry: Event) -> bool:
+    """Watch for a moment whether the other threads of the process compute."""
+    began, before = time.monotonic(), time.process_time()
+    hurry.wait(LOOK)
+    return time.process_time() - before > (time.monotonic() - began) * BUSY

@@ -14,7 +14,7 @@ from .. import models
 from ..errors import ModelMismatchError, naming
 from ..models import BaseModel, LayerInfo, Piece
 from .activation import Activation, SamplingPosition, usable
-from .discard import discard
+from .discard import discard, make_room
 from .edit import BaseRows, Edit, joined, shape_of
 from .layers.kinds import patched
 from .layers.layer import PatchedLayer
@@ -88,10 +88,12 @@ class Patcher:
             if (before := self._layers.get(module)) is not None:
                 layer.adopt(before)
         self.workspace.begin(mode, sum(activation.network.bytes for activation in activations), partial(_gains, layers))
+        if layers:
+            make_room()
+        else:
+            self.workspace.free()
         discard(self._layers.values())
         self._keep(layers, edits)
-        if not layers:
-            self.workspace.free()
         self.active = True
         self.install(layers)
         return report

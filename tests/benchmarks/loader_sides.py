@@ -12,6 +12,7 @@ from lib_lycoris import Activation, Patcher
 from lib_lycoris.hosts.library.cache import KEPT_MIB, NetworkCache
 from lib_lycoris.models import BaseModel, parameter
 from lib_lycoris.patching import Mode, Strength
+from lib_lycoris.patching.discard import make_room
 
 from . import loader_host
 from .loader_models import Model
@@ -70,6 +71,7 @@ class Ours:
         """Forget all that was loaded and prepared."""
         self.off()
         self.patcher, self.loaded = None, NetworkCache()
+        make_room()  # else it would go beside what is measured next
         gc.collect()
 
 

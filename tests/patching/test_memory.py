@@ -101,7 +101,8 @@ def test_what_goes_slowly_goes_at_once_where_memory_is_wanted(monkeypatch: pytes
     """The next networks do not come beside all that those before kept."""
     monkeypatch.setattr(discard, "WORTH_A_THREAD", 1)
     monkeypatch.setattr(discard, "AT_ONCE", 1)
-    monkeypatch.setattr(discard, "SHARE", 1e-9)
+    monkeypatch.setattr(discard, "BUSY", -1)  # as if something were computed all the time
+    monkeypatch.setattr(discard, "PAUSE", 600)
     values = [torch.empty(1 << 20) for _ in range(20)]
     kept = [weakref.ref(value) for value in values]
     discard.discard([types.SimpleNamespace(let_go=lambda: [values.pop() for _ in range(20)])])  # type: ignore[list-item]
@@ -109,6 +110,9 @@ def test_what_goes_slowly_goes_at_once_where_memory_is_wanted(monkeypatch: pytes
     time.sleep(0.2)
     assert any(reference() is not None for reference in kept), "it waits between"
     discard.discard([])
+    time.sleep(0.1)
+    assert any(reference() is not None for reference in kept), "no network comes"
+    discard.make_room()
     thread.join(5)
     assert not any(reference() is not None for reference in kept)
 
@@ -118,7 +122,7 @@ def test_a_program_that_ends_meanwhile_gives_back_the_rest_at_once_and_ends_well
     program = """
 import types, torch
 from lib_lycoris.patching import discard
-discard.WORTH_A_THREAD, discard.AT_ONCE, discard.SHARE = 1, 1, 1e-9
+discard.WORTH_A_THREAD, discard.AT_ONCE, discard.BUSY = 1, 1, -1
 discard.discard([types.SimpleNamespace(let_go=lambda: [torch.zeros(1 << 14) for _ in range(3000)])])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
