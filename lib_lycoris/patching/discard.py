@@ -12,7 +12,7 @@ from .layers.layer import PatchedLayer
 
 WORTH_A_THREAD = 64 << 20  # bytes
 AT_ONCE = 16 << 20  # bytes
-LOOK = 0.01  # seconds for which the process is watched: three gigabytes are gone in as many seconds if it does nothing
+LOOK = 0.02  # seconds for which the process is watched, longer than a tick of Windows' clock of processor time; a gigabyte goes in 1.5
 BUSY = 0.5  # processors in use at which something is computed
 PAUSE = 0.1  # seconds until the next look then: an image gets 2 % longer at the most, and the end of the program is not kept waiting
 

@@ -202,7 +202,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--webui", type=Path, metavar="DIR", required=True, help="a folder of AUTOMATIC1111's webui, which stays as it is")
     parser.add_argument("--webui-python", metavar="PYTHON", help="the Python that this webui runs with (default: the one in its venv)")
     parser.add_argument("--kinds", nargs="*", default=[*FIGURES], choices=FIGURES, metavar="KIND", help=f"of {', '.join(FIGURES)}")
-    parser.add_argument("--repeats", type=int, default=2, help="of each change but a first use")
+    parser.add_argument("--repeats", type=int, default=3, help="of each change but a first use")
     parser.add_argument("--first-uses", type=int, default=3, help="processes that are asked for one, of which the shortest counts")
     parser.add_argument("--starts", type=int, default=8, help="with and without the extension; 0: the start is not measured")
     parser.add_argument("--processor-time", action="store_true", help="on a busy machine: the webui's processor time instead of the wall's")
