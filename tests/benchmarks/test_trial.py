@@ -99,7 +99,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     @contextmanager
     def serving(webui: Any, networks: Any) -> Iterator[None]:
-        assert sorted(networks) == ["lora-0", "lora-1", "lora-2"]
+        assert sorted(networks) == ["lora-0", "lora-1", "lora-2", "lora-3"]
         running[:] = [webui]
         yield
 
