@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -91,9 +91,15 @@ class Run:
         cpu = self.given.device == "cpu"
         model = make("sdxl", self.given.device, torch.bfloat16 if cpu else torch.float16)
         stages = Stages(model, folder, self.kinds, replace(SDXL, size=64 if cpu else 128))
-        for result in (*stages.changes(), *stages.steady()):
-            limit = SDXL_STEADY_LIMITS.get(result.name, result.limit)
-            yield replace(result, name=f"sdxl_{result.name}", limit=limit)
+        yield from _of_sdxl("sdxl", (*stages.changes(), *stages.steady()))
+        if cpu:  # a step of the size that SDXL is used at takes so long there that one network must do
+            yield from _of_sdxl("sdxl_1024_px", Stages(model, folder, self.kinds[:1], replace(SDXL, size=128)).steady())
+
+
+def _of_sdxl(name: str, results: Iterable[Result]) -> Iterator[Result]:
+    """Yield results with the name of their stage, and the limits that SDXL has."""
+    for result in results:
+        yield replace(result, name=f"{name}_{result.name}", limit=SDXL_STEADY_LIMITS.get(result.name, result.limit))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
