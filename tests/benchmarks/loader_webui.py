@@ -29,7 +29,7 @@ from .loader_timing import Clock, Result, added
 FIGURES = {"lora": 1.1, "locon": 3.7, "loha": 2.4, "lokr": 2.5}  # seconds that a strength change adds, by the issue; a first use: 12
 FIRST_USE = 12.0
 DEVIATION_LIMIT = 0.2
-AFTER = 3  # images after a change, of which the shortest is what it is held against
+AFTER = 3  # images after a change, which it is held against
 HERE = Path(__file__).resolve().parent
 
 
@@ -136,9 +136,9 @@ class Pictures:
         return self.now() - before
 
     def added(self, tag: str) -> float:
-        """Return what the change to a tag adds to the shortest of the images after it: what disturbs one of them only makes it longer."""
+        """Return what the change to a tag adds to the images after it; their median leaves out one that was disturbed."""
         first = self.cost(tag)
-        return first - min(self.cost(tag) for _ in range(AFTER))
+        return first - median(self.cost(tag) for _ in range(AFTER))
 
     def same(self, tag: str) -> bytes:
         """Return the image of prompts that are the same each time."""
