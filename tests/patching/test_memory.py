@@ -117,6 +117,36 @@ def test_what_goes_slowly_goes_at_once_where_memory_is_wanted(monkeypatch: pytes
     assert not any(reference() is not None for reference in kept)
 
 
+def test_the_next_networks_ask_for_room_and_an_image_without_any_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("lib_lycoris.patching.patcher.make_room", lambda: asked.append("room"))
+    patcher = Patcher(TinyModel())
+    network = constant(networks(tmp_path, patcher, ["lora"])["lora"], 0.7)
+    patcher.apply([], "merged")
+    patcher.restore()
+    assert asked == []
+    patcher.apply([network], "merged")
+    assert asked == ["room"]
+
+
+def test_a_process_that_computes_is_told_from_one_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discard, "LOOK", 0.05)
+    hurry, done = threading.Event(), threading.Event()
+    assert not all(discard._is_computing(hurry) for _ in range(40))  # several looks: others have the processors too
+
+    def compute() -> None:
+        while not done.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        assert any(discard._is_computing(hurry) for _ in range(40))
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_a_program_that_ends_meanwhile_gives_back_the_rest_at_once_and_ends_well() -> None:
     """A thread that is ended while torch frees something would abort the process."""
     program = """
