@@ -20,6 +20,8 @@ from lib_lycoris.hosts.embedded.models import load_model
 from lib_lycoris.hosts.protocol import GenerationProgress, GenerationRequest
 from tests.hosts.test_generate import PROMPT, SMALL, bits, generate, pixels
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

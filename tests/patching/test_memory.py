@@ -75,6 +75,7 @@ def test_what_is_merged_on_a_cpu_is_mapped_for_itself_and_where_it_cannot_be_is_
     assert made == [320 * 320 * 4] and torch.equal(*outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process' memory this way")
 def test_all_memory_of_what_stayed_goes_back_to_the_system() -> None:
     """Also where something small, which is still there, lies behind it in malloc's heap."""
@@ -147,6 +148,7 @@ def test_a_process_that_computes_is_told_from_one_that_waits(monkeypatch: pytest
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_meanwhile_gives_back_the_rest_at_once_and_ends_well() -> None:
     """A thread that is ended while torch frees something would abort the process."""
     program = """

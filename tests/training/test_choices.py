@@ -29,6 +29,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pictures.folder(tmp_path_factory.mktemp("images"), 6)
 
 
+@pytest.mark.slow
 def test_dims_and_alphas_by_block(out: Path, words: Words, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [name for name in layout("sd1") if name != "BASE"]
     asked = {block: (1 + place % 4, 0.5 + place % 3) for place, block in enumerate(blocks)}
