@@ -158,12 +158,13 @@ def _read_finite(file: TensorFile, unused: frozenset[str], wide: torch.dtype | N
     tensors: dict[str, Tensor] = {}
     stored: dict[str, Tensor] = {}
     for block in file.blocks(file.tensors):
-        stored.update(block.tensors())
+        found = block.tensors()
+        stored.update(found)
         if not sound(block.values):
-            refuse_unsound(file.path.name, {key: tensor for key, tensor in block.tensors().items() if key not in unused})
+            refuse_unsound(file.path.name, {key: tensor for key, tensor in found.items() if key not in unused})
         if block.values.is_floating_point() and wide is not None and torch.promote_types(arithmetic(block.values.dtype), wide) == wide:
-            block = block.to(wide)
-        tensors.update(block.tensors())
+            found = block.to(wide).tensors()
+        tensors.update(found)
     return tensors, _digest(stored)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from functools import partial
 
@@ -92,9 +92,19 @@ class Edit:
         """The live parameters whose values the activation-side form is made of."""
         return [source.parameter for source in self.sources] if self.algorithm.binds_weight else []
 
+    def does(self, other: Edit) -> bool:
+        """Tell whether this does all the time what another edit of the same parameter does."""
+        same = self.algorithm is other.algorithm and self.pieces == other.pieces
+        return same and self.strength == other.strength and self.order == other.order
+
     def adopt(self, other: Edit) -> None:
         """Take over what another edit of the same algorithm on the same rows has prepared."""
         self._prepared, self._bound = other._prepared, other._bound
+
+
+def in_order(edits: Iterable[Edit]) -> list[Edit]:
+    """Return the edits of one parameter in the order in which they are summed."""
+    return sorted(edits, key=lambda edit: edit.order)
 
 
 def joined(sources: Sequence[BaseRows]) -> Tensor:

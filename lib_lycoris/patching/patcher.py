@@ -16,6 +16,7 @@ from ..models import BaseModel, LayerInfo, Piece
 from .activation import Activation, SamplingPosition, usable
 from .discard import discard, make_room
 from .edit import BaseRows, Edit, joined, shape_of
+from .hook import Hook
 from .layers.kinds import patched
 from .layers.layer import PatchedLayer
 from .live.attention import unsupported
@@ -25,18 +26,7 @@ from .live.moving import unwatch, watch
 from .report import NetworkReport, Report
 from .workspace import Mode, Workspace
 
-
-class Hook:
-    """Stands in for a module's forward; does nothing but call it once the changes are taken off."""
-
-    def __init__(self, module: nn.Module, layer: PatchedLayer) -> None:
-        self.own: Any = module.__dict__.get("forward")  # set by another program on this one module, such as accelerate
-        self.inner = self.own if self.own is not None else type(module).forward.__get__(module)
-        self.layer: PatchedLayer | None = layer
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the changed output, or the module's own."""
-        return self.inner(*args, **kwargs) if self.layer is None else self.layer(self.inner, *args, **kwargs)
+Plan = dict[nn.Module, dict[str, list[Edit]]]  # module -> parameter -> its changes
 
 
 class Patcher:
@@ -77,26 +67,35 @@ class Patcher:
         if mode not in get_args(Mode):
             raise ModelMismatchError(f"there is no way to apply networks called {mode!r}; there are {', '.join(get_args(Mode))}")
         report = Report()
-        plan: dict[nn.Module, dict[str, list[Edit]]] = {}
+        plan: Plan = {}
         edits: dict[tuple[object, ...], Edit] = {}
         for index, activation in enumerate(activations):
             with naming(activation.network.path):
                 self._plan(activation, index, plan, edits, report)
+        self._refuse_a_second_patcher(plan)
+        if not self._is_as_before(plan, mode):
+            self._replace(plan, edits, mode, sum(activation.network.bytes for activation in activations))
+        self.resume()
+        return report
+
+    def _is_as_before(self, plan: Plan, mode: Mode) -> bool:
+        """Tell whether the layers of the last networks do what is planned, as for the next image of the same prompt: they are ready."""
+        same = bool(plan) and plan.keys() == self._layers.keys() and self.workspace.is_begun(mode)
+        return same and all(layer.makes(plan[module]) for module, layer in self._layers.items())
+
+    def _replace(self, plan: Plan, edits: dict[tuple[object, ...], Edit], mode: Mode, network_bytes: int) -> None:
+        """Make the layers that are planned, in place of those before."""
         layers = {module: self._layer(module, found) for module, found in plan.items()}
-        self._refuse_a_second_patcher(layers)
         for module, layer in layers.items():
             if (before := self._layers.get(module)) is not None:
                 layer.adopt(before)
-        self.workspace.begin(mode, sum(activation.network.bytes for activation in activations), partial(_gains, layers))
+        self.workspace.begin(mode, network_bytes, partial(_gains, layers))
         if layers:
             make_room()
         else:
             self.workspace.free()
         discard(self._layers.values())
         self._keep(layers, edits)
-        self.active = True
-        self.install(layers)
-        return report
 
     def restore(self) -> None:
         """Take every network off: the model computes as if there had never been one."""
@@ -133,7 +132,7 @@ class Patcher:
         self,
         activation: Activation,
         index: int,
-        plan: dict[nn.Module, dict[str, list[Edit]]],
+        plan: Plan,
         edits: dict[tuple[object, ...], Edit],
         report: Report,
     ) -> None:

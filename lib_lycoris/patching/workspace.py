@@ -40,13 +40,18 @@ class Workspace:
     _least_gain: float = 0.0
     _gains: Gains = field(default=_nothing, repr=False)
     _lent_bytes: float = 0
+    _begun: tuple[object, ...] = ()
     lock: Any = field(default_factory=RLock, repr=False)  # held while a layer is prepared, or used as one thread at a time may
     _scratch: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def begin(self, mode: Mode, network_bytes: int, gains: Gains) -> None:
         """Begin anew: other networks come, of so many bytes in all, on layers that would gain so much by being merged."""
         self.mode, self._kept, self._lent_bytes, self._gains = mode, 0, LENT_SHARE * network_bytes, gains
-        self._room, self._least_gain = None, 0.0
+        self._room, self._least_gain, self._begun = None, 0.0, (mode, self.merged_bytes)
+
+    def is_begun(self, mode: Mode) -> bool:
+        """Tell whether what was decided since the beginning would be decided again this way, with the memory that is allowed now."""
+        return self._begun == (mode, self.merged_bytes)
 
     def free(self) -> None:
         """Let the shared memory go, and the layers, which hold their networks."""

@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,56 @@ def test_a_merged_weight_is_made_once_and_its_memory_is_used_again(x: Tensor, tm
         patcher.pause()  # a host does so between two images
     assert seen[0][0] is seen[1][0]  # the same tags again: nothing is computed
     assert seen[2][1] == seen[0][1] and not torch.equal(seen[2][2], seen[0][2])  # another strength: other values in the same place
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["auto", "functional", "merged", "recompute"])
+def test_the_same_tags_again_find_all_prepared(mode: Any, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most images have the tags of the one before: nothing is decided anew for them, unless something that decides has changed."""
+    model = TinyModel()
+    patcher, decided = Patcher(model), []
+    found = networks(tmp_path, patcher, ["loha", "lora"])
+    strengths = {"loha": 0.7, "lora": -0.4}
+    other: Any = "auto" if mode == "merged" else "merged"
+    decide = PatchedLayer._decide
+
+    def noted(layer: PatchedLayer, *rest: Any) -> Any:
+        decided.append(layer.module)
+        return decide(layer, *rest)
+
+    monkeypatch.setattr(PatchedLayer, "_decide", noted)
+
+    def image(names: Sequence[str] = ("loha", "lora"), way: Any = mode) -> Tensor:
+        activations = [Activation(found[name], lambda _, name=name: strengths[name]) for name in names]  # type: ignore[misc]
+        fresh = TinyModel()
+        Patcher(fresh).apply(activations, way)
+        want = fresh(x)
+        decided.clear()
+        report = patcher.apply(activations, way)
+        assert [one.name for one in report.networks] == [found[name].name for name in names]
+        y = model(x)
+        assert torch.equal(y, want)
+        patcher.pause()  # a host does so between two images
+        return y
+
+    first = image()
+    assert decided
+    image()
+    assert not decided
+    image(names=("lora", "loha"))
+    assert not decided  # their order means nothing
+    strengths["lora"] = 0.9  # of the same activations
+    assert not torch.equal(image(), first) and decided
+    image(names=("lora",))
+    assert decided
+    image(("lora",), other)
+    assert decided
+    patcher.workspace.merged_bytes = 0  # as a setting has it now
+    image(("lora",), other)
+    assert decided
+    patcher.restore()
+    image(("lora",), other)
+    assert decided
 
 
 @torch.no_grad()

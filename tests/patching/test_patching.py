@@ -268,6 +268,11 @@ class Storm:
         self.active = (activations, self.random.choice(MODES))
         self.patcher.apply(*self.active)  # type: ignore[arg-type]
 
+    def again(self) -> None:
+        """The next image of the same prompt."""
+        self.patcher.pause()
+        self.patcher.apply(*self.active)  # type: ignore[arg-type]
+
     def restore(self) -> None:
         self.active = ([], self.active[1])
         self.patcher.restore()
@@ -296,7 +301,7 @@ class Storm:
         self.both(lambda model: model.get_parameter(name).detach().mul_(1.1))
 
     def transition(self) -> None:
-        getattr(self, self.random.choice(["apply", "apply", "restore", "step", "dtype", "device", "load", "write"]))()
+        getattr(self, self.random.choice(["apply", "apply", "again", "restore", "step", "dtype", "device", "load", "write"]))()
 
     def check(self, x: Tensor) -> None:
         """The model computes what one computes that never saw the past: the twin with the same networks put on afresh."""
@@ -311,7 +316,7 @@ class Storm:
 @torch.no_grad()
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
 def test_any_history_ends_with_the_twins_bits(seed: int, x: Tensor, tmp_path: Path) -> None:
-    """300 random transitions each: apply, restore, step, load_state_dict, dtype, memory, in-place writes; 2,400 in all."""
+    """300 random transitions each: apply, the same again, restore, step, load_state_dict, dtype, memory, in-place writes; 2,400 in all."""
     storm = Storm(seed, tmp_path)
     for index in range(300):
         storm.transition()

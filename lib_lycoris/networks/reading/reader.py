@@ -6,7 +6,9 @@ pickle nothing is executed (see :mod:`.unpickle`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +24,9 @@ from .foreign import content_name
 from .header import LARGEST_HEADER, SNIFFED, header_length, looks_like_header, read_header
 from .table import TensorInfo
 from .torch_file import open_torch
+
+PIECE = 4 << 20  # bytes that one reader takes at a time: side by side, so that a disk still goes through the file from front to end
+READERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +75,7 @@ class TensorFile:
     def _block(self, file: BinaryIO, run: Sequence[tuple[str, TensorInfo]]) -> Block:
         (key, first), last = run[0], run[-1][1]
         memory = torch.empty(last.end - first.begin, dtype=torch.uint8)
-        file.seek(self.data_start + first.begin)
-        if len(memory) and file.readinto(memory.numpy()) != len(memory):  # type: ignore[attr-defined]
+        if not _fill(memory, file, self.data_start + first.begin):
             raise NetworkFormatError(f"{self.path.name} is cut off: it ends inside {readable(run[-1][0])}; download it again")
         try:
             values = unsigned(memory.view(memory_dtype(first.dtype)), first.dtype)
@@ -80,6 +84,27 @@ class TensorFile:
         if first.stride is not None:
             values = values.as_strided(first.shape, first.stride).flatten()
         return Block(values, tuple(key for key, _ in run), tuple(info.shape for _, info in run))
+
+
+def _fill(memory: Tensor, file: BinaryIO, start: int) -> bool:
+    """Fill bytes from a place in a file; False where it ends before.
+
+    Several readers share a large block: the system clears new pages for whoever first writes to them, which takes longer than the copy.
+    """
+    view = memory.numpy().data
+    if len(view) <= PIECE or not hasattr(os, "preadv"):  # Windows
+        file.seek(start)
+        return not len(view) or file.readinto(view) == len(view)  # type: ignore[attr-defined]
+    pieces = range(0, len(view), PIECE)
+    with ThreadPoolExecutor(READERS) as readers:
+        return all(readers.map(lambda at: _fill_piece(view[at : at + PIECE], file.fileno(), start + at), pieces))
+
+
+def _fill_piece(view: memoryview, file: int, start: int) -> bool:
+    done = 0
+    while done < len(view) and (more := os.preadv(file, [view[done:]], start + done)):
+        done += more
+    return done == len(view)
 
 
 def _runs(infos: Mapping[str, TensorInfo]) -> list[list[tuple[str, TensorInfo]]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...networks.summing import add_terms
-from ..edit import Edit
+from ..edit import Edit, in_order
 from ..live.base_state import BaseState
 from ..live.layer_access import LiveParameter
 from ..memory import lasting
@@ -20,7 +20,7 @@ class Effective:
 
     def __init__(self, parameter: LiveParameter, edits: Sequence[Edit], workspace: Workspace, slot: int = 0) -> None:
         self.live = parameter
-        self.edits = sorted(edits, key=lambda edit: edit.order)
+        self.edits = in_order(edits)
         self.workspace = workspace
         self.slot = slot  # tells the parameters of one layer apart, which are needed at the same time
         self._value: nn.Parameter | None = None  # kept

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...algorithms import Convolution, LowRank, Stacked
 from ..cost import Way, gain
-from ..edit import Edit
+from ..edit import Edit, in_order
 from ..live.base_state import BaseState
 from ..live.compiling import is_compiling, outside_the_compiler
 from ..live.layer_access import COMPUTED_IN, LiveParameter, autocasts
@@ -36,13 +36,13 @@ class PatchedLayer:
 
     def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> None:
         self.module, self.workspace, self.access = module, workspace, workspace.access
-        self.edits = {leaf: sorted(found, key=lambda edit: edit.order) for leaf, found in edits.items()}
+        self.edits = {leaf: in_order(found) for leaf, found in edits.items()}
         self.effective = {leaf: Effective(self.live(leaf), found, workspace, slot) for slot, (leaf, found) in enumerate(edits.items())}
         self.shifts = {leaf: Shift(self.live(leaf), found, workspace) for leaf, found in edits.items() if leaf.endswith("bias")}
         self._all = [edit for found in self.edits.values() for edit in found]
         self.varies = not all(isinstance(edit.strength, (int, float)) for edit in self._all)
         self.leaves = False  # whether the module is moved within a step, so that what is kept is of no use at the next one
-        self._ways: dict[int, Way] = {}
+        self._ways: dict[tuple[object, ...], Way] = {}
         self._calls: dict[tuple[object, ...], Call] = {}
         self._stack: tuple[list[LowRank], Stacked] | None = None
 
@@ -82,6 +82,13 @@ class PatchedLayer:
             run = one_at_a_time(self.workspace.lock, run)
         return Call(run, BaseState(reads) if reads else None, now)
 
+    def makes(self, edits: dict[str, list[Edit]]) -> bool:
+        """Tell whether these are the edits of the layer's parameters."""
+        if edits.keys() != self.edits.keys() or any(len(found) != len(self.edits[leaf]) for leaf, found in edits.items()):
+            return False
+        pairs = (pair for leaf, found in edits.items() for pair in zip(self.edits[leaf], in_order(found)))
+        return all(mine.does(other) for mine, other in pairs)
+
     def adopt(self, other: PatchedLayer) -> None:
         """Take over what another changed form of the same layer has computed or has memory for."""
         for leaf, effective in self.effective.items():
@@ -110,9 +117,10 @@ class PatchedLayer:
 
     def way_for(self, x: Tensor, positions: int) -> Way:
         """Return how the changes are applied to an input of so many positions."""
-        found = self._ways.get(positions)
+        shape, dtype = self.shape, self.effective_dtype("weight", x)
+        kind = (positions, dtype, x.device)
+        found = self._ways.get(kind)
         if found is None:
-            shape, dtype = self.shape, self.effective_dtype("weight", x)
             size = prod(shape) * dtype.itemsize
             works = [edit.algorithm.cost(shape) for edit in self.edits.get("weight", ())]
             kept = "merged" in self._ways.values()  # for an input of another size
@@ -122,7 +130,7 @@ class PatchedLayer:
                 found = self.workspace.way(works, positions, size, dtype, x.device, not (self.varies or self.leaves), kept)
             else:  # a vector beside the bias's takes no room to speak of
                 found = "functional" if self.varies or self.workspace.mode == "functional" else "merged"
-            self._ways[positions] = found
+            self._ways[kind] = found
         return found
 
     def gain(self, device: str) -> tuple[float, int] | None:
