@@ -88,18 +88,22 @@ def naming(path: str | Path) -> Iterator[None]:
 
     A file comes from a stranger and may lead a parser to any exception; each is meant to say itself what is wrong, this is the net below.
     """
-    name = Path(path).name or str(path)
     try:
         yield
     except LycorisError:
         raise
     except OSError as error:
-        raise NetworkFormatError(f"{name} cannot be read: {error.strerror or type(error).__name__}") from error
+        raise NetworkFormatError(f"{_name(path)} cannot be read: {error.strerror or type(error).__name__}") from error
     except Exception as error:  # raised again as a sentence, with what it was as its cause
+        name = _name(path)
         if says_no_memory(error):
             raise NetworkFormatError(f"{name} needs more memory than there is; close other programs, or use a smaller file") from error
         said = readable(" ".join(str(error).split()), LONGEST_CAUSE)
         raise NetworkFormatError(f"{name} cannot be understood ({type(error).__name__}: {said}); download it again or report it") from error
+
+
+def _name(path: str | Path) -> str:
+    return Path(path).name or str(path)
 
 
 def _sentence(text: str) -> str:

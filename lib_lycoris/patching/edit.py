@@ -15,6 +15,7 @@ from ..records import dataclass
 from .activation import SamplingPosition, Strength, at
 from .live.base_state import BaseState
 from .live.layer_access import LiveParameter
+from .memory import for_any_mode
 
 Rows = slice
 
@@ -82,7 +83,7 @@ class Edit:
             return known[2]
         layer = Layer(partial(self.weight, device), torch.Size(shape_of(self.sources)), device, dtype, convolution)
         state = BaseState(self.binds)
-        with torch.inference_mode(False), torch.no_grad():
+        with for_any_mode():
             change = _of_parts(layer, self) if len(self.sources) > 1 else self.algorithm.bypass(layer)
         self._prepared = (target, state, change)
         return change

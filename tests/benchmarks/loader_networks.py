@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from lib_lycoris.models import BaseModel
+from lib_lycoris.networks.hashes import model_hash
 from lib_lycoris.networks.reading.reader import open_file
 from lib_lycoris.networks.writer import save
 
 Shape = tuple[int, ...]
 Build = Callable[[Shape], dict[str, Tensor]]
+HASH = "sshs_model_hash"  # which kohya's trainer writes; without it, a webui reads the whole file for its hash at its first use ever
 SIZE = 0.02  # of the random factors: the change is felt, and no step overflows
 
 
@@ -93,8 +95,10 @@ def write(kind: str, base: BaseModel, folder: Path, dtype: torch.dtype, seed: in
     In the dtype that is computed in: of LoHa and LoKr the host computes in the file's, and on a CPU that is not half precision.
     """
     path = folder / f"{kind}-{seed}.safetensors"
-    if not path.exists():
-        save(path, tensors(kind, base, dtype, seed))
+    if not path.exists() or HASH not in open_file(path).metadata:
+        found = tensors(kind, base, dtype, seed)
+        save(path, found, {HASH: "0" * 64})
+        save(path, found, {HASH: model_hash(path)})  # of what stands behind the header
     return path
 
 

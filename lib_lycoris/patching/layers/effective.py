@@ -11,7 +11,7 @@ from ...networks.summing import add_terms
 from ..edit import Edit, in_order
 from ..live.base_state import BaseState
 from ..live.layer_access import LiveParameter
-from ..memory import lasting
+from ..memory import for_any_mode, lasting
 from ..workspace import Workspace
 
 
@@ -92,7 +92,7 @@ class Effective:
     def _parameter(
         self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None, again: bool
     ) -> nn.Parameter:  # fmt: skip
-        with torch.inference_mode(False), torch.no_grad():  # what is made in that mode could be used in it alone
+        with for_any_mode():
             return nn.Parameter(self._sum(strengths, device, dtype, memory, again), requires_grad=False)
 
     def _sum(self, strengths: Sequence[float], device: torch.device, dtype: torch.dtype, memory: Tensor | None, again: bool) -> Tensor:

@@ -37,6 +37,7 @@ class PatchedLayer:
     def __init__(self, module: nn.Module, edits: dict[str, list[Edit]], workspace: Workspace) -> None:
         self.module, self.workspace, self.access = module, workspace, workspace.access
         self.edits = {leaf: in_order(found) for leaf, found in edits.items()}
+        self.effective: dict[str, Effective] = {}
         self.effective = {leaf: Effective(self.live(leaf), found, workspace, slot) for slot, (leaf, found) in enumerate(edits.items())}
         self.shifts = {leaf: Shift(self.live(leaf), found, workspace) for leaf, found in edits.items() if leaf.endswith("bias")}
         self._all = [edit for found in self.edits.values() for edit in found]
@@ -173,7 +174,8 @@ class PatchedLayer:
 
     def live(self, leaf: str) -> LiveParameter:
         """Return one of the layer's parameters."""
-        return LiveParameter(self.module, leaf, self.access)
+        known = self.effective.get(leaf)
+        return LiveParameter(self.module, leaf, self.access) if known is None else known.live
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -18,8 +18,10 @@ class BaseState:
     or dtype and back frees what it should. Writes through ``parameter.data`` are the one kind that torch does not count.
     """
 
+    __slots__ = ("_seen",)  # there is one for each changed layer
+
     def __init__(self, parameters: Iterable[LiveParameter]) -> None:
-        self._seen = [_Seen(parameter) for parameter in dict.fromkeys(parameters)]
+        self._seen = tuple(_Seen(parameter) for parameter in dict.fromkeys(parameters))
 
     def holds(self) -> bool:
         """Tell whether all have the same values as at the beginning."""

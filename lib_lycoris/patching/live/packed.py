@@ -57,7 +57,9 @@ def _first(tensor: Any, owner: Any, name: str) -> Any:
 
 def _quantises_later(module: nn.Module, leaf: str) -> bool:
     """Tell whether a layer of quanto quantises this weight in each forward: until it is frozen."""
-    return leaf == "weight" and getattr(module, "weight_qtype", None) is not None and type(module._parameters[leaf]) in PLAIN
+    name = "weight_qtype"
+    has = name in module.__dict__ or hasattr(type(module), name)  # a module's own getattr is slow where there is none
+    return has and leaf == "weight" and getattr(module, name) is not None and type(module._parameters[leaf]) in PLAIN
 
 
 def _tensors(state: Any) -> list[Tensor]:
