@@ -120,7 +120,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(trial.Trial, "webui", webui)
     monkeypatch.setattr(trial.Trial, "at_hand", lambda self, kind: None)
     monkeypatch.setattr(trial.Trial, "start_of", lambda self, side: 2.7 if side.ours else 2.5)
-    return ["--webui", str(tmp_path), "--folder", str(tmp_path / "work"), "--kinds", "lora", "--starts", "1"]
+    return ["--webui", str(tmp_path), "--folder", str(tmp_path / "work"), "--kinds", "lora", "--starts", "1", "--repeats", "3"]
 
 
 def test_a_trial_holds_every_figure_to_its_limit(

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,7 +42,6 @@ PHASES = (  # of the webui's timer: those in which an extension runs
     "load scripts", "reload script modules", "initialize extra networks", "scripts before_ui_callback", "create ui", "gradio launch",
     "add APIs", "app_started_callback",
 )  # fmt: skip
-SMALL = 3  # measurements behind each of what adds less than one image differs from the next
 WARMING = 4  # images after which the process' memory grows no more
 Times = dict[str, list[float]]
 Tag = Callable[[int, float], str]
@@ -69,7 +67,7 @@ def changes(pictures: Pictures, tag: Tag, repeats: int) -> Times:
     found = {"first_use": [pictures.added(tag(0, 0.8))]}
     found["new_file"] = [pictures.added(tag(number, 0.8)) for number in range(1, repeats + 1)]
     found["strength_only"] = [pictures.added(tag(repeats, 0.7 - 0.1 * number)) for number in range(repeats)]
-    found["off"] = [median(_off(pictures, last) for _ in range(SMALL)) for _ in range(repeats)]
+    found["off"] = [_off(pictures, last) for _ in range(repeats)]
     return found
 
 
@@ -203,9 +201,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--webui", type=Path, metavar="DIR", required=True, help="a folder of AUTOMATIC1111's webui, which stays as it is")
     parser.add_argument("--webui-python", metavar="PYTHON", help="the Python that this webui runs with (default: the one in its venv)")
     parser.add_argument("--kinds", nargs="*", default=[*FIGURES], choices=FIGURES, metavar="KIND", help=f"of {', '.join(FIGURES)}")
-    parser.add_argument("--repeats", type=int, default=3, help="of each change but a first use")
+    parser.add_argument("--repeats", type=int, default=5, help="of each change but a first use: the collector's passes fall into some")
     parser.add_argument("--first-uses", type=int, default=3, help="processes that are asked for one, of which the shortest counts")
-    parser.add_argument("--starts", type=int, default=8, help="with and without the extension; 0: the start is not measured")
+    parser.add_argument("--starts", type=int, default=12, help="with and without the extension; 0: the start is not measured")
     parser.add_argument("--processor-time", action="store_true", help="on a busy machine: the webui's processor time instead of the wall's")
     parser.add_argument("--json", type=Path, help="write the results to a file")
     parser.add_argument("--folder", type=Path, help="keep checkpoint and networks here, for the next run (default: a temporary folder)")
