@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -12,6 +13,7 @@ from gradio.context import Context
 Update = dict[str, Any]  # as gr.update() returns it
 BEAT = 5.0  # seconds after which a state is told again though it is the same
 State = TypeVar("State")
+Yielding = TypeVar("Yielding", bound=Callable[..., Iterator[Any]])
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden"}  # of events that take no time: none waits, nothing flickers
 
 
@@ -27,6 +29,35 @@ def states(wait: Callable[[float], bool], now: Callable[[], State], pause: float
         if found != shown or time.monotonic() - told > BEAT:
             shown, told = found, time.monotonic()
             yield found
+
+
+def cumulative(function: Yielding) -> Yielding:
+    """Have each update of a generator hold what those before it told, where it does not tell it anew.
+
+    Gradio 4 sends how an update differs from the one before, and its page writes that into the one before, shown or not: of several
+    that reach a busy page together only the last is shown. What the user changes meanwhile must not be among the outputs. Gradio 3
+    sends every update whole.
+    """
+    if not hasattr(gr, "on"):
+        return function
+
+    @wraps(function)
+    def telling(*given: Any) -> Iterator[Any]:
+        told: list[Any] = []
+        for updates in function(*given):
+            now = [updates] if isinstance(updates, dict) else list(updates)  # a single output's update comes alone
+            told = [_both(*pair) for pair in zip(told, now)] if told else now
+            made = [dict(update) if isinstance(update, dict) else update for update in told]  # Gradio 4 empties them
+            yield made[0] if isinstance(updates, dict) else made
+
+    return telling  # type: ignore[return-value]
+
+
+def _both(before: Any, now: Any) -> Any:
+    """Return an update that tells what two tell, the later one where both tell it; one may be a value."""
+    if not isinstance(now, dict):
+        return now
+    return {**(before if isinstance(before, dict) else {"value": before}), **now}
 
 
 def tab_of(component: Any) -> Any:

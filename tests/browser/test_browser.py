@@ -29,6 +29,14 @@ NOT_EXECUTED = "window.broken === undefined && document.querySelectorAll('#lyco_
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 MORE = 'button:has-text("More options"):visible, .label-wrap:has-text("More options"):visible'
 NEWEST = "(document.querySelector('#lyco_gallery img') || {src: ''}).src"
+LATE = """() => {
+    const fetched = window.fetch;
+    window.fetch = async (...asked) => {
+        const answer = await fetched(...asked);
+        if (String(asked[0]?.url ?? asked[0]).includes("queue/join")) await new Promise((go) => setTimeout(go, 1500));
+        return answer;
+    };
+}"""  # the answers that say which number a work has come late
 PROMPT = "a red circle on the left, blue background"
 
 
@@ -328,3 +336,27 @@ def test_inspect_tells_what_is_wrong(tab: Any) -> None:  # noqa: F811
     tab.click("#lyco_inspect_run")
     says_once(tab, "#lyco_compare_notes", "no network is chosen")
     assert tab.evaluate(NOT_EXECUTED)
+
+
+def test_what_a_busy_page_gets_at_once_it_shows_whole(tab: Any) -> None:  # noqa: F811
+    """A page that learns late which of its works a message is about looks at several at once."""
+    open_page(tab, "Inspect")
+    choose(tab, "#lyco_inspect_model", "demo-lora")
+    wait_until_says(tab, "#lyco_inspect_head", "demo-lora")
+    wait_until_says(tab, "#lyco_inspect_modules", "layers.")
+    write(tab, "#lyco_inspect_search", "what no layer has")
+    wait_until_says(tab, "#lyco_inspect_modules", "0 of")
+    open_page(tab, "Generate")
+    write(tab, "#lyco_prompt", PROMPT)
+    tab.fill("#lyco_steps input[type=number]", "150")
+    tab.click("#lyco_generate")  # while it lasts, messages about all works come in
+    tab.wait_for_timeout(300)
+    open_page(tab, "Inspect")
+    tab.evaluate(LATE)
+    choose(tab, "#lyco_inspect_model", HTML_NAME)
+    wait_until_says(tab, "#lyco_inspect_modules", "\t64")  # the size, which is told last
+    for place, text in (("head", HTML_NAME), ("tag", "img src=x"), ("words", EVIL)):
+        wait_until_says(tab, f"#lyco_inspect_{place}", text)
+    assert tab.is_visible("#lyco_inspect_head") and tab.input_value("#lyco_inspect_search :is(textarea, input)") == ""
+    open_page(tab, "Generate")
+    wait_until_says(tab, "#lyco_progress", "Done")

@@ -33,7 +33,7 @@ K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 OUT = "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_attn2_to_k"
 EVIL = "<script>alert(1)</script>"
 OUTPUTS = (
-    "state", "found", "head", "family", "tag", "advice", "words", "facts", "blocks", "layers", "values", "search", "table", "details",
+    "state", "found", "head", "tag", "advice", "words", "facts", "blocks", "layers", "values", "table", "details",
 )  # fmt: skip
 
 
@@ -147,9 +147,7 @@ def test_choosing_a_file_shows_all_of_it(page: InspectPage) -> None:
 
 
 def test_a_file_is_read_for_the_family_that_is_chosen(page: InspectPage) -> None:
-    assert shown(page, "hero")["family"]["value"] == "what the file tells"
-    found = shown(page, "hero", "Stable Diffusion 2.x")
-    assert found["family"]["value"] == "Stable Diffusion 2.x" and "0 of 6" in found["head"]["value"]
+    assert "0 of 6" in shown(page, "hero", "Stable Diffusion 2.x")["head"]["value"]
     assert "6 of 6" in shown(page, "hero")["head"]["value"]
 
 

@@ -14,7 +14,7 @@ from ...errors import LycorisError, ToolError
 from ...hosts.protocol import GenerationCancelled, Generator
 from ...wording import counted
 from ..context import PageContext
-from ..events import QUICK, Update, by_hand, on_any, states
+from ..events import QUICK, Update, by_hand, cumulative, on_any, states
 from ..parts.generation.making import Work
 from ..parts.generation.request import read_request
 from ..style import idle, notes
@@ -118,6 +118,7 @@ class AnalyzerPart:
         size = f"{request.width} x {request.height}, {request.steps} steps each"
         return gr.update(value=idle(f"{counted(len(wanted), 'image')} of {size}: {', '.join(label for label, _ in wanted)}."))
 
+    @cumulative
     def run(self, *values: Any) -> Iterator[Updates]:
         """Generate, telling how far it is; whatever goes wrong is one sentence."""
         try:
@@ -156,6 +157,7 @@ class AnalyzerPart:
             return (*(gr.update() for _ in range(7)), gr.update())
         return (*_finished(made.setup, made.outcome), gr.update())
 
+    @cumulative
     def resume(self) -> Iterator[Updates]:
         """Follow the analysis in the making."""
         work = self.context.maker.last(KIND)

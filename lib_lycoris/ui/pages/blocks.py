@@ -22,7 +22,7 @@ from ..blocks.network import Meter
 from ..blocks.preset_files import PresetFilesPart
 from ..blocks.values import BlockValues, fitting_presets, fixed, name_of, read_values, tag_of
 from ..context import PageContext
-from ..events import QUICK, on_any
+from ..events import QUICK, cumulative, on_any
 from ..parts.file_choice import network_picker
 from ..style import bar, idle, notes, tag_box
 
@@ -150,6 +150,7 @@ class BlocksPage:
             return self.shown(unknown, ("", *fields[1:]), notes(errors=[str(error)]))
         return self.shown(unknown, fields)
 
+    @cumulative
     def measure(self, name: str | None) -> Iterator[dict[str, Any]]:
         """Measure a network that was not measured yet, telling how far it is."""
         yield gr.update()

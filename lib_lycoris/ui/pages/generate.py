@@ -13,7 +13,7 @@ from ...hosts.protocol import GeneratedImage, GenerationCancelled, GenerationReq
 from ...prompt import escape_name
 from ...prompt.number import format_number
 from ..context import PageContext
-from ..events import QUICK, Update, states
+from ..events import QUICK, Update, cumulative, states
 from ..parts.generation.grid_part import BeforeAfterPart, GridPart
 from ..parts.generation.images import LIMIT, ImageFolder, Save, text_of
 from ..parts.generation.making import LABEL, Work
@@ -133,6 +133,7 @@ class GeneratePage:
             gr.update() if work is None else gr.update(value=str(id(work))),
         )
 
+    @cumulative
     def resume(self) -> Iterator[tuple[Any, ...]]:
         """Follow the image in the making."""
         work = self.maker.last("image")
@@ -170,6 +171,7 @@ class GeneratePage:
                 self.context.settings.keep(PAGE, name, found[name])
         return [*(gr.update(value=found[name]) if name in found else gr.update() for name in FIELDS), gr.update(value=notes(problems=said))]
 
+    @cumulative
     def run(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Make an image, telling how far it is; whatever goes wrong is one sentence under the gallery."""
         try:

@@ -19,7 +19,7 @@ from ...tools.examine.module_sizes import Sizes, measure_modules, singular_value
 from ...tools.jobs.queue import Job
 from ...wording import counted
 from ..context import PageContext, Receiver
-from ..events import Update
+from ..events import QUICK, Update, cumulative
 from ..parts.dropped import DroppedFiles
 from ..parts.figures import figure_box, figure_update
 from ..parts.file_choice import base_picker, network_picker
@@ -118,14 +118,14 @@ class InspectPage:
     def _wire(self) -> None:
         self.context.receivers["Compare"] = Receiver(lambda names: self.several.shown(names), [], [self.several.component])
         self.context.keep(PAGE, {"model": self.picker.component, "several": self.several.component, "base": self.base.component})
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+        self.picker.component.change(lambda: (AS_TOLD, ""), None, [self.family, self.search], **QUICK)
         told = self.picker.component.change(self.show, [self.picker.component], self.outputs, show_progress="hidden")
         told.then(self.settle, [self.picker.component], self.outputs, show_progress="hidden")
-        self.picker.component.change(self.metadata.choose, [self.picker.component], [self.metadata.pickers["models"].component], **quick)
+        self.picker.component.change(self.metadata.choose, [self.picker.component], [self.metadata.pickers["models"].component], **QUICK)
         self.family.input(self.show, [self.picker.component, self.family], self.outputs, show_progress="hidden")
         for part in (self.search, self.order):
-            part.change(self.filtered, [self.picker.component, self.search, self.order], [self.table], **quick)
-        self.layers.change(self.drawn, [self.picker.component, self.layers], [self.values], **quick)
+            part.change(self.filtered, [self.picker.component, self.search, self.order], [self.table], **QUICK)
+        self.layers.change(self.drawn, [self.picker.component, self.layers], [self.values], **QUICK)
         self.panel.shows([self.compared, self.sides], self.results)
         inputs = [self.several.component, self.base.component]
         self.plan.watch(inputs, self.make, lambda names, _: len(names or ()) > 1, base=self.base)
@@ -135,10 +135,11 @@ class InspectPage:
     def outputs(self) -> list[Any]:
         """The components that :meth:`show` updates."""
         return [
-            self.state, self.found, self.head, self.family, self.tag, self.advice, self.words, self.facts, self.blocks, self.layers,
-            self.values, self.search, self.table, self.details,
+            self.state, self.found, self.head, self.tag, self.advice, self.words, self.facts, self.blocks, self.layers, self.values,
+            self.table, self.details,
         ]  # fmt: skip
 
+    @cumulative
     def show(self, name: str | None, label: str = AS_TOLD) -> Iterator[list[Update]]:
         """Describe a network: at once what its file says, then, module by module, how much it changes; label: of what it is read for."""
         self._latest = name
@@ -157,6 +158,7 @@ class InspectPage:
             yield from self._measured(path, shown)
         yield self._complete(path, self._shown.get(path, shown))
 
+    @cumulative
     def settle(self, name: str | None) -> Iterator[list[Update]]:
         """Describe the network that is chosen now: Gradio drops a choice that is made while the one before is still worked on."""
         if name == self._latest:
@@ -192,11 +194,10 @@ class InspectPage:
         algorithm = next(iter(found.algorithms), "")
         return self._updates(
             state=idle("measuring ..."), found=True, head=overview(found),
-            family=FAMILIES[shown.family].label if shown.family else AS_TOLD,
             tag=tag_box(f"<lyco:{escape_name(name)}:1>", self.context.send),
             advice=advice_html(algorithm, found.layers_of or ""), words=words(found, bool(self.context.send)), facts=facts(found),
             blocks=gr.update(visible=False), layers=gr.update(choices=[], value=[], visible=False), values=gr.update(visible=False),
-            search="", table=module_table(found, None), details=details(found),
+            table=module_table(found, None), details=details(found),
         )  # fmt: skip
 
     def _complete(self, path: Path, shown: Shown) -> list[Update]:
@@ -261,8 +262,7 @@ class InspectPage:
     def _updates(self, **changed: Any) -> list[Update]:
         """Return the updates of ``outputs``: values by name, or whole updates; what is not named stays as it is."""
         names = (
-            "state", "found", "head", "family", "tag", "advice", "words", "facts", "blocks", "layers", "values", "search", "table",
-            "details",
+            "state", "found", "head", "tag", "advice", "words", "facts", "blocks", "layers", "values", "table", "details",
         )  # fmt: skip
         made = []
         for name in names:

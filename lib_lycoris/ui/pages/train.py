@@ -16,7 +16,7 @@ from ...tools.training import place, runs
 from ...tools.training.command import checked, given
 from ...tools.training.network_options import ALGORITHMS, USES
 from ..context import PageContext
-from ..events import Update
+from ..events import Update, cumulative
 from ..parts.figures import figure_box, figure_update
 from ..parts.file_choice import checkpoint_picker
 from ..parts.generation.training_size import TrainedSize
@@ -135,6 +135,7 @@ class TrainPage:
 
     # ---- what the buttons do
 
+    @cumulative
     def train(self, *values: Any) -> Iterator[tuple[Update, ...]]:
         """Start a run and follow it."""
 
@@ -146,6 +147,7 @@ class TrainPage:
 
         yield from self._started(ask, values)
 
+    @cumulative
     def go_on(self, *values: Any) -> Iterator[tuple[Update, ...]]:
         """Go on with the run of the name in the field, or the one that is shown."""
 
@@ -167,16 +169,11 @@ class TrainPage:
             yield (gr.update(value=idle(READY)), gr.update(value=notes(errors=[str(error)])), *(gr.update() for _ in self.outputs[2:]))
             return
         self.shown = folder
-        fresh = (
-            gr.update(value=bar(0, "starting")),
-            gr.update(value=""),
-            gr.update(value=""),
-            gr.update(visible=False),
-            gr.update(value=""),
-        )
-        yield (*fresh, gr.update(visible=False), *(gr.update() for _ in self.outputs[6:]))
+        state, blank, hidden = gr.update(value=bar(0, "starting")), gr.update(value=""), gr.update(visible=False)
+        yield (state, blank, dict(blank), hidden, dict(blank), dict(hidden), *(gr.update() for _ in self.outputs[6:]))
         yield from self._follow(folder)
 
+    @cumulative
     def dry_run(self, *values: Any) -> Iterator[tuple[Update, ...]]:
         """Say what a run would take."""
         try:
@@ -201,6 +198,7 @@ class TrainPage:
         runs.stop(folder)
         return gr.update(value=notes(applied=["It stops after this step and keeps its state."]))
 
+    @cumulative
     def smaller(self, dim: float | None) -> Iterator[Update]:
         """Make a smaller file of the network that is shown."""
         yield from self.size.run(self.shown, dim)
@@ -224,6 +222,7 @@ class TrainPage:
         facts = runs.facts_of(folder)
         return (*self._updates(facts, drawn=True), gr.update(value=f"{facts.name} {time.time()}") if facts.running else gr.update())
 
+    @cumulative
     def come_back(self) -> Iterator[tuple[Update, ...]]:
         """Follow the run that is shown, for somebody who opens the page."""
         if self.shown is not None:

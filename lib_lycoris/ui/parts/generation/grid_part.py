@@ -13,7 +13,7 @@ from ....errors import LycorisError, ToolError
 from ....hosts.protocol import GeneratedImage, GenerationCancelled, GenerationRequest, Generator
 from ....prompt import find_tags
 from ...context import PageContext
-from ...events import states
+from ...events import cumulative, states
 from ...style import bar, idle, notes
 from ..file_choice import network_picker
 from .grid import ALGORITHMS, NETWORKS, ROWS, GridWork, plan_grid
@@ -54,6 +54,7 @@ class GridPart:
         stop.click(self.maker.stop, None, None, queue=False, show_progress="hidden")
         self.context.on_return("lyco_grid_following", self.found, self.resume, outputs)
 
+    @cumulative
     def run(self, names: list[str] | None, strengths: str, kind: str, typed: str, *values: Any) -> Iterator[Updates]:
         """Make a grid, showing the images that are there."""
         try:
@@ -81,6 +82,7 @@ class GridPart:
             return (*_updates(None, shown), gr.update())
         return (*_updates(work.state(), shown, busy=True), gr.update(value=str(id(work))))
 
+    @cumulative
     def resume(self) -> Iterator[Updates]:
         """Follow the grid in the making."""
         work = self.maker.last("grid")
@@ -145,6 +147,7 @@ class BeforeAfterPart:
             return gr.update(value=notes(errors=[str(error)])), gr.update()
         return gr.update(value=""), gr.update(value=slider([(path.name, thumbnail(path, LARGE)) for path in paths]))
 
+    @cumulative
     def run(self, *values: Any) -> Iterator[Updates]:
         """Make the image of the fields without its tags and with them, of one seed."""
         try:
@@ -174,6 +177,7 @@ class BeforeAfterPart:
             return (*self._ended(work), gr.update())
         return (*_updates(work.state(), busy=True), gr.update(value=str(id(work))))
 
+    @cumulative
     def resume(self) -> Iterator[Updates]:
         """Follow the pair in the making."""
         if self.last is None:

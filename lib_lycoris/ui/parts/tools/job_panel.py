@@ -14,7 +14,7 @@ from ....tools.jobs.progress import ProgressState
 from ....tools.jobs.queue import Job
 from ....wording import counted, remaining, took
 from ...context import PageContext
-from ...events import Update, states
+from ...events import Update, cumulative, states
 from ...style import bar, idle, notes, report
 from .fields import as_shown
 
@@ -70,6 +70,7 @@ class JobPanel:
         """Start a job at a click: ``make(*values of inputs)`` returns the tool's name and options, or raises LycorisError."""
         self._buttons.append(button)
 
+        @cumulative
         def go(*values: Any) -> Iterator[tuple[Update, ...]]:
             yield from self.make_and_run(make, values)
 
@@ -103,6 +104,7 @@ class JobPanel:
         yield self._updates(bar(0, "starting"), "", busy=True, results=self._show(None))
         yield from self._follow(job)
 
+    @cumulative
     def resume(self) -> Iterator[tuple[Update, ...]]:
         """Show the page's last job to somebody who opens the page: how far it is, or what came of it."""
         job = self.context.jobs.latest(self.owner)
