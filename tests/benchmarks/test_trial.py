@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +85,29 @@ def test_a_webui_keeps_what_it_compiled(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     webui = WebUI(tmp_path, Path(sys.executable), models=tmp_path, data=tmp_path / "data", checkout=None)
     assert "PYTHONDONTWRITEBYTECODE" not in webui.environment() and webui.environment()["PYTHONPYCACHEPREFIX"]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("\tlibtcmalloc_minimal.so.4 (libc6) => /lib/64/libtcmalloc_minimal.so.4", "/lib/64/libtcmalloc_minimal.so.4"),
+        ("\tlibtcmalloc.so.4 (libc6,x86-64) => /usr/lib/libtcmalloc.so.4", "/usr/lib/libtcmalloc.so.4"),
+        ("\tlibtcmalloc_minimal_debug.so.4 (libc6,x86-64) => /lib/libtcmalloc_minimal_debug.so.4", None),
+    ],
+)  # fmt: skip
+def test_the_allocator_is_that_of_the_webui_s_launcher(
+    line: str, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    said = SimpleNamespace(stdout=f"2 libs found in cache\n{line}\n\tlibc.so.6 (libc6) => /lib/libc.so.6\n")
+    monkeypatch.setattr(shutil, "which", lambda name, path: "/sbin/ldconfig")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
+    allocator = trial.allocator.__wrapped__
+    assert allocator() == ({"LD_PRELOAD": found} if found else {})
+    monkeypatch.setattr(trial, "allocator", allocator)
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "sd_hijack.py").touch()
+    webui = trial.LaunchedWebUI(tmp_path, Path(sys.executable), models=tmp_path, data=tmp_path / "data", checkout=None)
+    assert webui.environment().get("LD_PRELOAD") == (found or os.environ.get("LD_PRELOAD"))
 
 
 @pytest.fixture

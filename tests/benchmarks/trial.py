@@ -2,7 +2,8 @@
 
 ``bench trial --webui DIR`` makes a random checkpoint of SD 1.5's real sizes and networks for it; the same files are ``<lora:...>`` to the
 webui's loader, in a process without the extension, and ``<lyco:...>`` to ours. Every side starts anew for each kind of network, and makes
-images of 64x64 in one step through the API, with as many threads as the webui takes by itself. A change adds the time of the image after
+images of 64x64 in one step through the API, with as many threads as the webui takes by itself and
+the allocator of its launcher. A change adds the time of the image after
 it, less that of an image with other prompts and the same tag: what a network costs at every step is not in it. Peaks are the process'
 resident memory above images without tags.
 """
@@ -11,12 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +64,26 @@ class Side:
 BUILT_IN = Side("lora", ours=False)
 SIDES = {"built_in": BUILT_IN, **{way: Side("lyco", settings={"lyco_mode": way}) for way in LIMITS}}
 NO_ROOM = Side("lyco", settings={"lyco_merged_mib": 0})
+
+
+@cache
+def allocator() -> Mapping[str, str]:
+    """Return the environment that webui.sh adds where the system has TCMalloc.
+
+    Without it each image asks the system for its 3 GB anew, which takes as long as all else, and as it happens.
+    """
+    ldconfig = shutil.which("ldconfig", path=os.pathsep.join((os.environ.get("PATH", ""), "/sbin", "/usr/sbin")))
+    listed = subprocess.run([ldconfig, "-p"], capture_output=True, text=True).stdout if ldconfig else ""
+    found = re.search(r"=> (\S+/libtcmalloc(?:_minimal)?\.so\.\d)$", listed, re.MULTILINE)
+    return {"LD_PRELOAD": found[1]} if found else {}
+
+
+class LaunchedWebUI(WebUI):
+    """A webui as its own launcher starts it."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment, the allocator with it."""
+        return {**super().environment(), **allocator()}
 
 
 def changes(pictures: Pictures, tag: Tag, repeats: int) -> Times:
@@ -107,7 +132,7 @@ class Trial:
 
     def webui(self, side: Side, *flags: str) -> WebUI:
         """Return a webui that nothing has run in."""
-        return WebUI(
+        return LaunchedWebUI(
             self.folder, Path(self.python), models=self.models, data=self.work / "webui-data", checkout=CHECKOUT if side.ours else None,
             options=side.settings, flags=flags, threads=None,
         )  # fmt: skip
@@ -234,6 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="lycoris-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
     found = []
+    print(f"allocator: {allocator().get('LD_PRELOAD', 'the system has no TCMalloc')}", flush=True)
     try:
         for result in results(given, folder.resolve()):
             found.append(result)
@@ -242,7 +268,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
     if given.json:
-        given.json.write_text(json.dumps({"results": [result.entry for result in found]}, indent=1) + "\n", "utf-8")
+        given.json.write_text(
+            json.dumps({"allocator": dict(allocator()), "results": [result.entry for result in found]}, indent=1) + "\n", "utf-8"
+        )
     return 0 if all(result.within for result in found) else 1
 
 
