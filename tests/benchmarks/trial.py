@@ -2,10 +2,9 @@
 
 ``bench trial --webui DIR`` makes a random checkpoint of SD 1.5's real sizes and networks for it; the same files are ``<lora:...>`` to the
 webui's loader, in a process without the extension, and ``<lyco:...>`` to ours. Every side starts anew for each kind of network, and makes
-images of 64x64 in one step through the API, with as many threads as the webui takes by itself and
-the allocator of its launcher. A change adds the time of the image after
-it, less that of an image with other prompts and the same tag: what a network costs at every step is not in it. Peaks are the process'
-resident memory above images without tags.
+images of 64x64 in one step through the API, with as many threads as the webui takes by itself and the allocator of its launcher. A change
+adds the time of the image after it, less that of an image with other prompts and the same tag: what a network costs at every step is not in
+it. Peaks are the process' resident memory above images without tags.
 """
 
 from __future__ import annotations
