@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 FEW = 32  # rows; a product of less is computed in another order, and has other last bits than the same rows among many
+# The same for a product that is added to something. On processors with AMX, MKL rounds product and sum of up to 192 rows at once on one
+# thread, and of none with several.
+FEW_ADDED = 256
 
 
-def stretches(count: int, step: int) -> Iterator[slice]:
-    """Give so many rows in stretches of at most a number of rows, all as long as the others or one row longer."""
-    parts = -(-count // step)
+def stretches(count: int, step: int, few: int = 1) -> Iterator[slice]:
+    """Give so many rows in stretches of at most a number of rows, or of at least ``few``; all as long as the others or one row longer."""
+    parts = max(1, min(-(-count // step), count // few)) if count else 0
     return (slice(part * count // parts, (part + 1) * count // parts) for part in range(parts))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 from sys import float_info
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from .limits import LARGEST_FACTOR, arithmetic, sound
 from .matching import Match, find_layers, match, own_model
 from .network import Network
 from .reading.foreign import tensors_name
-from .reading.reader import TensorFile, open_file
+from .reading.reader import Block, TensorFile, open_file
 from .reading.table import TensorInfo
 from .settings.refused import refusal
 from .settings.source import SettingsSource, read_source
@@ -156,27 +157,37 @@ def _read_finite(file: TensorFile, unused: frozenset[str], wide: torch.dtype | N
     unused: keys of numbers that mean nothing, and may be anything.
     """
     tensors: dict[str, Tensor] = {}
-    stored: dict[str, Tensor] = {}
-    for block in file.blocks(file.tensors):
-        found = block.tensors()
-        stored.update(found)
+    stored = file.blocks(file.tensors)
+    for block in stored:
         if not sound(block.values):
-            refuse_unsound(file.path.name, {key: tensor for key, tensor in found.items() if key not in unused})
-        if block.values.is_floating_point() and wide is not None and torch.promote_types(arithmetic(block.values.dtype), wide) == wide:
-            found = block.to(wide).tensors()
-        tensors.update(found)
+            refuse_unsound(file.path.name, {key: tensor for key, tensor in block.tensors().items() if key not in unused})
+        tensors.update((block.to(wide) if wide is not None and _is_wider(wide, block.values.dtype) else block).tensors())
     return tensors, _digest(stored)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _is_wider(wide: torch.dtype, dtype: torch.dtype) -> bool:
+    """Tell whether a dtype holds all values of another one, which is not of integers."""
+    return dtype.is_floating_point and torch.promote_types(arithmetic(dtype), wide) == wide
+
+
+def _digest(blocks: Sequence[Block]) -> str:
     """Return a short hash of the content, whatever its order in the file: names, shapes, and the sum of each tensor's bits as integers."""
-    keys = sorted(tensors)
-    content = hashlib.blake2b(repr([(key, tensors[key].dtype, tuple(tensors[key].shape)) for key in keys]).encode(), digest_size=16)
-    sums = torch.empty(len(keys), dtype=torch.int64)  # in one place: a small tensor behind each large one keeps the memory of all of them
-    for place, key in enumerate(keys):
-        sums[place] = tensors[key].contiguous().reshape(-1).view(INTEGERS.get(tensors[key].element_size(), torch.uint8)).sum()
-    content.update(sums.numpy().tobytes())
+    sums = {key: total for block in blocks for key, total in zip(block.keys, _sums(block))}
+    named = sorted((key, block.values.dtype, shape) for block in blocks for key, shape in zip(block.keys, block.shapes))
+    content = hashlib.blake2b(repr(named).encode(), digest_size=16)
+    content.update(np.array([sums[key] for key, *_ in named], dtype=np.int64).tobytes())
     return content.hexdigest()
+
+
+def _sums(block: Block) -> Iterator[int]:
+    """Yield the sum of the bits of each tensor of a block; NumPy's sum of integers of 32 bits takes a quarter of PyTorch's time."""
+    bits = block.values.contiguous().view(INTEGERS.get(block.values.element_size(), torch.uint8)).numpy()
+    each = bits.size // max(block.values.numel(), 1)  # integers of a value
+    start = 0
+    for shape in block.shapes:
+        end = start + each * prod(shape)
+        yield int(np.add.reduce(bits[start:end], dtype=np.int64))
+        start = end
 
 
 def refuse_unsound(name: str, tensors: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms import Algorithm
-from ..algorithms.products import FEW, stretches
+from ..algorithms.products import FEW_ADDED, stretches
 from ..records import dataclass
 
 ROUNDING = 4 * torch.finfo(torch.float32).eps  # of the norm of what is added up: what that leaves where nothing should be left
@@ -74,17 +74,20 @@ def by_rows(algorithm: Algorithm) -> bool:
 def blocks(tensor: Tensor) -> Iterator[slice]:
     """Give a tensor's rows in blocks that stay in a CPU's cache; on other devices all rows at once."""
     count = tensor.shape[0]
-    return stretches(count, _rows_at_once(tensor.shape) if tensor.device.type == "cpu" else max(1, count))
+    return stretches(count, *(_rows_at_once(tensor.shape) if tensor.device.type == "cpu" else (max(1, count), 1)))
 
 
 def portions(shape: Sequence[int]) -> Iterator[slice]:
     """Give a tensor's rows in portions of some blocks, which on a CPU are added up one by one to the same bits as all at once."""
-    return stretches(shape[0], _rows_at_once(shape) * BLOCKS)
+    most, few = _rows_at_once(shape)
+    return stretches(shape[0], most * BLOCKS, few)
 
 
-def _rows_at_once(shape: Sequence[int]) -> int:
+def _rows_at_once(shape: Sequence[int]) -> tuple[int, int]:
+    """Return how many rows are added at once at most, and how many at least where there are more."""
     columns = max(1, prod(shape[1:]))
-    return max(1, AT_ONCE // columns, min(FEW, 4 * AT_ONCE // columns))
+    few = max(1, min(FEW_ADDED, 16 * AT_ONCE // columns))
+    return max(few, AT_ONCE // columns), few
 
 
 def _add(total: Tensor, start: Tensor, term: Term) -> None:

@@ -11,7 +11,7 @@ import torch
 from lib_lycoris.algorithms import Algorithm
 from lib_lycoris.algorithms.loha import LoHa
 from lib_lycoris.algorithms.lora import LoRA
-from lib_lycoris.algorithms.products import FEW, stretches
+from lib_lycoris.algorithms.products import FEW, FEW_ADDED, stretches
 from lib_lycoris.networks.summing import Term, add_terms, portions
 
 # of layers of SD 1.5, SDXL and Flux, whose rows do not come out even in blocks
@@ -83,6 +83,13 @@ def test_stretches_cover_all_rows_and_none_is_much_shorter(count: int, step: int
     assert max(lengths) <= step and max(lengths) - min(lengths) <= 1
 
 
+@pytest.mark.parametrize("count", [1, 255, 256, 300, 511, 512, 3072])
+def test_stretches_have_as_many_rows_as_they_need(count: int) -> None:
+    found = list(stretches(count, 64, few=256))
+    assert [row for part in found for row in range(part.start, part.stop)] == list(range(count))
+    assert all(min(count, 256) <= part.stop - part.start < 512 for part in found)
+
+
 def test_a_portion_of_a_wide_layer_has_no_few_rows() -> None:
-    assert all(rows.stop - rows.start >= FEW for shape in SHAPES[:-1] for rows in portions(shape))
+    assert all(rows.stop - rows.start >= FEW_ADDED for shape in SHAPES[:-1] for rows in portions(shape))
     assert prod(SHAPES[4]) > max((rows.stop - rows.start) * SHAPES[4][1] for rows in portions(SHAPES[4]))
