@@ -53,7 +53,7 @@ FOREIGN = {  # part -> packages beside the standard library; None: whatever is i
     "wording": set(),
     "models": set(),
     "algorithms": {"torch", "typing_extensions"},
-    "networks": CORE_NEEDS | {"numpy"},  # sums integers of 32 bits in a quarter of torch's time
+    "networks": CORE_NEEDS,
     "prompt": CORE_NEEDS,
     "patching": CORE_NEEDS,
     "tools": CORE_NEEDS | {"tqdm"},  # the bar of the command line that is built from the declarations

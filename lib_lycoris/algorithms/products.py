@@ -9,7 +9,7 @@ from torch import Tensor
 
 FEW = 32  # rows; a product of less is computed in another order, and has other last bits than the same rows among many
 # The same for a product that is added to something. On processors with AMX, MKL rounds product and sum of up to 192 rows at once on one
-# thread, and of none with several.
+# thread, and not on several.
 FEW_ADDED = 256
 
 

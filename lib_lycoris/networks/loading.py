@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 from sys import float_info
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,7 +175,7 @@ def _digest(blocks: Sequence[Block]) -> str:
     sums = {key: total for block in blocks for key, total in zip(block.keys, _sums(block))}
     named = sorted((key, block.values.dtype, shape) for block in blocks for key, shape in zip(block.keys, block.shapes))
     content = hashlib.blake2b(repr(named).encode(), digest_size=16)
-    content.update(np.array([sums[key] for key, *_ in named], dtype=np.int64).tobytes())
+    content.update(array("q", [sums[key] for key, *_ in named]).tobytes())
     return content.hexdigest()
 
 
@@ -186,7 +186,7 @@ def _sums(block: Block) -> Iterator[int]:
     start = 0
     for shape in block.shapes:
         end = start + each * prod(shape)
-        yield int(np.add.reduce(bits[start:end], dtype=np.int64))
+        yield int(bits[start:end].sum(dtype="int64"))
         start = end
 
 

@@ -86,7 +86,7 @@ def portions(shape: Sequence[int]) -> Iterator[slice]:
 def _rows_at_once(shape: Sequence[int]) -> tuple[int, int]:
     """Return how many rows are added at once at most, and how many at least where there are more."""
     columns = max(1, prod(shape[1:]))
-    few = max(1, min(FEW_ADDED, 16 * AT_ONCE // columns))
+    few = max(1, min(FEW_ADDED, 32 * AT_ONCE // columns))
     return max(few, AT_ONCE // columns), few
 
 

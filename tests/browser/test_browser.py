@@ -346,6 +346,8 @@ def test_what_a_busy_page_gets_at_once_it_shows_whole(tab: Any) -> None:  # noqa
     wait_until_says(tab, "#lyco_inspect_modules", "layers.")
     write(tab, "#lyco_inspect_search", "what no layer has")
     wait_until_says(tab, "#lyco_inspect_modules", "0 of")
+    choose(tab, "#lyco_inspect_family", "Stable Diffusion 2.x")
+    wait_until_says(tab, "#lyco_inspect_facts", "Stable Diffusion 2.x")
     open_page(tab, "Generate")
     write(tab, "#lyco_prompt", PROMPT)
     tab.fill("#lyco_steps input[type=number]", "150")
@@ -358,5 +360,6 @@ def test_what_a_busy_page_gets_at_once_it_shows_whole(tab: Any) -> None:  # noqa
     for place, text in (("head", HTML_NAME), ("tag", "img src=x"), ("words", EVIL)):
         wait_until_says(tab, f"#lyco_inspect_{place}", text)
     assert tab.is_visible("#lyco_inspect_head") and tab.input_value("#lyco_inspect_search :is(textarea, input)") == ""
+    assert tab.input_value("#lyco_inspect_family input") == "what the file tells"
     open_page(tab, "Generate")
     wait_until_says(tab, "#lyco_progress", "Done")

@@ -24,6 +24,7 @@ SHAPES = [
     (320, 320, 3, 3),
     (1280, 1280, 3, 3),
     (640, 2560, 3, 3),
+    (1280, 2560, 3, 3),
     (3, 9),
 ]
 LARGE = 6_000_000  # values, from which a layer takes a second
